@@ -1,1 +1,115 @@
-fn main() {}
+//! The program: arguments, settings, log and signals around the server of the library.
+
+use std::{
+    collections::HashMap,
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use causerie::{
+    Server,
+    clock::Clock,
+    config::{Config, LogFormat},
+};
+use clap::Parser;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The exit code when the server cannot start.
+const CANNOT_START: u8 = 2;
+
+/// A chat server: REST and Socket.IO on an embedded database.
+#[derive(Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Settings come from the environment (CAUSERIE_LISTEN, CAUSERIE_DATABASE, …) and from a file; the README lists them all."
+)]
+struct Arguments {
+    /// Read settings from this TOML file (also: the environment variable `CAUSERIE_CONFIG`)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the settings in force, with secrets masked, and exit
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            // Nobody is left to tell when standard error is closed.
+            let _ = writeln!(io::stderr(), "causerie: {problem}");
+            ExitCode::from(CANNOT_START)
+        }
+    }
+}
+
+fn start() -> Result<(), String> {
+    let arguments = Arguments::parse();
+    let config = load(&arguments)?;
+    let filter = EnvFilter::try_new(&config.log).map_err(|error| format!("settings: log: '{}': {error}", config.log))?;
+    if arguments.check_config {
+        // Whoever asked may have seen enough and closed the pipe.
+        let _ = write!(io::stdout(), "{}", config.to_toml());
+        return Ok(());
+    }
+    let _flushed_at_the_end = start_log(filter, config.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the system gives no threads to run on: {error}"))?;
+    runtime.block_on(run(config))
+}
+
+fn load(arguments: &Arguments) -> Result<Config, String> {
+    let environment: HashMap<_, _> =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+    let file = arguments.config.clone().or_else(|| environment.get("CAUSERIE_CONFIG").map(PathBuf::from));
+    Config::load(file.as_deref(), &environment).map_err(|error| error.to_string())
+}
+
+/// Log lines go to standard error through a thread of their own, many at a write when there are many.
+fn start_log(filter: EnvFilter, format: LogFormat) -> WorkerGuard {
+    let (writer, guard) = tracing_appender::non_blocking(io::BufWriter::new(io::stderr()));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    guard
+}
+
+async fn run(config: Config) -> Result<(), String> {
+    let (listen, database, access) = (config.listen, config.database.clone(), config.access);
+    let listener = TcpListener::bind(listen).await.map_err(|error| format!("listen: cannot listen on {listen}: {error}"))?;
+    let server = Server::start(listener, config, Clock::system()).await.map_err(|error| error.to_string())?;
+    let address = server.address().map_err(|error| format!("listen: {error}"))?;
+    let stopped = stop_signal().map_err(|error| format!("the system delivers no signals: {error}"))?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "open mode on an address that others can reach: whoever reaches it may act as anyone");
+    }
+    // Whoever started us may not be listening.
+    let _ = writeln!(io::stdout(), "Causerie listens on http://{address} (database {database}, access {access})");
+    server.run(stopped).await;
+    Ok(())
+}
+
+/// Ends at the first Ctrl-C or SIGTERM.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}

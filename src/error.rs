@@ -1,0 +1,147 @@
+//! Everything that can go wrong for a client: one enum, its form in HTTP and its form in the acknowledgement of a socket event.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use validator::{ValidationErrors, ValidationErrorsKind};
+
+use crate::{store::StoreError, token::TokenError};
+
+/// What a handler answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a request or an event was not carried out. The text of a variant is what the client reads.
+///
+/// To add one: the variant with its text here, its status in [`Error::status`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// 400: fields of the body are wrong; all of them are named.
+    #[error("Kindly fix the error(s)")]
+    Invalid(ValidationErrors),
+    /// 400: the body, the path or the query cannot be read at all.
+    #[error("{0}")]
+    Malformed(String),
+    /// 413: the body is larger than the setting allows.
+    #[error("The request body is larger than {0} bytes")]
+    TooLarge(usize),
+    /// 415: the body is compressed, or in a character set other than UTF-8.
+    #[error("{0}")]
+    UnsupportedBody(String),
+    /// 400: there is no `Authorization` header.
+    #[error("No access token provided")]
+    NoToken,
+    /// 401: the token is not one of ours, or no longer.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// 401: the token speaks for a user who was deleted.
+    #[error("No user with this id found")]
+    CallerGone,
+    /// 400: nobody to log in as, or to be on a socket.
+    #[error("No user with this id found")]
+    NobodyToBe,
+    /// 404: the user asked for is not there.
+    #[error("No user with this id found")]
+    NoUser,
+    /// 400: the room is not there.
+    #[error("No room exists for this id")]
+    NoRoom,
+    /// 403: the caller is not in the room.
+    #[error("You are not a member of this room")]
+    NotAMember,
+    /// 404: no such path.
+    #[error("API endpoint doesnt exist")]
+    NoEndpoint,
+    /// 405: the path exists, but not for this method.
+    #[error("API endpoint doesnt exist")]
+    NoMethod,
+    /// 503: the request took longer than the setting allows.
+    #[error("The request took too long and was given up")]
+    TooSlow,
+    /// 503: the database does not answer now.
+    #[error("The service is not available right now, please try again")]
+    Unavailable(Fault),
+    /// 500: a fault of ours.
+    #[error("Something went wrong on our side")]
+    Internal(Fault),
+    /// Refused in the acknowledgement: the payload of a socket event is of the wrong shape.
+    #[error("{0}")]
+    BadEvent(&'static str),
+}
+
+/// What really happened, for the log and for nobody else. Travels beside the response to where requests are logged.
+#[derive(Clone, Debug)]
+pub struct Fault(pub Arc<str>);
+
+impl Error {
+    /// A fault of ours, with what the log should say about it.
+    pub fn internal(cause: impl Into<String>) -> Self {
+        Self::Internal(Fault(cause.into().into()))
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid(_) | Self::Malformed(_) | Self::NoToken | Self::NobodyToBe | Self::NoRoom | Self::BadEvent(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Token(_) | Self::CallerGone => StatusCode::UNAUTHORIZED,
+            Self::NotAMember => StatusCode::FORBIDDEN,
+            Self::NoUser | Self::NoEndpoint => StatusCode::NOT_FOUND,
+            Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedBody(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooSlow | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The body of the answer, and the acknowledgement of a socket event: `{success: false, message}` and what belongs to it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut body = json!({ "success": false, "message": self.to_string() });
+        match self {
+            Self::Invalid(errors) => body["errors"] = first_texts(errors),
+            // The original application answered with the error it threw; its clients may look for it there.
+            Self::NoUser => body["error"] = json!({ "error": self.to_string() }),
+            _ => {}
+        }
+        body
+    }
+}
+
+/// For each wrong field, the first thing that is wrong with it.
+fn first_texts(errors: &ValidationErrors) -> Value {
+    let text = |kind: &ValidationErrorsKind| match kind {
+        ValidationErrorsKind::Field(found) => found.first().map(ToString::to_string),
+        _ => None,
+    };
+    errors.errors().iter().map(|(field, kind)| (field.to_string(), text(kind).into())).collect::<serde_json::Map<_, _>>().into()
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let fault = Fault(error.to_string().into());
+        match error {
+            StoreError::Unavailable(_) => Self::Unavailable(fault),
+            StoreError::Fault(_) => Self::Internal(fault),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let mut response = (status, Json(self.to_json())).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Self::Unavailable(fault) | Self::Internal(fault) = self {
+            response.extensions_mut().insert(fault);
+        }
+        response
+    }
+}

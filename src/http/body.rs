@@ -1,0 +1,203 @@
+//! Request bodies: JSON or a form, read once into a type that can only hold what is right.
+
+use std::{borrow::Cow, collections::HashSet};
+
+use axum::{
+    body::HttpBody,
+    extract::{FromRequest, Request},
+    http::{HeaderMap, header},
+};
+use http_body_util::BodyExt;
+use serde_json::{Map, Value};
+use validator::{ValidateLength, ValidationError, ValidationErrors};
+
+use super::App;
+use crate::error::{Error, Result};
+
+/// What is read of a body that is too large, so that its sender gets to read the answer: this many times what is allowed.
+const DISCARD: usize = 100;
+
+/// A body that says everything it has to.
+///
+/// To add one: a type with what it holds, and an [`Input`] that reads it field by field.
+pub struct Body<T>(pub T);
+
+/// A type that is read from the fields of a body.
+pub trait Input: Sized {
+    /// Reads every field, so that all errors are noted at once; `None` only where one was.
+    fn read(fields: &mut Fields) -> Option<Self>;
+}
+
+impl<T: Input> FromRequest<App> for Body<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let kind = Kind::of(request.headers())?;
+        let bytes = read(request.into_body(), app.config.max_body_bytes).await?;
+        let mut fields = Fields { values: kind.parse(&bytes)?, errors: ValidationErrors::new() };
+        match T::read(&mut fields) {
+            Some(input) if fields.errors.is_empty() => Ok(Self(input)),
+            _ => Err(Error::Invalid(fields.errors)),
+        }
+    }
+}
+
+/// Reads the whole body, if it is no larger than `max` bytes.
+async fn read(mut body: axum::body::Body, max: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(body.size_hint().lower().min(max as u64).try_into().unwrap_or_default());
+    let mut total: usize = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Error::Malformed("The request body ended before it was whole".into()))?;
+        let Some(data) = frame.data_ref() else { continue };
+        total = total.saturating_add(data.len());
+        if total <= max {
+            bytes.extend_from_slice(data);
+        } else if total > max.saturating_mul(DISCARD) {
+            break;
+        }
+    }
+    if total > max { Err(Error::TooLarge(max)) } else { Ok(bytes) }
+}
+
+/// How a body is written.
+#[derive(Clone, Copy)]
+enum Kind {
+    Json,
+    Form,
+    /// Anything else, which counts as an empty object.
+    Other,
+}
+
+impl Kind {
+    fn of(headers: &HeaderMap) -> Result<Self> {
+        let content_type = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase());
+        let content_type = content_type.unwrap_or_default();
+        let mut parts = content_type.split(';').map(str::trim);
+        let kind = match parts.next() {
+            Some("application/json") => Self::Json,
+            Some("application/x-www-form-urlencoded") => Self::Form,
+            _ => return Ok(Self::Other),
+        };
+        let charset = parts.find_map(|parameter| parameter.strip_prefix("charset=")).map(|charset| charset.trim_matches('"'));
+        if let Some(charset) = charset.filter(|charset| !matches!(*charset, "utf-8" | "utf8" | "us-ascii")) {
+            return Err(Error::UnsupportedBody(format!("The request body is in '{charset}'; please send UTF-8")));
+        }
+        match headers.get(header::CONTENT_ENCODING) {
+            Some(encoding) if encoding != "identity" => Err(Error::UnsupportedBody("Please send the request body uncompressed".into())),
+            _ => Ok(kind),
+        }
+    }
+
+    fn parse(self, bytes: &[u8]) -> Result<Map<String, Value>> {
+        match self {
+            Self::Json => parse_json(bytes),
+            Self::Form => Ok(parse_form(bytes)),
+            Self::Other => Ok(Map::new()),
+        }
+    }
+}
+
+fn parse_json(bytes: &[u8]) -> Result<Map<String, Value>> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    if bytes.is_empty() {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(Value::Array(_)) => Ok(Map::new()),
+        Ok(_) => Err(Error::Malformed("The request body is not a JSON object".into())),
+        Err(error) => Err(Error::Malformed(format!("The request body is not valid JSON: {error}"))),
+    }
+}
+
+/// A key given twice is an array.
+fn parse_form(bytes: &[u8]) -> Map<String, Value> {
+    let mut fields = Map::new();
+    for (key, value) in form_urlencoded::parse(bytes) {
+        let value = Value::from(value);
+        match fields.get_mut(key.as_ref()) {
+            None => _ = fields.insert(key.into_owned(), value),
+            Some(Value::Array(values)) => values.push(value),
+            Some(first) => *first = Value::Array(vec![first.take(), value]),
+        }
+    }
+    fields
+}
+
+/// The fields of a body, and what was found wrong with those read so far.
+pub struct Fields {
+    values: Map<String, Value>,
+    errors: ValidationErrors,
+}
+
+impl Fields {
+    /// A string that is not blank.
+    pub fn text(&mut self, field: &'static str) -> Option<String> {
+        match self.values.remove(field) {
+            Some(Value::String(text)) if is_blank(&text) => self.wrong(field, "string cannot be empty"),
+            Some(Value::String(text)) => Some(text),
+            _ => self.wrong(field, "please provide a string"),
+        }
+    }
+
+    /// One of a closed set of names.
+    pub fn one_of<T: Copy>(&mut self, field: &'static str, all: &[T], name: impl Fn(T) -> &'static str) -> Option<T> {
+        let value = self.values.remove(field);
+        let found = all.iter().copied().find(|one| value.as_ref().and_then(Value::as_str) == Some(name(*one)));
+        found.or_else(|| {
+            let names: Vec<_> = all.iter().copied().map(name).collect();
+            self.wrong(field, format!("Possible value are {}", names.join(",")))
+        })
+    }
+
+    /// An array of different strings, none of them blank, at least one.
+    pub fn texts(&mut self, field: &'static str) -> Option<Vec<String>> {
+        let Some(Value::Array(values)) = self.values.remove(field) else {
+            return self.wrong(field, "Please provide an array");
+        };
+        let mut seen = HashSet::with_capacity(values.len());
+        if !values.iter().filter_map(identity).all(|value| seen.insert(value)) {
+            return self.wrong(field, "Values of array should be unique");
+        }
+        let text = |value| match value {
+            Value::String(text) if !is_blank(&text) => Some(text),
+            _ => None,
+        };
+        match values.into_iter().map(text).collect::<Option<Vec<_>>>() {
+            None => self.wrong(field, "Values of array should be string only"),
+            Some(texts) if texts.is_empty() => self.wrong(field, "Array cannot be empty"),
+            Some(texts) => Some(texts),
+        }
+    }
+
+    fn wrong<T>(&mut self, field: &'static str, text: impl Into<Cow<'static, str>>) -> Option<T> {
+        self.errors.add(field, ValidationError::new("contract").with_message(text.into()));
+        None
+    }
+}
+
+/// An error of a field that is found out later than by reading it.
+pub fn invalid(field: &'static str, text: String) -> Error {
+    let mut errors = ValidationErrors::new();
+    errors.add(field, ValidationError::new("contract").with_message(text.into()));
+    Error::Invalid(errors)
+}
+
+/// What makes two values of an array the same to JavaScript, which compares numbers by value, and objects and arrays not at all.
+fn identity(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::Object(_) | Value::Array(_) => None,
+        Value::String(text) => Some(format!("\"{text}").into()),
+        Value::Number(number) => Some(number.as_f64().map_or_else(|| number.to_string(), |number| (number + 0.0).to_string()).into()),
+        Value::Bool(_) | Value::Null => Some(value.to_string().into()),
+    }
+}
+
+fn is_blank(text: &str) -> bool {
+    !text.trim_matches(is_js_space).validate_length(Some(1), None, None)
+}
+
+/// White space as JavaScript's `trim` knows it (ECMA-262, 12.2 and 12.3).
+pub fn is_js_space(c: char) -> bool {
+    c == '\u{feff}' || (c.is_whitespace() && c != '\u{85}')
+}

@@ -1,0 +1,41 @@
+//! Who calls: the token of a request, verified, and the user that it speaks for.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, header, request::Parts},
+};
+
+use super::App;
+use crate::{
+    access::Caller,
+    error::{Error, Result},
+    model::User,
+};
+
+/// The user whose token came with the request. A handler that takes it runs for nobody else.
+pub struct Authenticated(pub Arc<User>);
+
+impl Authenticated {
+    /// The same, as access control asks for it.
+    pub fn caller(&self) -> Caller {
+        Caller::User(Arc::clone(&self.0))
+    }
+}
+
+impl FromRequestParts<App> for Authenticated {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let user = app.tokens.verify(&token(&parts.headers)?, app.clock.now())?;
+        app.store.user(user).await?.map(Self).ok_or(Error::CallerGone)
+    }
+}
+
+/// What stands between the first space of the `Authorization` header and the next, whatever the scheme's name.
+fn token(headers: &HeaderMap) -> Result<String> {
+    let header = headers.get(header::AUTHORIZATION).filter(|value| !value.is_empty()).ok_or(Error::NoToken)?;
+    let header = String::from_utf8_lossy(header.as_bytes());
+    Ok(header.split(' ').nth(1).unwrap_or_default().to_owned())
+}

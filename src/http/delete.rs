@@ -1,0 +1,38 @@
+//! Deleting rooms with their messages, and single messages.
+
+use axum::{Json, Router, extract::State, routing};
+use serde_json::json;
+
+use super::{App, PathId, Success, success};
+use crate::{
+    access::{Action, Caller},
+    error::{Error, Result},
+};
+
+pub fn routes() -> Router<App> {
+    Router::new().route("/room/{roomId}", routing::delete(room)).route("/message/{messageId}", routing::delete(message))
+}
+
+async fn room(State(app): State<App>, PathId(id): PathId) -> Result<Json<Success>> {
+    let room = match app.access.admit(&Caller::Anyone, Action::Delete, &id).await {
+        Ok(room) => room,
+        // Already gone is as good as deleted, as in the original.
+        Err(Error::NoRoom) => return Ok(deleted(0, 0)),
+        Err(error) => return Err(error),
+    };
+    let messages = app.store.delete_room(room.id).await?;
+    app.live.close_room(room.id);
+    Ok(deleted(u8::from(messages.is_some()), messages.unwrap_or_default()))
+}
+
+fn deleted(rooms: u8, messages: u64) -> Json<Success> {
+    success(json!({ "message": "Operation performed succesfully", "deletedRoomsCount": rooms, "deletedMessagesCount": messages }))
+}
+
+async fn message(State(app): State<App>, PathId(id): PathId) -> Result<Json<Success>> {
+    let deleted = match app.access.admit_to_message(&Caller::Anyone, Action::Delete, &id).await? {
+        Some(message) => app.store.delete_message(message.id).await?,
+        None => false,
+    };
+    Ok(success(json!({ "deletedMessagesCount": u8::from(deleted) })))
+}

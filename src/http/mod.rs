@@ -1,0 +1,119 @@
+//! The REST API. [`router`] is its table of contents; each noun has a file with its requests, handlers and routes.
+
+mod body;
+mod caller;
+mod connections;
+mod delete;
+mod health;
+mod login;
+mod messages;
+mod observe;
+mod paging;
+mod rooms;
+mod users;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{FromRequestParts, rejection::PathRejection},
+    http::{HeaderName, Method, request::Parts},
+    middleware,
+};
+use serde::Serialize;
+use serde_json::Value;
+use socketioxide::layer::SocketIoLayer;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowHeaders, AllowOrigin, CorsLayer},
+};
+
+use crate::{
+    access::Access,
+    clock::Clock,
+    config::{HttpConfig, Origins},
+    error::{Error, Result},
+    live::Live,
+    store::Store,
+    timeline::Timeline,
+    token::Tokens,
+};
+
+pub use connections::serve;
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct App {
+    /// Everything that is kept.
+    pub store: Arc<dyn Store>,
+    /// The door into the logs.
+    pub timeline: Timeline,
+    /// Decides who may do what.
+    pub access: Access,
+    /// Signs and verifies tokens.
+    pub tokens: Arc<Tokens>,
+    /// The sockets.
+    pub live: Arc<dyn Live>,
+    /// Time and ids.
+    pub clock: Clock,
+    /// Settings of requests.
+    pub config: Arc<HttpConfig>,
+}
+
+/// The whole API, with the sockets' path beside it.
+pub fn router(app: App, sockets: SocketIoLayer) -> Router {
+    let config = Arc::clone(&app.config);
+    Router::new()
+        .nest("/users", users::routes())
+        .nest("/login", login::routes())
+        .nest("/room", rooms::routes().merge(messages::routes()))
+        .nest("/delete", delete::routes())
+        .merge(health::routes())
+        .fallback(async || Error::NoEndpoint)
+        .method_not_allowed_fallback(async || Error::NoMethod)
+        .with_state(app)
+        .layer(CatchPanicLayer::custom(observe::panicked))
+        .layer(middleware::from_fn_with_state(Duration::from(config.request_timeout_ms), observe::limit_time))
+        .layer(sockets)
+        .layer(cors(&config.cors_origins))
+        .layer(middleware::from_fn(observe::log))
+}
+
+/// Lets web pages call. A list of headers would have to name each that a frontend may ever send; there are no cookies to protect.
+fn cors(origins: &Origins) -> CorsLayer {
+    let origins = match origins {
+        Origins::Any => AllowOrigin::any(),
+        Origins::These(list) => AllowOrigin::list(list.iter().cloned()),
+    };
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([HeaderName::from_static(observe::REQUEST_ID)])
+        .max_age(Duration::from_hours(1))
+}
+
+/// The one parameter of a path, decoded. What it names, if anything, is for the handler to find out.
+struct PathId(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathId {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let path: std::result::Result<axum::extract::Path<String>, PathRejection> =
+            axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|path| Self(path.0)).map_err(|_| Error::Malformed("The path of the request is not valid UTF-8".into()))
+    }
+}
+
+/// `{success: true}` and what else there is to say.
+#[derive(Serialize)]
+struct Success {
+    success: bool,
+    #[serde(flatten)]
+    fields: Value,
+}
+
+fn success(fields: Value) -> Json<Success> {
+    Json(Success { success: true, fields })
+}

@@ -1,0 +1,99 @@
+//! What happens around every request: an id, a line in the log, a limit of time, and an answer even when our code panics.
+
+use std::{
+    any::Any,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderValue, Method},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    error::{Error, Fault},
+    live,
+};
+
+/// The header in which every answer carries the id of its request.
+pub const REQUEST_ID: &str = "x-request-id";
+
+/// Gives the request an id and writes one line about it when it has been answered. Where a fault of ours was the answer, the line says
+/// what it was, and the answer only its id.
+pub async fn log(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = Uuid::new_v4().simple().to_string();
+    let method = request.method().clone();
+    let route = Route::of(&request);
+    let mut response = next.run(request).await;
+    if let Some(Fault(cause)) = response.extensions_mut().remove() {
+        tracing::error!(request = id, cause = %cause, "a request failed");
+        response = with_id(response, &id);
+    }
+    route.log(&method, &response, started.elapsed(), &id);
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+/// The failed answer again, with the id of its request in the body.
+fn with_id(response: Response, id: &str) -> Response {
+    let mut body = Error::internal("").to_json();
+    if response.status().as_u16() == 503 {
+        body = Error::Unavailable(Fault("".into())).to_json();
+    }
+    body["requestId"] = json!(id);
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove("content-length");
+    (parts.status, parts.headers, Json(body)).into_response()
+}
+
+/// What the log calls the path of a request: as the API names it, never with what a client put into it.
+enum Route {
+    Api(MatchedPath),
+    Sockets,
+    None,
+}
+
+impl Route {
+    fn of(request: &Request) -> Self {
+        match request.extensions().get::<MatchedPath>() {
+            Some(path) => Self::Api(path.clone()),
+            None if request.uri().path().starts_with(live::PATH) => Self::Sockets,
+            None => Self::None,
+        }
+    }
+
+    fn log(&self, method: &Method, response: &Response, took: Duration, id: &str) {
+        let (status, ms) = (response.status().as_u16(), rounded_ms(took));
+        match self {
+            Self::Api(path) => tracing::info!(%method, route = path.as_str(), status, ms, request = id, "request"),
+            Self::None => tracing::info!(%method, route = "-", status, ms, request = id, "request"),
+            // A client that polls would fill the log with its asking.
+            Self::Sockets => tracing::debug!(%method, route = live::PATH, status, ms, request = id, "request"),
+        }
+    }
+}
+
+/// Milliseconds to the microsecond.
+fn rounded_ms(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Ends a request that takes longer than the setting allows.
+pub async fn limit_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
+}
+
+/// The answer when our code panicked.
+#[expect(clippy::needless_pass_by_value, reason = "the layer that calls it hands the panic over")]
+pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    Error::internal(format!("panic: {}", text.unwrap_or("of unknown cause"))).into_response()
+}

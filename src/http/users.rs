@@ -1,0 +1,117 @@
+//! Users: create, list, get, delete.
+
+use axum::{
+    Json, Router,
+    body::{Body as HttpBody, Bytes},
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures_util::{StreamExt, stream};
+use serde_json::json;
+
+use super::{
+    App, PathId, Success,
+    body::{Body, Fields, Input},
+    paging::Paging,
+    success,
+};
+use crate::{
+    error::{Error, Result},
+    model::{User, UserId, UserType},
+    store::{StoreError, UserCursor},
+};
+
+/// How many users are read at once when all are listed.
+const CHUNK: u64 = 500;
+
+pub fn routes() -> Router<App> {
+    Router::new().route("/", get(list).post(create)).route("/{userId}", get(find).delete(delete))
+}
+
+struct NewUser {
+    first_name: String,
+    last_name: String,
+    kind: UserType,
+}
+
+impl Input for NewUser {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        let first_name = fields.text("firstName");
+        let last_name = fields.text("lastName");
+        let kind = fields.one_of("type", UserType::ALL, UserType::as_str);
+        Some(Self { first_name: first_name?, last_name: last_name?, kind: kind? })
+    }
+}
+
+async fn create(State(app): State<App>, Body(new): Body<NewUser>) -> Result<Json<Success>> {
+    let now = app.clock.now();
+    let user = User {
+        id: app.clock.new_id(now).into(),
+        first_name: new.first_name,
+        last_name: new.last_name,
+        kind: new.kind,
+        created_at: now,
+        updated_at: now,
+        deleted: false,
+    };
+    let answer = success(json!({ "user": user }));
+    app.store.add_user(user).await?;
+    Ok(answer)
+}
+
+async fn find(State(app): State<App>, PathId(id): PathId) -> Result<Json<Success>> {
+    let user = match UserId::parse(&id) {
+        Some(id) => app.store.user(id).await?,
+        None => None,
+    };
+    Ok(success(json!({ "user": user.ok_or(Error::NoUser)? })))
+}
+
+async fn delete(State(app): State<App>, PathId(id): PathId) -> Result<Json<Success>> {
+    let deleted = match UserId::parse(&id) {
+        Some(id) => app.store.delete_user(id, app.clock.now()).await?,
+        None => false,
+    };
+    Ok(success(json!({ "message": format!("Deleted a count of {} user.", u8::from(deleted)) })))
+}
+
+async fn list(State(app): State<App>, paging: Paging) -> Result<Response> {
+    if paging.given {
+        let users = app.store.list_users(None, paging.skip(), paging.limit()).await?;
+        return Ok(success(json!({ "users": users })).into_response());
+    }
+    // The first users are read before the answer begins, so that a database that is away is a 503 and not half an answer.
+    let first = app.store.list_users(None, 0, CHUNK).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], all_users(app, first)).into_response())
+}
+
+/// All users from `first` on, sent as they are read: there may be more of them than fit into memory.
+fn all_users(app: App, first: Vec<User>) -> HttpBody {
+    let chunks = stream::try_unfold((app, Some(first)), async |(app, chunk)| {
+        let Some(chunk) = chunk else { return Ok(None) };
+        let next = match chunk.last() {
+            Some(last) if chunk.len() as u64 == CHUNK => Some(following(&app, (last.created_at, last.id)).await?),
+            _ => None,
+        };
+        Ok::<_, StoreError>(Some((as_items(&chunk, next.is_some()), (app, next))))
+    });
+    let opening = stream::iter([Ok(Bytes::from_static(b"{\"success\":true,\"users\":["))]);
+    let closing = stream::iter([Ok(Bytes::from_static(b"]}"))]);
+    HttpBody::from_stream(opening.chain(chunks).chain(closing))
+}
+
+async fn following(app: &App, cursor: UserCursor) -> std::result::Result<Vec<User>, StoreError> {
+    app.store.list_users(Some(cursor), 0, CHUNK).await.inspect_err(|error| tracing::error!(%error, "a list of users broke off"))
+}
+
+/// The users as elements of a JSON array; with a comma at the end where more may come.
+fn as_items(users: &[User], more: bool) -> Bytes {
+    let json = serde_json::to_vec(users).expect("users serialize");
+    let mut items = json[1..json.len() - 1].to_vec();
+    if more {
+        items.push(b',');
+    }
+    items.into()
+}

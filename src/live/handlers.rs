@@ -1,0 +1,141 @@
+//! What each event of a client does.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
+use tokio::sync::oneshot;
+
+use super::{events::Command, room_name, user_name};
+use crate::{
+    access::{Access, Action, Caller},
+    error::{Error, Fault, Result},
+    model::UserId,
+    store::Store,
+};
+
+/// The most events of one socket that may be under way.
+const UNDER_WAY: usize = 64;
+
+/// What the handlers work with.
+pub struct Handlers {
+    /// Decides who may subscribe to what.
+    pub access: Access,
+    /// Knows the users.
+    pub store: Arc<dyn Store>,
+}
+
+/// All arguments of an event. A newtype, which the parser takes for "as many as there are".
+#[derive(Deserialize)]
+struct Arguments(Vec<Value>);
+
+/// Makes a socket that has just connected answer to its client's events, one after the other.
+pub fn listen(handlers: Arc<Handlers>, socket: &SocketRef) {
+    let turns = Arc::new(Turns::default());
+    socket.on_fallback(move |socket: SocketRef, Event(name): Event, arguments: TryData<Arguments>, ack: AckSender| {
+        // Taken here and not in the future: this runs in the order in which the events came in.
+        let turn = turns.take();
+        async move {
+            let outcome = match (turn, &arguments.0) {
+                (Some(turn), Ok(Arguments(arguments))) => turn.wait(handlers.run(&socket, &name, arguments)).await,
+                (Some(_), Err(_)) => Err(Error::BadEvent("The arguments of the event cannot be read")),
+                (None, _) => Err(Error::BadEvent("Too many events at once")),
+            };
+            acknowledge(&socket, ack, outcome);
+        }
+    });
+}
+
+fn acknowledge(socket: &SocketRef, ack: AckSender, outcome: Result<()>) {
+    if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
+        tracing::error!(socket = %socket.id, %cause, "an event was not carried out");
+    }
+    let answer = outcome.map_or_else(|error| error.to_json(), |()| json!({ "success": true }));
+    // A client that has gone away, or reads too slowly to be told, needs no answer.
+    let _ = ack.send(&answer);
+}
+
+impl Handlers {
+    async fn run(&self, socket: &SocketRef, event: &str, arguments: &[Value]) -> Result<()> {
+        match Command::read(event, arguments)? {
+            Command::Identity(user) => self.identify(socket, user).await,
+            Command::Subscribe { room, other } => {
+                let room = self.access.admit(&Caller::Anyone, Action::Subscribe, &room).await?;
+                join(socket, room_name(room.id));
+                for sibling in other.iter().flat_map(|other| socket.within(user_name(*other)).sockets()) {
+                    join(&sibling, room_name(room.id));
+                }
+                Ok(())
+            }
+            Command::Unsubscribe(room) => {
+                socket.leave(room_name(room));
+                Ok(())
+            }
+        }
+    }
+
+    async fn identify(&self, socket: &SocketRef, user: UserId) -> Result<()> {
+        self.store.user(user).await?.ok_or(Error::NobodyToBe)?;
+        let name = user_name(user);
+        let former = socket.rooms().into_iter().filter(|room| super::is_user_name(room) && *room != name);
+        socket.leave(former.collect::<Vec<_>>());
+        join(socket, name);
+        Ok(())
+    }
+}
+
+/// Joins a room, unless the socket has been closed meanwhile: nobody would ever take it out again.
+fn join(socket: &SocketRef, room: String) {
+    socket.join(room);
+    if !socket.connected() {
+        socket.leave_all();
+    }
+}
+
+/// Lets the events of one socket run in the order in which they came in, though each runs in a task of its own. An idle socket keeps
+/// nothing but the end of the queue.
+#[derive(Default)]
+struct Turns {
+    last: Mutex<Option<oneshot::Receiver<()>>>,
+    under_way: Arc<AtomicUsize>,
+}
+
+/// A place in the queue. Dropping it lets the next one go on.
+struct Turn {
+    former: Option<oneshot::Receiver<()>>,
+    _next: oneshot::Sender<()>,
+    under_way: Arc<AtomicUsize>,
+}
+
+impl Turns {
+    /// The next place; none when too many are taken.
+    fn take(&self) -> Option<Turn> {
+        if self.under_way.fetch_add(1, Ordering::Relaxed) >= UNDER_WAY {
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let (next, waits) = oneshot::channel();
+        let former = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(waits);
+        Some(Turn { former, _next: next, under_way: Arc::clone(&self.under_way) })
+    }
+}
+
+impl Turn {
+    async fn wait<T>(mut self, work: impl Future<Output = T>) -> T {
+        if let Some(former) = self.former.take() {
+            // An error: the one in front has dropped its end, which is how it says that it is through.
+            let _ = former.await;
+        }
+        work.await
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}

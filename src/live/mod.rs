@@ -1,0 +1,118 @@
+//! The sockets: who is connected, who hears what. The rest of the server knows them only through [`Live`].
+//!
+//! Rooms of the Socket.IO layer are all the bookkeeping there is: one for each chat room, and one for each user, in which all of
+//! the user's sockets are.
+
+mod events;
+mod handlers;
+
+use std::{sync::Arc, time::Duration};
+
+use socketioxide::{SendError, SocketError, SocketIo, extract::SocketRef, layer::SocketIoLayer};
+
+pub use events::Event;
+pub use handlers::Handlers;
+
+use crate::{
+    config::SocketConfig,
+    model::{RoomId, UserId},
+};
+
+/// The path of Socket.IO.
+pub const PATH: &str = "/socket.io";
+
+/// How long a client may take from opening the transport to connecting a socket.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that a socket reads at once. Events of clients are small, and every idle socket holds a buffer of this size.
+const READ_BUFFER: usize = 1024;
+/// How often a client that fell behind is tried again.
+const EVICTION_RETRY: Duration = Duration::from_millis(250);
+
+/// What the rest of the server may do to sockets.
+pub trait Live: Send + Sync + 'static {
+    /// Sends an event to every socket in its room. Sockets hear events in the order of the calls.
+    fn announce(&self, event: &Event<'_>);
+
+    /// Takes every socket out of a room that is gone.
+    fn close_room(&self, room: RoomId);
+}
+
+fn room_name(room: RoomId) -> String {
+    format!("room:{room}")
+}
+
+fn user_name(user: UserId) -> String {
+    format!("user:{user}")
+}
+
+fn is_user_name(room: &str) -> bool {
+    room.starts_with("user:")
+}
+
+/// The connected sockets.
+#[derive(Clone)]
+pub struct Sockets {
+    io: SocketIo,
+}
+
+impl Sockets {
+    /// The sockets, and the layer that lets clients of socket.io 2, 3 and 4 connect to them.
+    #[must_use]
+    pub fn new(config: &SocketConfig, handlers: Handlers) -> (Self, SocketIoLayer) {
+        let max_packet = usize::try_from(config.max_packet_bytes).unwrap_or(usize::MAX);
+        let (layer, io) = SocketIo::builder()
+            .req_path(PATH)
+            .ping_interval(config.ping_interval_ms.into())
+            .ping_timeout(config.ping_timeout_ms.into())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .max_buffer_size(config.max_waiting_events)
+            .max_payload(config.max_packet_bytes)
+            .ws_max_message_size(max_packet)
+            .ws_max_frame_size(max_packet)
+            .ws_read_buffer_size(READ_BUFFER)
+            .build_layer();
+        let handlers = Arc::new(handlers);
+        io.ns("/", move |socket: SocketRef| {
+            handlers::listen(Arc::clone(&handlers), &socket);
+            std::future::ready(())
+        });
+        (Self { io }, layer)
+    }
+
+    /// Closes every socket. Clients see their connection end, and try to connect again.
+    pub async fn close(&self) {
+        self.io.close().await;
+    }
+}
+
+impl Live for Sockets {
+    fn announce(&self, event: &Event<'_>) {
+        // One by one, not by a broadcast of the layer: that one does not say whose buffer was full.
+        for socket in self.io.within(room_name(event.room())).sockets() {
+            match socket.emit(event.name(), event) {
+                Err(SendError::Socket(SocketError::InternalChannelFull)) => evict(socket),
+                // A socket that closed meanwhile will catch up when it is back.
+                Ok(()) | Err(SendError::Socket(_)) => {}
+                Err(SendError::Serialize(error)) => tracing::error!(%error, event = event.name(), "an event could not be written"),
+            }
+        }
+    }
+
+    fn close_room(&self, room: RoomId) {
+        for socket in self.io.within(room_name(room)).sockets() {
+            socket.leave(room_name(room));
+        }
+    }
+}
+
+/// Ends a socket whose client reads too slowly: it has missed an event, so it must not hear the next one. It is told as soon as there
+/// is room for that; a client that reads nothing at all is given up by the heartbeat.
+fn evict(socket: SocketRef) {
+    tracing::info!(socket = %socket.id, "a client reads too slowly and is disconnected");
+    socket.leave_all();
+    tokio::spawn(async move {
+        while socket.connected() && socket.clone().disconnect().is_err() {
+            tokio::time::sleep(EVICTION_RETRY).await;
+        }
+    });
+}

@@ -1,0 +1,167 @@
+//! Users and rooms are read at every post, so those in use are kept in memory, in front of any other store.
+//!
+//! Reads that miss and writes of the same key take turns (moka's key-level lock), so that a value read before a deletion can never
+//! be put back after it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use moka::{future::Cache, ops::compute::Op};
+
+use super::{NewMessage, Page, Placed, Result, Store, StoreError, UserCursor};
+use crate::model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId};
+
+/// How many users are kept. A user takes some 300 bytes.
+const USERS: u64 = 100_000;
+/// How many members all the kept rooms may have together. A member takes 16 bytes.
+const ROOM_MEMBERS: u64 = 1_000_000;
+
+/// A store with the users and rooms in use kept in memory.
+pub struct Cached<S> {
+    store: Arc<S>,
+    /// Deleted users among them: they still are authors.
+    users: Cache<UserId, Arc<User>>,
+    rooms: Cache<RoomId, Arc<Room>>,
+}
+
+impl<S: Store> Cached<S> {
+    /// Puts a cache in front of `store`.
+    #[must_use]
+    pub fn new(store: S) -> Self {
+        let rooms = Cache::builder()
+            .max_capacity(ROOM_MEMBERS)
+            .weigher(|_, room: &Arc<Room>| u32::try_from(room.members.len()).unwrap_or(u32::MAX));
+        Self { store: Arc::new(store), users: Cache::new(USERS), rooms: rooms.build() }
+    }
+
+    /// The user with this id, deleted or not.
+    async fn person(&self, id: UserId) -> Result<Option<Arc<User>>> {
+        if let Some(user) = self.users.get(&id).await {
+            return Ok(Some(user));
+        }
+        let loaded = self
+            .users
+            .entry(id)
+            .and_try_compute_with(async |kept| match kept {
+                Some(_) => Ok(Op::Nop),
+                None => Ok(self.store.people(&[id]).await?.pop().map_or(Op::Nop, Op::Put)),
+            })
+            .await?;
+        Ok(loaded.into_entry().map(moka::Entry::into_value))
+    }
+}
+
+/// Does the work even when the caller goes away in the middle of it: a deletion that reaches the database has to reach the cache.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(work).await.unwrap_or_else(|lost| Err(StoreError::Fault(lost.to_string())))
+}
+
+#[async_trait]
+impl<S: Store> Store for Cached<S> {
+    async fn add_user(&self, user: User) -> Result<()> {
+        self.store.add_user(user).await
+    }
+
+    async fn user(&self, id: UserId) -> Result<Option<Arc<User>>> {
+        Ok(self.person(id).await?.filter(|user| !user.deleted))
+    }
+
+    async fn people(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
+        let mut people = Vec::with_capacity(ids.len());
+        for id in ids {
+            people.extend(self.person(*id).await?);
+        }
+        Ok(people)
+    }
+
+    async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
+        self.store.list_users(after, skip, limit).await
+    }
+
+    async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
+        let (store, users) = (Arc::clone(&self.store), self.users.clone());
+        to_the_end(async move {
+            let mut deleted = false;
+            let delete = async |_| {
+                deleted = store.delete_user(id, at).await?;
+                Ok::<_, StoreError>(Op::Remove)
+            };
+            users.entry(id).and_try_compute_with(delete).await?;
+            Ok(deleted)
+        })
+        .await
+    }
+
+    async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)> {
+        self.store.find_or_add_room(room).await
+    }
+
+    async fn room(&self, id: RoomId) -> Result<Option<Arc<Room>>> {
+        if let Some(room) = self.rooms.get(&id).await {
+            return Ok(Some(room));
+        }
+        let loaded = self
+            .rooms
+            .entry(id)
+            .and_try_compute_with(async |kept| match kept {
+                Some(_) => Ok(Op::Nop),
+                None => Ok(self.store.room(id).await?.map_or(Op::Nop, Op::Put)),
+            })
+            .await?;
+        Ok(loaded.into_entry().map(moka::Entry::into_value))
+    }
+
+    async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
+        let (store, rooms) = (Arc::clone(&self.store), self.rooms.clone());
+        to_the_end(async move {
+            let mut deleted = None;
+            let delete = async |_| {
+                deleted = store.delete_room(id).await?;
+                Ok::<_, StoreError>(Op::Remove)
+            };
+            rooms.entry(id).and_try_compute_with(delete).await?;
+            Ok(deleted)
+        })
+        .await
+    }
+
+    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Option<Placed>>> {
+        self.store.append(batch).await
+    }
+
+    async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {
+        self.store.messages(room, page, limit).await
+    }
+
+    async fn message(&self, id: MessageId) -> Result<Option<Message>> {
+        self.store.message(id).await
+    }
+
+    async fn delete_message(&self, id: MessageId) -> Result<bool> {
+        self.store.delete_message(id).await
+    }
+
+    async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
+        self.store.recents(user, skip, limit).await
+    }
+
+    async fn mark_read(&self, room: RoomId, user: UserId, at: Timestamp) -> Result<u64> {
+        self.store.mark_read(room, user, at).await
+    }
+
+    async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
+        self.store.read_marks(room, readers, first, last).await
+    }
+
+    async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
+        self.store.token_secret(candidate).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.store.ping().await
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}

@@ -1,0 +1,149 @@
+//! What is kept, and what it means. [`Store`] is the specification; the modules below it say how.
+//!
+//! To add a store: implement [`Store`], name its URL scheme in [`open`], and run the contract suite of the tests against it.
+
+mod cached;
+mod sqlite;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId};
+
+pub use cached::Cached;
+pub use sqlite::Sqlite;
+
+/// Why a store could not answer. What is simply not there is `Ok(None)`, never an error.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached or cannot write now; the same call may succeed later.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// The database answered something that it never should.
+    #[error("the database failed: {0}")]
+    Fault(String),
+}
+
+/// Why a store could not be opened, as one line for the person who starts the server.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OpenError(pub String);
+
+/// What a store answers.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// A message on its way into the log: everything but its `seq`.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    /// Names the message.
+    pub id: MessageId,
+    /// The room it goes into.
+    pub room: RoomId,
+    /// Who wrote it.
+    pub author: UserId,
+    /// What they wrote.
+    pub text: String,
+    /// When it was posted. The store moves it forward where the room's log is already later.
+    pub created_at: Timestamp,
+}
+
+/// Where a message came to stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Placed {
+    /// Its number in the room's log.
+    pub seq: Seq,
+    /// Its time: never before that of the entry in front of it.
+    pub created_at: Timestamp,
+}
+
+/// Which messages of a room are asked for. Deleted messages are never among them and do not count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Page {
+    /// The newest, after leaving out the `skip` newest.
+    Newest {
+        /// How many messages to leave out.
+        skip: u64,
+    },
+    /// The newest before this entry.
+    Before(Seq),
+    /// The oldest after this entry.
+    After(Seq),
+}
+
+/// Where a listing of users goes on: behind the user created then, with that id.
+pub type UserCursor = (Timestamp, UserId);
+
+/// Everything that Causerie keeps.
+///
+/// Every method is atomic: it happens whole or not at all, also when the process is killed inside it. What a method that writes has
+/// answered is on disk. Calls may run at once, from any number of tasks; dropping the future of a call leaves it to finish by itself.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Adds a user. The id is new.
+    async fn add_user(&self, user: User) -> Result<()>;
+
+    /// The user with this id, unless there is none or it was deleted.
+    async fn user(&self, id: UserId) -> Result<Option<Arc<User>>>;
+
+    /// The users with these ids, deleted ones included, in the order of `ids`; ids that were never used are left out.
+    async fn people(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>>;
+
+    /// Up to `limit` users that are not deleted, oldest first (by `created_at`, then id), from behind `after`, leaving out the first
+    /// `skip` of them.
+    async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>>;
+
+    /// Deletes a user and erases the names. False when there was none.
+    async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool>;
+
+    /// The room of the same kind with the same members, or else this one, added. True when it was added. However many callers ask at
+    /// once, one room is added.
+    async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)>;
+
+    /// The room with this id.
+    async fn room(&self, id: RoomId) -> Result<Option<Arc<Room>>>;
+
+    /// Deletes a room with its log and its read marks. Answers how many messages it had; `None` when there was no room.
+    async fn delete_room(&self, id: RoomId) -> Result<Option<u64>>;
+
+    /// Appends messages to the logs of their rooms, in the order given. Each gets the next `seq` of its room; `None` stands for a
+    /// message whose room is gone, which takes no number. All or nothing.
+    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Option<Placed>>>;
+
+    /// One page of a room, at most `limit` messages, ascending by `seq`. The cost is that of the page, wherever in the log it lies.
+    async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>>;
+
+    /// The message with this id, unless it or its room was deleted.
+    async fn message(&self, id: MessageId) -> Result<Option<Message>>;
+
+    /// Deletes a message: its text is erased, its number stays taken. False when there was none.
+    async fn delete_message(&self, id: MessageId) -> Result<bool>;
+
+    /// The latest message of each of the user's rooms that have one, the latest first, leaving out the first `skip` rooms.
+    async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>>;
+
+    /// Marks as read by `user` what stands in the room's log now, and nothing that comes later. Answers how many messages of others
+    /// became read by that.
+    async fn mark_read(&self, room: RoomId, user: UserId, at: Timestamp) -> Result<u64>;
+
+    /// For each of `readers` the marks in which entries `first..=last` were first read: ascending from the first mark at or after
+    /// `first` to the first at or after `last`.
+    async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>>;
+
+    /// The key that signs tokens: `candidate` if none was kept yet, and from then on always the same.
+    async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]>;
+
+    /// Answers when the database does.
+    async fn ping(&self) -> Result<()>;
+
+    /// Finishes what is under way and closes the database. Calls after it fail.
+    async fn close(&self);
+}
+
+/// Opens the store that `url` names, with the users and rooms in use cached in front of it.
+pub async fn open(url: &str) -> std::result::Result<Arc<dyn Store>, OpenError> {
+    match url.split_once(':') {
+        Some(("sqlite", path)) => Ok(Arc::new(Cached::new(Sqlite::open(path.into()).await?))),
+        _ => Err(OpenError(format!("database: '{}' is not sqlite:PATH", crate::config::masked_url(url)))),
+    }
+}

@@ -1,0 +1,132 @@
+//! Makes the database file ready: the folder, the lock, the schema, and a look at its health. Every failure is one clear line.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, ErrorCode, params};
+
+use super::{
+    READERS,
+    threads::{self, Threads},
+};
+use crate::store::OpenError;
+
+/// Marks the file as ours (SQLite's `application_id`): "Caus" in ASCII.
+const APPLICATION_ID: i64 = 0x4361_7573;
+/// The version of `schema.sql` (SQLite's `user_version`).
+const SCHEMA_VERSION: i64 = 1;
+/// Files of up to this many bytes are checked whole at start, which takes less than a tenth of a second; larger ones at their edges.
+const CHECK_WHOLE: u64 = 16 << 20;
+
+/// Opens or creates the database and starts its threads.
+pub fn open(path: &Path) -> Result<(Threads, File), OpenError> {
+    let name = path.display();
+    if path.as_os_str().is_empty() {
+        return Err(OpenError("database: 'sqlite:' needs the path of a file after it".into()));
+    }
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder)
+            .map_err(|error| OpenError(format!("database: cannot create the folder {}: {error}", folder.display())))?;
+    }
+    let lock = lock(path)?;
+    let writer = Connection::open(path).map_err(|error| OpenError(format!("database: cannot open {name}: {error}")))?;
+    prepare(&writer, path).map_err(|problem| problem.explain(path))?;
+    let threads = Threads::start(path, writer, READERS).map_err(|error| Problem::from(error).explain(path))?;
+    Ok((threads, lock))
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push("-lock");
+    let beside = PathBuf::from(beside);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&beside)
+        .map_err(|error| OpenError(format!("database: cannot write {}: {error}", beside.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError(format!("database: {} is in use by another server", path.display()))),
+        Err(TryLockError::Error(error)) => Err(OpenError(format!("database: cannot lock {}: {error}", beside.display()))),
+    }
+}
+
+/// What can be wrong with a database file.
+enum Problem {
+    Foreign,
+    Newer(i64),
+    Damaged(String),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Problem {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl Problem {
+    fn explain(self, path: &Path) -> OpenError {
+        let name = path.display();
+        OpenError(match self {
+            Self::Foreign => format!("database: {name} is a SQLite database, but not one of Causerie"),
+            Self::Newer(version) => {
+                format!("database: {name} was written by a newer Causerie (schema {version}; this one knows {SCHEMA_VERSION})")
+            }
+            Self::Damaged(detail) => format!("database: {name} is damaged: {detail}"),
+            Self::Sqlite(error) => match error.sqlite_error_code() {
+                Some(ErrorCode::NotADatabase) => format!("database: {name} is not a database"),
+                Some(ErrorCode::DatabaseCorrupt) => format!("database: {name} is damaged: {error}"),
+                _ => format!("database: cannot use {name}: {error}"),
+            },
+        })
+    }
+}
+
+fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
+    threads::prepare(connection)?;
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let empty = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get::<_, bool>(0))?;
+    if application != APPLICATION_ID && !empty {
+        return Err(Problem::Foreign);
+    }
+    if version > SCHEMA_VERSION {
+        return Err(Problem::Newer(version));
+    }
+    check(connection, path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // What is deleted is overwritten, so that the text of a deleted message is gone from the file.
+    connection.pragma_update(None, "secure_delete", "ON")?;
+    if version < SCHEMA_VERSION {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;",
+            include_str!("schema.sql")
+        ))?;
+    }
+    Ok(())
+}
+
+/// Finds damage before the first request does: all of it in a small file, in a large one that of the first and last rows.
+fn check(connection: &Connection, path: &Path) -> Result<(), Problem> {
+    if fs::metadata(path).is_ok_and(|file| file.len() <= CHECK_WHOLE) {
+        let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))?;
+        return if found == "ok" { Ok(()) } else { Err(Problem::Damaged(found)) };
+    }
+    let edges = [("users", "id"), ("rooms", "id"), ("heads", "room"), ("memberships", "user"), ("entries", "room"), ("read_marks", "room")];
+    for (table, key) in edges {
+        connection.query_row(&format!("SELECT count(*) FROM (SELECT * FROM {table} ORDER BY {key} LIMIT 1)"), [], |_| Ok(()))?;
+        connection.query_row(&format!("SELECT count(*) FROM (SELECT * FROM {table} ORDER BY {key} DESC LIMIT 1)"), [], |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+/// The secret that is kept, or else `candidate`, kept from now on.
+pub fn token_secret(connection: &Connection, candidate: [u8; 32]) -> rusqlite::Result<[u8; 32]> {
+    connection.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES ('token', ?)", params![candidate])?;
+    connection.query_row("SELECT value FROM secrets WHERE name = 'token'", [], |row| row.get(0))
+}

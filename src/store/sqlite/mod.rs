@@ -1,0 +1,140 @@
+//! The embedded store: one SQLite file, written by one process.
+//!
+//! WAL with `synchronous=FULL`: a commit is on disk before anybody hears of it. This module is the [`Store`]; [`open`](file::open) makes
+//! the file ready, [`threads`] runs the statements, and the statements stand by noun in `users`, `rooms` and `log`.
+
+mod file;
+mod log;
+mod rooms;
+mod rows;
+mod threads;
+mod users;
+
+use std::{fs::File, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::{NewMessage, OpenError, Page, Placed, Result, Store, StoreError, UserCursor};
+use crate::model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId};
+use threads::Threads;
+
+/// How many threads read. Reads are short; more threads than cores only add switching.
+const READERS: usize = 2;
+
+/// A store in one SQLite file.
+pub struct Sqlite {
+    threads: Arc<Threads>,
+    /// Held for as long as the database is open: a second process is turned away instead of writing beside us.
+    _lock: File,
+}
+
+impl Sqlite {
+    /// Opens the database at `path`, made with its folder if it is missing.
+    pub async fn open(path: PathBuf) -> std::result::Result<Self, OpenError> {
+        let (threads, lock) = tokio::task::spawn_blocking(move || file::open(&path))
+            .await
+            .unwrap_or_else(|lost| Err(OpenError(format!("database: opening it failed: {lost}"))))?;
+        let store = Self { threads: Arc::new(threads), _lock: lock };
+        store.purge();
+        Ok(store)
+    }
+
+    /// Takes away what is left of deleted rooms, piece by piece between the work of others.
+    fn purge(&self) {
+        let threads = Arc::clone(&self.threads);
+        tokio::spawn(async move { while matches!(threads.write(rooms::purge).await, Ok(true)) {} });
+    }
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn add_user(&self, user: User) -> Result<()> {
+        self.threads.write(move |connection| users::add(connection, &user)).await
+    }
+
+    async fn user(&self, id: UserId) -> Result<Option<Arc<User>>> {
+        let user = self.people(&[id]).await?.pop();
+        Ok(user.filter(|user| !user.deleted))
+    }
+
+    async fn people(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
+        let ids = ids.to_vec();
+        let people = self.threads.read(move |connection| users::people(connection, &ids)).await?;
+        Ok(people.into_iter().map(Arc::new).collect())
+    }
+
+    async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
+        self.threads.read(move |connection| users::list(connection, after, skip, limit)).await
+    }
+
+    async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
+        self.threads.write(move |connection| users::delete(connection, id, at)).await
+    }
+
+    async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)> {
+        let asked = room.clone();
+        if let Some(found) = self.threads.read(move |connection| rooms::find_by_members(connection, &asked)).await? {
+            return Ok((Arc::new(found), false));
+        }
+        let find_or_add = move |connection: &rusqlite::Connection| match rooms::find_by_members(connection, &room)? {
+            Some(found) => Ok((Arc::new(found), false)),
+            None => rooms::add(connection, &room).map(|()| (Arc::new(room), true)),
+        };
+        self.threads.write(find_or_add).await
+    }
+
+    async fn room(&self, id: RoomId) -> Result<Option<Arc<Room>>> {
+        let room = self.threads.read(move |connection| rooms::find(connection, id)).await?;
+        Ok(room.map(Arc::new))
+    }
+
+    async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
+        let deleted = self.threads.write(move |connection| rooms::delete(connection, id)).await?;
+        self.purge();
+        Ok(deleted)
+    }
+
+    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Option<Placed>>> {
+        self.threads.write(move |connection| log::append(connection, &batch)).await
+    }
+
+    async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {
+        self.threads.read(move |connection| log::page(connection, room, page, limit)).await
+    }
+
+    async fn message(&self, id: MessageId) -> Result<Option<Message>> {
+        self.threads.read(move |connection| log::find(connection, id)).await
+    }
+
+    async fn delete_message(&self, id: MessageId) -> Result<bool> {
+        self.threads.write(move |connection| log::delete(connection, id)).await
+    }
+
+    async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
+        self.threads.read(move |connection| rooms::recents(connection, user, skip, limit)).await
+    }
+
+    async fn mark_read(&self, room: RoomId, user: UserId, at: Timestamp) -> Result<u64> {
+        self.threads.write(move |connection| log::mark_read(connection, room, user, at)).await
+    }
+
+    async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
+        let readers = readers.to_vec();
+        self.threads.read(move |connection| log::read_marks(connection, room, &readers, first, last)).await
+    }
+
+    async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
+        self.threads.write(move |connection| file::token_secret(connection, candidate)).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.threads.read(|connection| connection.query_row("SELECT count(*) FROM secrets", [], |_| Ok(()))).await
+    }
+
+    async fn close(&self) {
+        let threads = Arc::clone(&self.threads);
+        if let Err(lost) = tokio::task::spawn_blocking(move || threads.stop()).await {
+            tracing::error!(%lost, "the database threads did not stop cleanly");
+        }
+    }
+}

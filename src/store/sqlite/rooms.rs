@@ -1,0 +1,104 @@
+//! Rooms, who is in them, and whose conversations are recent, in SQLite.
+
+use rusqlite::{Connection, OptionalExtension, Result, params};
+use sha2::{Digest, Sha256};
+
+use super::{rows, users::count};
+use crate::model::{Message, MessageId, Room, RoomId, UserId};
+
+/// Up to this many members a room's latest message is kept with each of them.
+const SMALL: usize = 100;
+/// How many entries of a deleted room are taken away in one go: a few milliseconds of the writer's time.
+const PURGE: u64 = 1_000;
+
+pub fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
+    connection.prepare_cached(&format!("SELECT {} FROM rooms WHERE id = ?", rows::ROOM))?.query_row([id], rows::room).optional()
+}
+
+pub fn find_by_members(connection: &Connection, room: &Room) -> Result<Option<Room>> {
+    connection
+        .prepare_cached(&format!("SELECT {} FROM rooms WHERE member_key = ?", rows::ROOM))?
+        .query_row([member_key(room)], rows::room)
+        .optional()
+}
+
+pub fn add(connection: &Connection, room: &Room) -> Result<()> {
+    let members: Vec<u8> = room.members.iter().flat_map(UserId::as_bytes).copied().collect();
+    connection
+        .prepare_cached("INSERT INTO rooms (id, type, initiator, members, member_key, created_at) VALUES (?, ?, ?, ?, ?, ?)")?
+        .execute(params![room.id, room.kind, room.initiator, members, member_key(room), room.created_at])?;
+    connection.prepare_cached("INSERT INTO heads (room, last_seq, last_at) VALUES (?, 0, 0)")?.execute([room.id])?;
+    let mut membership = connection.prepare_cached("INSERT INTO memberships (user, room, large) VALUES (?, ?, ?)")?;
+    for member in &room.members {
+        membership.execute(params![member, room.id, room.members.len() > SMALL])?;
+    }
+    Ok(())
+}
+
+fn member_key(room: &Room) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(room.kind.as_str());
+    for member in &room.members {
+        hash.update(member.as_bytes());
+    }
+    hash.finalize().into()
+}
+
+/// Deletes the room and the first piece of its log, and notes down the rest for [`purge`]. Answers how many messages it had.
+pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
+    let last_seq = connection
+        .prepare_cached("DELETE FROM heads WHERE room = ? RETURNING last_seq")?
+        .query_row([id], |row| row.get::<_, u64>(0))
+        .optional()?;
+    let Some(last_seq) = last_seq else { return Ok(None) };
+    let deleted = connection
+        .prepare_cached("SELECT count(*) FROM entries WHERE room = ? AND text IS NULL")?
+        .query_row([id], |row| row.get::<_, u64>(0))?;
+    connection.prepare_cached("DELETE FROM rooms WHERE id = ?")?.execute([id])?;
+    connection.prepare_cached("DELETE FROM memberships WHERE room = ?")?.execute([id])?;
+    connection.prepare_cached("INSERT INTO purges (room) VALUES (?)")?.execute([id])?;
+    purge(connection)?;
+    Ok(Some(last_seq - deleted))
+}
+
+/// Takes away a piece of what deleted rooms have left behind. True when there is more.
+pub fn purge(connection: &Connection) -> Result<bool> {
+    let room = connection.prepare_cached("SELECT room FROM purges LIMIT 1")?.query_row([], |row| row.get::<_, RoomId>(0)).optional()?;
+    let Some(room) = room else { return Ok(false) };
+    let entries = connection
+        .prepare_cached("DELETE FROM entries WHERE room = ?1 AND seq IN (SELECT seq FROM entries WHERE room = ?1 ORDER BY seq LIMIT ?2)")?
+        .execute(params![room, PURGE])?;
+    let marks = connection
+        .prepare_cached(
+            "DELETE FROM read_marks WHERE room = ?1 AND (user, up_to_seq) IN
+             (SELECT user, up_to_seq FROM read_marks WHERE room = ?1 ORDER BY user, up_to_seq LIMIT ?2)",
+        )?
+        .execute(params![room, PURGE])?;
+    if (entries as u64) < PURGE && (marks as u64) < PURGE {
+        connection.prepare_cached("DELETE FROM purges WHERE room = ?")?.execute([room])?;
+    }
+    connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM purges)")?.query_row([], |row| row.get(0))
+}
+
+/// Notes which message of the room is its latest.
+pub fn set_latest(connection: &Connection, room: RoomId, latest: Option<MessageId>) -> Result<()> {
+    connection.prepare_cached("UPDATE memberships SET latest = ? WHERE room = ? AND NOT large")?.execute(params![latest, room])?;
+    Ok(())
+}
+
+pub fn recents(connection: &Connection, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
+    connection
+        .prepare_cached(&format!(
+            "WITH recent (latest) AS (
+                 SELECT latest FROM (SELECT latest FROM memberships WHERE user = ?1 AND latest IS NOT NULL ORDER BY latest DESC LIMIT ?2)
+                 UNION ALL
+                 SELECT heads.latest FROM memberships JOIN heads USING (room)
+                 WHERE user = ?1 AND large AND heads.latest IS NOT NULL
+                 ORDER BY latest DESC LIMIT ?3 OFFSET ?4
+             )
+             SELECT {} FROM recent CROSS JOIN entries ON entries.id = recent.latest ORDER BY recent.latest DESC",
+            rows::MESSAGE
+        ))?
+        .query_map(params![user, count(skip.saturating_add(limit)), count(limit), count(skip)], rows::message)?
+        .collect()
+}

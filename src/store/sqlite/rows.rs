@@ -1,0 +1,113 @@
+//! How the nouns of the model stand in columns.
+
+use rusqlite::{
+    Row,
+    types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef},
+};
+
+use crate::model::{Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType};
+
+macro_rules! id_column {
+    ($($id:ty),+) => {$(
+        impl ToSql for $id {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(ToSqlOutput::Borrowed(ValueRef::Blob(self.as_bytes())))
+            }
+        }
+
+        impl FromSql for $id {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                <[u8; 16]>::column_result(value).map(Self::from_bytes)
+            }
+        }
+    )+};
+}
+
+id_column!(UserId, RoomId, MessageId);
+
+macro_rules! name_column {
+    ($($name:ty),+) => {$(
+        impl ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(self.as_str().into())
+            }
+        }
+
+        impl FromSql for $name {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                Self::parse(value.as_str()?).ok_or(FromSqlError::InvalidType)
+            }
+        }
+    )+};
+}
+
+name_column!(UserType, RoomType);
+
+impl ToSql for Timestamp {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.0.into())
+    }
+}
+
+impl FromSql for Timestamp {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_i64().map(Self)
+    }
+}
+
+impl ToSql for Seq {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        // What clients ask for may lie beyond what SQLite can count; nothing stands there.
+        Ok(i64::try_from(self.0).unwrap_or(i64::MAX).into())
+    }
+}
+
+impl FromSql for Seq {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        u64::column_result(value).map(Self)
+    }
+}
+
+/// The columns of [`user`], in its order.
+pub const USER: &str = "id, first_name, last_name, type, created_at, updated_at, deleted";
+
+/// A row of [`USER`].
+pub fn user(row: &Row<'_>) -> rusqlite::Result<User> {
+    Ok(User {
+        id: row.get(0)?,
+        first_name: row.get(1)?,
+        last_name: row.get(2)?,
+        kind: row.get(3)?,
+        created_at: row.get(4)?,
+        updated_at: row.get(5)?,
+        deleted: row.get(6)?,
+    })
+}
+
+/// The columns of [`room`], in its order.
+pub const ROOM: &str = "id, type, initiator, members, created_at";
+
+/// A row of [`ROOM`].
+pub fn room(row: &Row<'_>) -> rusqlite::Result<Room> {
+    let (members, _) = row.get_ref(3)?.as_blob()?.as_chunks::<16>();
+    Ok(Room {
+        id: row.get(0)?,
+        kind: row.get(1)?,
+        initiator: row.get(2)?,
+        members: members.iter().map(|id| UserId::from_bytes(*id)).collect(),
+        created_at: row.get(4)?,
+    })
+}
+
+/// The columns of [`message`], in its order.
+pub const MESSAGE: &str = "id, room, seq, author, text, created_at";
+
+/// A row of [`MESSAGE`].
+pub fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
+    Ok(Message { id: row.get(0)?, room: row.get(1)?, seq: row.get(2)?, author: row.get(3)?, text: row.get(4)?, created_at: row.get(5)? })
+}
+
+/// A row of user, `up_to_seq`, `read_at`.
+pub fn read_mark(row: &Row<'_>) -> rusqlite::Result<ReadMark> {
+    Ok(ReadMark { user: row.get(0)?, up_to: row.get(1)?, read_at: row.get(2)? })
+}

@@ -1,0 +1,212 @@
+//! The threads that talk to SQLite: one that writes, a few that read. Async code hands them work and waits without blocking.
+//!
+//! The writer commits in groups: whatever waits when it begins a transaction goes into that transaction, each piece of work inside a
+//! savepoint of its own, and the answers go out after the commit. So the price of reaching the disk is shared by all who wait for it.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Result, StoreError};
+
+/// How much work may wait for the writer, and for the readers, before callers wait to hand theirs in.
+const QUEUE: usize = 1024;
+/// The most pieces of work in one transaction.
+const GROUP: usize = 256;
+/// How long a statement waits for a lock that somebody else's tool holds on the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Work for a thread: done on its connection, then answered.
+trait Job: Send {
+    fn run(&mut self, connection: &Connection);
+    /// Answers with what `run` found, unless what it did could not be committed.
+    fn answer(self: Box<Self>, committed: Result<()>);
+}
+
+struct Work<F, T> {
+    task: Option<F>,
+    outcome: Result<T>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<F, T> Job for Work<F, T>
+where
+    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
+    T: Send,
+{
+    fn run(&mut self, connection: &Connection) {
+        if let Some(task) = self.task.take() {
+            self.outcome = task(connection).map_err(|error| explain(&error));
+        }
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        // A caller that has gone away needs no answer.
+        let _ = self.reply.send(committed.and(self.outcome));
+    }
+}
+
+type Queue = mpsc::Sender<Box<dyn Job>>;
+
+/// The threads of one database.
+pub struct Threads {
+    readers: Pool,
+    writer: Pool,
+}
+
+/// Threads that take their work from one queue.
+struct Pool(Mutex<Option<(Queue, Vec<JoinHandle<()>>)>>);
+
+impl Pool {
+    fn new(queue: Queue, threads: Vec<JoinHandle<()>>) -> Self {
+        Self(Mutex::new(Some((queue, threads))))
+    }
+
+    /// Has `work` done by one of the threads, and waits for the answer.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+        let queue = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(queue, _)| queue.clone());
+        let (reply, answer) = oneshot::channel();
+        let job = Work { task: Some(work), outcome: Err(closed()), reply };
+        queue.ok_or_else(closed)?.send(Box::new(job)).await.map_err(|_| closed())?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Lets the threads finish what was handed in, and waits for their end. Blocks.
+    fn stop(&self) {
+        let Some((queue, threads)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        drop(queue);
+        for thread in threads {
+            // One that panicked has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Threads {
+    /// Starts one thread that writes through `writer` and `readers` that read from the file at `path`.
+    pub fn start(path: &Path, writer: Connection, readers: usize) -> rusqlite::Result<Self> {
+        let (write, write_jobs) = mpsc::channel(QUEUE);
+        let (read, read_jobs) = mpsc::channel(QUEUE);
+        let read_jobs = Arc::new(Mutex::new(read_jobs));
+        let mut reading = Vec::with_capacity(readers);
+        for _ in 0..readers {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(path, flags)?;
+            prepare(&connection)?;
+            let jobs = Arc::clone(&read_jobs);
+            reading.push(spawn("sqlite-reader", move || read_all(&connection, &jobs)));
+        }
+        let writing = vec![spawn("sqlite-writer", move || write_all(&writer, write_jobs))];
+        Ok(Self { readers: Pool::new(read, reading), writer: Pool::new(write, writing) })
+    }
+
+    /// Does `work` in a transaction; answers once it is on disk. An error undoes this work alone.
+    pub async fn write<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+        self.writer.run(move |connection| in_savepoint(connection, work)).await
+    }
+
+    /// Does `work`, which only reads, on one snapshot of the database.
+    pub async fn read<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+        self.readers.run(work).await
+    }
+
+    /// Finishes what was handed in and closes the database. Blocks.
+    pub fn stop(&self) {
+        // The writer last: only it may tidy up the write-ahead log, and only the last connection does.
+        self.readers.stop();
+        self.writer.stop();
+    }
+}
+
+/// Settings that every connection needs.
+pub fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    thread::Builder::new().name(name.into()).spawn(run).expect("the system starts a thread")
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("it has been closed".into())
+}
+
+fn read_all(connection: &Connection, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>) {
+    loop {
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Some(mut job) = next else { return };
+        let snapshot = connection.execute_batch("BEGIN");
+        job.run(connection);
+        // Nothing was written, so how the transaction ends makes no difference to the answer.
+        let _ = connection.execute_batch("COMMIT");
+        job.answer(snapshot.map_err(|error| explain(&error)));
+    }
+}
+
+fn write_all(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+    while let Some(first) = jobs.blocking_recv() {
+        let mut group = vec![first];
+        let committed = transact(connection, &mut jobs, &mut group).map_err(|error| explain(&error));
+        for job in group {
+            job.answer(committed.clone());
+        }
+    }
+}
+
+/// Runs the first job of `group`, and all that come in meanwhile, in one transaction.
+fn transact(connection: &Connection, jobs: &mut mpsc::Receiver<Box<dyn Job>>, group: &mut Vec<Box<dyn Job>>) -> rusqlite::Result<()> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let mut done = 0;
+    while done < group.len() {
+        group[done].run(connection);
+        done += 1;
+        if connection.is_autocommit() {
+            // SQLite itself ended the transaction (disk full, I/O error), and what the others did went with it.
+            return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK), None));
+        }
+        if done == group.len() && group.len() < GROUP {
+            group.extend(jobs.try_recv());
+        }
+    }
+    connection.prepare_cached("COMMIT")?.execute([]).map(drop).inspect_err(|_| {
+        // Where this fails too, SQLite has rolled back already.
+        let _ = connection.execute_batch("ROLLBACK");
+    })
+}
+
+fn in_savepoint<T>(connection: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    connection.prepare_cached("SAVEPOINT work")?.execute([])?;
+    let outcome = work(connection);
+    if outcome.is_err() && !connection.is_autocommit() {
+        connection.prepare_cached("ROLLBACK TO work")?.execute([])?;
+    }
+    if !connection.is_autocommit() {
+        connection.prepare_cached("RELEASE work")?.execute([])?;
+    }
+    outcome
+}
+
+/// What an error of SQLite means to the callers of a store.
+fn explain(error: &rusqlite::Error) -> StoreError {
+    let text = error.to_string();
+    match error.sqlite_error_code() {
+        Some(
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::ReadOnly
+            | ErrorCode::OutOfMemory
+            | ErrorCode::OperationAborted,
+        ) => StoreError::Unavailable(text),
+        _ => StoreError::Fault(text),
+    }
+}

@@ -1,0 +1,174 @@
+//! Access tokens: JSON Web Tokens (RFC 7519), signed with HS256 and nothing else.
+
+use std::fmt;
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Timestamp, User, UserId, UserType};
+
+/// Why a token was refused. The texts are those that clients of the original application know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Nothing stood where the token should.
+    #[error("jwt must be provided")]
+    Missing,
+    /// Not three parts with dots between them.
+    #[error("jwt malformed")]
+    Malformed,
+    /// Three parts that do not decode to a token of ours.
+    #[error("invalid token")]
+    Undecodable,
+    /// The signature is empty.
+    #[error("jwt signature is required")]
+    Unsigned,
+    /// Signed with something other than HS256.
+    #[error("invalid algorithm")]
+    Algorithm,
+    /// Signed with another key, or changed since.
+    #[error("invalid signature")]
+    Signature,
+    /// Its time is over.
+    #[error("jwt expired")]
+    Expired,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Claims {
+    user_id: String,
+    user_type: UserType,
+    /// Seconds since 1970, as all times in a token.
+    iat: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exp: Option<i64>,
+}
+
+/// Signs and verifies the tokens of one server, or of several that share a key.
+pub struct Tokens {
+    signing: EncodingKey,
+    verifying: DecodingKey,
+    validation: Validation,
+    lifetime_seconds: Option<i64>,
+}
+
+impl Tokens {
+    /// Tokens signed with `secret`, valid for `lifetime_seconds`, or for ever.
+    #[must_use]
+    pub fn new(secret: &[u8], lifetime_seconds: Option<i64>) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        // A token without `exp` never ends, and `exp` is compared with our clock, not the library's.
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        Self { signing: EncodingKey::from_secret(secret), verifying: DecodingKey::from_secret(secret), validation, lifetime_seconds }
+    }
+
+    /// A token that says its bearer is `user`.
+    ///
+    /// # Panics
+    /// Never: claims of strings and numbers always serialize, and HS256 takes a key of any length.
+    #[must_use]
+    pub fn sign(&self, user: &User, now: Timestamp) -> String {
+        let iat = now.0.div_euclid(1000);
+        let claims = Claims {
+            user_id: user.id.to_string(),
+            user_type: user.kind,
+            iat,
+            exp: self.lifetime_seconds.map(|lifetime| iat.saturating_add(lifetime)),
+        };
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing).expect("claims of strings and numbers serialize")
+    }
+
+    /// Whom the token speaks for.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<UserId, TokenError> {
+        if token.is_empty() {
+            return Err(TokenError::Missing);
+        }
+        let [_, _, signature] = token.split('.').collect::<Vec<_>>()[..] else {
+            return Err(TokenError::Malformed);
+        };
+        if signature.is_empty() {
+            return Err(TokenError::Unsigned);
+        }
+        let claims = jsonwebtoken::decode::<Claims>(token, &self.verifying, &self.validation)
+            .map_err(|error| match error.kind() {
+                ErrorKind::InvalidSignature => TokenError::Signature,
+                ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
+                _ => TokenError::Undecodable,
+            })?
+            .claims;
+        if claims.exp.is_some_and(|exp| now.0.div_euclid(1000) >= exp) {
+            return Err(TokenError::Expired);
+        }
+        UserId::parse(&claims.user_id).ok_or(TokenError::Undecodable)
+    }
+}
+
+impl fmt::Debug for Tokens {
+    /// Without the keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("lifetime_seconds", &self.lifetime_seconds).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn alice() -> User {
+        User {
+            id: UserId::from_bytes([7; 16]),
+            first_name: "Alice".into(),
+            last_name: "A".into(),
+            kind: UserType::Consumer,
+            created_at: NOW,
+            updated_at: NOW,
+            deleted: false,
+        }
+    }
+
+    #[test]
+    fn a_token_speaks_for_its_user_until_it_expires() {
+        let tokens = Tokens::new(b"key", Some(60));
+        let token = tokens.sign(&alice(), NOW);
+        assert_eq!(tokens.verify(&token, NOW), Ok(alice().id));
+        assert_eq!(tokens.verify(&token, Timestamp(NOW.0 + 59_999)), Ok(alice().id));
+        assert_eq!(tokens.verify(&token, Timestamp(NOW.0 + 60_000)), Err(TokenError::Expired));
+    }
+
+    #[test]
+    fn a_token_without_an_end_stays_valid() {
+        let tokens = Tokens::new(b"key", None);
+        let token = tokens.sign(&alice(), NOW);
+        assert_eq!(tokens.verify(&token, Timestamp(i64::MAX)), Ok(alice().id));
+    }
+
+    #[test]
+    fn whatever_is_not_a_token_of_ours_is_refused_with_the_reason() {
+        let tokens = Tokens::new(b"key", None);
+        let token = tokens.sign(&alice(), NOW);
+        let (signed, signature) = token.rsplit_once('.').unwrap();
+        let (header, claims) = signed.split_once('.').unwrap();
+        let of_another_key = Tokens::new(b"other", None).sign(&alice(), NOW);
+        // {"alg":"none","typ":"JWT"} and {"alg":"HS512","typ":"JWT"}
+        let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
+        let hs512 = "eyJhbGciOiJIUzUxMiIsInR5cCI6IkpXVCJ9";
+        for (text, reason) in [
+            (String::new(), TokenError::Missing),
+            ("nonsense".into(), TokenError::Malformed),
+            (format!("{token}.more"), TokenError::Malformed),
+            ("a.b.c".into(), TokenError::Undecodable),
+            (format!("{signed}."), TokenError::Unsigned),
+            (format!("{none}.{claims}."), TokenError::Unsigned),
+            (format!("{none}.{claims}.{signature}"), TokenError::Undecodable),
+            (format!("{hs512}.{claims}.{signature}"), TokenError::Algorithm),
+            (of_another_key, TokenError::Signature),
+            (format!("{header}.{claims}x.{signature}"), TokenError::Signature),
+        ] {
+            assert_eq!(tokens.verify(&text, NOW), Err(reason), "{text}");
+        }
+    }
+}
