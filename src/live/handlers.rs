@@ -1,11 +1,17 @@
 //! What each event of a client does.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
 use serde_json::{Value, json};
 use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
 use tokio::sync::oneshot;
@@ -29,9 +35,32 @@ pub struct Handlers {
     pub store: Arc<dyn Store>,
 }
 
-/// All arguments of an event. A newtype, which the parser takes for "as many as there are".
-#[derive(Deserialize)]
+/// All arguments of an event, however many there are.
 struct Arguments(Vec<Value>);
+
+impl<'de> Deserialize<'de> for Arguments {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = Arguments;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the arguments of an event")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> std::result::Result<Arguments, A::Error> {
+                let mut arguments = Vec::new();
+                while let Some(argument) = sequence.next_element()? {
+                    arguments.push(argument);
+                }
+                Ok(Arguments(arguments))
+            }
+        }
+        // Of the shapes that a type can ask for, a tuple is the one for which the parser hands over every argument. JSON arrays have no
+        // fixed length, so the one given here binds nobody.
+        deserializer.deserialize_tuple(0, All)
+    }
+}
 
 /// Makes a socket that has just connected answer to its client's events, one after the other.
 pub fn listen(handlers: Arc<Handlers>, socket: &SocketRef) {

@@ -115,7 +115,7 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
 fn check(connection: &Connection, path: &Path) -> Result<(), Problem> {
     if fs::metadata(path).is_ok_and(|file| file.len() <= CHECK_WHOLE) {
         let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))?;
-        return if found == "ok" { Ok(()) } else { Err(Problem::Damaged(found)) };
+        return if found == "ok" { Ok(()) } else { Err(Problem::Damaged(found.replace('\n', " "))) };
     }
     let edges = [("users", "id"), ("rooms", "id"), ("heads", "room"), ("memberships", "user"), ("entries", "room"), ("read_marks", "room")];
     for (table, key) in edges {

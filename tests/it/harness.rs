@@ -1,0 +1,159 @@
+//! Servers for tests: in this process, with the production `Server` on port 0, or the real program as a process of its own.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use causerie::{Server, clock::Clock, config::Config, model::Timestamp};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+/// How long a test waits for what it expects before it gives up.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server in this process, with a database of its own.
+pub struct TestServer {
+    pub base: String,
+    pub http: reqwest::Client,
+    settings: Vec<(String, String)>,
+    folder: TempDir,
+    offset_ms: Arc<AtomicI64>,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl TestServer {
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A server with these settings, named as in the environment.
+    pub async fn with(settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut server = Self {
+            base: String::new(),
+            http: reqwest::Client::new(),
+            settings,
+            folder: TempDir::new().unwrap(),
+            offset_ms: Arc::default(),
+            running: None,
+        };
+        server.run().await;
+        server
+    }
+
+    async fn run(&mut self) {
+        let mut environment: HashMap<_, _> = self.settings.iter().cloned().collect();
+        environment.insert("CAUSERIE_LISTEN".into(), "127.0.0.1:0".into());
+        environment.insert("CAUSERIE_DATABASE".into(), database_url(&self.folder));
+        let config = Config::load(None, &environment).unwrap();
+        let listener = TcpListener::bind(config.listen).await.unwrap();
+        let offset = Arc::clone(&self.offset_ms);
+        let clock = Clock::from_fn(move || Timestamp(machine_time() + offset.load(Ordering::Relaxed)));
+        let server = Server::start(listener, config, clock).await.unwrap();
+        self.base = format!("http://{}", server.address().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(server.run(async { _ = stopped.await }));
+        self.running = Some((stop, running));
+    }
+
+    /// Moves the server's clock.
+    pub fn turn_clock(&self, by: i64) {
+        self.offset_ms.fetch_add(by, Ordering::Relaxed);
+    }
+
+    pub async fn stop(&mut self) {
+        let (stop, running) = self.running.take().unwrap();
+        drop(stop);
+        tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap();
+    }
+
+    /// Stops the server and starts it again on the same database, at another port.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.run().await;
+    }
+}
+
+pub fn machine_time() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+pub fn database_url(folder: &TempDir) -> String {
+    format!("sqlite:{}", folder.path().join("causerie.db").display())
+}
+
+/// The real program, as a process of its own.
+pub struct Program {
+    pub base: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    /// The command that starts it with nothing of this process's environment that could be a setting.
+    pub fn command(folder: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_causerie"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAUSERIE_") || name == "PORT") {
+            command.env_remove(name);
+        }
+        command.current_dir(folder).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it in `folder` and waits until it says that it is ready. Its log goes to `log` in that folder.
+    pub fn start(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        let log = folder.join("log");
+        let mut command = Self::command(folder);
+        command.env("CAUSERIE_LISTEN", "127.0.0.1:0").envs(settings.iter().copied());
+        let log_file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log_file).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let base = line.split_whitespace().find(|word| word.starts_with("http://"));
+        let Some(base) = base else { panic!("no address in {line:?}; log: {}", std::fs::read_to_string(&log).unwrap()) };
+        Self { base: base.to_owned(), child, log }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Kills it, as a power cut would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn signal(&self, name: &str) {
+        let killed = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the program did not end; log: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Already ended where the test waited for it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,95 @@
+//! Login and tokens.
+
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::{harness::TestServer, people::Answer};
+
+async fn with_header(server: &TestServer, header: &str) -> Answer {
+    Answer::of(server.request(Method::GET, "/room").header("authorization", header)).await
+}
+
+#[tokio::test]
+async fn a_token_opens_the_room_routes_whatever_the_schemes_name() {
+    let server = TestServer::start().await;
+    let alice = server.person("Alice").await;
+    for scheme in ["Bearer", "JWT", "anything"] {
+        with_header(&server, &format!("{scheme} {}", alice.token)).await.ok();
+        with_header(&server, &format!("{scheme} {} more", alice.token)).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn whoever_has_no_valid_token_is_told_why() {
+    let server = TestServer::start().await;
+    let alice = server.person("Alice").await;
+    let other = TestServer::start().await;
+    let stranger = other.person("Stranger").await;
+    server.get("/room").await.refused(400, "No access token provided");
+    with_header(&server, "").await.refused(400, "No access token provided");
+    let (signed, signature) = alice.token.rsplit_once('.').unwrap();
+    let unsigned = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
+    let claims = signed.split_once('.').unwrap().1;
+    for (header, message) in [
+        ("Bearer".to_owned(), "jwt must be provided"),
+        ("Bearer ".to_owned(), "jwt must be provided"),
+        (format!("Bearer  {}", alice.token), "jwt must be provided"),
+        (alice.token.clone(), "jwt must be provided"),
+        ("Bearer nonsense".to_owned(), "jwt malformed"),
+        ("Bearer a.b.c".to_owned(), "invalid token"),
+        (format!("Bearer {}", stranger.token), "invalid signature"),
+        (format!("Bearer {signed}x.{signature}"), "invalid signature"),
+        (format!("Bearer {signed}."), "jwt signature is required"),
+        (format!("Bearer {unsigned}.{claims}."), "jwt signature is required"),
+    ] {
+        with_header(&server, &header).await.refused(401, message);
+    }
+}
+
+#[tokio::test]
+async fn a_token_ends_when_the_settings_say() {
+    let server = TestServer::with(&[("CAUSERIE_TOKEN__LIFETIME_SECONDS", "3600")]).await;
+    let alice = server.person("Alice").await;
+    alice.get("/room").await.ok();
+    server.turn_clock(3_601_000);
+    alice.get("/room").await.refused(401, "jwt expired");
+}
+
+#[tokio::test]
+async fn a_token_says_who_and_of_what_type_and_outlives_a_restart() {
+    let mut server = TestServer::start().await;
+    let mut alice = server.person("Alice").await;
+    let claims: Value = {
+        let payload = alice.token.split('.').nth(1).unwrap();
+        serde_json::from_slice(&decode_base64url(payload)).unwrap()
+    };
+    assert_eq!(claims["userId"], *alice.id);
+    assert_eq!(claims["userType"], "consumer");
+    assert!(claims["iat"].is_u64());
+    server.restart().await;
+    alice.base.clone_from(&server.base);
+    alice.get("/room").await.ok();
+}
+
+#[tokio::test]
+async fn nobody_logs_in_as_nobody() {
+    let server = TestServer::start().await;
+    for id in ["nope", "0199d1f0c0de7aaa8bbbccccddddeeee", "..%2f..%2fetc", "%00"] {
+        Answer::of(server.request(Method::POST, &format!("/login/{id}"))).await.refused(400, "No user with this id found");
+    }
+}
+
+/// RFC 4648, section 5, without padding.
+fn decode_base64url(text: &str) -> Vec<u8> {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bits = text.bytes().fold((Vec::new(), 0_u32, 0), |(mut bytes, buffer, count), letter| {
+        let value = alphabet.iter().position(|known| *known == letter).unwrap();
+        let (buffer, count) = ((buffer << 6) | u32::try_from(value).unwrap(), count + 6);
+        if count < 8 {
+            return (bytes, buffer, count);
+        }
+        bytes.push(u8::try_from((buffer >> (count - 8)) & 0xff).unwrap());
+        (bytes, buffer, count - 8)
+    });
+    bits.0
+}

@@ -1,0 +1,136 @@
+//! The clients of the tests: people with roles, who call the REST API.
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::TestServer;
+
+/// An answer: status, headers and JSON body.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    pub async fn of(request: RequestBuilder) -> Self {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status} without a JSON body: {text:?}"));
+        Self { status: status.as_u16(), headers, body }
+    }
+
+    /// The body of a 200.
+    #[track_caller]
+    pub fn ok(self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.body);
+        assert_eq!(self.body["success"], true, "{}", self.body);
+        self.body
+    }
+
+    /// The body of an error with this status and message.
+    #[track_caller]
+    pub fn refused(self, status: u16, message: &str) -> Value {
+        assert_eq!((self.status, &self.body["message"]), (status, &json!(message)), "{}", self.body);
+        assert_eq!(self.body["success"], false);
+        self.body
+    }
+
+    /// Fails validation with exactly these errors.
+    #[track_caller]
+    pub fn invalid(self, errors: Value) {
+        let body = self.refused(400, "Kindly fix the error(s)");
+        assert_eq!(body["errors"], errors);
+    }
+}
+
+impl TestServer {
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::DELETE, path)).await
+    }
+
+    /// A new user of type consumer, logged in.
+    pub async fn person(&self, name: &str) -> Person {
+        let user = self.post("/users", &json!({ "firstName": name, "lastName": "Test", "type": "consumer" })).await.ok()["user"].clone();
+        let id = user["_id"].as_str().unwrap().to_owned();
+        let token = self.log_in(&id).await;
+        Person { base: self.base.clone(), http: self.http.clone(), id, token, user }
+    }
+
+    pub async fn log_in(&self, id: &str) -> String {
+        let answer = Answer::of(self.request(Method::POST, &format!("/login/{id}"))).await.ok();
+        answer["authorization"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Somebody who is logged in.
+#[derive(Clone)]
+pub struct Person {
+    pub base: String,
+    pub http: reqwest::Client,
+    pub id: String,
+    pub token: String,
+    pub user: Value,
+}
+
+impl Person {
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).header("authorization", format!("Bearer {}", self.token))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    pub async fn initiate(&self, others: &[&Person]) -> Answer {
+        let mut ids: Vec<_> = others.iter().map(|person| &person.id).collect();
+        if ids.is_empty() {
+            // A room with oneself.
+            ids.push(&self.id);
+        }
+        let body = json!({ "userIds": ids, "type": "consumer-to-consumer" });
+        Answer::of(self.request(Method::POST, "/room/initiate").json(&body)).await
+    }
+
+    /// The id of the room with these people.
+    pub async fn room_with(&self, others: &[&Person]) -> String {
+        self.initiate(others).await.ok()["chatRoom"]["chatRoomId"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn posts(&self, room: &str, text: &str) -> Answer {
+        Answer::of(self.request(Method::POST, &format!("/room/{room}/message")).json(&json!({ "messageText": text }))).await
+    }
+
+    /// The texts on a page of the conversation.
+    pub async fn reads(&self, room: &str, query: &str) -> Vec<String> {
+        let body = self.get(&format!("/room/{room}{query}")).await.ok();
+        let text = |message: &Value| message["message"]["messageText"].as_str().unwrap().to_owned();
+        body["conversation"].as_array().unwrap().iter().map(text).collect()
+    }
+
+    /// How many messages became read.
+    pub async fn marks_read(&self, room: &str) -> u64 {
+        let body = Answer::of(self.request(Method::PUT, &format!("/room/{room}/mark-read"))).await.ok();
+        assert_eq!(body["data"]["n"], body["data"]["nModified"]);
+        assert_eq!(body["data"]["ok"], 1);
+        body["data"]["n"].as_u64().unwrap()
+    }
+
+    pub async fn recents(&self, query: &str) -> Vec<Value> {
+        self.get(&format!("/room{query}")).await.ok()["conversation"].as_array().unwrap().clone()
+    }
+}

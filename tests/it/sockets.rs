@@ -1,0 +1,185 @@
+//! Sockets: identity, subscribe, unsubscribe, disconnect, and what they hear. The official clients are tried in `real_clients`.
+
+use serde_json::json;
+
+use crate::{harness::TestServer, people::Person, wire::Socket};
+
+async fn a_room(server: &TestServer) -> (Person, Person, String) {
+    let [alice, bob] = [server.person("Alice").await, server.person("Bob").await];
+    let room = alice.room_with(&[&bob]).await;
+    (alice, bob, room)
+}
+
+#[tokio::test]
+async fn everybody_in_the_room_hears_the_very_post_of_the_answer() {
+    let server = TestServer::start().await;
+    let (alice, bob, room) = a_room(&server).await;
+    let mut sockets = [Socket::of(&alice, &room).await, Socket::of(&bob, &room).await, Socket::of(&bob, &room).await];
+    let post = alice.posts(&room, "hello ✨").await.ok()["post"].clone();
+    for socket in &mut sockets {
+        assert_eq!(socket.hears().await, json!(["new message", { "message": post }]));
+    }
+}
+
+#[tokio::test]
+async fn sockets_hear_each_room_in_order_and_each_message_once() {
+    let server = TestServer::start().await;
+    let (alice, bob, room) = a_room(&server).await;
+    let mut sockets = Vec::new();
+    for _ in 0..5 {
+        sockets.push(Socket::of(&bob, &room).await);
+    }
+    let posting: Vec<_> = (0..8)
+        .map(|n| {
+            let (person, room) = (if n % 2 == 0 { alice.clone() } else { bob.clone() }, room.clone());
+            tokio::spawn(async move {
+                for k in 0..50 {
+                    person.posts(&room, &format!("{n}:{k}")).await.ok();
+                }
+            })
+        })
+        .collect();
+    for poster in posting {
+        poster.await.unwrap();
+    }
+    for socket in &mut sockets {
+        for seq in 1..=400 {
+            assert_eq!(socket.hears_post().await["seq"], seq);
+        }
+    }
+}
+
+#[tokio::test]
+async fn subscribing_for_another_user_brings_all_their_sockets_in() {
+    let server = TestServer::start().await;
+    let (alice, bob, room) = a_room(&server).await;
+    let mut bobs = [Socket::connect(&server.base).await, Socket::connect(&server.base).await];
+    for socket in &mut bobs {
+        socket.succeeds("identity", json!([bob.id])).await;
+    }
+    let mut elsewhere = Socket::connect(&server.base).await;
+    let mut alices = Socket::connect(&server.base).await;
+    alices.succeeds("subscribe", json!([room, bob.id])).await;
+    let first = alice.posts(&room, "hello Bob").await.ok()["post"].clone();
+    for socket in bobs.iter_mut().chain([&mut alices]) {
+        assert_eq!(socket.hears_post().await, first);
+    }
+    elsewhere.succeeds("subscribe", json!([room])).await;
+    let second = alice.posts(&room, "hello all").await.ok()["post"].clone();
+    assert_eq!(elsewhere.hears_post().await, second, "who was not brought in did not hear the first");
+}
+
+#[tokio::test]
+async fn whoever_unsubscribes_hears_no_more_until_they_subscribe_again() {
+    let server = TestServer::start().await;
+    let (alice, bob, room) = a_room(&server).await;
+    let mut socket = Socket::of(&bob, &room).await;
+    socket.succeeds("unsubscribe", json!([room])).await;
+    alice.posts(&room, "not heard").await.ok();
+    socket.succeeds("subscribe", json!([room])).await;
+    let heard = alice.posts(&room, "heard").await.ok()["post"].clone();
+    assert_eq!(socket.hears_post().await, heard);
+}
+
+#[tokio::test]
+async fn events_of_one_socket_take_effect_in_the_order_in_which_they_were_sent() {
+    let server = TestServer::start().await;
+    let (alice, bob, room) = a_room(&server).await;
+    let mut socket = Socket::connect(&server.base).await;
+    for round in 0..50 {
+        for _ in 0..10 {
+            socket.send(&format!(r#"42["subscribe","{room}"]"#)).await;
+            socket.send(&format!(r#"42["identity","{}"]"#, alice.id)).await;
+            socket.send(&format!(r#"42["unsubscribe","{room}"]"#)).await;
+            socket.send(&format!(r#"42["identity","{}"]"#, bob.id)).await;
+        }
+        socket.succeeds("subscribe", json!([room])).await;
+        let post = alice.posts(&room, &round.to_string()).await.ok()["post"].clone();
+        assert_eq!(socket.hears_post().await, post);
+    }
+}
+
+#[tokio::test]
+async fn a_second_identity_takes_the_place_of_the_first() {
+    let server = TestServer::start().await;
+    let (alice, bob, room) = a_room(&server).await;
+    let mut switcher = Socket::connect(&server.base).await;
+    switcher.succeeds("identity", json!([bob.id])).await;
+    switcher.succeeds("identity", json!([alice.id])).await;
+    let mut caller = Socket::connect(&server.base).await;
+    caller.succeeds("subscribe", json!([room, bob.id])).await;
+    alice.posts(&room, "for Bob").await.ok();
+    caller.succeeds("subscribe", json!([room, alice.id])).await;
+    let post = bob.posts(&room, "for Alice").await.ok()["post"].clone();
+    assert_eq!(switcher.hears_post().await, post);
+}
+
+#[tokio::test]
+async fn a_wrong_payload_is_refused_and_ends_nothing() {
+    let server = TestServer::start().await;
+    let (alice, bob, room) = a_room(&server).await;
+    let mut socket = Socket::of(&bob, &room).await;
+    for event in ["identity", "subscribe", "unsubscribe"] {
+        for payload in
+            [json!([]), json!([null]), json!([5]), json!([{}]), json!([["a"]]), json!(["nope"]), json!([""]), json!(["x".repeat(10_000)])]
+        {
+            let message = socket.is_refused(event, payload).await;
+            assert!(!message.is_empty());
+        }
+    }
+    assert_eq!(socket.is_refused("subscribe", json!(["0199d1f0c0de7aaa8bbbccccddddeeee"])).await, "No room exists for this id");
+    assert_eq!(socket.is_refused("identity", json!(["0199d1f0c0de7aaa8bbbccccddddeeee"])).await, "No user with this id found");
+    assert!(socket.is_refused("subscribe", json!([room, 5])).await.contains("second argument"));
+    socket.is_refused("no such event", json!(["x"])).await;
+    for lenient in [json!([room, null]), json!([room, ""]), json!([room, "nobody"]), json!([room, bob.id, "more"])] {
+        socket.succeeds("subscribe", lenient).await;
+    }
+    let post = alice.posts(&room, "still here").await.ok()["post"].clone();
+    assert_eq!(socket.hears_post().await, post);
+}
+
+#[tokio::test]
+async fn a_deleted_room_has_no_more_sockets_in_it() {
+    let server = TestServer::start().await;
+    let (alice, bob, room) = a_room(&server).await;
+    let mut socket = Socket::of(&bob, &room).await;
+    server.delete(&format!("/delete/room/{room}")).await.ok();
+    assert_eq!(socket.is_refused("subscribe", json!([room])).await, "No room exists for this id");
+    let new = alice.room_with(&[&bob]).await;
+    socket.succeeds("subscribe", json!([new])).await;
+    let post = alice.posts(&new, "a new start").await.ok()["post"].clone();
+    assert_eq!(socket.hears_post().await, post);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_slows_nobody_down_and_is_disconnected() {
+    let server = TestServer::with(&[("CAUSERIE_SOCKET__MAX_WAITING_EVENTS", "16")]).await;
+    let (alice, bob, room) = a_room(&server).await;
+    let mut sleeper = Socket::of(&bob, &room).await;
+    let mut reader = Socket::of(&bob, &room).await;
+    // Far more than the buffers of both ends of a connection take.
+    let text = "x".repeat(90_000);
+    let posts = 400;
+    let posting = {
+        let (alice, room) = (alice.clone(), room.clone());
+        tokio::spawn(async move {
+            for _ in 0..posts {
+                alice.posts(&room, &text).await.ok();
+            }
+        })
+    };
+    for seq in 1..=posts {
+        assert_eq!(reader.hears_post().await["seq"], seq);
+    }
+    posting.await.unwrap();
+    let mut heard = 0;
+    while let Some(packet) = sleeper.receive().await {
+        if packet == "41" {
+            break;
+        }
+        heard += 1;
+        let event: serde_json::Value = serde_json::from_str(packet.strip_prefix("42").unwrap()).unwrap();
+        assert_eq!(event[1]["message"]["seq"], heard, "what is heard has no hole");
+    }
+    assert!(heard < posts, "a client that kept up with everything was not slow");
+}

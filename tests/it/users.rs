@@ -1,0 +1,177 @@
+//! Users: create, list, get, delete.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::{harness::TestServer, people::Answer};
+
+#[tokio::test]
+async fn a_new_user_can_be_found_again() {
+    let server = TestServer::start().await;
+    let created =
+        server.post("/users", &json!({ "firstName": "Élodie 🎉", "lastName": "王", "type": "support" })).await.ok()["user"].clone();
+    assert_eq!(created["firstName"], "Élodie 🎉");
+    assert_eq!(created["lastName"], "王");
+    assert_eq!(created["type"], "support");
+    assert_eq!(created["createdAt"], created["updatedAt"]);
+    let id = created["_id"].as_str().unwrap();
+    assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()), "{id}");
+    assert_eq!(server.get(&format!("/users/{id}")).await.ok()["user"], created);
+}
+
+#[tokio::test]
+async fn every_wrong_field_is_named_at_once() {
+    let server = TestServer::start().await;
+    let no_type = "Possible value are consumer,support";
+    for (body, errors) in [
+        (json!({}), json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": no_type })),
+        (json!([]), json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": no_type })),
+        (
+            json!({ "firstName": null, "lastName": ["a"], "type": "Consumer" }),
+            json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": no_type }),
+        ),
+        (
+            json!({ "firstName": "", "lastName": " \t\u{feff}\u{a0}", "type": "consumer" }),
+            json!({ "firstName": "string cannot be empty", "lastName": "string cannot be empty" }),
+        ),
+        (json!({ "firstName": "a", "lastName": "b", "type": ["consumer"] }), json!({ "type": no_type })),
+    ] {
+        server.post("/users", &body).await.invalid(errors);
+    }
+}
+
+#[tokio::test]
+async fn a_form_does_as_well_as_json() {
+    let server = TestServer::start().await;
+    let form = |text: &'static str| {
+        Answer::of(server.request(Method::POST, "/users").header("content-type", "application/x-www-form-urlencoded").body(text))
+    };
+    let user = form("firstName=J%C3%B6rg&lastName=van+Dyk&type=consumer").await.ok()["user"].clone();
+    assert_eq!((&user["firstName"], &user["lastName"]), (&json!("Jörg"), &json!("van Dyk")));
+    form("firstName=a&firstName=b&lastName=c&type=consumer").await.invalid(json!({ "firstName": "please provide a string" }));
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_be_read_are_refused_in_the_envelope() {
+    let server = TestServer::start().await;
+    let send = |kind: Option<&'static str>, body: Vec<u8>| {
+        let request = server.request(Method::POST, "/users").body(body);
+        Answer::of(match kind {
+            Some(kind) => request.header("content-type", kind),
+            None => request,
+        })
+    };
+    let json_type = Some("application/json");
+    for body in ["{", "\"text\"", "5", "null", " ", "{\"a\":1}x", "{\"firstName\":\"\\ud800\"}"] {
+        let answer = send(json_type, body.into()).await;
+        assert_eq!((answer.status, &answer.body["success"]), (400, &json!(false)), "{body}: {}", answer.body);
+        assert!(answer.body["message"].as_str().unwrap().starts_with("The request body is not"), "{}", answer.body);
+    }
+    let valid = br#"{"firstName":"a","lastName":"b","type":"consumer"}"#.to_vec();
+    send(Some("application/json; charset=utf-8"), valid.clone()).await.ok();
+    send(Some("Application/JSON"), [b"\xef\xbb\xbf".to_vec(), valid.clone()].concat()).await.ok();
+    send(Some("application/json; charset=utf-16"), valid.clone()).await.refused(415, "The request body is in 'utf-16'; please send UTF-8");
+    let missing = json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": "Possible value are consumer,support" });
+    for kind in [None, Some("text/plain"), Some("application/vnd.api+json")] {
+        send(kind, valid.clone()).await.invalid(missing.clone());
+    }
+    send(json_type, Vec::new()).await.invalid(missing);
+}
+
+#[tokio::test]
+async fn a_body_of_just_the_limit_is_taken_and_one_more_byte_is_not() {
+    let server = TestServer::start().await;
+    let body = |size: usize| {
+        let frame = r#"{"firstName":"","lastName":"b","type":"consumer"}"#.len();
+        format!(r#"{{"firstName":"{}","lastName":"b","type":"consumer"}}"#, "x".repeat(size - frame))
+    };
+    let send = |body: String| Answer::of(server.request(Method::POST, "/users").header("content-type", "application/json").body(body));
+    send(body(102_400)).await.ok();
+    for size in [102_401, 1_000_000] {
+        send(body(size)).await.refused(413, "The request body is larger than 102400 bytes");
+    }
+}
+
+#[tokio::test]
+async fn all_users_are_listed_oldest_first_and_by_page() {
+    let server = TestServer::start().await;
+    assert_eq!(server.get("/users").await.ok()["users"], json!([]));
+    // More than are read at once.
+    let mut ids = Vec::new();
+    for n in 0..1_001 {
+        let user = server.post("/users", &json!({ "firstName": format!("{n}"), "lastName": "x", "type": "consumer" })).await.ok();
+        ids.push(user["user"]["_id"].clone());
+    }
+    let listed = |body: serde_json::Value| body["users"].as_array().unwrap().iter().map(|user| user["_id"].clone()).collect::<Vec<_>>();
+    assert_eq!(listed(server.get("/users").await.ok()), ids);
+    assert_eq!(listed(server.get("/users?page=2&limit=3").await.ok()), ids[6..9]);
+    assert_eq!(listed(server.get("/users?limit=9999").await.ok()), ids[..500]);
+    assert_eq!(listed(server.get("/users?page=1").await.ok()), ids[10..20]);
+    assert_eq!(listed(server.get("/users?page=-1&limit=-5").await.ok()), ids[..10]);
+    assert_eq!(listed(server.get("/users?page=99999999999999999999&limit=5").await.ok()), Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test]
+async fn a_deleted_user_is_gone_and_can_do_nothing() {
+    let server = TestServer::start().await;
+    let alice = server.person("Alice").await;
+    let path = format!("/users/{}", alice.id);
+    assert_eq!(server.delete(&path).await.ok()["message"], "Deleted a count of 1 user.");
+    assert_eq!(server.delete(&path).await.ok()["message"], "Deleted a count of 0 user.");
+    let body = server.get(&path).await.refused(404, "No user with this id found");
+    assert_eq!(body["error"], json!({ "error": "No user with this id found" }));
+    assert_eq!(server.get("/users").await.ok()["users"], json!([]));
+    Answer::of(server.request(Method::POST, &format!("/login/{}", alice.id))).await.refused(400, "No user with this id found");
+    alice.get("/room").await.refused(401, "No user with this id found");
+}
+
+#[tokio::test]
+async fn paths_are_what_the_contract_says_they_are() {
+    let server = TestServer::start().await;
+    let alice = server.person("Alice").await;
+    server.get(&format!("/users/{}/", alice.id)).await.ok();
+    server.get("/users/").await.ok();
+    alice.get("/room/").await.ok();
+    for path in ["/", "/nothing", "/users/a/b", "/room/a/b/c", "/delete"] {
+        server.get(path).await.refused(404, "API endpoint doesnt exist");
+    }
+    for (method, path, allow) in [
+        (Method::PUT, "/users", "GET,HEAD,POST"),
+        (Method::PATCH, "/users/x", "DELETE,GET,HEAD"),
+        (Method::GET, "/login/x", "POST"),
+        (Method::GET, "/room/initiate", "POST"),
+        (Method::POST, "/room/x/mark-read", "PUT"),
+        (Method::GET, "/delete/room/x", "DELETE"),
+    ] {
+        let answer = Answer::of(server.request(method.clone(), path)).await;
+        let mut allowed: Vec<_> = answer.headers["allow"].to_str().unwrap().split(',').map(str::to_owned).collect();
+        allowed.sort();
+        assert_eq!(allowed.join(","), allow, "{method} {path}");
+        answer.refused(405, "API endpoint doesnt exist");
+    }
+    let head = server.request(Method::HEAD, "/users").send().await.unwrap();
+    assert_eq!(head.status(), 200);
+    assert_eq!(head.headers()["content-type"], "application/json");
+    assert_eq!(head.text().await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn web_pages_may_call_from_any_origin_by_default_or_from_those_named() {
+    let preflight = async |server: &TestServer, origin: &'static str| {
+        server
+            .request(Method::OPTIONS, "/room")
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization, content-type")
+            .send()
+            .await
+            .unwrap()
+    };
+    let open = TestServer::start().await;
+    let answer = preflight(&open, "https://anywhere.example").await;
+    assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+    assert_eq!(answer.headers()["access-control-allow-headers"], "authorization, content-type");
+    let closed = TestServer::with(&[("CAUSERIE_HTTP__CORS_ORIGINS", "https://chat.example.com")]).await;
+    assert_eq!(preflight(&closed, "https://chat.example.com").await.headers()["access-control-allow-origin"], "https://chat.example.com");
+    assert!(preflight(&closed, "https://evil.example").await.headers().get("access-control-allow-origin").is_none());
+}

@@ -1,0 +1,112 @@
+//! A client of Socket.IO 3 and 4 over websocket, as small as the protocol allows: what the tests send is what goes over the wire.
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+
+use crate::{harness::PATIENCE, people::Person};
+
+/// A connected socket.
+pub struct Socket {
+    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    acks: u64,
+    /// Events that came while something else was waited for.
+    heard: Vec<Value>,
+}
+
+impl Socket {
+    pub async fn connect(base: &str) -> Self {
+        let url = format!("{}/socket.io/?EIO=4&transport=websocket", base.replacen("http", "ws", 1));
+        let (stream, _) = connect_async(url).await.unwrap();
+        let mut socket = Self { stream, acks: 0, heard: Vec::new() };
+        assert!(socket.receive().await.unwrap().starts_with("0{"));
+        socket.send("40").await;
+        assert!(socket.receive().await.unwrap().starts_with("40{"));
+        socket
+    }
+
+    /// A socket that belongs to this person and is in this room.
+    pub async fn of(person: &Person, room: &str) -> Self {
+        let mut socket = Self::connect(&person.base).await;
+        socket.succeeds("identity", json!([person.id])).await;
+        socket.succeeds("subscribe", json!([room])).await;
+        socket
+    }
+
+    pub async fn send(&mut self, packet: &str) {
+        self.stream.send(Message::text(packet)).await.unwrap();
+    }
+
+    pub async fn send_binary(&mut self, data: &[u8]) {
+        self.stream.send(Message::binary(data.to_vec())).await.unwrap();
+    }
+
+    /// The next packet, pings answered; none when the server closed the connection.
+    pub async fn receive(&mut self) -> Option<String> {
+        loop {
+            let frame = tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("nothing came");
+            match frame? {
+                Ok(Message::Text(text)) if text == "2" => self.send("3").await,
+                Ok(Message::Text(text)) => return Some(text.to_string()),
+                Ok(Message::Close(_)) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Sends an event with an acknowledgement and waits for that.
+    pub async fn asks(&mut self, event: &str, arguments: Value) -> Value {
+        self.acks += 1;
+        let id = self.acks;
+        let mut packet = vec![json!(event)];
+        packet.extend(arguments.as_array().unwrap().iter().cloned());
+        self.send(&format!("42{id}{}", Value::from(packet))).await;
+        let prefix = format!("43{id}");
+        loop {
+            let packet = self.receive().await.expect("the connection ended before the acknowledgement");
+            match packet.strip_prefix(&prefix) {
+                Some(answer) => return serde_json::from_str::<Value>(answer).unwrap()[0].take(),
+                None => self.keep(&packet),
+            }
+        }
+    }
+
+    #[track_caller]
+    pub fn succeeds(&mut self, event: &str, arguments: Value) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        let event = event.to_owned();
+        async move {
+            let answer = self.asks(&event, arguments).await;
+            assert_eq!(answer, json!({ "success": true }), "at {caller}");
+        }
+    }
+
+    /// The refusal in the acknowledgement.
+    pub async fn is_refused(&mut self, event: &str, arguments: Value) -> String {
+        let answer = self.asks(event, arguments.clone()).await;
+        assert_eq!(answer["success"], false, "{event} {arguments}: {answer}");
+        answer["message"].as_str().unwrap().to_owned()
+    }
+
+    /// The next event, with its name in front.
+    pub async fn hears(&mut self) -> Value {
+        while self.heard.is_empty() {
+            let packet = self.receive().await.expect("the connection ended before the event");
+            self.keep(&packet);
+        }
+        self.heard.remove(0)
+    }
+
+    /// The post of the next event, which is `new message`.
+    pub async fn hears_post(&mut self) -> Value {
+        let mut event = self.hears().await;
+        assert_eq!(event[0], "new message");
+        event[1]["message"].take()
+    }
+
+    fn keep(&mut self, packet: &str) {
+        let event = packet.strip_prefix("42").unwrap_or_else(|| panic!("neither event nor acknowledgement: {packet}"));
+        self.heard.push(serde_json::from_str(event).unwrap());
+    }
+}
