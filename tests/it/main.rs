@@ -5,10 +5,13 @@ mod harness;
 mod people;
 mod wire;
 
+mod crash;
 mod delete;
 mod login;
 mod messages;
 mod program;
+mod replay;
 mod rooms;
 mod sockets;
+mod store;
 mod users;

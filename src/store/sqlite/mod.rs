@@ -10,7 +10,11 @@ mod rows;
 mod threads;
 mod users;
 
-use std::{fs::File, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 
@@ -25,7 +29,7 @@ const READERS: usize = 2;
 pub struct Sqlite {
     threads: Arc<Threads>,
     /// Held for as long as the database is open: a second process is turned away instead of writing beside us.
-    _lock: File,
+    lock: Mutex<Option<File>>,
 }
 
 impl Sqlite {
@@ -34,7 +38,7 @@ impl Sqlite {
         let (threads, lock) = tokio::task::spawn_blocking(move || file::open(&path))
             .await
             .unwrap_or_else(|lost| Err(OpenError(format!("database: opening it failed: {lost}"))))?;
-        let store = Self { threads: Arc::new(threads), _lock: lock };
+        let store = Self { threads: Arc::new(threads), lock: Mutex::new(Some(lock)) };
         store.purge();
         Ok(store)
     }
@@ -136,5 +140,6 @@ impl Store for Sqlite {
         if let Err(lost) = tokio::task::spawn_blocking(move || threads.stop()).await {
             tracing::error!(%lost, "the database threads did not stop cleanly");
         }
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }

@@ -1,0 +1,116 @@
+//! The process is killed in the middle of its work, again and again, and nothing that it acknowledged is lost, doubled or out of order.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    harness::{PATIENCE, Program},
+    people::{Answer, Person},
+};
+
+const KILLS: usize = 5;
+const ROOMS: usize = 4;
+const POSTERS: usize = 16;
+/// How many posts are acknowledged between two kills.
+const BETWEEN_KILLS: usize = 300;
+
+/// What was acknowledged: text to room and seq.
+type Acknowledged = Arc<Mutex<HashMap<String, (String, u64)>>>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledged_message_survives_the_kill_and_stands_there_once() {
+    let folder = TempDir::new().unwrap();
+    let mut program = Program::start(folder.path(), &[]);
+    let (alice, rooms) = alice_and_her_rooms(&program.base).await;
+    let acknowledged = Acknowledged::default();
+    for round in 0..KILLS {
+        let done = Arc::new(AtomicUsize::new(0));
+        let posters: Vec<_> = (0..POSTERS)
+            .map(|poster| {
+                let caller = Person { base: program.base.clone(), http: reqwest::Client::new(), ..alice.clone() };
+                let (room, acknowledged, done) = (rooms[poster % ROOMS].clone(), Arc::clone(&acknowledged), Arc::clone(&done));
+                tokio::spawn(async move {
+                    for n in 0.. {
+                        let text = format!("{round}/{poster}/{n}");
+                        let request = caller.request(Method::POST, &format!("/room/{room}/message")).json(&json!({ "messageText": text }));
+                        let Ok(answer) = request.send().await else { return };
+                        let Ok(body) = answer.json::<Value>().await else { return };
+                        let seq = body["post"]["seq"].as_u64().unwrap();
+                        assert!(acknowledged.lock().unwrap().insert(text, (room.clone(), seq)).is_none());
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        let deadline = Instant::now() + PATIENCE;
+        while done.load(Ordering::Relaxed) < BETWEEN_KILLS {
+            assert!(Instant::now() < deadline, "the posts are not getting anywhere");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        program.kill();
+        for poster in posters {
+            poster.await.unwrap();
+        }
+        program = Program::start(folder.path(), &[]);
+        check(&Person { base: program.base.clone(), ..alice.clone() }, &rooms, &acknowledged.lock().unwrap()).await;
+    }
+}
+
+async fn alice_and_her_rooms(base: &str) -> (Person, Vec<String>) {
+    let http = reqwest::Client::new();
+    let mut ids = Vec::new();
+    for n in 0..=ROOMS {
+        let body = json!({ "firstName": format!("{n}"), "lastName": "x", "type": "consumer" });
+        let user = Answer::of(http.post(format!("{base}/users")).json(&body)).await.ok();
+        ids.push(user["user"]["_id"].as_str().unwrap().to_owned());
+    }
+    let login = Answer::of(http.post(format!("{base}/login/{}", ids[0]))).await.ok();
+    let alice = Person {
+        base: base.to_owned(),
+        http,
+        id: ids[0].clone(),
+        token: login["authorization"].as_str().unwrap().to_owned(),
+        user: json!(null),
+    };
+    let mut rooms = Vec::new();
+    for id in &ids[1..] {
+        let body = json!({ "userIds": [id], "type": "consumer-to-consumer" });
+        let room = Answer::of(alice.request(Method::POST, "/room/initiate").json(&body)).await.ok();
+        rooms.push(room["chatRoom"]["chatRoomId"].as_str().unwrap().to_owned());
+    }
+    (alice, rooms)
+}
+
+/// Every log is whole, and holds each acknowledged message once, where the acknowledgement said.
+async fn check(alice: &Person, rooms: &[String], acknowledged: &HashMap<String, (String, u64)>) {
+    let mut found = HashMap::new();
+    for room in rooms {
+        let mut last = 0;
+        loop {
+            let body = alice.get(&format!("/room/{room}?after={last}&limit=500")).await.ok();
+            let page = body["conversation"].as_array().unwrap();
+            if page.is_empty() {
+                break;
+            }
+            for message in page {
+                last += 1;
+                assert_eq!(message["seq"], last, "the numbers have a hole or a repeat");
+                let text = message["message"]["messageText"].as_str().unwrap().to_owned();
+                assert_eq!(found.insert(text, (room.clone(), last)), None, "a message stands there twice");
+            }
+        }
+    }
+    for (text, place) in acknowledged {
+        assert_eq!(found.get(text), Some(place), "{text} was acknowledged");
+    }
+}

@@ -1,0 +1,375 @@
+//! The contract of `Store`, pinned at its awkward places. Every store has to pass; a new one is a case of `Kind`.
+
+use std::sync::Arc;
+
+use causerie::{
+    model::{Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType},
+    store::{self, NewMessage, Page, Placed, Store},
+};
+use rstest::rstest;
+use tempfile::TempDir;
+
+use crate::harness::database_url;
+
+/// The stores there are.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Sqlite,
+}
+
+/// A database of its own for one test.
+struct Database {
+    url: String,
+    _folder: TempDir,
+}
+
+impl Database {
+    fn new(kind: Kind) -> Self {
+        let folder = TempDir::new().unwrap();
+        let url = match kind {
+            Kind::Sqlite => database_url(&folder),
+        };
+        Self { url, _folder: folder }
+    }
+
+    async fn open(&self) -> Arc<dyn Store> {
+        store::open(&self.url).await.unwrap()
+    }
+}
+
+fn user_id(n: u8) -> UserId {
+    UserId::from_bytes([n; 16])
+}
+
+fn user(n: u8) -> User {
+    let created_at = Timestamp(1_000 + i64::from(n));
+    User {
+        id: user_id(n),
+        first_name: format!("first {n}"),
+        last_name: format!("last {n}"),
+        kind: UserType::Support,
+        created_at,
+        updated_at: created_at,
+        deleted: false,
+    }
+}
+
+fn room(n: u8, members: &[u8]) -> Room {
+    Room {
+        id: RoomId::from_bytes([n; 16]),
+        kind: RoomType::ConsumerToConsumer,
+        initiator: user_id(members[0]),
+        members: members.iter().map(|n| user_id(*n)).collect(),
+        created_at: Timestamp(5_000),
+    }
+}
+
+/// A message by member `author`, whose id ascends with `n`.
+fn draft(room: &Room, author: u8, n: u64) -> NewMessage {
+    NewMessage {
+        id: MessageId::from_bytes(u128::from(n).to_be_bytes()),
+        room: room.id,
+        author: user_id(author),
+        text: format!("text {n}"),
+        created_at: Timestamp(10_000 + i64::try_from(n).unwrap()),
+    }
+}
+
+fn seqs(messages: &[Message]) -> Vec<u64> {
+    messages.iter().map(|message| message.seq.0).collect()
+}
+
+/// A store with one room of users 1 and 2, in which messages 1 to `count` stand, by the two in turn, 1 first.
+async fn with_messages(database: &Database, count: u64) -> (Arc<dyn Store>, Room) {
+    let store = database.open().await;
+    for n in [1, 2] {
+        store.add_user(user(n)).await.unwrap();
+    }
+    let room = room(100, &[1, 2]);
+    store.find_or_add_room(room.clone()).await.unwrap();
+    store.append((1..=count).map(|n| draft(&room, if n % 2 == 1 { 1 } else { 2 }, n)).collect()).await.unwrap();
+    (store, room)
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_is_not_there_is_none(#[values(Kind::Sqlite)] kind: Kind) {
+    let database = Database::new(kind);
+    let store = database.open().await;
+    let nowhere = room(9, &[9]);
+    assert_eq!(store.user(user_id(9)).await.unwrap(), None);
+    assert_eq!(store.people(&[user_id(9)]).await.unwrap(), []);
+    assert_eq!(store.list_users(None, 0, 10).await.unwrap(), []);
+    assert!(!store.delete_user(user_id(9), Timestamp(1)).await.unwrap());
+    assert_eq!(store.room(nowhere.id).await.unwrap(), None);
+    assert_eq!(store.delete_room(nowhere.id).await.unwrap(), None);
+    assert_eq!(store.append(vec![draft(&nowhere, 9, 1)]).await.unwrap(), [None]);
+    assert_eq!(store.append(vec![]).await.unwrap(), []);
+    for page in [Page::Newest { skip: 0 }, Page::Before(Seq(5)), Page::After(Seq(0))] {
+        assert_eq!(store.messages(nowhere.id, page, 10).await.unwrap(), []);
+    }
+    assert_eq!(store.message(MessageId::from_bytes([9; 16])).await.unwrap(), None);
+    assert!(!store.delete_message(MessageId::from_bytes([9; 16])).await.unwrap());
+    assert_eq!(store.recents(user_id(9), 0, 10).await.unwrap(), []);
+    assert_eq!(store.mark_read(nowhere.id, user_id(9), Timestamp(1)).await.unwrap(), 0);
+    assert_eq!(store.read_marks(nowhere.id, &[user_id(9)], Seq(1), Seq(9)).await.unwrap(), []);
+    store.ping().await.unwrap();
+}
+
+#[rstest]
+#[tokio::test]
+async fn users_are_listed_by_age_and_stay_as_authors_when_deleted(#[values(Kind::Sqlite)] kind: Kind) {
+    let database = Database::new(kind);
+    let store = database.open().await;
+    let mut users = [user(3), user(1), user(2)];
+    // The same moment: the id decides.
+    users[2].created_at = users[0].created_at;
+    for user in &users {
+        store.add_user(user.clone()).await.unwrap();
+    }
+    let [third, first, second] = users;
+    let all = [first.clone(), second.clone(), third.clone()];
+    assert_eq!(store.list_users(None, 0, 10).await.unwrap(), all);
+    assert_eq!(store.list_users(None, 1, 1).await.unwrap(), all[1..2]);
+    assert_eq!(store.list_users(Some((second.created_at, second.id)), 0, 10).await.unwrap(), all[2..]);
+    assert_eq!(store.list_users(None, u64::MAX, u64::MAX).await.unwrap(), []);
+    // Read before and after, since it may be cached.
+    assert_eq!(store.user(second.id).await.unwrap().as_deref(), Some(&second));
+    assert!(store.delete_user(second.id, Timestamp(7_777)).await.unwrap());
+    assert!(!store.delete_user(second.id, Timestamp(8_888)).await.unwrap());
+    assert_eq!(store.user(second.id).await.unwrap(), None);
+    assert_eq!(store.list_users(None, 0, 10).await.unwrap(), [first.clone(), third.clone()]);
+    let people = store.people(&[third.id, user_id(99), second.id, first.id]).await.unwrap();
+    let erased = User { first_name: String::new(), last_name: String::new(), updated_at: Timestamp(7_777), deleted: true, ..second };
+    assert_eq!(people.iter().map(|user| (**user).clone()).collect::<Vec<_>>(), [third, erased, first]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_hundred_at_once_find_one_room(#[values(Kind::Sqlite)] kind: Kind) {
+    let database = Database::new(kind);
+    let store = database.open().await;
+    let asking: Vec<_> = (0..100)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.find_or_add_room(room(n, &[1, 2])).await.unwrap() })
+        })
+        .collect();
+    let mut found = Vec::new();
+    for asker in asking {
+        found.push(asker.await.unwrap());
+    }
+    assert_eq!(found.iter().filter(|(_, is_new)| *is_new).count(), 1);
+    assert!(found.iter().all(|(room, _)| room.id == found[0].0.id));
+    let support = Room { kind: RoomType::ConsumerToSupport, ..room(101, &[1, 2]) };
+    assert_eq!(*store.find_or_add_room(support.clone()).await.unwrap().0, support);
+    assert!(store.find_or_add_room(room(102, &[1, 2, 3])).await.unwrap().1);
+    assert!(store.find_or_add_room(room(103, &[1])).await.unwrap().1);
+}
+
+#[rstest]
+#[tokio::test]
+async fn logs_are_numbered_without_holes_whoever_appends(#[values(Kind::Sqlite)] kind: Kind) {
+    let database = Database::new(kind);
+    let (store, first) = with_messages(&database, 0).await;
+    let second = room(101, &[1]);
+    let gone = room(102, &[2]);
+    store.find_or_add_room(second.clone()).await.unwrap();
+    let appending: Vec<_> = (0..20)
+        .map(|n| {
+            let (store, rooms) = (Arc::clone(&store), [first.clone(), gone.clone(), second.clone(), first.clone()]);
+            tokio::spawn(async move {
+                let batch = rooms.iter().zip(0..).map(|(room, k)| draft(room, 1, 1 + n * 4 + k)).collect();
+                store.append(batch).await.unwrap()
+            })
+        })
+        .collect();
+    let (mut in_first, mut in_second) = (Vec::new(), Vec::new());
+    for appender in appending {
+        let placed = appender.await.unwrap();
+        let [Some(a), None, Some(b), Some(c)] = placed[..] else { panic!("{placed:?}") };
+        assert_eq!(c.seq.0, a.seq.0 + 1, "a batch stays together");
+        in_first.extend([a.seq.0, c.seq.0]);
+        in_second.push(b.seq.0);
+    }
+    in_first.sort_unstable();
+    in_second.sort_unstable();
+    assert_eq!(in_first, (1..=40).collect::<Vec<_>>());
+    assert_eq!(in_second, (1..=20).collect::<Vec<_>>());
+    assert_eq!(seqs(&store.messages(first.id, Page::After(Seq(0)), 100).await.unwrap()), in_first);
+}
+
+#[rstest]
+#[tokio::test]
+async fn time_never_runs_backwards_within_a_log(#[values(Kind::Sqlite)] kind: Kind) {
+    let database = Database::new(kind);
+    let (store, room) = with_messages(&database, 1).await;
+    let earlier = NewMessage { created_at: Timestamp(1), ..draft(&room, 1, 2) };
+    let placed = store.append(vec![earlier, draft(&room, 2, 3)]).await.unwrap();
+    let at = |seq, time| Some(Placed { seq: Seq(seq), created_at: Timestamp(time) });
+    assert_eq!(placed, [at(2, 10_001), at(3, 10_003)]);
+    assert_eq!(store.messages(room.id, Page::After(Seq(1)), 1).await.unwrap()[0].created_at, Timestamp(10_001));
+}
+
+#[rstest]
+#[tokio::test]
+async fn pages_leave_out_what_was_deleted_and_nothing_else(#[values(Kind::Sqlite)] kind: Kind) {
+    let database = Database::new(kind);
+    let (store, room) = with_messages(&database, 60).await;
+    let mut left: Vec<u64> = (1..=60).collect();
+    for n in [60, 59, 1, 30, 31, 32, 33, 10, 58, 20, 40, 41] {
+        let id = draft(&room, 1, n).id;
+        assert!(store.message(id).await.unwrap().is_some_and(|message| message.text == format!("text {n}")));
+        assert!(store.delete_message(id).await.unwrap());
+        assert!(!store.delete_message(id).await.unwrap());
+        assert_eq!(store.message(id).await.unwrap(), None);
+        left.retain(|seq| *seq != n);
+        for limit in [1, 7, 60] {
+            for skip in (0..=62).step_by(5) {
+                let page = store.messages(room.id, Page::Newest { skip }, limit).await.unwrap();
+                let end = left.len().saturating_sub(usize::try_from(skip).unwrap());
+                let start = end.saturating_sub(usize::try_from(limit).unwrap());
+                assert_eq!(seqs(&page), left[start..end], "skip {skip} limit {limit}");
+            }
+        }
+        for seq in [0, 1, 10, 34, 60, 61, u64::MAX] {
+            let before: Vec<_> = left.iter().copied().filter(|n| *n < seq).collect();
+            let after: Vec<_> = left.iter().copied().filter(|n| *n > seq).collect();
+            let page = store.messages(room.id, Page::Before(Seq(seq)), 5).await.unwrap();
+            assert_eq!(seqs(&page), before[before.len().saturating_sub(5)..], "before {seq}");
+            let page = store.messages(room.id, Page::After(Seq(seq)), 5).await.unwrap();
+            assert_eq!(seqs(&page), after[..after.len().min(5)], "after {seq}");
+        }
+    }
+    let placed = store.append(vec![draft(&room, 1, 61)]).await.unwrap();
+    assert_eq!(placed[0].map(|placed| placed.seq), Some(Seq(61)), "the number of a deleted message is not given again");
+}
+
+#[rstest]
+#[tokio::test]
+async fn marks_count_what_became_read_and_remember_when(#[values(Kind::Sqlite)] kind: Kind) {
+    let database = Database::new(kind);
+    let (store, room) = with_messages(&database, 10).await;
+    let (one, two) = (user_id(1), user_id(2));
+    store.delete_message(draft(&room, 1, 3).id).await.unwrap();
+    assert_eq!(store.mark_read(room.id, two, Timestamp(100)).await.unwrap(), 4, "1, 5, 7 and 9");
+    assert_eq!(store.mark_read(room.id, two, Timestamp(200)).await.unwrap(), 0);
+    store.append(vec![draft(&room, 2, 11)]).await.unwrap();
+    assert_eq!(store.mark_read(room.id, two, Timestamp(300)).await.unwrap(), 0, "one's own");
+    store.append(vec![draft(&room, 1, 12), draft(&room, 1, 13)]).await.unwrap();
+    assert_eq!(store.mark_read(room.id, two, Timestamp(400)).await.unwrap(), 2);
+    assert_eq!(store.mark_read(room.id, one, Timestamp(500)).await.unwrap(), 6);
+    let mark = |user, up_to, at| ReadMark { user, up_to: Seq(up_to), read_at: Timestamp(at) };
+    let marks = async |readers: &[UserId], first, last| store.read_marks(room.id, readers, Seq(first), Seq(last)).await.unwrap();
+    assert_eq!(marks(&[one, two], 1, 13).await, [mark(one, 13, 500), mark(two, 10, 100), mark(two, 13, 400)]);
+    assert_eq!(marks(&[two], 1, 10).await, [mark(two, 10, 100)], "later marks say nothing about this page");
+    assert_eq!(marks(&[two], 11, 11).await, [mark(two, 13, 400)]);
+    assert_eq!(marks(&[two], 14, 20).await, []);
+}
+
+#[rstest]
+#[tokio::test]
+async fn recents_follow_the_latest_message(#[values(Kind::Sqlite)] kind: Kind) {
+    let database = Database::new(kind);
+    let store = database.open().await;
+    let rooms: Vec<_> = (0..5).map(|n| room(100 + n, &[1, 10 + n])).collect();
+    for room in &rooms {
+        store.find_or_add_room(room.clone()).await.unwrap();
+    }
+    let recents = async |skip, limit| {
+        let recents = store.recents(user_id(1), skip, limit).await.unwrap();
+        recents.iter().map(|message| (rooms.iter().position(|room| room.id == message.room).unwrap(), message.seq.0)).collect::<Vec<_>>()
+    };
+    assert_eq!(recents(0, 10).await, []);
+    for (n, room) in [3, 0, 4, 3].into_iter().zip(1..) {
+        store.append(vec![draft(&rooms[n], 1, room)]).await.unwrap();
+    }
+    assert_eq!(recents(0, 10).await, [(3, 2), (4, 1), (0, 1)]);
+    assert_eq!(recents(1, 1).await, [(4, 1)]);
+    assert_eq!(recents(3, 10).await, []);
+    store.delete_message(draft(&rooms[3], 1, 4).id).await.unwrap();
+    assert_eq!(recents(0, 10).await, [(4, 1), (0, 1), (3, 1)]);
+    store.delete_message(draft(&rooms[0], 1, 2).id).await.unwrap();
+    store.delete_room(rooms[4].id).await.unwrap();
+    assert_eq!(recents(0, 10).await, [(3, 1)]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_room_goes_with_all_it_holds_however_much_that_is(#[values(Kind::Sqlite)] kind: Kind) {
+    let database = Database::new(kind);
+    let (store, room) = with_messages(&database, 2_500).await;
+    store.mark_read(room.id, user_id(2), Timestamp(1)).await.unwrap();
+    store.delete_message(draft(&room, 1, 7).id).await.unwrap();
+    assert_eq!(store.room(room.id).await.unwrap().as_deref(), Some(&room));
+    assert_eq!(store.delete_room(room.id).await.unwrap(), Some(2_499));
+    assert_eq!(store.room(room.id).await.unwrap(), None);
+    assert_eq!(store.message(draft(&room, 1, 2_000).id).await.unwrap(), None);
+    assert!(!store.delete_message(draft(&room, 1, 2_000).id).await.unwrap());
+    assert_eq!(store.recents(user_id(1), 0, 10).await.unwrap(), []);
+    let again = Room { id: RoomId::from_bytes([55; 16]), ..room.clone() };
+    assert!(store.find_or_add_room(again).await.unwrap().1);
+    store.close().await;
+    // Whatever was left to take away is taken away, now or after the next start.
+    let store = database.open().await;
+    let deadline = std::time::Instant::now() + crate::harness::PATIENCE;
+    while !store.messages(room.id, Page::After(Seq(0)), 10).await.unwrap().is_empty() {
+        assert!(std::time::Instant::now() < deadline, "the log of a deleted room is still there");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn everything_is_there_after_a_restart(#[values(Kind::Sqlite)] kind: Kind) {
+    let database = Database::new(kind);
+    let (store, room) = with_messages(&database, 3).await;
+    store.mark_read(room.id, user_id(2), Timestamp(100)).await.unwrap();
+    let secret = store.token_secret([1; 32]).await.unwrap();
+    assert_eq!(secret, [1; 32]);
+    let before = store.messages(room.id, Page::After(Seq(0)), 10).await.unwrap();
+    store.close().await;
+    assert!(store.ping().await.is_err(), "a closed store says so");
+    drop(store);
+    let store = database.open().await;
+    assert_eq!(store.messages(room.id, Page::After(Seq(0)), 10).await.unwrap(), before);
+    assert_eq!(store.user(user_id(1)).await.unwrap().as_deref(), Some(&user(1)));
+    assert_eq!(store.room(room.id).await.unwrap().as_deref(), Some(&room));
+    assert_eq!(store.mark_read(room.id, user_id(2), Timestamp(200)).await.unwrap(), 0);
+    assert_eq!(store.token_secret([2; 32]).await.unwrap(), secret, "the first secret stays");
+    assert_eq!(store.append(vec![draft(&room, 1, 4)]).await.unwrap()[0].map(|placed| placed.seq), Some(Seq(4)));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_deletion_takes_hold_at_once_whoever_is_reading(#[values(Kind::Sqlite)] kind: Kind) {
+    let database = Database::new(kind);
+    let store = database.open().await;
+    for round in 1..=30 {
+        let (id, room) = (user_id(round), room(round, &[round]));
+        store.add_user(user(round)).await.unwrap();
+        store.find_or_add_room(room.clone()).await.unwrap();
+        let reading: Vec<_> = (0..4)
+            .map(|_| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move {
+                    for _ in 0..20 {
+                        store.user(id).await.unwrap();
+                        store.room(room.id).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        store.delete_user(id, Timestamp(1)).await.unwrap();
+        store.delete_room(RoomId::from_bytes([round; 16])).await.unwrap();
+        assert_eq!(store.user(id).await.unwrap(), None);
+        assert_eq!(store.room(RoomId::from_bytes([round; 16])).await.unwrap(), None);
+        for reader in reading {
+            reader.await.unwrap();
+        }
+        assert_eq!(store.user(id).await.unwrap(), None, "what was read before must not come back after");
+        assert_eq!(store.room(RoomId::from_bytes([round; 16])).await.unwrap(), None);
+    }
+}
