@@ -17,14 +17,14 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The exit code when the server cannot start.
 const CANNOT_START: u8 = 2;
+
+/// How many log lines may wait to be written. When more come in faster than they can be written, lines are dropped, not requests held up.
+const LOG_LINES: usize = 8_192;
 
 /// A chat server: REST and Socket.IO on an embedded database.
 #[derive(Parser)]
@@ -79,7 +79,7 @@ fn load(arguments: &Arguments) -> Result<Config, String> {
 
 /// Log lines go to standard error through a thread of their own, many at a write when there are many.
 fn start_log(filter: EnvFilter, format: LogFormat) -> WorkerGuard {
-    let (writer, guard) = tracing_appender::non_blocking(io::BufWriter::new(io::stderr()));
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(io::BufWriter::new(io::stderr()));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Text => log.init(),

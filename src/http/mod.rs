@@ -33,7 +33,7 @@ use crate::{
     clock::Clock,
     config::{HttpConfig, Origins},
     error::{Error, Result},
-    live::Live,
+    live::{self, Live},
     store::Store,
     timeline::Timeline,
     token::Tokens,
@@ -75,18 +75,21 @@ pub fn router(app: App, sockets: SocketIoLayer) -> Router {
         .layer(CatchPanicLayer::custom(observe::panicked))
         .layer(middleware::from_fn_with_state(Duration::from(config.request_timeout_ms), observe::limit_time))
         .layer(sockets)
+        .layer(middleware::from_fn(live::slim))
         .layer(cors(&config.cors_origins))
         .layer(middleware::from_fn(observe::log))
 }
 
-/// Lets web pages call. A list of headers would have to name each that a frontend may ever send; there are no cookies to protect.
+/// Lets web pages call. A list of headers would have to name each that a frontend may ever send. Clients of socket.io 2 poll with
+/// credentials, which browsers allow only where the answer says so and names the origin; there are no cookies that this would expose.
 fn cors(origins: &Origins) -> CorsLayer {
     let origins = match origins {
-        Origins::Any => AllowOrigin::any(),
+        Origins::Any => AllowOrigin::mirror_request(),
         Origins::These(list) => AllowOrigin::list(list.iter().cloned()),
     };
     CorsLayer::new()
         .allow_origin(origins)
+        .allow_credentials(true)
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([HeaderName::from_static(observe::REQUEST_ID)])

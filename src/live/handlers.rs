@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use serde::{
@@ -24,8 +25,10 @@ use crate::{
     store::Store,
 };
 
-/// The most events of one socket that may be under way.
-const UNDER_WAY: usize = 64;
+/// The most events of one socket that may be under way: a client may well subscribe to all its rooms in one go.
+const UNDER_WAY: usize = 4_096;
+/// How long an event waits for the one in front of it.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What the handlers work with.
 pub struct Handlers {
@@ -62,9 +65,17 @@ impl<'de> Deserialize<'de> for Arguments {
     }
 }
 
-/// Makes a socket that has just connected answer to its client's events, one after the other.
-pub fn listen(handlers: Arc<Handlers>, socket: &SocketRef) {
-    let turns = Arc::new(Turns::default());
+/// Held by a socket from its first moment until it is connected, so that events wait for that.
+#[derive(Clone)]
+struct Connecting(#[expect(dead_code, reason = "dropping it is what it is for")] Arc<Turn>);
+
+/// Makes a socket that is about to connect answer to its client's events, one after the other. This has to come before the client is
+/// told that it is connected: an event that finds nobody listening is lost.
+pub fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
+    let (handlers, turns) = (Arc::clone(handlers), Arc::new(Turns::default()));
+    if let Some(first) = turns.take() {
+        socket.extensions.insert(Connecting(Arc::new(first)));
+    }
     socket.on_fallback(move |socket: SocketRef, Event(name): Event, arguments: TryData<Arguments>, ack: AckSender| {
         // Taken here and not in the future: this runs in the order in which the events came in.
         let turn = turns.take();
@@ -77,6 +88,11 @@ pub fn listen(handlers: Arc<Handlers>, socket: &SocketRef) {
             acknowledge(&socket, ack, outcome);
         }
     });
+}
+
+/// Lets the events run that came in while the socket was connecting.
+pub fn connected(socket: &SocketRef) {
+    socket.extensions.remove::<Connecting>();
 }
 
 fn acknowledge(socket: &SocketRef, ack: AckSender, outcome: Result<()>) {
@@ -156,8 +172,9 @@ impl Turns {
 impl Turn {
     async fn wait<T>(mut self, work: impl Future<Output = T>) -> T {
         if let Some(former) = self.former.take() {
-            // An error: the one in front has dropped its end, which is how it says that it is through.
-            let _ = former.await;
+            // An error: the one in front has dropped its end, which is how it says that it is through. The limit is for a socket that
+            // never got connected after all.
+            let _ = tokio::time::timeout(LONGEST_WAIT, former).await;
         }
         work.await
     }

@@ -5,13 +5,15 @@
 
 mod events;
 mod handlers;
+mod handshake;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
 
-use socketioxide::{SendError, SocketError, SocketIo, extract::SocketRef, layer::SocketIoLayer};
+use socketioxide::{SendError, SocketError, SocketIo, extract::SocketRef, handler::ConnectHandler, layer::SocketIoLayer};
 
 pub use events::Event;
 pub use handlers::Handlers;
+pub use handshake::slim;
 
 use crate::{
     config::SocketConfig,
@@ -72,10 +74,15 @@ impl Sockets {
             .ws_read_buffer_size(READ_BUFFER)
             .build_layer();
         let handlers = Arc::new(handlers);
-        io.ns("/", move |socket: SocketRef| {
-            handlers::listen(Arc::clone(&handlers), &socket);
-            std::future::ready(())
-        });
+        let listen = move |socket: SocketRef| {
+            handlers::listen(&handlers, &socket);
+            ready(Ok::<_, Infallible>(()))
+        };
+        let connected = |socket: SocketRef| {
+            handlers::connected(&socket);
+            ready(())
+        };
+        io.ns("/", connected.with(listen));
         (Self { io }, layer)
     }
 

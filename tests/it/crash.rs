@@ -62,7 +62,8 @@ async fn an_acknowledged_message_survives_the_kill_and_stands_there_once() {
             poster.await.unwrap();
         }
         program = Program::start(folder.path(), &[]);
-        check(&Person { base: program.base.clone(), ..alice.clone() }, &rooms, &acknowledged.lock().unwrap()).await;
+        let so_far = acknowledged.lock().unwrap().clone();
+        check(&Person { base: program.base.clone(), ..alice.clone() }, &rooms, &so_far).await;
     }
 }
 

@@ -10,6 +10,7 @@ mod delete;
 mod login;
 mod messages;
 mod program;
+mod real_clients;
 mod replay;
 mod rooms;
 mod sockets;

@@ -40,6 +40,7 @@ impl Answer {
 
     /// Fails validation with exactly these errors.
     #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "tests write the errors down in the call")]
     pub fn invalid(self, errors: Value) {
         let body = self.refused(400, "Kindly fix the error(s)");
         assert_eq!(body["errors"], errors);

@@ -110,7 +110,7 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
 
     let open = |path: &str| format!("sqlite:{path}");
     let starts_on = |path: &str, mention: &str| {
-        refuses(folder.path(), &[("CAUSERIE_DATABASE", &open(path)), ("CAUSERIE_LISTEN", "127.0.0.1:0")], mention)
+        refuses(folder.path(), &[("CAUSERIE_DATABASE", &open(path)), ("CAUSERIE_LISTEN", "127.0.0.1:0")], mention);
     };
     fs::write(at("text.db"), "this is not a database, just a long enough text to look at. ".repeat(100)).unwrap();
     starts_on("text.db", "text.db is not a database");

@@ -99,6 +99,25 @@ async fn events_of_one_socket_take_effect_in_the_order_in_which_they_were_sent()
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_sent_at_the_very_moment_of_connecting_is_not_lost() {
+    let server = TestServer::start().await;
+    let alice = server.person("Alice").await;
+    let connecting: Vec<_> = (0..16)
+        .map(|_| {
+            let alice = alice.clone();
+            tokio::spawn(async move {
+                for _ in 0..250 {
+                    Socket::connect(&alice.base).await.succeeds("identity", json!([alice.id])).await;
+                }
+            })
+        })
+        .collect();
+    for client in connecting {
+        client.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_second_identity_takes_the_place_of_the_first() {
     let server = TestServer::start().await;

@@ -169,7 +169,8 @@ async fn web_pages_may_call_from_any_origin_by_default_or_from_those_named() {
     };
     let open = TestServer::start().await;
     let answer = preflight(&open, "https://anywhere.example").await;
-    assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+    assert_eq!(answer.headers()["access-control-allow-origin"], "https://anywhere.example");
+    assert_eq!(answer.headers()["access-control-allow-credentials"], "true", "socket.io 2 polls with credentials");
     assert_eq!(answer.headers()["access-control-allow-headers"], "authorization, content-type");
     let closed = TestServer::with(&[("CAUSERIE_HTTP__CORS_ORIGINS", "https://chat.example.com")]).await;
     assert_eq!(preflight(&closed, "https://chat.example.com").await.headers()["access-control-allow-origin"], "https://chat.example.com");

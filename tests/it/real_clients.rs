@@ -1,0 +1,47 @@
+//! The official clients: socket.io 2, 3 and 4, and Postman's collection in newman. They come from the npm registry at first use, at the
+//! versions of the lock file in `tests/clients`.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use tokio::sync::OnceCell;
+
+use crate::harness::TestServer;
+
+static INSTALLED: OnceCell<()> = OnceCell::const_new();
+
+fn folder() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "clients"].iter().collect()
+}
+
+/// Runs a command among the clients; its output is shown when it fails.
+async fn run(program: &str, arguments: &[&str]) {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(folder()).stdin(Stdio::null());
+    let output = tokio::process::Command::from(command).output().await;
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; these tests need Node.js with npm"));
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {arguments:?}: {}\n{text}", output.status);
+}
+
+async fn installed() {
+    INSTALLED.get_or_init(|| run("npm", &["ci", "--no-audit", "--no-fund", "--loglevel=error"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_generations_of_clients_over_every_transport_share_a_room() {
+    installed().await;
+    // Short enough for the clients to see a few heartbeats.
+    let settings = [("CAUSERIE_SOCKET__PING_INTERVAL_MS", "500"), ("CAUSERIE_SOCKET__PING_TIMEOUT_MS", "2000")];
+    let server = TestServer::with(&settings).await;
+    run("node", &["generations.mjs", &server.base]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_postman_collection_passes_against_a_fresh_server() {
+    installed().await;
+    let server = TestServer::start().await;
+    run("node", &["newman.mjs", &server.base]).await;
+}
