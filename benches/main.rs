@@ -1,3 +1,144 @@
-//! Benchmarks.
+//! `cargo bench`: what Causerie delivers, beside what a bare server delivers on the same machine in the same minutes.
+//!
+//! Absolute figures say more about the machine than about the server, so the throughput figures are ratios to a
+//! yardstick ([`yardstick`]): the same libraries and the same answers, without database, tokens or log. Both run as
+//! child processes, take turns, and are driven over loopback by this process. The figures about growth (deep pages,
+//! many rooms, much unread) compare Causerie with itself.
+//!
+//! `cargo bench -- --quick` takes less than a minute; `--only posts` (deliveries, reads, idle) runs a part;
+//! `--calibrate` puts a second yardstick in Causerie's place: how far its ratios are from 1 is the noise of the method.
 
-fn main() {}
+mod deliveries;
+mod duel;
+mod http;
+mod idle;
+mod latency;
+mod posts;
+mod reads;
+mod report;
+mod scale;
+mod seed;
+mod server;
+mod sockets;
+mod yardstick;
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, ValueEnum};
+
+use crate::duel::Pair;
+use crate::report::Report;
+use crate::scale::Scale;
+use crate::server::{Kind, Launcher};
+
+/// The result of anything here: a benchmark that meets an error stops, and says which.
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// What may stand after `cargo bench --`.
+#[derive(Parser)]
+struct Arguments {
+    /// What this process is to be; without it, the benchmark
+    role: Option<Role>,
+    /// Shorter rounds, smaller rooms, fewer sockets: under a minute
+    #[arg(long)]
+    quick: bool,
+    /// Run only these parts
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Compare the yardstick with itself
+    #[arg(long)]
+    calibrate: bool,
+    /// Passed by cargo, of no meaning here
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Role {
+    /// The bare server, started by the benchmark itself
+    Yardstick,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Posts,
+    Deliveries,
+    Reads,
+    Idle,
+}
+
+impl Arguments {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    /// Who stands in Causerie's place.
+    fn ours(&self) -> Kind {
+        if self.calibrate { Kind::Yardstick } else { Kind::Causerie }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.role {
+        Some(Role::Yardstick) => yardstick::run(),
+        None => measure(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the benchmark broke: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One thread drives everything: it leaves the servers most of the machine, and costs fewer switches than two would.
+#[tokio::main(flavor = "current_thread")]
+async fn measure(arguments: &Arguments) -> Outcome<()> {
+    raise_file_limit()?;
+    let mut report = Report::new(arguments.quick, arguments.calibrate);
+    let outcome = run_parts(arguments, &mut report).await;
+    // What was measured before something broke is worth telling.
+    report.print();
+    outcome
+}
+
+async fn run_parts(arguments: &Arguments, report: &mut Report) -> Outcome<()> {
+    let folder = tempfile::tempdir()?;
+    let launcher = Launcher::new(folder.path());
+    let scale = Scale::new(arguments.quick);
+    if arguments.wants(Part::Posts) || arguments.wants(Part::Deliveries) {
+        let pair = Pair::start(&launcher, arguments.ours()).await?;
+        if arguments.wants(Part::Posts) {
+            posts::measure(&pair, &scale, report).await?;
+        }
+        if arguments.wants(Part::Deliveries) {
+            deliveries::measure(&pair, &scale, report).await?;
+        }
+        pair.stop().await?;
+    }
+    if arguments.wants(Part::Reads) && !arguments.calibrate {
+        reads::measure(&launcher, &scale, report).await?;
+    }
+    if arguments.wants(Part::Idle) {
+        idle::measure(&launcher, arguments.ours(), &scale, report).await?;
+    }
+    Ok(())
+}
+
+/// Ten thousand sockets need as many file descriptors, here and in the server, which inherits the limit. Raising it
+/// takes a system call that safe code does not have but every shell does, so this process starts itself over once.
+fn raise_file_limit() -> Outcome<()> {
+    let (soft, hard) = server::file_limits()?;
+    if soft >= hard {
+        return Ok(());
+    }
+    let error = Command::new("sh")
+        .args(["-c", "ulimit -n $(ulimit -Hn) && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    Err(error.into())
+}

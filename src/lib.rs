@@ -36,6 +36,7 @@ use live::{Event, Handlers, Live, Sockets};
 use store::{OpenError, Store};
 use timeline::Timeline;
 use token::Tokens;
+use view::Post;
 
 /// A server that is ready: its database is open, and clients that connect are served as soon as it [runs](Self::run).
 pub struct Server {
@@ -55,7 +56,10 @@ impl Server {
         let access = Access::new(config.access, Arc::clone(&store));
         let (sockets, layer) = Sockets::new(&config.socket, Handlers { access: access.clone(), store: Arc::clone(&store) });
         let announcer = sockets.clone();
-        let announce = move |post: &_| announcer.announce(&Event::NewMessage { message: post });
+        let announce = move |posts: &[Post]| {
+            let events: Vec<_> = posts.iter().map(|message| Event::NewMessage { message }).collect();
+            announcer.announce(&events);
+        };
         let timeline = Timeline::start(Arc::clone(&store), clock.clone(), announce);
         let app = http::App {
             store: Arc::clone(&store),

@@ -2,11 +2,15 @@
 //!
 //! Callers hand in a draft and wait. While one batch is being committed the next one gathers: no timer, no latency added when idle. A
 //! batch is committed, then announced in the order of `seq`, then its callers are answered; so nothing is announced or acknowledged
-//! that is not on disk, and whoever listens hears each room in order.
+//! that is not on disk, and whoever listens hears each room in order. Two tasks share the work, so that a batch can be committed while
+//! the one before it is announced to many.
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 use crate::{
     clock::Clock,
@@ -51,11 +55,13 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Starts the task. It calls `announce` for every post, in order, and must not be held up by it.
-    pub fn start(store: Arc<dyn Store>, clock: Clock, announce: impl Fn(&Post) + Send + Sync + 'static) -> Self {
+    /// Starts the tasks. They call `announce` with the posts of every batch, in order.
+    pub fn start(store: Arc<dyn Store>, clock: Clock, announce: impl Fn(&[Post]) + Send + 'static) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let committer = Committer { store, clock, announce, last: Timestamp::default() };
-        tokio::spawn(committer.run(jobs));
+        let (on_disk, batches) = mpsc::channel(1);
+        let announcer = tokio::spawn(announce_all(batches, announce));
+        let committer = Committer { store, clock, on_disk, last: Timestamp::default() };
+        tokio::spawn(committer.run(jobs, announcer));
         Self { queue }
     }
 
@@ -72,7 +78,7 @@ impl Timeline {
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.queue.send(Job::Close(done)).await.is_ok() {
-            // An error: the task has ended and dropped `done`.
+            // An error: the tasks have ended and dropped `done`.
             let _ = closed.await;
         }
     }
@@ -82,16 +88,19 @@ fn closed() -> Error {
     store::StoreError::Unavailable("the server is stopping".into()).into()
 }
 
-struct Committer<F> {
+/// A batch that is on disk.
+type Committed = Vec<(Waiting, MessageId, Option<Placed>)>;
+
+struct Committer {
     store: Arc<dyn Store>,
     clock: Clock,
-    announce: F,
+    on_disk: mpsc::Sender<Committed>,
     /// The time of the latest batch: a clock that goes back does not take the messages with it.
     last: Timestamp,
 }
 
-impl<F: Fn(&Post) + Send + Sync + 'static> Committer<F> {
-    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+impl Committer {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>, announcer: JoinHandle<()>) {
         let mut gathered = Vec::with_capacity(BATCH);
         // Dropped when this function ends, by which whoever waits for the end learns of it.
         let mut closers = Vec::new();
@@ -106,27 +115,28 @@ impl<F: Fn(&Post) + Send + Sync + 'static> Committer<F> {
                     }
                 }
             }
-            self.commit(batch).await;
+            if !batch.is_empty() {
+                self.commit(batch).await;
+            }
         }
+        drop(self.on_disk);
+        // It ends once it has announced what it was given; a panic in it has been reported by the panic hook.
+        let _ = announcer.await;
     }
 
     async fn commit(&mut self, batch: Vec<Waiting>) {
-        if batch.is_empty() {
-            return;
-        }
         self.last = self.last.max(self.clock.now());
         let new: Vec<_> = batch.iter().map(|waiting| self.number(&waiting.draft)).collect();
         let ids: Vec<_> = new.iter().map(|message| message.id).collect();
         match self.store.append(new).await {
             Ok(placed) => {
-                for ((waiting, id), placed) in batch.into_iter().zip(ids).zip(placed) {
-                    self.finish(waiting, id, placed);
-                }
+                let committed = batch.into_iter().zip(ids).zip(placed).map(|((waiting, id), placed)| (waiting, id, placed));
+                // Refused only where the announcer has panicked; the callers are then told that there is no answer.
+                let _ = self.on_disk.send(committed.collect()).await;
             }
             Err(error) => {
                 for waiting in batch {
-                    // A caller that has gone away needs no answer; so too below.
-                    let _ = waiting.reply.send(Err(error.clone().into()));
+                    waiting.answer(Err(error.clone().into()));
                 }
             }
         }
@@ -141,17 +151,37 @@ impl<F: Fn(&Post) + Send + Sync + 'static> Committer<F> {
             created_at: self.last,
         }
     }
+}
 
-    fn finish(&self, waiting: Waiting, id: MessageId, placed: Option<Placed>) {
-        let Waiting { draft, reply } = waiting;
-        let Some(placed) = placed else {
-            let _ = reply.send(Err(Error::NoRoom));
-            return;
-        };
-        let message =
-            Message { id, room: draft.room.id, seq: placed.seq, author: draft.author.id, text: draft.text, created_at: placed.created_at };
-        let post = Post::new(&message, &draft.author, &draft.members);
-        (self.announce)(&post);
-        let _ = reply.send(Ok(post));
+async fn announce_all(mut batches: mpsc::Receiver<Committed>, announce: impl Fn(&[Post])) {
+    while let Some(batch) = batches.recv().await {
+        let (mut posts, mut posted) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        for (mut waiting, id, placed) in batch {
+            match placed {
+                Some(placed) => {
+                    posts.push(waiting.post(id, placed));
+                    posted.push(waiting);
+                }
+                None => waiting.answer(Err(Error::NoRoom)),
+            }
+        }
+        announce(&posts);
+        for (waiting, post) in posted.into_iter().zip(posts) {
+            waiting.answer(Ok(post));
+        }
+    }
+}
+
+impl Waiting {
+    fn post(&mut self, id: MessageId, Placed { seq, created_at }: Placed) -> Post {
+        let text = std::mem::take(&mut self.draft.text);
+        let draft = &self.draft;
+        let message = Message { id, room: draft.room.id, seq, author: draft.author.id, text, created_at };
+        Post::new(&message, &draft.author, &draft.members)
+    }
+
+    fn answer(self, outcome: Result<Post>) {
+        // A caller that has gone away needs no answer.
+        let _ = self.reply.send(outcome);
     }
 }

@@ -7,7 +7,7 @@ mod events;
 mod handlers;
 mod handshake;
 
-use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, future::ready, sync::Arc, time::Duration};
 
 use socketioxide::{SendError, SocketError, SocketIo, extract::SocketRef, handler::ConnectHandler, layer::SocketIoLayer};
 
@@ -32,8 +32,8 @@ const EVICTION_RETRY: Duration = Duration::from_millis(250);
 
 /// What the rest of the server may do to sockets.
 pub trait Live: Send + Sync + 'static {
-    /// Sends an event to every socket in its room. Sockets hear events in the order of the calls.
-    fn announce(&self, event: &Event<'_>);
+    /// Sends events, each to every socket in its room. A socket hears the events of a room in the order given, call by call.
+    fn announce(&self, events: &[Event<'_>]);
 
     /// Takes every socket out of a room that is gone.
     fn close_room(&self, room: RoomId);
@@ -93,14 +93,12 @@ impl Sockets {
 }
 
 impl Live for Sockets {
-    fn announce(&self, event: &Event<'_>) {
-        // One by one, not by a broadcast of the layer: that one does not say whose buffer was full.
-        for socket in self.io.within(room_name(event.room())).sockets() {
-            match socket.emit(event.name(), event) {
-                Err(SendError::Socket(SocketError::InternalChannelFull)) => evict(socket),
-                // A socket that closed meanwhile will catch up when it is back.
-                Ok(()) | Err(SendError::Socket(_)) => {}
-                Err(SendError::Serialize(error)) => tracing::error!(%error, event = event.name(), "an event could not be written"),
+    fn announce(&self, events: &[Event<'_>]) {
+        for (room, events) in by_room(events) {
+            // Socket by socket, not by a broadcast of the layer: that one does not say whose buffer was full. All events at once, so
+            // that a socket wakes up once and sends them in one write.
+            for socket in self.io.within(room_name(room)).sockets() {
+                send(socket, &events);
             }
         }
     }
@@ -108,6 +106,27 @@ impl Live for Sockets {
     fn close_room(&self, room: RoomId) {
         for socket in self.io.within(room_name(room)).sockets() {
             socket.leave(room_name(room));
+        }
+    }
+}
+
+/// The events of each room, in their order.
+fn by_room<'a, 'b>(events: &'a [Event<'b>]) -> HashMap<RoomId, Vec<&'a Event<'b>>> {
+    let mut rooms: HashMap<_, Vec<_>> = HashMap::new();
+    for event in events {
+        rooms.entry(event.room()).or_default().push(event);
+    }
+    rooms
+}
+
+fn send(socket: SocketRef, events: &[&Event<'_>]) {
+    for event in events {
+        match socket.emit(event.name(), event) {
+            Ok(()) => {}
+            Err(SendError::Socket(SocketError::InternalChannelFull)) => return evict(socket),
+            // A socket that closed meanwhile will catch up when it is back.
+            Err(SendError::Socket(_)) => return,
+            Err(SendError::Serialize(error)) => tracing::error!(%error, event = event.name(), "an event could not be written"),
         }
     }
 }

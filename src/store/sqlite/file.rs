@@ -100,6 +100,8 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     check(connection, path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // Pages written again and again between two checkpoints are written back once: the fewer checkpoints, the less work.
+    connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
     // What is deleted is overwritten, so that the text of a deleted message is gone from the file.
     connection.pragma_update(None, "secure_delete", "ON")?;
     if version < SCHEMA_VERSION {

@@ -15,6 +15,17 @@ struct Head {
     last_seq: u64,
     last_at: Timestamp,
     latest: Option<MessageId>,
+    /// How many messages of each author the batch holds.
+    posted: Vec<(UserId, u64)>,
+}
+
+impl Head {
+    fn count(&mut self, author: UserId) {
+        match self.posted.iter_mut().find(|(known, _)| *known == author) {
+            Some((_, posted)) => *posted += 1,
+            None => self.posted.push((author, 1)),
+        }
+    }
 }
 
 pub fn append(connection: &Connection, batch: &[NewMessage]) -> Result<Vec<Option<Placed>>> {
@@ -34,14 +45,19 @@ pub fn append(connection: &Connection, batch: &[NewMessage]) -> Result<Vec<Optio
         head.last_seq += 1;
         head.last_at = head.last_at.max(message.created_at);
         head.latest = Some(message.id);
+        head.count(message.author);
         insert.execute(params![message.room, Seq(head.last_seq), message.id, message.author, message.text, head.last_at])?;
         placed.push(Some(Placed { seq: Seq(head.last_seq), created_at: head.last_at }));
     }
     let mut update = connection.prepare_cached("UPDATE heads SET last_seq = ?, last_at = ?, latest = ? WHERE room = ?")?;
+    let mut count = connection.prepare_cached("UPDATE memberships SET posted = posted + ? WHERE user = ? AND room = ?")?;
     for (room, head) in heads {
         let Some(head) = head else { continue };
         update.execute(params![Seq(head.last_seq), head.last_at, head.latest, room])?;
         rooms::set_latest(connection, room, head.latest)?;
+        for (author, posted) in head.posted {
+            count.execute(params![posted, author, room])?;
+        }
     }
     Ok(placed)
 }
@@ -49,7 +65,7 @@ pub fn append(connection: &Connection, batch: &[NewMessage]) -> Result<Vec<Optio
 fn head(connection: &Connection, room: RoomId) -> Result<Option<Head>> {
     connection
         .prepare_cached("SELECT last_seq, last_at, latest FROM heads WHERE room = ?")?
-        .query_row([room], |row| Ok(Head { last_seq: row.get(0)?, last_at: row.get(1)?, latest: row.get(2)? }))
+        .query_row([room], |row| Ok(Head { last_seq: row.get(0)?, last_at: row.get(1)?, latest: row.get(2)?, posted: Vec::new() }))
         .optional()
 }
 
@@ -94,10 +110,12 @@ fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result
     }
 }
 
+// Left to itself SQLite takes the primary key and reads all of the log to count a few of its entries; hence INDEXED BY, here and below.
+
 /// How many entries in `after < seq <= last` are deleted messages.
 fn deleted_between(connection: &Connection, room: RoomId, after: Seq, last: Seq) -> Result<u64> {
     connection
-        .prepare_cached("SELECT count(*) FROM entries WHERE room = ? AND text IS NULL AND seq > ? AND seq <= ?")?
+        .prepare_cached("SELECT count(*) FROM entries INDEXED BY entries_deleted WHERE room = ? AND text IS NULL AND seq > ? AND seq <= ?")?
         .query_row(params![room, after, last], |row| row.get(0))
 }
 
@@ -122,21 +140,31 @@ pub fn delete(connection: &Connection, id: MessageId) -> Result<bool> {
     Ok(true)
 }
 
+/// Unread is what stands behind the user's last mark, but for what they posted themselves and what others posted and deleted again. None of
+/// it is counted by reading messages, of which there may be any number.
 pub fn mark_read(connection: &Connection, room: RoomId, user: UserId, at: Timestamp) -> Result<u64> {
     let Some(head) = head(connection, room)? else { return Ok(0) };
     let last = Seq(head.last_seq);
-    let read = connection
-        .prepare_cached("SELECT max(up_to_seq) FROM read_marks WHERE room = ? AND user = ?")?
-        .query_row(params![room, user], |row| row.get::<_, Option<Seq>>(0))?
+    let posted = connection
+        .prepare_cached("SELECT posted FROM memberships WHERE user = ? AND room = ?")?
+        .query_row(params![user, room], |row| row.get::<_, u64>(0))
+        .optional()?
         .unwrap_or_default();
-    let own = connection
-        .prepare_cached("SELECT count(*) FROM entries WHERE room = ? AND author = ? AND text IS NOT NULL AND seq > ? AND seq <= ?")?
-        .query_row(params![room, user, read, last], |row| row.get::<_, u64>(0))?;
-    let unread = last.0.saturating_sub(read.0) - own - deleted_between(connection, room, read, last)?;
+    let (read, posted_then) = connection
+        .prepare_cached("SELECT up_to_seq, posted FROM read_marks WHERE room = ? AND user = ? ORDER BY up_to_seq DESC LIMIT 1")?
+        .query_row(params![room, user], |row| Ok((row.get::<_, Seq>(0)?, row.get::<_, u64>(1)?)))
+        .optional()?
+        .unwrap_or_default();
+    let deleted = connection
+        .prepare_cached(
+            "SELECT count(*) FROM entries INDEXED BY entries_deleted WHERE room = ? AND text IS NULL AND seq > ? AND author <> ?",
+        )?
+        .query_row(params![room, read, user], |row| row.get::<_, u64>(0))?;
+    let unread = (last.0 - read.0).saturating_sub(posted - posted_then).saturating_sub(deleted);
     if unread > 0 {
         connection
-            .prepare_cached("INSERT INTO read_marks (room, user, up_to_seq, read_at) VALUES (?, ?, ?, ?)")?
-            .execute(params![room, user, last, at])?;
+            .prepare_cached("INSERT INTO read_marks (room, user, up_to_seq, read_at, posted) VALUES (?, ?, ?, ?, ?)")?
+            .execute(params![room, user, last, at, posted])?;
     }
     Ok(unread)
 }

@@ -52,7 +52,7 @@ pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
         .optional()?;
     let Some(last_seq) = last_seq else { return Ok(None) };
     let deleted = connection
-        .prepare_cached("SELECT count(*) FROM entries WHERE room = ? AND text IS NULL")?
+        .prepare_cached("SELECT count(*) FROM entries INDEXED BY entries_deleted WHERE room = ? AND text IS NULL")?
         .query_row([id], |row| row.get::<_, u64>(0))?;
     connection.prepare_cached("DELETE FROM rooms WHERE id = ?")?.execute([id])?;
     connection.prepare_cached("DELETE FROM memberships WHERE room = ?")?.execute([id])?;
@@ -89,16 +89,16 @@ pub fn set_latest(connection: &Connection, room: RoomId, latest: Option<MessageI
 pub fn recents(connection: &Connection, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
     connection
         .prepare_cached(&format!(
-            "WITH recent (latest) AS (
-                 SELECT latest FROM (SELECT latest FROM memberships WHERE user = ?1 AND latest IS NOT NULL ORDER BY latest DESC LIMIT ?2)
-                 UNION ALL
-                 SELECT heads.latest FROM memberships JOIN heads USING (room)
-                 WHERE user = ?1 AND large AND heads.latest IS NOT NULL
-                 ORDER BY latest DESC LIMIT ?3 OFFSET ?4
+            "WITH latest_of_each (latest) AS (
+                 SELECT CASE WHEN large THEN (SELECT latest FROM heads WHERE heads.room = memberships.room) ELSE latest END
+                 FROM memberships WHERE user = ?1
+             ),
+             recent (latest) AS (
+                 SELECT latest FROM latest_of_each WHERE latest IS NOT NULL ORDER BY latest DESC LIMIT ?2 OFFSET ?3
              )
              SELECT {} FROM recent CROSS JOIN entries ON entries.id = recent.latest ORDER BY recent.latest DESC",
             rows::MESSAGE
         ))?
-        .query_map(params![user, count(skip.saturating_add(limit)), count(limit), count(skip)], rows::message)?
+        .query_map(params![user, count(limit), count(skip)], rows::message)?
         .collect()
 }

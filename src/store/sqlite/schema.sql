@@ -30,18 +30,18 @@ CREATE TABLE heads (
     latest   BLOB              -- id of the latest message that is not deleted
 ) STRICT, WITHOUT ROWID;
 
--- Who is in which room. In a small room each member's row carries the room's latest message, so that recent conversations are read from
--- one index; in a large one that would cost a write per member and post, so they are read from heads.
+-- Who is in which room. In a small room each member's row carries the room's latest message, so that recent conversations are found by
+-- reading the user's own rows; in a large room that would cost a write per member and post, so it is looked up in heads.
+-- No index on latest: it would be rewritten with every post, and a user's rows are few.
 CREATE TABLE memberships (
     user   BLOB NOT NULL,
     room   BLOB NOT NULL,
     large  INTEGER NOT NULL,
+    posted INTEGER NOT NULL DEFAULT 0, -- how many messages the user has ever posted in the room
     latest BLOB,
     PRIMARY KEY (user, room)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX memberships_by_latest ON memberships (user, latest) WHERE latest IS NOT NULL;
-CREATE INDEX memberships_large     ON memberships (user) WHERE large;
-CREATE INDEX memberships_by_room   ON memberships (room);
+CREATE INDEX memberships_by_room ON memberships (room);
 
 -- The logs. A deleted message keeps its number and loses its text.
 CREATE TABLE entries (
@@ -54,14 +54,14 @@ CREATE TABLE entries (
     PRIMARY KEY (room, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX entries_by_id ON entries (id);
-CREATE INDEX entries_by_author    ON entries (room, author, seq) WHERE text IS NOT NULL;
-CREATE INDEX entries_deleted      ON entries (room, seq) WHERE text IS NULL;
+CREATE INDEX entries_deleted      ON entries (room, seq, author) WHERE text IS NULL;
 
 CREATE TABLE read_marks (
     room      BLOB NOT NULL,
     user      BLOB NOT NULL,
     up_to_seq INTEGER NOT NULL,
     read_at   INTEGER NOT NULL,
+    posted    INTEGER NOT NULL, -- how many messages the user had posted by then: they need no reading
     PRIMARY KEY (room, user, up_to_seq)
 ) STRICT, WITHOUT ROWID;
 

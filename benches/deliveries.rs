@@ -1,0 +1,230 @@
+//! Deliveries per second: a thousand sockets in one room, and what reaches them of what is posted there.
+//!
+//! The posts are paced by the slowest socket: at most [`WINDOW`] of them have not yet reached everyone. Without that a
+//! server that answers posts faster than it delivers them would fill its sockets' queues and start to drop.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{timeout, timeout_at};
+
+use crate::Outcome;
+use crate::duel::{Contender, Duel, Pair, Round};
+use crate::http::Connection;
+use crate::latency::Latencies;
+use crate::report::Report;
+use crate::scale::Scale;
+use crate::seed;
+use crate::server;
+use crate::sockets::Socket;
+
+const SOCKETS: u64 = 1_000;
+/// So many sockets look into the events for when they were sent.
+const WATCHES: u64 = 16;
+const POSTERS: usize = 8;
+/// A quarter of what socketioxide queues per socket before it drops.
+const WINDOW: usize = 32;
+/// After this time a delivery will not come any more.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The least share of the yardstick's rate that we want.
+const TARGET: f64 = 0.9;
+
+/// A message text holds the time it was sent, in microseconds since the sockets connected, in so many digits.
+const DIGITS: usize = 12;
+const MARK: &[u8] = b"\"messageText\":\"sent at ";
+
+/// The one case.
+pub async fn measure(pair: &Pair, scale: &Scale, report: &mut Report) -> Outcome<()> {
+    let figure = "deliveries/s, 1,000 sockets in one room";
+    report.progress(figure);
+    let mut ours = Hall::fill(&pair.ours).await?;
+    let mut yardstick = Hall::fill(&pair.yardstick).await?;
+    ours.round(scale.warm_up).await?;
+    yardstick.round(scale.warm_up).await?;
+    let mut duel = Duel::default();
+    for _ in 0..scale.rounds {
+        duel.add(ours.round(scale.round).await?, yardstick.round(scale.round).await?);
+    }
+    duel.report(figure, TARGET, report);
+    for (name, hall) in [("Causerie", &ours), ("The yardstick", &yardstick)] {
+        if hall.unheard > 0 {
+            let unheard = hall.unheard;
+            report.note(&format!("{name} overlooked {unheard} subscriptions that were sent as soon as it said it was connected."));
+        }
+    }
+    Ok(())
+}
+
+/// A room full of sockets, and those who post there.
+struct Hall<'a> {
+    contender: &'a Contender,
+    tally: Arc<Tally>,
+    posters: Vec<Poster>,
+    unheard: u32,
+    /// Aborted when dropped.
+    _audience: JoinSet<Outcome<()>>,
+}
+
+/// What the sockets have received since the round began.
+struct Tally {
+    epoch: Instant,
+    delivered: AtomicU64,
+    /// A permit is the right to post; it returns when the post has reached everyone.
+    window: Semaphore,
+    /// How many sockets a post has reached, for those on their way: the nth post counts at n modulo [`WINDOW`].
+    reached: [AtomicU64; WINDOW],
+    latencies: Mutex<Latencies>,
+}
+
+impl Tally {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            epoch: Instant::now(),
+            delivered: AtomicU64::new(0),
+            window: Semaphore::new(WINDOW),
+            reached: [const { AtomicU64::new(0) }; WINDOW],
+            latencies: Mutex::default(),
+        })
+    }
+
+    fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Counts the `number`th event of a socket, which is the `number`th post.
+    fn count(&self, number: usize) {
+        self.delivered.fetch_add(1, Ordering::Relaxed);
+        let reached = &self.reached[number % WINDOW];
+        if reached.fetch_add(1, Ordering::Relaxed) + 1 == SOCKETS {
+            reached.store(0, Ordering::Relaxed);
+            self.window.add_permits(1);
+        }
+    }
+
+    fn watch(&self, event: &[u8]) {
+        let sent = event.windows(MARK.len()).position(|bytes| bytes == MARK).and_then(|at| {
+            let digits = event.get(at + MARK.len()..)?.get(..DIGITS)?;
+            str::from_utf8(digits).ok()?.parse().ok()
+        });
+        let Some(sent) = sent else { return };
+        let latency = self.epoch.elapsed().saturating_sub(Duration::from_micros(sent));
+        self.latencies.lock().expect("no watch panics").add(latency);
+    }
+
+    fn take_latencies(&self) -> Latencies {
+        std::mem::take(&mut *self.latencies.lock().expect("no watch panics"))
+    }
+}
+
+impl<'a> Hall<'a> {
+    async fn fill(contender: &'a Contender) -> Outcome<Self> {
+        let tally = Tally::new();
+        let mut audience = JoinSet::new();
+        let mut unheard = 0;
+        for number in 0..SOCKETS {
+            let mut socket = Socket::open(contender.server.address).await?;
+            socket.emit("subscribe", &contender.doors[0].room).await?;
+            unheard += socket.unheard;
+            let tally = Arc::clone(&tally);
+            let mut heard = 0;
+            audience.spawn(socket.listen(move |event| {
+                if number < WATCHES {
+                    tally.watch(event);
+                }
+                tally.count(heard);
+                heard += 1;
+            }));
+        }
+        let mut posters = Vec::new();
+        for number in 0..POSTERS {
+            posters.push(Poster::new(contender, number, Arc::clone(&tally)).await?);
+        }
+        Ok(Self { contender, tally, posters, unheard, _audience: audience })
+    }
+
+    async fn round(&mut self, length: Duration) -> Outcome<Round> {
+        let processor = self.contender.server.processor_time()?;
+        let own = server::processor_time("self")?;
+        let before = self.tally.delivered();
+        let started = Instant::now();
+        let posted = self.post_until(started + length).await?;
+        self.drain(before + posted * SOCKETS).await?;
+        let round = Round {
+            count: u32::try_from(posted * SOCKETS)?,
+            elapsed: started.elapsed(),
+            latencies: self.tally.take_latencies(),
+            processor: self.contender.server.processor_time()?.saturating_sub(processor),
+        };
+        round.tell(server::processor_time("self")?.saturating_sub(own));
+        Ok(round)
+    }
+
+    /// Lets everyone post who may; how many posts there were.
+    async fn post_until(&mut self, end: Instant) -> Outcome<u64> {
+        let mut tasks = JoinSet::new();
+        for poster in self.posters.drain(..) {
+            tasks.spawn(poster.post_until(end));
+        }
+        let mut total = 0;
+        while let Some(outcome) = tasks.join_next().await {
+            let (poster, count) = outcome??;
+            total += count;
+            self.posters.push(poster);
+        }
+        Ok(total)
+    }
+
+    /// Waits for what is still on its way. A delivery that never comes would make the figures worthless.
+    async fn drain(&self, expected: u64) -> Outcome<()> {
+        let everything = self.tally.window.acquire_many(u32::try_from(WINDOW)?);
+        match timeout(PATIENCE, everything).await {
+            Ok(permits) => drop(permits?),
+            Err(_) => return Err(format!("{} deliveries were lost", expected.saturating_sub(self.tally.delivered())).into()),
+        }
+        Ok(())
+    }
+}
+
+struct Poster {
+    connection: Connection,
+    request: Vec<u8>,
+    /// Where in the request the time stands.
+    time_at: usize,
+    tally: Arc<Tally>,
+}
+
+impl Poster {
+    async fn new(contender: &Contender, number: usize, tally: Arc<Tally>) -> Outcome<Self> {
+        let door = &contender.doors[0];
+        let text = format!("sent at {}, and the rest of the line is padding", "0".repeat(DIGITS));
+        let request = seed::post(&door.room, &door.tokens[number % 2], &text);
+        let mark = request.windows(MARK.len()).position(|bytes| bytes == MARK).expect("the text is in the request");
+        let connection = Connection::open(contender.server.address).await?;
+        Ok(Self { connection, request, time_at: mark + MARK.len(), tally })
+    }
+
+    async fn post(&mut self) -> Outcome<()> {
+        let time = format!("{:0DIGITS$}", self.tally.epoch.elapsed().as_micros());
+        self.request[self.time_at..self.time_at + DIGITS].copy_from_slice(time.as_bytes());
+        self.connection.exchange(&self.request).await?;
+        Ok(())
+    }
+
+    /// Posts whenever the window allows; how often it did.
+    async fn post_until(mut self, end: Instant) -> Outcome<(Self, u64)> {
+        let mut posted = 0;
+        let tally = Arc::clone(&self.tally);
+        while Instant::now() < end {
+            match timeout_at(end.into(), tally.window.acquire()).await {
+                Ok(permit) => permit?.forget(),
+                Err(_) => break,
+            }
+            self.post().await?;
+            posted += 1;
+        }
+        Ok((self, posted))
+    }
+}

@@ -1,0 +1,159 @@
+//! Causerie and the yardstick taking turns, and what comes of it.
+
+use std::time::Duration;
+
+use crate::Outcome;
+use crate::http::Connection;
+use crate::latency::Latencies;
+use crate::report::{self, Report, Row};
+use crate::seed;
+use crate::server::{Kind, Launcher, Server};
+
+/// The rooms each contender has.
+const ROOMS: u32 = 16;
+
+/// A server and the rooms the load goes to.
+pub struct Contender {
+    /// The running server.
+    pub server: Server,
+    /// Where posts go, and who posts.
+    pub doors: Vec<Door>,
+}
+
+/// A room of two members.
+pub struct Door {
+    /// The room's id.
+    pub room: String,
+    /// The tokens of both members.
+    pub tokens: [String; 2],
+}
+
+/// Both contenders, running at once: while one works the other waits.
+pub struct Pair {
+    /// Causerie (a second yardstick when calibrating).
+    pub ours: Contender,
+    /// The bare server.
+    pub yardstick: Contender,
+}
+
+impl Pair {
+    /// Starts both.
+    pub async fn start(launcher: &Launcher, ours: Kind) -> Outcome<Self> {
+        let server = launcher.start(ours, "posts.db").await?;
+        let doors = match ours {
+            Kind::Causerie => doors(&server).await?,
+            Kind::Yardstick => unlocked_doors(),
+        };
+        let ours = Contender { server, doors };
+        let server = launcher.start(Kind::Yardstick, "").await?;
+        Ok(Self { ours, yardstick: Contender { server, doors: unlocked_doors() } })
+    }
+
+    /// Stops both.
+    pub async fn stop(self) -> Outcome<()> {
+        self.ours.server.stop().await?;
+        self.yardstick.server.stop().await?;
+        Ok(())
+    }
+}
+
+async fn doors(server: &Server) -> Outcome<Vec<Door>> {
+    let mut connection = Connection::open(server.address).await?;
+    let mut doors = Vec::new();
+    for _ in 0..ROOMS {
+        let pair = seed::people(&mut connection, 2).await?;
+        let room = seed::room(&mut connection, &pair[0], &pair[1..], "consumer").await?;
+        let tokens = [pair[0].token.clone(), pair[1].token.clone()];
+        doors.push(Door { room, tokens });
+    }
+    Ok(doors)
+}
+
+/// The yardstick admits anyone anywhere, but is sent requests of the same length.
+fn unlocked_doors() -> Vec<Door> {
+    let token = "x".repeat(230);
+    let door = |number| Door { room: format!("{number:032x}"), tokens: [token.clone(), token.clone()] };
+    (1..=ROOMS).map(door).collect()
+}
+
+/// One turn of one contender.
+pub struct Round {
+    /// What was done, in the unit of the case.
+    pub count: u32,
+    /// In how much time.
+    pub elapsed: Duration,
+    /// How long each took.
+    pub latencies: Latencies,
+    /// What it cost the server.
+    pub processor: Duration,
+}
+
+impl Round {
+    /// For those who watch: also what the load cost, which must not be what limits the rate.
+    pub fn tell(&self, load: Duration) {
+        let Self { count, elapsed, processor, .. } = self;
+        eprintln!("  {count} in {elapsed:.2?}; processor time: server {processor:.2?}, load {load:.2?}");
+    }
+
+    fn rate(&self) -> f64 {
+        f64::from(self.count) / self.elapsed.as_secs_f64()
+    }
+
+    fn cost(&self) -> f64 {
+        self.processor.as_secs_f64() * 1e6 / f64::from(self.count.max(1))
+    }
+}
+
+/// The rounds of both, in pairs that ran one after the other.
+#[derive(Default)]
+pub struct Duel {
+    pairs: Vec<(Round, Round)>,
+}
+
+impl Duel {
+    /// Adds Causerie's round and the yardstick's that followed it.
+    pub fn add(&mut self, ours: Round, yardstick: Round) {
+        self.pairs.push((ours, yardstick));
+    }
+
+    /// Writes the row, and whether the target was reached.
+    pub fn report(&self, figure: &str, target: f64, report: &mut Report) {
+        let ratio = self.median(|ours, yardstick| ours.rate() / yardstick.rate());
+        let (ours, yardstick) = self.latencies();
+        report.row(Row {
+            figure: figure.to_owned(),
+            ours: report::thousands(self.median(|ours, _| ours.rate())),
+            yardstick: report::thousands(self.median(|_, yardstick| yardstick.rate())),
+            ratio: format!("{ratio:.2}"),
+            p50: report::both(ours.p50(), yardstick.p50()),
+            p99: report::both(ours.p99(), yardstick.p99()),
+        });
+        let cost = self.median(|ours, _| ours.cost());
+        let yardstick_cost = self.median(|_, yardstick| yardstick.cost());
+        report.row(Row {
+            figure: format!("processor time of the server per unit of {figure}"),
+            ours: format!("{cost:.1} µs"),
+            yardstick: format!("{yardstick_cost:.1} µs"),
+            ratio: format!("{:.2}", cost / yardstick_cost),
+            ..Row::default()
+        });
+        let found = format!("{:.0} %", ratio * 100.0);
+        report.verdict(&format!("{figure}: at least {:.0} % of the yardstick", target * 100.0), ratio >= target, &found);
+    }
+
+    /// The machine's speed drifts; within one pair it hardly does.
+    fn median(&self, of: impl Fn(&Round, &Round) -> f64) -> f64 {
+        let mut values: Vec<f64> = self.pairs.iter().map(|(ours, yardstick)| of(ours, yardstick)).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    fn latencies(&self) -> (Latencies, Latencies) {
+        let mut both = (Latencies::default(), Latencies::default());
+        for (ours, yardstick) in &self.pairs {
+            both.0.merge(&ours.latencies);
+            both.1.merge(&yardstick.latencies);
+        }
+        both
+    }
+}

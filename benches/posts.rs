@@ -1,0 +1,119 @@
+//! Posts per second: 64 connections, each with one post at a time, over many rooms and over one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::Outcome;
+use crate::duel::{Contender, Duel, Pair, Round};
+use crate::http::Connection;
+use crate::latency::Latencies;
+use crate::report::Report;
+use crate::scale::Scale;
+use crate::seed;
+use crate::server;
+
+const CONNECTIONS: usize = 64;
+/// The least share of the yardstick's rate that we want.
+const TARGET: f64 = 0.5;
+
+/// Both cases.
+pub async fn measure(pair: &Pair, scale: &Scale, report: &mut Report) -> Outcome<()> {
+    compare_answers(pair, report).await?;
+    for (rooms, figure) in [(16, "posts/s, 64 connections, 16 rooms"), (1, "posts/s, 64 connections, 1 room")] {
+        report.progress(figure);
+        duel(pair, rooms, scale).await?.report(figure, TARGET, report);
+    }
+    Ok(())
+}
+
+/// A yardstick that answers less than we do would measure nothing.
+async fn compare_answers(pair: &Pair, report: &mut Report) -> Outcome<()> {
+    let mut lengths = Vec::new();
+    for contender in [&pair.ours, &pair.yardstick] {
+        let mut connection = Connection::open(contender.server.address).await?;
+        let door = &contender.doors[0];
+        let request = seed::post(&door.room, &door.tokens[0], seed::TEXT);
+        lengths.push(connection.exchange(&request).await?.len());
+    }
+    report.note(&format!("An answer to a post is {} bytes, the yardstick's (always message 12345) {} bytes.", lengths[0], lengths[1]));
+    Ok(())
+}
+
+async fn duel(pair: &Pair, rooms: usize, scale: &Scale) -> Outcome<Duel> {
+    let mut ours = Crowd::gather(&pair.ours, rooms).await?;
+    let mut yardstick = Crowd::gather(&pair.yardstick, rooms).await?;
+    ours.round(scale.warm_up).await?;
+    yardstick.round(scale.warm_up).await?;
+    let mut duel = Duel::default();
+    for _ in 0..scale.rounds {
+        duel.add(ours.round(scale.round).await?, yardstick.round(scale.round).await?);
+    }
+    Ok(duel)
+}
+
+/// The connections to one contender, kept from round to round.
+struct Crowd<'a> {
+    contender: &'a Contender,
+    posters: Vec<Poster>,
+}
+
+struct Poster {
+    connection: Connection,
+    request: Arc<[u8]>,
+    latencies: Latencies,
+}
+
+impl<'a> Crowd<'a> {
+    /// Spreads the connections evenly over the rooms and their members.
+    async fn gather(contender: &'a Contender, rooms: usize) -> Outcome<Self> {
+        let mut posters = Vec::with_capacity(CONNECTIONS);
+        for number in 0..CONNECTIONS {
+            let door = &contender.doors[number % rooms];
+            let token = &door.tokens[number / rooms % 2];
+            posters.push(Poster {
+                connection: Connection::open(contender.server.address).await?,
+                request: seed::post(&door.room, token, seed::TEXT).into(),
+                latencies: Latencies::default(),
+            });
+        }
+        Ok(Self { contender, posters })
+    }
+
+    async fn round(&mut self, length: Duration) -> Outcome<Round> {
+        let processor = self.contender.server.processor_time()?;
+        let own = server::processor_time("self")?;
+        let started = Instant::now();
+        let mut tasks = JoinSet::new();
+        for poster in self.posters.drain(..) {
+            tasks.spawn(poster.post_until(started + length));
+        }
+        let mut latencies = Latencies::default();
+        while let Some(poster) = tasks.join_next().await {
+            let mut poster = poster??;
+            latencies.merge(&std::mem::take(&mut poster.latencies));
+            self.posters.push(poster);
+        }
+        let round = Round {
+            count: u32::try_from(latencies.count())?,
+            elapsed: started.elapsed(),
+            latencies,
+            processor: self.contender.server.processor_time()?.saturating_sub(processor),
+        };
+        round.tell(server::processor_time("self")?.saturating_sub(own));
+        Ok(round)
+    }
+}
+
+impl Poster {
+    async fn post_until(mut self, end: Instant) -> Outcome<Self> {
+        let mut now = Instant::now();
+        while now < end {
+            self.connection.exchange(&self.request).await?;
+            let before = std::mem::replace(&mut now, Instant::now());
+            self.latencies.add(now - before);
+        }
+        Ok(self)
+    }
+}

@@ -1,0 +1,90 @@
+//! People, rooms and messages, made through the REST interface as any client would.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::Outcome;
+use crate::http::{Connection, request};
+
+/// Everyone has the same name, so that every answer has the same length.
+pub const FIRST_NAME: &str = "Benjamin";
+/// See [`FIRST_NAME`].
+pub const LAST_NAME: &str = "Franklin";
+/// What is said, where it does not matter.
+pub const TEXT: &str = "Well done is better than well said, and so is well measured.";
+
+/// How many connections fill a room.
+const WRITERS: u32 = 128;
+
+/// A user who has logged in.
+#[derive(Clone)]
+pub struct Person {
+    /// The user's id.
+    pub id: String,
+    /// The bearer token.
+    pub token: String,
+}
+
+/// Creates a user and logs in.
+pub async fn person(connection: &mut Connection) -> Outcome<Person> {
+    let user = json!({"firstName": FIRST_NAME, "lastName": LAST_NAME, "type": "consumer"});
+    let answer = connection.ask(&request("POST", "/users", "", Some(&user))).await?;
+    let id = string(&answer, "/user/_id")?;
+    let answer = connection.ask(&request("POST", &format!("/login/{id}"), "", None)).await?;
+    Ok(Person { id, token: string(&answer, "/authorization")? })
+}
+
+/// Creates several.
+pub async fn people(connection: &mut Connection, count: usize) -> Outcome<Vec<Person>> {
+    let mut people = Vec::with_capacity(count);
+    for _ in 0..count {
+        people.push(person(connection).await?);
+    }
+    Ok(people)
+}
+
+/// Creates (or finds) the room of `creator` and `others` with the type `consumer-to-{with}`; its id.
+pub async fn room(connection: &mut Connection, creator: &Person, others: &[Person], with: &str) -> Outcome<String> {
+    let ids: Vec<&str> = others.iter().map(|other| other.id.as_str()).collect();
+    let body = json!({"userIds": ids, "type": format!("consumer-to-{with}")});
+    let answer = connection.ask(&request("POST", "/room/initiate", &creator.token, Some(&body))).await?;
+    string(&answer, "/chatRoom/chatRoomId")
+}
+
+/// A request that posts `text`.
+pub fn post(room: &str, token: &str, text: &str) -> Vec<u8> {
+    request("POST", &format!("/room/{room}/message"), token, Some(&json!({"messageText": text})))
+}
+
+/// Posts `count` messages of one author, over many connections: a server that gathers posts is faster so. It may take longer than a
+/// server keeps an idle connection open.
+pub async fn fill(address: SocketAddr, room: &str, author: &Person, count: u32) -> Outcome<()> {
+    let request: Arc<[u8]> = post(room, &author.token, TEXT).into();
+    let left = Arc::new(AtomicU32::new(count));
+    let mut writers = JoinSet::new();
+    for _ in 0..WRITERS.min(count) {
+        writers.spawn(write(address, Arc::clone(&request), Arc::clone(&left)));
+    }
+    while let Some(outcome) = writers.join_next().await {
+        outcome??;
+    }
+    Ok(())
+}
+
+async fn write(address: SocketAddr, request: Arc<[u8]>, left: Arc<AtomicU32>) -> Outcome<()> {
+    let mut connection = Connection::open(address).await?;
+    let take_one = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+    while take_one().is_ok() {
+        connection.exchange(&request).await?;
+    }
+    Ok(())
+}
+
+fn string(answer: &Value, pointer: &str) -> Outcome<String> {
+    let value = answer.pointer(pointer).and_then(Value::as_str);
+    Ok(value.ok_or_else(|| format!("no {pointer} in {answer}"))?.to_owned())
+}

@@ -1,0 +1,147 @@
+//! The servers under test as child processes: start, look at from outside, stop.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::Outcome;
+
+/// A server that is not ready, or not gone, after this time never will be.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Which server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The production binary, as built by `cargo bench`.
+    Causerie,
+    /// This binary in its other role.
+    Yardstick,
+}
+
+/// Starts servers whose files are in one folder.
+pub struct Launcher {
+    folder: PathBuf,
+}
+
+impl Launcher {
+    /// The folder must exist.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Starts a server and waits until it is ready. `database` is the name of Causerie's file.
+    pub async fn start(&self, kind: Kind, database: &str) -> Outcome<Server> {
+        let started = Instant::now();
+        let mut child = self.command(kind, database)?.spawn()?;
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let mut stdout = BufReader::new(stdout);
+        let mut line = String::new();
+        timeout(PATIENCE, stdout.read_line(&mut line)).await??;
+        let address = announced_address(&line).ok_or_else(|| format!("not a ready line: {line:?}"))?;
+        let pid = child.id().ok_or("the server died at once")?;
+        Ok(Server { child, pid, address, ready_after: started.elapsed(), _stdout: stdout })
+    }
+
+    fn command(&self, kind: Kind, database: &str) -> Outcome<Command> {
+        let mut command = match kind {
+            Kind::Causerie => Command::new(env!("CARGO_BIN_EXE_causerie")),
+            Kind::Yardstick => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("yardstick");
+                command
+            }
+        };
+        command
+            .env("CAUSERIE_LISTEN", "127.0.0.1:0")
+            .env("CAUSERIE_DATABASE", format!("sqlite:{}", self.folder.join(database).display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        Ok(command)
+    }
+}
+
+/// `… listens on http://127.0.0.1:PORT …`, the one line both servers print when they are ready.
+fn announced_address(line: &str) -> Option<SocketAddr> {
+    line.split("http://").nth(1)?.split_whitespace().next()?.parse().ok()
+}
+
+/// A running server. Dropped, it is killed.
+pub struct Server {
+    child: Child,
+    pid: u32,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// From spawning the process to its ready line.
+    pub ready_after: Duration,
+    /// Held open: a server that prints into a closed pipe is killed by it.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// Resident memory, in KiB.
+    pub fn memory(&self) -> Outcome<u32> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let value = line.and_then(|line| line.split_whitespace().next());
+        Ok(value.ok_or("no VmRSS")?.parse()?)
+    }
+
+    /// Resident memory once it no longer moves, in KiB.
+    pub async fn settled_memory(&self) -> Outcome<u32> {
+        let mut before = self.memory()?;
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let now = self.memory()?;
+            if now.abs_diff(before) <= before / 200 {
+                return Ok(now);
+            }
+            before = now;
+        }
+        Ok(before)
+    }
+
+    /// The processor time it has taken so far.
+    pub fn processor_time(&self) -> Outcome<Duration> {
+        processor_time(&self.pid.to_string())
+    }
+
+    /// Asks it to stop as an operator would; how long that took.
+    pub async fn stop(mut self) -> Outcome<Duration> {
+        let asked = Instant::now();
+        Command::new("kill").args(["-TERM", &self.pid.to_string()]).status().await?;
+        timeout(PATIENCE, self.child.wait()).await??;
+        Ok(asked.elapsed())
+    }
+}
+
+/// The processor time of a process (`self`: this one), from `/proc`, in its steps of 10 milliseconds.
+pub fn processor_time(process: &str) -> Outcome<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The second field, the name in parentheses, may hold spaces; utime and stime are the 12th and 13th after it.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let mut ticks = 0;
+    for field in fields.split_whitespace().skip(11).take(2) {
+        ticks += field.parse::<u64>()?;
+    }
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+/// The soft and the hard limit of open files of this process.
+pub fn file_limits() -> Outcome<(usize, usize)> {
+    let limits = fs::read_to_string("/proc/self/limits")?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let mut fields = line.ok_or("no limit of open files")?.split_whitespace();
+    let mut next = || match fields.next() {
+        Some("unlimited") | None => usize::MAX,
+        Some(number) => number.parse().unwrap_or(usize::MAX),
+    };
+    Ok((next(), next()))
+}
