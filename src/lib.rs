@@ -61,16 +61,17 @@ impl Server {
             announcer.announce(&events);
         };
         let timeline = Timeline::start(Arc::clone(&store), clock.clone(), announce);
+        let max_packet = live::max_packet(&config.socket);
         let app = http::App {
             store: Arc::clone(&store),
             timeline: timeline.clone(),
             access,
-            tokens: Arc::new(tokens),
+            tokens,
             live: Arc::new(sockets.clone()),
             clock,
-            config: Arc::new(config.http.clone()),
+            config: config.http.clone(),
         };
-        Ok(Self { listener, router: http::router(app, layer), config, store, timeline, sockets })
+        Ok(Self { listener, router: http::router(app, layer, max_packet), config, store, timeline, sockets })
     }
 
     /// The address that clients connect to.

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 use validator::{ValidateLength, ValidationError, ValidationErrors};
 
-use super::App;
+use super::Shared;
 use crate::error::{Error, Result};
 
 /// What is read of a body that is too large, so that its sender gets to read the answer: this many times what is allowed.
@@ -28,10 +28,10 @@ pub trait Input: Sized {
     fn read(fields: &mut Fields) -> Option<Self>;
 }
 
-impl<T: Input> FromRequest<App> for Body<T> {
+impl<T: Input> FromRequest<Shared> for Body<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self> {
+    async fn from_request(request: Request, app: &Shared) -> Result<Self> {
         let kind = Kind::of(request.headers())?;
         let bytes = read(request.into_body(), app.config.max_body_bytes).await?;
         let mut fields = Fields { values: kind.parse(&bytes)?, errors: ValidationErrors::new() };
@@ -43,7 +43,7 @@ impl<T: Input> FromRequest<App> for Body<T> {
 }
 
 /// Reads the whole body, if it is no larger than `max` bytes.
-async fn read(mut body: axum::body::Body, max: usize) -> Result<Vec<u8>> {
+pub async fn read(mut body: axum::body::Body, max: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(body.size_hint().lower().min(max as u64).try_into().unwrap_or_default());
     let mut total: usize = 0;
     while let Some(frame) = body.frame().await {

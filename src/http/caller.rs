@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 
-use super::App;
+use super::Shared;
 use crate::{
     access::Caller,
     error::{Error, Result},
@@ -24,10 +24,10 @@ impl Authenticated {
     }
 }
 
-impl FromRequestParts<App> for Authenticated {
+impl FromRequestParts<Shared> for Authenticated {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
         let user = app.tokens.verify(&token(&parts.headers)?, app.clock.now())?;
         app.store.user(user).await?.map(Self).ok_or(Error::CallerGone)
     }

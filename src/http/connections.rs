@@ -3,12 +3,13 @@
 use std::{io, time::Duration};
 
 use axum::Router;
+use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Layer;
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
 
@@ -17,41 +18,61 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// The largest head of a request, in bytes, and the piece in which bodies are read.
 const READ_BUFFER: usize = 64 * 1024;
 
+/// The connections that are open.
+#[derive(Default)]
+pub struct Open {
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Open {
+    /// Lets requests under way finish, and no other begin; until all connections are closed.
+    pub async fn shutdown(self) {
+        self.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn spawn(&self, stream: TcpStream, service: NormalizePath<Router>, http: &http1::Builder) {
+        // Without it small answers wait for the acknowledgement of the one before. Where it fails the connection is gone already.
+        let _ = stream.set_nodelay(true);
+        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).with_upgrades();
+        let stopping = self.stopping.clone();
+        self.tasks.spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stopping.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection broke");
+            }
+        });
+    }
+}
+
 /// Serves `router` to whoever connects, until `shutdown`. Answers the connections that are still open: nothing new comes in on them once
 /// they are asked to shut down.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    header_timeout: Duration,
-    shutdown: impl Future<Output = ()>,
-) -> GracefulShutdown {
+pub async fn serve(listener: TcpListener, router: Router, header_timeout: Duration, shutdown: impl Future<Output = ()>) -> Open {
     // Outside of the router, since it changes the path by which the router chooses.
     let service = NormalizePathLayer::trim_trailing_slash().layer(router);
-    let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
-    http.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(READ_BUFFER);
-    let open = GracefulShutdown::new();
+    // Not the builder that finds the version out by itself: it also speaks HTTP/2, and waits for the first bytes for ever.
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(READ_BUFFER);
+    let open = Open::default();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return open,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => spawn(stream, service.clone(), &http, &open),
+                Ok((stream, _)) => open.spawn(stream, service.clone(), &http),
                 Err(error) => refused(&error).await,
             },
         }
     }
-}
-
-fn spawn(stream: TcpStream, service: NormalizePath<Router>, http: &auto::Builder<TokioExecutor>, open: &GracefulShutdown) {
-    // Without it small answers wait for the acknowledgement of the one before. Where it fails the connection is gone already.
-    let _ = stream.set_nodelay(true);
-    let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
-    let connection = open.watch(connection.into_owned());
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection broke");
-        }
-    });
 }
 
 async fn refused(error: &io::Error) {

@@ -3,17 +3,17 @@
 use axum::{Json, Router, extract::State, routing};
 use serde_json::json;
 
-use super::{App, PathId, Success, success};
+use super::{PathId, Shared, Success, success};
 use crate::{
     access::{Action, Caller},
     error::{Error, Result},
 };
 
-pub fn routes() -> Router<App> {
-    Router::new().route("/room/{roomId}", routing::delete(room)).route("/message/{messageId}", routing::delete(message))
+pub fn routes() -> Router<Shared> {
+    Router::new().route("/delete/room/{roomId}", routing::delete(room)).route("/delete/message/{messageId}", routing::delete(message))
 }
 
-async fn room(State(app): State<App>, PathId(id): PathId) -> Result<Json<Success>> {
+async fn room(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {
     let room = match app.access.admit(&Caller::Anyone, Action::Delete, &id).await {
         Ok(room) => room,
         // Already gone is as good as deleted, as in the original.
@@ -29,7 +29,7 @@ fn deleted(rooms: u8, messages: u64) -> Json<Success> {
     success(json!({ "message": "Operation performed succesfully", "deletedRoomsCount": rooms, "deletedMessagesCount": messages }))
 }
 
-async fn message(State(app): State<App>, PathId(id): PathId) -> Result<Json<Success>> {
+async fn message(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {
     let deleted = match app.access.admit_to_message(&Caller::Anyone, Action::Delete, &id).await? {
         Some(message) => app.store.delete_message(message.id).await?,
         None => false,

@@ -3,10 +3,10 @@
 use axum::{Json, Router, extract::State, routing::get};
 use serde_json::json;
 
-use super::{App, Success, success};
+use super::{Shared, Success, success};
 use crate::error::Result;
 
-pub fn routes() -> Router<App> {
+pub fn routes() -> Router<Shared> {
     Router::new().route("/health", get(health)).route("/ready", get(ready))
 }
 
@@ -16,7 +16,7 @@ async fn health() -> Json<Success> {
 }
 
 /// The database answers; 503 when it does not.
-async fn ready(State(app): State<App>) -> Result<Json<Success>> {
+async fn ready(State(app): State<Shared>) -> Result<Json<Success>> {
     app.store.ping().await?;
     Ok(success(json!({})))
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    App, PathId, Success,
+    App, PathId, Shared, Success,
     body::{Body, Fields, Input},
     caller::Authenticated,
     paging::Paging,
@@ -26,11 +26,11 @@ use crate::{
     view::{ConversationMessage, People, Post},
 };
 
-pub fn routes() -> Router<App> {
+pub fn routes() -> Router<Shared> {
     Router::new()
-        .route("/{roomId}", get(conversation))
-        .route("/{roomId}/message", post(post_message))
-        .route("/{roomId}/mark-read", put(mark_read))
+        .route("/room/{roomId}", get(conversation))
+        .route("/room/{roomId}/message", post(post_message))
+        .route("/room/{roomId}/mark-read", put(mark_read))
 }
 
 struct NewMessage {
@@ -50,7 +50,7 @@ struct Posted {
 }
 
 async fn post_message(
-    State(app): State<App>,
+    State(app): State<Shared>,
     PathId(room): PathId,
     caller: Authenticated,
     Body(new): Body<NewMessage>,
@@ -61,7 +61,7 @@ async fn post_message(
     Ok(Json(Posted { success: true, post: app.timeline.post(draft).await? }))
 }
 
-async fn conversation(State(app): State<App>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Response> {
+async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Response> {
     #[derive(Serialize)]
     struct Answer<'a> {
         success: bool,
@@ -84,7 +84,7 @@ async fn conversation(State(app): State<App>, PathId(room): PathId, caller: Auth
     Ok(Json(answer).into_response())
 }
 
-async fn mark_read(State(app): State<App>, PathId(room): PathId, caller: Authenticated) -> Result<Json<Success>> {
+async fn mark_read(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated) -> Result<Json<Success>> {
     let room = app.access.admit(&caller.caller(), Action::MarkRead, &room).await?;
     let read = app.store.mark_read(room.id, caller.0.id, app.clock.now()).await?;
     Ok(success(json!({ "data": { "n": read, "nModified": read, "ok": 1 } })))

@@ -9,6 +9,7 @@ mod login;
 mod messages;
 mod observe;
 mod paging;
+mod polling;
 mod rooms;
 mod users;
 
@@ -19,10 +20,12 @@ use axum::{
     extract::{FromRequestParts, rejection::PathRejection},
     http::{HeaderName, Method, request::Parts},
     middleware,
+    response::IntoResponse,
 };
 use serde::Serialize;
 use serde_json::Value;
 use socketioxide::layer::SocketIoLayer;
+use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowHeaders, AllowOrigin, CorsLayer},
@@ -42,7 +45,6 @@ use crate::{
 pub use connections::serve;
 
 /// What the handlers work with.
-#[derive(Clone)]
 pub struct App {
     /// Everything that is kept.
     pub store: Arc<dyn Store>,
@@ -51,33 +53,41 @@ pub struct App {
     /// Decides who may do what.
     pub access: Access,
     /// Signs and verifies tokens.
-    pub tokens: Arc<Tokens>,
+    pub tokens: Tokens,
     /// The sockets.
     pub live: Arc<dyn Live>,
     /// Time and ids.
     pub clock: Clock,
     /// Settings of requests.
-    pub config: Arc<HttpConfig>,
+    pub config: HttpConfig,
 }
 
-/// The whole API, with the sockets' path beside it.
-pub fn router(app: App, sockets: SocketIoLayer) -> Router {
-    let config = Arc::clone(&app.config);
+/// The same, as every request gets it.
+type Shared = Arc<App>;
+
+/// The whole API, with the sockets' path beside it, on which packets may be as large as `max_packet` bytes.
+pub fn router(app: App, sockets: SocketIoLayer, max_packet: usize) -> Router {
+    let limits = polling::Limits { bytes: max_packet, time: app.config.request_timeout_ms.into() };
+    // One layer made of many: a router wraps each of its routes in every layer anew, and every wrapping costs each request.
+    let around = ServiceBuilder::new()
+        .layer(cors(&app.config.cors_origins))
+        .layer(middleware::from_fn_with_state(limits, observe::around))
+        .map_request(live::slim)
+        .map_response(IntoResponse::into_response)
+        .layer(sockets)
+        .map_response(IntoResponse::into_response)
+        .layer(CatchPanicLayer::custom(observe::panicked));
     Router::new()
-        .nest("/users", users::routes())
-        .nest("/login", login::routes())
-        .nest("/room", rooms::routes().merge(messages::routes()))
-        .nest("/delete", delete::routes())
+        .merge(users::routes())
+        .merge(login::routes())
+        .merge(rooms::routes())
+        .merge(messages::routes())
+        .merge(delete::routes())
         .merge(health::routes())
         .fallback(async || Error::NoEndpoint)
         .method_not_allowed_fallback(async || Error::NoMethod)
-        .with_state(app)
-        .layer(CatchPanicLayer::custom(observe::panicked))
-        .layer(middleware::from_fn_with_state(Duration::from(config.request_timeout_ms), observe::limit_time))
-        .layer(sockets)
-        .layer(middleware::from_fn(live::slim))
-        .layer(cors(&config.cors_origins))
-        .layer(middleware::from_fn(observe::log))
+        .with_state(Arc::new(app))
+        .layer(around)
 }
 
 /// Lets web pages call. A list of headers would have to name each that a frontend may ever send. Clients of socket.io 2 poll with

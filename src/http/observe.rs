@@ -15,6 +15,7 @@ use axum::{
 use serde_json::json;
 use uuid::Uuid;
 
+use super::polling::{self, Limits};
 use crate::{
     error::{Error, Fault},
     live,
@@ -23,14 +24,20 @@ use crate::{
 /// The header in which every answer carries the id of its request.
 pub const REQUEST_ID: &str = "x-request-id";
 
-/// Gives the request an id and writes one line about it when it has been answered. Where a fault of ours was the answer, the line says
-/// what it was, and the answer only its id.
-pub async fn log(request: Request, next: Next) -> Response {
+/// Gives the request an id, ends it when it takes too long, and writes one line about it when it has been answered. Where a
+/// fault of ours was the answer, the line says what it was, and the answer only its id.
+pub async fn around(State(limits): State<Limits>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = Uuid::new_v4().simple().to_string();
     let method = request.method().clone();
     let route = Route::of(&request);
-    let mut response = next.run(request).await;
+    let mut response = match route {
+        // A poll waits until there is something to say.
+        Route::Sockets => polling::check(limits, request, next).await,
+        Route::Api(_) | Route::None => {
+            tokio::time::timeout(limits.time, next.run(request)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
+        }
+    };
     if let Some(Fault(cause)) = response.extensions_mut().remove() {
         tracing::error!(request = id, cause = %cause, "a request failed");
         response = with_id(response, &id);
@@ -84,11 +91,6 @@ impl Route {
 /// Milliseconds to the microsecond.
 fn rounded_ms(took: Duration) -> f64 {
     (took.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// Ends a request that takes longer than the setting allows.
-pub async fn limit_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
 }
 
 /// The answer when our code panicked.

@@ -2,7 +2,7 @@
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 
-use super::App;
+use super::Shared;
 use crate::{
     error::{Error, Result},
     model::Seq,
@@ -43,10 +43,10 @@ impl Paging {
     }
 }
 
-impl FromRequestParts<App> for Paging {
+impl FromRequestParts<Shared> for Paging {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
         let query = parts.uri.query().unwrap_or_default();
         // A key given twice is an array to the original, whose first element is what its parseInt reads.
         let value = |key: &str| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == key).map(|(_, value)| value);

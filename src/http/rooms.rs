@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use serde_json::json;
 
 use super::{
-    App, Success,
+    App, Shared, Success,
     body::{Body, Fields, Input, invalid},
     caller::Authenticated,
     messages::people,
@@ -23,8 +23,8 @@ use crate::{
     view::RecentConversation,
 };
 
-pub fn routes() -> Router<App> {
-    Router::new().route("/", get(recents)).route("/initiate", post(initiate))
+pub fn routes() -> Router<Shared> {
+    Router::new().route("/room", get(recents)).route("/room/initiate", post(initiate))
 }
 
 struct NewRoom {
@@ -40,7 +40,7 @@ impl Input for NewRoom {
     }
 }
 
-async fn initiate(State(app): State<App>, caller: Authenticated, Body(new): Body<NewRoom>) -> Result<Json<Success>> {
+async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): Body<NewRoom>) -> Result<Json<Success>> {
     let mut members = known(&app, &new.users).await?;
     members.push(caller.0.id);
     members.sort_unstable();
@@ -68,7 +68,7 @@ async fn known(app: &App, ids: &[String]) -> Result<Vec<UserId>> {
     }
 }
 
-async fn recents(State(app): State<App>, caller: Authenticated, paging: Paging) -> Result<Response> {
+async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Paging) -> Result<Response> {
     let latest = app.store.recents(caller.0.id, paging.skip(), paging.limit()).await?;
     let found: Vec<_> = try_join_all(latest.into_iter().map(|message| with_room(&app, message))).await?;
     // A room that was deleted between the two reads is none any more.

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::json;
 
 use super::{
-    App, PathId, Success,
+    App, PathId, Shared, Success,
     body::{Body, Fields, Input},
     paging::Paging,
     success,
@@ -26,8 +26,8 @@ use crate::{
 /// How many users are read at once when all are listed.
 const CHUNK: u64 = 500;
 
-pub fn routes() -> Router<App> {
-    Router::new().route("/", get(list).post(create)).route("/{userId}", get(find).delete(delete))
+pub fn routes() -> Router<Shared> {
+    Router::new().route("/users", get(list).post(create)).route("/users/{userId}", get(find).delete(delete))
 }
 
 struct NewUser {
@@ -45,7 +45,7 @@ impl Input for NewUser {
     }
 }
 
-async fn create(State(app): State<App>, Body(new): Body<NewUser>) -> Result<Json<Success>> {
+async fn create(State(app): State<Shared>, Body(new): Body<NewUser>) -> Result<Json<Success>> {
     let now = app.clock.now();
     let user = User {
         id: app.clock.new_id(now).into(),
@@ -61,7 +61,7 @@ async fn create(State(app): State<App>, Body(new): Body<NewUser>) -> Result<Json
     Ok(answer)
 }
 
-async fn find(State(app): State<App>, PathId(id): PathId) -> Result<Json<Success>> {
+async fn find(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {
     let user = match UserId::parse(&id) {
         Some(id) => app.store.user(id).await?,
         None => None,
@@ -69,7 +69,7 @@ async fn find(State(app): State<App>, PathId(id): PathId) -> Result<Json<Success
     Ok(success(json!({ "user": user.ok_or(Error::NoUser)? })))
 }
 
-async fn delete(State(app): State<App>, PathId(id): PathId) -> Result<Json<Success>> {
+async fn delete(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {
     let deleted = match UserId::parse(&id) {
         Some(id) => app.store.delete_user(id, app.clock.now()).await?,
         None => false,
@@ -77,7 +77,7 @@ async fn delete(State(app): State<App>, PathId(id): PathId) -> Result<Json<Succe
     Ok(success(json!({ "message": format!("Deleted a count of {} user.", u8::from(deleted)) })))
 }
 
-async fn list(State(app): State<App>, paging: Paging) -> Result<Response> {
+async fn list(State(app): State<Shared>, paging: Paging) -> Result<Response> {
     if paging.given {
         let users = app.store.list_users(None, paging.skip(), paging.limit()).await?;
         return Ok(success(json!({ "users": users })).into_response());
@@ -88,7 +88,7 @@ async fn list(State(app): State<App>, paging: Paging) -> Result<Response> {
 }
 
 /// All users from `first` on, sent as they are read: there may be more of them than fit into memory.
-fn all_users(app: App, first: Vec<User>) -> HttpBody {
+fn all_users(app: Shared, first: Vec<User>) -> HttpBody {
     let chunks = stream::try_unfold((app, Some(first)), async |(app, chunk)| {
         let Some(chunk) = chunk else { return Ok(None) };
         let next = match chunk.last() {

@@ -30,6 +30,12 @@ const READ_BUFFER: usize = 1024;
 /// How often a client that fell behind is tried again.
 const EVICTION_RETRY: Duration = Duration::from_millis(250);
 
+/// The largest packet that a client may send, in bytes.
+#[must_use]
+pub fn max_packet(config: &SocketConfig) -> usize {
+    usize::try_from(config.max_packet_bytes).unwrap_or(usize::MAX)
+}
+
 /// What the rest of the server may do to sockets.
 pub trait Live: Send + Sync + 'static {
     /// Sends events, each to every socket in its room. A socket hears the events of a room in the order given, call by call.
@@ -61,7 +67,7 @@ impl Sockets {
     /// The sockets, and the layer that lets clients of socket.io 2, 3 and 4 connect to them.
     #[must_use]
     pub fn new(config: &SocketConfig, handlers: Handlers) -> (Self, SocketIoLayer) {
-        let max_packet = usize::try_from(config.max_packet_bytes).unwrap_or(usize::MAX);
+        let max_packet = max_packet(config);
         let (layer, io) = SocketIo::builder()
             .req_path(PATH)
             .ping_interval(config.ping_interval_ms.into())

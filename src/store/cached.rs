@@ -11,8 +11,10 @@ use moka::{future::Cache, ops::compute::Op};
 use super::{NewMessage, Page, Placed, Result, Store, StoreError, UserCursor};
 use crate::model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId};
 
-/// How many users are kept. A user takes some 300 bytes.
-const USERS: u64 = 100_000;
+/// How much memory all the kept users may take, in bytes.
+const USER_BYTES: u64 = 32 * 1024 * 1024;
+/// What a user takes beside the names, in bytes.
+const USER_OVERHEAD: usize = 300;
 /// How many members all the kept rooms may have together. A member takes 16 bytes.
 const ROOM_MEMBERS: u64 = 1_000_000;
 
@@ -31,7 +33,11 @@ impl<S: Store> Cached<S> {
         let rooms = Cache::builder()
             .max_capacity(ROOM_MEMBERS)
             .weigher(|_, room: &Arc<Room>| u32::try_from(room.members.len()).unwrap_or(u32::MAX));
-        Self { store: Arc::new(store), users: Cache::new(USERS), rooms: rooms.build() }
+        // By size, not by number: a name may be as long as a request.
+        let users = Cache::builder()
+            .max_capacity(USER_BYTES)
+            .weigher(|_, user: &Arc<User>| u32::try_from(USER_OVERHEAD + user.first_name.len() + user.last_name.len()).unwrap_or(u32::MAX));
+        Self { store: Arc::new(store), users: users.build(), rooms: rooms.build() }
     }
 
     /// The user with this id, deleted or not.

@@ -126,6 +126,13 @@ impl Program {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// The most memory it ever had, in MiB; none where the system does not tell.
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let peak: u64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(peak / 1024)
+    }
+
     /// Kills it, as a power cut would.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

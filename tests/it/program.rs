@@ -34,7 +34,7 @@ fn refuses(folder: &Path, settings: &[(&str, &str)], mention: &str) {
     );
 }
 
-async fn somebody(base: &str, name: &str) -> Person {
+pub async fn somebody(base: &str, name: &str) -> Person {
     let http = reqwest::Client::new();
     let body = json!({ "firstName": name, "lastName": "Test", "type": "consumer" });
     let user = Answer::of(http.post(format!("{base}/users")).json(&body)).await.ok()["user"].clone();

@@ -3,7 +3,7 @@
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config, tungstenite::Message};
 
 use crate::{harness::PATIENCE, people::Person};
 
@@ -18,7 +18,8 @@ pub struct Socket {
 impl Socket {
     pub async fn connect(base: &str) -> Self {
         let url = format!("{}/socket.io/?EIO=4&transport=websocket", base.replacen("http", "ws", 1));
-        let (stream, _) = connect_async(url).await.unwrap();
+        // Without Nagle's algorithm: it would hold back each second of two small packets for as long as the server says nothing.
+        let (stream, _) = connect_async_with_config(url, None, true).await.unwrap();
         let mut socket = Self { stream, acks: 0, heard: Vec::new() };
         assert!(socket.receive().await.unwrap().starts_with("0{"));
         socket.send("40").await;
@@ -34,12 +35,29 @@ impl Socket {
         socket
     }
 
-    pub async fn send(&mut self, packet: &str) {
-        self.stream.send(Message::text(packet)).await.unwrap();
+    /// Sends this frame, whatever is in it; false when the connection has ended.
+    pub async fn tries(&mut self, frame: Message) -> bool {
+        tokio::time::timeout(PATIENCE, self.stream.send(frame)).await.expect("the server neither reads nor closes").is_ok()
     }
 
-    pub async fn send_binary(&mut self, data: &[u8]) {
-        self.stream.send(Message::binary(data.to_vec())).await.unwrap();
+    /// Whether the server still answers to events on this connection, after whatever else it has to say.
+    pub async fn answers(&mut self) -> bool {
+        self.acks += 1;
+        let id = 1_000_000 + self.acks;
+        if !self.tries(Message::text(format!("42{id}[\"unsubscribe\",\"\"]"))).await {
+            return false;
+        }
+        let answer = format!("43{id}[");
+        while let Some(packet) = self.receive().await {
+            if packet.starts_with(&answer) {
+                return true;
+            }
+        }
+        false
+    }
+
+    pub async fn send(&mut self, packet: &str) {
+        self.stream.send(Message::text(packet)).await.unwrap();
     }
 
     /// The next packet, pings answered; none when the server closed the connection.
@@ -47,7 +65,7 @@ impl Socket {
         loop {
             let frame = tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("nothing came");
             match frame? {
-                Ok(Message::Text(text)) if text == "2" => self.send("3").await,
+                Ok(Message::Text(text)) if text == "2" => _ = self.tries(Message::text("3")).await,
                 Ok(Message::Text(text)) => return Some(text.to_string()),
                 Ok(Message::Close(_)) | Err(_) => return None,
                 Ok(_) => {}

@@ -1,7 +1,8 @@
 //! The threads that talk to SQLite: one that writes, a few that read. Async code hands them work and waits without blocking.
 //!
-//! The writer commits in groups: whatever waits when it begins a transaction goes into that transaction, each piece of work inside a
-//! savepoint of its own, and the answers go out after the commit. So the price of reaching the disk is shared by all who wait for it.
+//! The writer commits in groups: whatever waits when it begins a transaction goes into that transaction, and the answers go out after the
+//! commit. So the price of reaching the disk is shared by all who wait for it. Work that fails is undone alone: the first of a group by
+//! beginning the transaction again, each further one by a savepoint (which has its price: SQLite copies every page that it changes).
 
 use std::{
     path::Path,
@@ -24,7 +25,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Work for a thread: done on its connection, then answered.
 trait Job: Send {
-    fn run(&mut self, connection: &Connection);
+    /// False when the work failed.
+    fn run(&mut self, connection: &Connection) -> bool;
     /// Answers with what `run` found, unless what it did could not be committed.
     fn answer(self: Box<Self>, committed: Result<()>);
 }
@@ -40,10 +42,11 @@ where
     F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
     T: Send,
 {
-    fn run(&mut self, connection: &Connection) {
+    fn run(&mut self, connection: &Connection) -> bool {
         if let Some(task) = self.task.take() {
             self.outcome = task(connection).map_err(|error| explain(&error));
         }
+        self.outcome.is_ok()
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {
@@ -108,7 +111,7 @@ impl Threads {
 
     /// Does `work` in a transaction; answers once it is on disk. An error undoes this work alone.
     pub async fn write<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
-        self.writer.run(move |connection| in_savepoint(connection, work)).await
+        self.writer.run(work).await
     }
 
     /// Does `work`, which only reads, on one snapshot of the database.
@@ -128,6 +131,8 @@ impl Threads {
 pub fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(64);
+    // What SQLite sets aside in the middle of a transaction fits into memory.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(())
 }
 
@@ -155,6 +160,10 @@ fn write_all(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
     while let Some(first) = jobs.blocking_recv() {
         let mut group = vec![first];
         let committed = transact(connection, &mut jobs, &mut group).map_err(|error| explain(&error));
+        if !connection.is_autocommit() {
+            // Only after a failure; where this fails too, SQLite has rolled back already.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
         for job in group {
             job.answer(committed.clone());
         }
@@ -163,35 +172,34 @@ fn write_all(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
 
 /// Runs the first job of `group`, and all that come in meanwhile, in one transaction.
 fn transact(connection: &Connection, jobs: &mut mpsc::Receiver<Box<dyn Job>>, group: &mut Vec<Box<dyn Job>>) -> rusqlite::Result<()> {
-    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    let mut done = 0;
-    while done < group.len() {
-        group[done].run(connection);
-        done += 1;
+    execute(connection, "BEGIN IMMEDIATE")?;
+    if !group[0].run(connection) {
+        // What it did before it failed goes; where SQLite itself has ended the transaction (disk full, I/O error), it went already.
+        if !connection.is_autocommit() {
+            execute(connection, "ROLLBACK")?;
+        }
+        execute(connection, "BEGIN IMMEDIATE")?;
+    }
+    while group.len() < GROUP
+        && let Ok(mut next) = jobs.try_recv()
+    {
+        execute(connection, "SAVEPOINT work")?;
+        let worked = next.run(connection);
+        group.push(next);
         if connection.is_autocommit() {
-            // SQLite itself ended the transaction (disk full, I/O error), and what the others did went with it.
+            // SQLite has ended the transaction, and what the others did went with it.
             return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK), None));
         }
-        if done == group.len() && group.len() < GROUP {
-            group.extend(jobs.try_recv());
+        if !worked {
+            execute(connection, "ROLLBACK TO work")?;
         }
+        execute(connection, "RELEASE work")?;
     }
-    connection.prepare_cached("COMMIT")?.execute([]).map(drop).inspect_err(|_| {
-        // Where this fails too, SQLite has rolled back already.
-        let _ = connection.execute_batch("ROLLBACK");
-    })
+    execute(connection, "COMMIT")
 }
 
-fn in_savepoint<T>(connection: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-    connection.prepare_cached("SAVEPOINT work")?.execute([])?;
-    let outcome = work(connection);
-    if outcome.is_err() && !connection.is_autocommit() {
-        connection.prepare_cached("ROLLBACK TO work")?.execute([])?;
-    }
-    if !connection.is_autocommit() {
-        connection.prepare_cached("RELEASE work")?.execute([])?;
-    }
-    outcome
+fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(statement)?.execute([]).map(drop)
 }
 
 /// What an error of SQLite means to the callers of a store.

@@ -1,0 +1,98 @@
+//! What clients that poll send, looked at before the library sees it.
+//!
+//! Two things it does not do itself: it waits for a payload for ever, and (engineioxide-core 0.2.3) where the length of a packet of
+//! Engine.IO 3 ends between the two halves of a surrogate pair and more follows, its decoder runs in circles for ever, and a thread of the
+//! runtime with it.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{Method, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::body;
+use crate::error::{Error, Result};
+
+/// What a payload may take.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// The largest payload, in bytes.
+    pub bytes: usize,
+    /// How long its client may take to send it.
+    pub time: Duration,
+}
+
+/// Answers a request for sockets. Lets only payloads through that are whole and, in version 3, made of packets that end where they say.
+pub async fn check(limits: Limits, request: Request, next: Next) -> Response {
+    if request.method() != Method::POST {
+        return next.run(request).await;
+    }
+    match checked(request, limits).await {
+        Ok(request) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn checked(request: Request, limits: Limits) -> Result<Request> {
+    let is_framed = is_text_of_version_3(&request);
+    let (parts, body) = request.into_parts();
+    let payload = tokio::time::timeout(limits.time, body::read(body, limits.bytes)).await.map_err(|_| Error::TooSlow)??;
+    if is_framed && !str::from_utf8(&payload).is_ok_and(is_well_framed) {
+        return Err(Error::Malformed("The payload is not made of packets with their lengths in front".into()));
+    }
+    Ok(Request::from_parts(parts, Body::from(payload)))
+}
+
+fn is_text_of_version_3(request: &Request) -> bool {
+    let version = request.uri().query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("EIO="));
+    let is_binary = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream");
+    version.is_some_and(is_3) && !is_binary
+}
+
+/// The library reads the version up to the next `=`.
+fn is_3(version: &str) -> bool {
+    version.split('=').next() == Some("3")
+}
+
+/// Whether the payload is a row of packets with their lengths in front, `<length>:<packet>`.
+fn is_well_framed(mut payload: &str) -> bool {
+    while !payload.is_empty() {
+        let packet = payload.split_once(':').and_then(|(length, packets)| without(packets, length.parse().ok()?));
+        match packet {
+            Some(rest) => payload = rest,
+            None => return false,
+        }
+    }
+    true
+}
+
+/// The text without this many UTF-16 code units, which are what JavaScript counts, at its start.
+fn without(text: &str, units: usize) -> Option<&str> {
+    let mut left = units;
+    for (at, c) in text.char_indices() {
+        if left == 0 {
+            return Some(&text[at..]);
+        }
+        left = left.checked_sub(c.len_utf16())?;
+    }
+    (left == 0).then_some("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_well_framed;
+
+    #[test]
+    fn packets_end_where_javascript_says_they_end() {
+        for payload in ["", "1:2", "6:2probe1:2", "2:😀", "4:4😀é3:4:5", "0:1:2"] {
+            assert!(is_well_framed(payload), "{payload}");
+        }
+        for payload in ["1:😀x", "1:😀", "3:4😀x1:2", "2:x", "9:", "x", ":", "1", "-1:x", "1:22", "99999999999999999999:x"] {
+            assert!(!is_well_framed(payload), "{payload}");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Bodies that no honest client sends: values of the wrong type, absurd structures, and every text there is.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{hostile_siege::Siege, people::Answer, wire::Socket};
+
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+/// What a body may be at most, in bytes.
+const MOST: usize = 102_400;
+
+/// JSON texts that are right nowhere in a body.
+const WRONG_VALUES: [&str; 29] = [
+    "null",
+    "true",
+    "false",
+    "0",
+    "-0",
+    "-0.0",
+    "1",
+    "-1",
+    "1.5",
+    "1e308",
+    "-1e308",
+    "5e-324",
+    "1e400",
+    "9007199254740993",
+    "18446744073709551616",
+    "123456789012345678901234567890123456789012345678901234567890",
+    "{}",
+    r#"{"$gt":""}"#,
+    r#"{"$where":"sleep(1e9)"}"#,
+    r#"{"$regex":"(a+)+$"}"#,
+    r#"{"length":1,"0":"consumer"}"#,
+    r#"{"__proto__":{"isAdmin":true}}"#,
+    r#"{"toString":"consumer"}"#,
+    "[[]]",
+    "[{}]",
+    "[null]",
+    r#"[{"$ne":null}]"#,
+    r#"[["consumer"]]"#,
+    r#"[[[[[[{"a":[1,{"b":[]}]}]]]]]]"#,
+];
+
+impl Siege {
+    /// The endpoints that take a body, with a valid one, as fields and their JSON texts.
+    pub fn bodies(&self) -> [(String, Vec<(&'static str, String)>); 3] {
+        let text = |text: &str| format!("\"{text}\"");
+        let user = vec![("firstName", text("Mallory")), ("lastName", text("Test")), ("type", text("consumer"))];
+        let room = vec![("userIds", format!("[\"{}\"]", self.bob.id)), ("type", text("consumer-to-consumer"))];
+        let message = vec![("messageText", text("hello"))];
+        [("/users".into(), user), ("/room/initiate".into(), room), (format!("/room/{}/message", self.room), message)]
+    }
+
+    /// What Alice is answered to this body.
+    async fn sends(&self, method: Method, path: &str, kind: &str, body: impl Into<Vec<u8>>) -> Answer {
+        let answer = Answer::of(self.alice.request(method, path).header("content-type", kind).body(body.into())).await;
+        assert!(answer.status < 500, "{path}: {answer:?}");
+        assert_eq!(answer.body["success"], answer.status == 200, "{path}: {answer:?}");
+        answer
+    }
+}
+
+fn object(fields: &[(&str, String)]) -> String {
+    let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+#[tokio::test]
+async fn no_field_takes_a_value_of_another_type() {
+    let siege = Siege::begins().await;
+    for (path, fields) in siege.bodies() {
+        siege.sends(Method::POST, &path, JSON, object(&fields)).await.ok();
+        for (at, (field, right)) in fields.iter().enumerate() {
+            let an_array = right.starts_with('[');
+            let others = if an_array { [r#""""#, r#""id""#, "[]"] } else { [r#""""#, "[]", r#"["consumer"]"#] };
+            for wrong in WRONG_VALUES.iter().chain(&others) {
+                let mut fields = fields.clone();
+                (*wrong).clone_into(&mut fields[at].1);
+                let answer = siege.sends(Method::POST, &path, JSON, object(&fields)).await;
+                assert_eq!(answer.status, 400, "{field}: {wrong}: {}", answer.body);
+                // A number too large for any number type is not JSON to us.
+                assert!(answer.body["errors"][field].is_string() || *wrong == "1e400", "{field}: {wrong}: {}", answer.body);
+            }
+        }
+    }
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_body_where_none_is_expected_is_of_no_interest() {
+    let siege = Siege::begins().await;
+    let login = format!("/login/{}", siege.bob.id);
+    let mark = format!("/room/{}/mark-read", siege.room);
+    let read = format!("/room/{}", siege.room);
+    for (method, path) in [
+        (Method::POST, &*login),
+        (Method::PUT, &mark),
+        (Method::GET, &read),
+        (Method::GET, "/room"),
+        (Method::GET, "/users"),
+        (Method::DELETE, "/users/nobody"),
+        (Method::DELETE, "/delete/room/none"),
+        (Method::DELETE, "/delete/message/none"),
+    ] {
+        for body in WRONG_VALUES.iter().chain(&["", "{", "\u{0}", r#"{"userId":{"$gt":""}}"#]) {
+            for kind in [JSON, FORM, "text/plain"] {
+                siege.sends(method.clone(), path, kind, *body).await.ok();
+            }
+        }
+    }
+    siege.ends_well().await;
+}
+
+/// As often as it fits into the largest body.
+fn full_of(piece: &str, frame: &str) -> String {
+    piece.repeat((MOST - frame.len()) / piece.len())
+}
+
+#[tokio::test]
+async fn absurdly_nested_bodies_are_refused() {
+    let siege = Siege::begins().await;
+    for (path, fields) in siege.bodies() {
+        for (opening, closing) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":", "}]")] {
+            for depth in [100, 1_000, (MOST - 200) / (opening.len() + closing.len()), (MOST - 200) / opening.len()] {
+                let open = opening.repeat(depth);
+                let close = closing.repeat(if depth * (opening.len() + closing.len()) < MOST { depth } else { 0 });
+                for at in 0..fields.len() {
+                    let mut fields = fields.clone();
+                    fields[at].1 = format!("{open}0{close}");
+                    assert_eq!(siege.sends(Method::POST, &path, JSON, object(&fields)).await.status, 400);
+                }
+                // (An array counts as an empty object.)
+                assert_eq!(siege.sends(Method::POST, &path, JSON, format!("{open}0{close}")).await.status, 400);
+            }
+        }
+    }
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn arrays_as_large_as_a_body_are_refused() {
+    let siege = Siege::begins().await;
+    let numbered = |form: fn(usize) -> String| (0..).map(form);
+    let distinct: [Box<dyn Iterator<Item = String>>; 4] = [
+        Box::new(numbered(|n| n.to_string())),
+        Box::new(numbered(|n| format!("{n}e300"))),
+        Box::new(numbered(|n| format!("\"{n}\""))),
+        Box::new(numbered(|n| format!("\"{n:032x}\""))),
+    ];
+    let repeated = ["0", "1e308", "null", "true", "\"\"", "\" \"", "\"a\"", "[]", "{}", "[[]]", "{\"$gt\":\"\"}"];
+    let repeated = repeated.map(|piece| Box::new(std::iter::repeat(piece.to_owned())) as Box<dyn Iterator<Item = String>>);
+    let frame = r#"{"userIds":[],"type":"consumer-to-consumer"}"#;
+    for elements in distinct.into_iter().chain(repeated) {
+        let mut array = String::new();
+        for element in elements {
+            if array.len() + element.len() + frame.len() >= MOST {
+                break;
+            }
+            array.push_str(&element);
+            array.push(',');
+        }
+        array.pop();
+        let answer = siege.sends(Method::POST, "/room/initiate", JSON, frame.replace("[]", &format!("[{array}]"))).await;
+        assert!(answer.body["errors"]["userIds"].is_string(), "{:.100}: {:.300}", array, answer.body.to_string());
+    }
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_key_may_be_written_many_times_and_the_last_one_counts() {
+    let siege = Siege::begins().await;
+    for (path, fields) in siege.bodies() {
+        let good = object(&fields);
+        for (name, _) in &fields {
+            for piece in [format!("\"{name}\":5,"), format!("\"{name}\":{{\"$gt\":\"\"}},"), "\"__proto__\":{},\"\":[],".into()] {
+                let many = full_of(&piece, &good);
+                siege.sends(Method::POST, &path, JSON, good.replacen('{', &format!("{{{many}"), 1)).await.ok();
+            }
+            let twice = good.replacen('}', &format!(",\"{name}\":5}}"), 1);
+            assert!(siege.sends(Method::POST, &path, JSON, twice).await.body["errors"][name].is_string());
+        }
+        let others = (0..7_000).map(|n| format!("\"{n}\":[{n}],")).collect::<Vec<_>>().concat();
+        siege.sends(Method::POST, &path, JSON, good.replacen('{', &format!("{{{others}"), 1)).await.ok();
+    }
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_text_are_refused() {
+    let siege = Siege::begins().await;
+    let body = |text: &[u8]| [br#"{"firstName":"Mallory"#, text, br#"","lastName":"Test","type":"consumer"}"#].concat();
+    let refused: [&[u8]; 17] = [
+        b"\0",
+        b"\x1f",
+        b"\n",
+        b"\x80",
+        b"\xff",
+        b"\xfe\xff",
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xf8\x88\x80\x80\x80",
+        b"\xe2\x82",
+        b"\\ud800",
+        b"\\udc00\\ud800",
+        b"\\ud800x",
+        b"\\u12",
+        b"\\x00",
+        b"\\",
+    ];
+    for text in refused {
+        assert_eq!(siege.sends(Method::POST, "/users", JSON, body(text)).await.status, 400, "{}", text.escape_ascii());
+    }
+    for (text, name) in [(&br"\u0000"[..], "Mallory\0"), (b"\xef\xbb\xbf", "Mallory\u{feff}"), (br"\ud83d\ude00", "Mallory😀")] {
+        assert_eq!(siege.sends(Method::POST, "/users", JSON, body(text)).await.ok()["user"]["firstName"], name);
+    }
+    let valid = body(b"");
+    for (mark, status) in
+        [(&b"\xef\xbb\xbf"[..], 200), (b"\xef\xbb\xbf\xef\xbb\xbf", 400), (b"\xff\xfe", 400), (b"\xfe\xff", 400), (b"\0", 400)]
+    {
+        assert_eq!(siege.sends(Method::POST, "/users", JSON, [mark, &valid].concat()).await.status, status, "{}", mark.escape_ascii());
+    }
+    let utf16: Vec<u8> = String::from_utf8(valid).unwrap().encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert_eq!(siege.sends(Method::POST, "/users", JSON, utf16).await.status, 400);
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn forms_of_any_kind_are_answered() {
+    let siege = Siege::begins().await;
+    let full = "a".repeat(MOST);
+    for (path, _) in siege.bodies() {
+        let forms = ["", "&", "=", "%", "%f", "%zz", "%00=%00", "=&=&=", "a[b][c]=d", "firstName[$gt]=", "__proto__=x", &full];
+        for form in forms {
+            assert_eq!(siege.sends(Method::POST, &path, FORM, form).await.status, 400, "{form:.20}");
+        }
+        for piece in ["&", "a=&", "userIds=x&", "userIds=&", "type=consumer&", "messageText=a&", "%ff=%fe&", "a[]=1&"] {
+            assert_eq!(siege.sends(Method::POST, &path, FORM, full_of(piece, "")).await.status, 400, "{piece}");
+        }
+    }
+    let keys = (0..14_000).map(|n| format!("{n}=&")).collect::<Vec<_>>().concat();
+    siege.sends(Method::POST, "/users", FORM, format!("{keys}firstName=%FF&lastName=%00&type=consumer")).await.ok();
+    siege.ends_well().await;
+}
+
+/// Texts from every plane, and those that confuse.
+fn all_kinds_of_texts() -> Vec<String> {
+    let plane = |plane: u32| -> String {
+        let points = (0..=0xffff).step_by(17).chain(0xfff0..=0xffff).map(|point| (plane << 16) | point);
+        points.filter_map(char::from_u32).collect()
+    };
+    let mut texts: Vec<_> = (0..=16).map(plane).collect();
+    texts.push((0..0x800).filter_map(char::from_u32).collect());
+    texts.push((0x2000..0x2100).filter_map(char::from_u32).collect());
+    texts.extend(
+        [
+            "\u{202e}txt.exe\u{202c}",
+            "\u{200f}שלום\u{200e} \u{2066}مرحبا\u{2069}",
+            "\u{301}",
+            "e\u{301} is not é",
+            "👩\u{200d}👩\u{200d}👧\u{200d}👦 🏴\u{e0067}\u{e0062}\u{e0065}\u{e006e}\u{e0067}\u{e007f}",
+            "\u{feff}\u{feff}x\u{fffe}\u{ffff}\u{fffd}",
+            "\u{0}\u{7f}\u{85}\u{2028}\u{2029}x",
+            "</script><script>alert(1)</script>\u{1e}{}",
+            "\\ud800 \\u0000 \\\\",
+        ]
+        .map(str::to_owned),
+    );
+    texts.push(format!("Z{}", "\u{301}".repeat(51_100)));
+    texts.push("\u{10ffff}".repeat(25_500));
+    texts
+}
+
+/// Written with nothing but ASCII, characters beyond the first plane as two halves.
+fn escaped(text: &str) -> String {
+    let units = text.encode_utf16().map(|unit| format!("\\u{unit:04x}"));
+    format!("\"{}\"", units.collect::<String>())
+}
+
+fn as_form(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat()
+}
+
+#[tokio::test]
+async fn every_message_comes_back_as_it_was_written() {
+    let siege = Siege::begins().await;
+    let mut socket = Socket::of(&siege.bob, &siege.room).await;
+    let path = format!("/room/{}/message", siege.room);
+    for text in all_kinds_of_texts() {
+        let forms = [
+            (JSON, json!({ "messageText": text }).to_string()),
+            (JSON, format!("{{\"messageText\":{}}}", escaped(&text))),
+            (FORM, format!("messageText={}", as_form(&text))),
+        ];
+        for (kind, body) in forms.into_iter().filter(|(_, body)| body.len() <= MOST) {
+            let post = siege.sends(Method::POST, &path, kind, body).await.ok()["post"].clone();
+            assert_eq!(post["message"]["messageText"], text);
+            assert_eq!(socket.hears_post().await, post);
+        }
+        assert_eq!(siege.bob.reads(&siege.room, "?limit=1").await, [text.as_str()]);
+        assert_eq!(siege.bob.recents("").await[0]["message"]["messageText"], text);
+    }
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn every_name_comes_back_as_it_was_written() {
+    let siege = Siege::begins().await;
+    let mut users = Vec::new();
+    for text in all_kinds_of_texts() {
+        for (first, last) in [(text.as_str(), "x"), ("x", text.as_str())] {
+            let body = json!({ "firstName": first, "lastName": last, "type": "support" });
+            let user = siege.sends(Method::POST, "/users", JSON, body.to_string()).await.ok()["user"].clone();
+            assert_eq!((&user["firstName"], &user["lastName"]), (&json!(first), &json!(last)));
+            let path = format!("/users/{}", user["_id"].as_str().unwrap());
+            assert_eq!(siege.sends(Method::GET, &path, JSON, "").await.ok()["user"], user);
+            users.push(user);
+        }
+    }
+    let ids: Vec<_> = users.iter().map(|user| &user["_id"]).collect();
+    let body = json!({ "userIds": ids, "type": "consumer-to-support" });
+    let room = siege.sends(Method::POST, "/room/initiate", JSON, body.to_string()).await.ok()["chatRoom"]["chatRoomId"].clone();
+    let room = room.as_str().unwrap();
+    let mut members = siege.alice.posts(room, "hello").await.ok()["post"]["chatRoomInfo"].as_array().unwrap().clone();
+    members.retain(|user| user["_id"] != siege.alice.id);
+    users.sort_by_key(|user| user["_id"].as_str().map(str::to_owned));
+    members.sort_by_key(|user| user["_id"].as_str().map(str::to_owned));
+    assert!(members == users, "every member of the room has the name they were given");
+    let listed: Vec<Value> = siege.sends(Method::GET, "/users?limit=500", JSON, "").await.ok()["users"].as_array().unwrap().clone();
+    assert!(users.iter().all(|user| listed.contains(user)));
+    siege.ends_well().await;
+}

@@ -1,0 +1,159 @@
+//! Tens of thousands of random requests.
+
+use futures_util::future::join_all;
+use rand::{Rng, RngExt};
+
+use crate::{
+    hostile_siege::{Request, Siege, mutated, noise, one_of, random},
+    people::Person,
+    program::somebody,
+};
+
+/// How many random bodies an endpoint gets.
+const BODIES: usize = 10_000;
+const CONNECTIONS: usize = 8;
+
+const KINDS: [&[u8]; 14] = [
+    b"application/json",
+    b"application/json",
+    b"application/json",
+    b"application/json; charset=utf-8",
+    b"application/json;charset=utf-16",
+    b"Application/JSON ; charset=\"UTF-8\"; x",
+    b"application/x-www-form-urlencoded",
+    b"application/x-www-form-urlencoded; charset=\xff",
+    b"multipart/form-data; boundary=x",
+    b"text/html",
+    b"",
+    b";;;=",
+    b"\x80\xff/json",
+    b"application/json, application/json",
+];
+
+/// Three quarters of the bodies are a valid one with mistakes, or with none; the others are anything.
+fn random_body(random: &mut impl Rng, path: &str, token: &str, valid: &[Vec<u8>]) -> Request {
+    let body = match random.random_range(0..8) {
+        0 => noise(random, 500),
+        1 => noise(random, 8),
+        2 => one_of(random, valid).clone(),
+        _ => {
+            let valid = one_of(random, valid);
+            mutated(random, valid)
+        }
+    };
+    let kind = one_of(random, &KINDS);
+    Request::new("POST", path.as_bytes(), &[("content-type", kind), ("authorization", token.as_bytes())], &body)
+}
+
+async fn ten_thousand_bodies(endpoint: usize) {
+    let siege = Siege::begins().await;
+    let (path, fields) = siege.bodies()[endpoint].clone();
+    let json: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    let form: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={}", value.trim_matches(['[', ']', '"']))).collect();
+    let valid = [format!("{{{}}}", json.join(",")).into_bytes(), form.join("&").into_bytes()];
+    let token = format!("Bearer {}", siege.alice.token);
+    let mut random = random();
+    let requests: Vec<_> = (0..BODIES).map(|_| random_body(&mut random, &path, &token, &valid)).collect();
+    join_all(requests.chunks(BODIES / CONNECTIONS).map(|share| siege.answers_all(share))).await;
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_random_users_are_answered() {
+    ten_thousand_bodies(0).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_random_rooms_are_answered() {
+    ten_thousand_bodies(1).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_random_messages_are_answered() {
+    ten_thousand_bodies(2).await;
+}
+
+const METHODS: [&str; 10] = ["GET", "GET", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "BREW"];
+
+const SEGMENTS: [&[u8]; 20] = [
+    b"users",
+    b"room",
+    b"room",
+    b"login",
+    b"delete",
+    b"message",
+    b"mark-read",
+    b"initiate",
+    b"health",
+    b"ready",
+    b"",
+    b".",
+    b"..",
+    b"%2e%2e",
+    b"%2F",
+    b"%00",
+    b"%ff",
+    b"%",
+    b"%u0041",
+    b"*",
+];
+
+const QUERIES: [&[u8]; 18] = [
+    b"page=",
+    b"limit=",
+    b"before=",
+    b"after=",
+    b"page",
+    b"limit[]=",
+    b"1",
+    b"0",
+    b"-1",
+    b"99999999999999999999",
+    b"1e9",
+    b"0x",
+    b"%ff",
+    b"%",
+    b"&",
+    b"+",
+    b"?",
+    b"NaN",
+];
+
+/// A path of real and unreal segments with a query of the same kind, asked for with a token or what looks like one.
+fn random_target(random: &mut impl Rng, mallory: &Person, room: &str) -> Request {
+    let ids = [mallory.id.as_bytes(), room.as_bytes(), b"0199d1f0c0de7aaa8bbbccccddddeeee"];
+    let mut target = Vec::new();
+    for _ in 0..random.random_range(1..=4) {
+        let segment = if random.random_bool(0.3) { one_of(random, &ids) } else { one_of(random, &SEGMENTS) };
+        target.push(b'/');
+        target.extend(if random.random_bool(0.1) { legal(&mutated(random, segment)) } else { segment.to_vec() });
+    }
+    if random.random_bool(0.5) {
+        target.push(b'?');
+        for _ in 0..random.random_range(0..8) {
+            let piece = one_of(random, &QUERIES);
+            target.extend(if random.random_bool(0.2) { legal(&mutated(random, piece)) } else { piece.to_vec() });
+        }
+    }
+    let token = format!("Bearer {}", mallory.token).into_bytes();
+    let token = if random.random_bool(0.3) { legal(&mutated(random, &token)) } else { token };
+    let method = *one_of(random, &METHODS);
+    Request::new(method, &target, &[("authorization", &token)], b"")
+}
+
+/// Without the bytes that no request line and no header may have: those are for `hostile_http`.
+fn legal(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().copied().filter(|byte| byte.is_ascii_graphic() && !b"#\"<>`{}|^\\".contains(byte)).collect()
+}
+
+#[tokio::test]
+async fn thousands_of_random_paths_are_answered() {
+    let siege = Siege::begins().await;
+    let mallory = somebody(&siege.base, "Mallory").await;
+    // One that random requests may post to, read and delete.
+    let room = mallory.room_with(&[]).await;
+    let mut random = random();
+    let requests: Vec<_> = (0..4_000).map(|_| random_target(&mut random, &mallory, &room)).collect();
+    join_all(requests.chunks(1_000).map(|share| siege.answers_all(share))).await;
+    siege.ends_well().await;
+}

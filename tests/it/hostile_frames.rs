@@ -1,0 +1,389 @@
+//! Websockets: broken frames, broken packets, and events that are well formed but make no sense.
+
+use futures_util::future::join_all;
+use rand::{Rng, RngExt};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{
+    harness::PATIENCE,
+    hostile_siege::{Siege, mutated, noise, one_of, random},
+    raw::{Connection, frame},
+    wire::Socket,
+};
+
+pub const WEBSOCKET: &str = "/socket.io/?EIO=4&transport=websocket";
+const WEBSOCKET_3: &str = "/socket.io/?EIO=3&transport=websocket";
+/// The first byte of frames: a text, binary data, a close, a ping, each whole.
+pub const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
+const CLOSE: u8 = 0x88;
+const PING: u8 = 0x89;
+
+/// A frame with this length in its head and nothing behind it.
+fn claims(first: u8, length: u64) -> Vec<u8> {
+    [&[first, 0xff][..], &length.to_be_bytes(), &[0; 4], b"42[]"].concat()
+}
+
+#[tokio::test]
+async fn a_broken_frame_ends_its_connection_and_nothing_else() {
+    let siege = Siege::begins().await;
+    let mut broken: Vec<Vec<u8>> = vec![
+        b"\x81\x0242".to_vec(),
+        claims(TEXT, 1 << 63),
+        claims(BINARY, u64::MAX),
+        claims(TEXT, 1 << 40),
+        claims(BINARY, 100_001),
+        frame(TEXT, b"42\xff"),
+        frame(TEXT, b"\xed\xa0\x80"),
+        frame(PING, &[0; 126]),
+        frame(0x09, b"half a ping"),
+        frame(0x80, b"what does this continue?"),
+        [frame(0x01, b"42["), frame(TEXT, b"40")].concat(),
+        [frame(0x01, b"42["), frame(0x80, b"\xff")].concat(),
+        // More than the largest packet, in small pieces.
+        [frame(0x01, b"42["), frame(0x00, &[b' '; 1_000]).repeat(101)].concat(),
+        frame(CLOSE, b"x"),
+        frame(CLOSE, b"\x03\xe8\xff\xfe"),
+        frame(CLOSE, &[0; 126]),
+        frame(CLOSE, b""),
+    ];
+    broken.extend([0x40, 0x20, 0x10, 0x70].map(|reserved| frame(TEXT | reserved, b"40")));
+    broken.extend((0x03..=0x07).chain(0x0b..=0x0f).map(|opcode| frame(0x80 | opcode, b"40")));
+    broken.extend([0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535].map(|code| frame(CLOSE, &code.to_be_bytes())));
+    broken.extend([&b""[..], b"\x04", b"4\xff"].map(|data| frame(BINARY, data)));
+    join_all(broken.iter().flat_map(|bytes| [(WEBSOCKET, bytes), (WEBSOCKET_3, bytes)]).map(async |(path, bytes)| {
+        let mut connection = Connection::websocket(&siege.base, path).await;
+        connection.send(&frame(TEXT, b"40")).await;
+        connection.send(bytes).await;
+        // It ends of itself: this side goes on listening.
+        while connection.frame().await.is_some() {}
+    }))
+    .await;
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn unusual_frames_are_as_good_as_others() {
+    let siege = Siege::begins().await;
+    let mut connection = Connection::websocket(&siege.base, WEBSOCKET).await;
+    connection.send(&frame(TEXT, b"40")).await;
+    connection.hears("40{").await;
+    let mut bytes = frame(0x8a, b"an answer to no ping");
+    let event = json!(["subscribe", siege.room, "😀"]).to_string();
+    // One byte a frame, pings between them.
+    bytes.extend(frame(0x01, b"421"));
+    for byte in event.as_bytes() {
+        bytes.extend([frame(0x00, &[*byte]), frame(PING, b"?")].concat());
+    }
+    bytes.extend(frame(0x00, b"").repeat(1_000));
+    bytes.extend(frame(0x80, b""));
+    // A length of nine written in eight bytes.
+    bytes.extend([&[TEXT, 0xff, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0], &b"422[\"x\"]\n"[..]].concat());
+    assert!(connection.send(&bytes).await);
+    let mut heard = Vec::new();
+    while !heard.iter().any(|packet: &String| packet.starts_with("432")) {
+        let (first, payload) = connection.frame().await.expect("the connection goes on");
+        if first == TEXT {
+            heard.push(String::from_utf8(payload).unwrap());
+        }
+    }
+    assert!(heard.contains(&r#"431[{"success":true}]"#.to_owned()), "{heard:?}");
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_packet_may_be_as_large_as_the_setting_says_and_no_larger() {
+    let siege = Siege::begins().await;
+    let event = |size: usize| {
+        let frame = r#"427["identity",""]"#;
+        frame.replace("\"\"", &format!("\"{}\"", "x".repeat(size - frame.len())))
+    };
+    let mut socket = Socket::connect(&siege.base).await;
+    assert!(socket.tries(Message::text(event(100_000))).await);
+    assert!(socket.receive().await.unwrap().starts_with("437["));
+    socket.tries(Message::text(event(100_001))).await;
+    assert!(!socket.answers().await);
+    let mut socket = Socket::connect(&siege.base).await;
+    socket.tries(Message::binary(vec![0; 100_001])).await;
+    assert!(!socket.answers().await);
+    siege.ends_well().await;
+}
+
+/// Sockets for packets that may or may not end them.
+struct Sockets<'a> {
+    base: &'a str,
+    socket: Socket,
+}
+
+impl<'a> Sockets<'a> {
+    async fn of(siege: &'a Siege) -> Self {
+        Self { base: &siege.base, socket: Socket::connect(&siege.base).await }
+    }
+
+    /// Sends these frames one by one, and looks at what became of the connection. A new one takes its place when it has ended.
+    async fn survive(&mut self, frames: Vec<Message>) -> bool {
+        for frame in frames {
+            if !self.socket.tries(frame).await {
+                break;
+            }
+        }
+        let goes_on = self.socket.answers().await;
+        if !goes_on {
+            self.socket = Socket::connect(self.base).await;
+        }
+        goes_on
+    }
+}
+
+const EVENTS: [&str; 9] = ["identity", "subscribe", "unsubscribe", "connect", "disconnect", "error", "new message", "__proto__", ""];
+
+#[tokio::test]
+async fn no_payload_of_an_event_ends_the_connection() {
+    let siege = Siege::begins().await;
+    let mut sockets = Sockets::of(&siege).await;
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let deep_object = format!("{}0{}", "{\"a\":".repeat(10_000), "}".repeat(10_000));
+    let wide = "0,".repeat(49_000) + "0";
+    let payloads = [
+        "",
+        "null",
+        "true",
+        "0",
+        "-0",
+        "1e308",
+        "1e400",
+        "99999999999999999999",
+        "\"\"",
+        "\"\\u0000\"",
+        "\"\\ud800\"",
+        "\"\\ud83d\\ude00\"",
+        "{}",
+        "[]",
+        r#"{"$gt":""}"#,
+        r#"{"_placeholder":true,"num":0}"#,
+        r#"{"_placeholder":true,"num":-1}"#,
+        r#"{"\u005fplaceholder":true}"#,
+        r#"{"__proto__":{},"__proto__":[]}"#,
+        "[[[[]]]]",
+        "\"a\",\"b\",\"c\"",
+        "null,null",
+        &deep,
+        &deep_object,
+        &wide,
+    ];
+    for event in EVENTS {
+        for payload in payloads {
+            let comma = if payload.is_empty() { "" } else { "," };
+            for ack in ["", "1", "007", "9223372036854775807", "9223372036854775808", "99999999999999999999999999"] {
+                let packet = format!("42{ack}[\"{event}\"{comma}{payload}]");
+                assert!(sockets.survive(vec![Message::text(packet)]).await, "{event} {payload:.40} {ack}");
+            }
+            // The same with data beside it: asked for or not.
+            let packet = format!("451-1[\"{event}\"{comma}{payload}]");
+            assert!(sockets.survive(vec![Message::text(packet), Message::binary(&b"\xff\0"[..])]).await, "{event} {payload:.40}, binary");
+        }
+    }
+    for packet in
+        ["420[\"identity\",5]", "450-[\"identity\",{\"_placeholder\":true,\"num\":0}]", "4300[]", "4399999999[1,2]", "40/nowhere,", "40"]
+    {
+        assert!(sockets.survive(vec![Message::text(packet)]).await, "{packet}");
+    }
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_socket_goes_on_in_its_room_after_every_refusal() {
+    let siege = Siege::begins().await;
+    let mut socket = Socket::of(&siege.bob, &siege.room).await;
+    for event in EVENTS {
+        for payload in [json!([]), json!([{ "$gt": "" }]), json!([["a"]]), json!(["\u{0}"]), json!([siege.room, { "$ne": null }])] {
+            if event != "unsubscribe" {
+                socket.is_refused(event, payload).await;
+            }
+        }
+    }
+    let post = siege.alice.posts(&siege.room, "still here").await.ok()["post"].clone();
+    assert_eq!(socket.hears_post().await, post);
+    siege.ends_well().await;
+}
+
+/// Packets that are none, or none that a client may send.
+const BROKEN: [&str; 60] = [
+    "",
+    " ",
+    "0",
+    "0{}",
+    "1",
+    "2",
+    "2probe",
+    "3",
+    "3probe",
+    "5",
+    "6",
+    "7",
+    "8",
+    "9",
+    "a",
+    "b",
+    "b4",
+    "bAAAA",
+    "b=",
+    "b4====",
+    "é",
+    "4",
+    "4é",
+    "41",
+    "41/nowhere,",
+    "42",
+    "42[",
+    "42[]",
+    "42{}",
+    "42null",
+    "42[null]",
+    "42[5,\"x\"]",
+    "42[[\"identity\"]]",
+    "42[{\"a\":1}]",
+    "42\"identity\"",
+    "42-1[\"identity\"]",
+    "42/,[\"identity\"]",
+    "42/nowhere,[\"identity\"]",
+    "42/é,1[\"é\"]",
+    "42/",
+    "43",
+    "43[]",
+    "43-1[]",
+    "431",
+    "431x",
+    "44",
+    "44{\"message\":\"x\"}",
+    "45",
+    "45-",
+    "45-[\"x\"]",
+    "451[\"x\"]",
+    "45999999999999-[\"x\"]",
+    "4599999999999999999999999-[\"x\"]",
+    "451-",
+    "46",
+    "461-1[{\"_placeholder\":true,\"num\":0}]",
+    "461-[]",
+    "47",
+    "4\u{1e}4",
+    "42[\"a\\u0062\"]",
+];
+
+#[tokio::test]
+async fn a_broken_packet_ends_at_most_its_own_connection() {
+    let siege = Siege::begins().await;
+    let mut witness = Socket::of(&siege.bob, &siege.room).await;
+    let mut sockets = Sockets::of(&siege).await;
+    for packet in BROKEN {
+        sockets.survive(vec![Message::text(packet)]).await;
+        sockets.survive(vec![Message::text(packet), Message::binary(&b"x"[..])]).await;
+        sockets.survive(vec![Message::binary(packet.as_bytes().to_vec())]).await;
+        sockets.survive(vec![Message::text(packet); 3]).await;
+    }
+    // Data that was announced and does not come, or comes twice.
+    let announced = || Message::text(r#"452-["identity",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#);
+    let data = || Message::binary(&b"x"[..]);
+    for frames in [vec![announced()], vec![announced(), data()], vec![announced(), announced()], vec![announced(), data(), data(), data()]]
+    {
+        sockets.survive(frames).await;
+    }
+    assert!(witness.answers().await);
+    siege.ends_well().await;
+}
+
+/// A packet like one that a client sends, mostly with mistakes.
+fn random_frame(random: &mut impl Rng, packets: &[Vec<u8>]) -> Message {
+    let bytes = match random.random_range(0..10) {
+        0 => noise(random, 200),
+        1 => return Message::text(*one_of(random, &BROKEN)),
+        _ => {
+            let packet = one_of(random, packets).clone();
+            mutated(random, &packet)
+        }
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) if random.random_bool(0.9) => Message::text(text),
+        Ok(text) => Message::binary(text.into_bytes()),
+        Err(bytes) => Message::binary(bytes.into_bytes()),
+    }
+}
+
+#[tokio::test]
+async fn thousands_of_random_packets_end_at_most_their_own_connections() {
+    let siege = Siege::begins().await;
+    let mut witness = Socket::of(&siege.bob, &siege.room).await;
+    let mut random = random();
+    let packets = [
+        format!("42[\"subscribe\",\"{}\",\"{}\"]", siege.room, siege.bob.id),
+        format!("4217[\"identity\",\"{}\"]", siege.alice.id),
+        format!("42/,3[\"unsubscribe\",\"{}\"]", siege.room),
+        "40{\"token\":\"x\"}".into(),
+        "40/nowhere,{}".into(),
+        "451-4[\"subscribe\",{\"_placeholder\":true,\"num\":0}]".into(),
+        "431[{\"success\":true}]".into(),
+    ]
+    .map(String::into_bytes);
+    let volleys: Vec<Vec<Vec<Message>>> = (0..4)
+        .map(|_| (0..250).map(|_| (0..random.random_range(1..=4)).map(|_| random_frame(&mut random, &packets)).collect()).collect())
+        .collect();
+    join_all(volleys.into_iter().map(async |volleys| {
+        let mut sockets = Sockets::of(&siege).await;
+        for frames in volleys {
+            sockets.survive(frames).await;
+        }
+    }))
+    .await;
+    assert!(witness.answers().await);
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_events_at_once_take_little_memory_and_end_nothing() {
+    let siege = Siege::begins().await;
+    let mut socket = Socket::connect(&siege.base).await;
+    for n in 0..10_000 {
+        let event = json!([one_of(&mut rand::rng(), &["subscribe", "unsubscribe"]), siege.room]);
+        assert!(socket.tries(Message::text(format!("42{n}{event}"))).await);
+    }
+    // Many were refused, and answers for which there was no room have been dropped: one asks until one is in.
+    for n in 10_000.. {
+        assert!(socket.tries(Message::text(format!("42{n}{}", json!(["subscribe", siege.room])))).await);
+        let subscribed =
+            async { while socket.receive().await.expect("the connection goes on") != format!("43{n}[{{\"success\":true}}]") {} };
+        if tokio::time::timeout(PATIENCE / 20, subscribed).await.is_ok() {
+            break;
+        }
+    }
+    siege.alice.posts(&siege.room, "heard").await.ok();
+    while !socket.receive().await.expect("the connection goes on").starts_with("42[\"new message\"") {}
+    siege.ends_well().await;
+}
+
+#[tokio::test]
+async fn clients_that_come_and_go_in_floods_leave_nothing_behind() {
+    let siege = Siege::begins().await;
+    let greeting = [
+        frame(TEXT, b"40"),
+        frame(TEXT, format!("42{}", json!(["identity", siege.bob.id])).as_bytes()),
+        frame(TEXT, format!("42{}", json!(["subscribe", siege.room, siege.bob.id])).as_bytes()),
+    ]
+    .concat();
+    for _ in 0..10 {
+        join_all((0..50).map(async |n| {
+            let mut connection = Connection::websocket(&siege.base, WEBSOCKET).await;
+            connection.send(&greeting[..greeting.len() * (n % 5) / 4]).await;
+            if n % 2 == 0 {
+                connection.send(&frame(CLOSE, &1000_u16.to_be_bytes())).await;
+            }
+        }))
+        .await;
+        siege.alice.posts(&siege.room, "anybody there?").await.ok();
+    }
+    let mut bobs = Socket::of(&siege.bob, &siege.room).await;
+    let post = siege.alice.posts(&siege.room, "one").await.ok()["post"].clone();
+    assert_eq!(bobs.hears().await, Value::from(vec![json!("new message"), json!({ "message": post })]));
+    siege.ends_well().await;
+}

@@ -1,0 +1,171 @@
+//! A connection for what no HTTP client would send: any bytes go out, and whatever comes back is read as answers, or as frames of a
+//! websocket.
+
+use std::{fmt::Debug, io};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::harness::PATIENCE;
+
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    pub async fn open(base: &str) -> Self {
+        let stream = TcpStream::connect(base.strip_prefix("http://").unwrap()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// A websocket that speaks to this path and query.
+    pub async fn websocket(base: &str, path: &str) -> Self {
+        let mut connection = Self::open(base).await;
+        let upgrade =
+            "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
+        connection.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n\r\n").as_bytes()).await;
+        assert_eq!(connection.reply("GET").await.expect("no answer to an upgrade").status, 101);
+        connection
+    }
+
+    /// Sends these bytes; false when the server no longer takes any.
+    pub async fn send(&mut self, bytes: &[u8]) -> bool {
+        timeout(PATIENCE, self.stream.get_mut().write_all(bytes)).await.expect("the server neither reads nor closes").is_ok()
+    }
+
+    /// Says that nothing more will be sent.
+    pub async fn finish(&mut self) {
+        // Already closed from the other side.
+        let _ = self.stream.get_mut().shutdown().await;
+    }
+
+    /// The next answer to a request with this method; none when the connection ended instead.
+    pub async fn reply(&mut self, method: &str) -> Option<Reply> {
+        timeout(PATIENCE, self.read_reply(method == "HEAD")).await.expect("neither an answer nor the end of the connection").ok()
+    }
+
+    async fn read_reply(&mut self, to_head: bool) -> io::Result<Reply> {
+        loop {
+            let head = self.read_head().await?;
+            let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no answer: {head:?}"));
+            let mut reply = Reply { status, head, body: Vec::new() };
+            match status {
+                100 => continue,
+                101 => {}
+                _ if to_head => {}
+                _ => reply.body = self.read_body(&reply).await?,
+            }
+            return Ok(reply);
+        }
+    }
+
+    /// Up to the empty line, in lower case.
+    async fn read_head(&mut self) -> io::Result<String> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if self.stream.read_until(b'\n', &mut head).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(String::from_utf8(head).unwrap().to_ascii_lowercase())
+    }
+
+    async fn read_body(&mut self, reply: &Reply) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        if let Some(length) = reply.header("content-length") {
+            body.resize(length.parse().unwrap(), 0);
+            self.stream.read_exact(&mut body).await?;
+        } else if reply.header("transfer-encoding").is_some() {
+            loop {
+                let mut size = String::new();
+                self.stream.read_line(&mut size).await?;
+                let start = body.len();
+                body.resize(start + usize::from_str_radix(size.trim(), 16).unwrap(), 0);
+                self.stream.read_exact(&mut body[start..]).await?;
+                self.stream.read_exact(&mut [0; 2]).await?;
+                if body.len() == start {
+                    break;
+                }
+            }
+        } else {
+            self.stream.read_to_end(&mut body).await?;
+        }
+        Ok(body)
+    }
+
+    /// The first byte and the payload of the next websocket frame; none when the connection ended.
+    pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        timeout(PATIENCE, self.read_frame()).await.expect("neither a frame nor the end of the connection").ok()
+    }
+
+    /// Waits for a frame whose payload begins like this. Pings may come in between.
+    pub async fn hears(&mut self, beginning: &str) {
+        while !self.frame().await.expect("the connection goes on").1.starts_with(beginning.as_bytes()) {}
+    }
+
+    async fn read_frame(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        let first = self.stream.read_u8().await?;
+        let length = match self.stream.read_u8().await? {
+            126 => usize::from(self.stream.read_u16().await?),
+            127 => usize::try_from(self.stream.read_u64().await?).unwrap(),
+            short => usize::from(short),
+        };
+        let mut payload = vec![0; length];
+        self.stream.read_exact(&mut payload).await?;
+        Ok((first, payload))
+    }
+}
+
+/// A frame as a client has to send it: masked. `first` holds FIN, the reserved bits and the opcode.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [0x12, 0x34, 0x56, 0x78];
+    let mut frame = vec![first];
+    match payload.len() {
+        short @ ..126 => frame.push(0x80 | u8::try_from(short).unwrap()),
+        middle @ 126..0x1_0000 => {
+            frame.push(0xfe);
+            frame.extend(u16::try_from(middle).unwrap().to_be_bytes());
+        }
+        long => {
+            frame.push(0xff);
+            frame.extend((long as u64).to_be_bytes());
+        }
+    }
+    frame.extend(mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    /// Status line and headers, in lower case.
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    /// The body, if this is what the API may answer to anything at all: no fault of ours, and JSON that says whether it went well.
+    #[track_caller]
+    pub fn sound(&self, asked: impl Debug) -> Value {
+        assert!(self.status < 500, "{asked:?}: {self:?}");
+        if self.header("x-request-id").is_none() {
+            // What is no HTTP never reaches us: hyper answers it, without a body, and closes the connection.
+            assert!(matches!(self.status, 400 | 414 | 431) && self.body.is_empty(), "{asked:?}: {self:?}");
+            return Value::Null;
+        }
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{asked:?}: no JSON: {self:?}"));
+        assert_eq!(body["success"], self.status == 200, "{asked:?}: {body}");
+        body
+    }
+}
