@@ -24,9 +24,9 @@ use crate::sockets::Socket;
 const SOCKETS: u64 = 1_000;
 /// So many sockets look into the events for when they were sent.
 const WATCHES: u64 = 16;
-const POSTERS: usize = 8;
-/// A quarter of what socketioxide queues per socket before it drops.
-const WINDOW: usize = 32;
+const POSTERS: usize = 64;
+/// Half of what socketioxide queues per socket before it drops.
+const WINDOW: usize = 64;
 /// After this time a delivery will not come any more.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The least share of the yardstick's rate that we want.

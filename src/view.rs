@@ -85,6 +85,14 @@ impl Post {
     }
 }
 
+impl Post {
+    /// The post as clients read it.
+    #[must_use]
+    pub fn json(&self) -> &str {
+        self.json.get()
+    }
+}
+
 impl Serialize for Post {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.json.serialize(serializer)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::State,
+    http::header,
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
@@ -23,7 +24,7 @@ use crate::{
     error::Result,
     model::{User, UserId},
     timeline::Draft,
-    view::{ConversationMessage, People, Post},
+    view::{ConversationMessage, People},
 };
 
 pub fn routes() -> Router<Shared> {
@@ -43,22 +44,19 @@ impl Input for NewMessage {
     }
 }
 
-#[derive(Serialize)]
-struct Posted {
-    success: bool,
-    post: Post,
-}
-
 async fn post_message(
     State(app): State<Shared>,
     PathId(room): PathId,
     caller: Authenticated,
     Body(new): Body<NewMessage>,
-) -> Result<Json<Posted>> {
+) -> Result<Response> {
     let room = app.access.admit(&caller.caller(), Action::Post, &room).await?;
     let members = present(app.store.people(&room.members).await?);
     let draft = Draft { room, author: caller.0, members, text: new.text };
-    Ok(Json(Posted { success: true, post: app.timeline.post(draft).await? }))
+    let post = app.timeline.post(draft).await?;
+    // The post is written already.
+    let body = ["{\"success\":true,\"post\":", post.json(), "}"].concat();
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Response> {

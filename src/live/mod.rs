@@ -9,7 +9,9 @@ mod handshake;
 
 use std::{collections::HashMap, convert::Infallible, future::ready, sync::Arc, time::Duration};
 
-use socketioxide::{SendError, SocketError, SocketIo, extract::SocketRef, handler::ConnectHandler, layer::SocketIoLayer};
+use futures_util::FutureExt;
+use serde::{Serialize, Serializer, ser::Error as _};
+use socketioxide::{BroadcastError, SendError, SocketError, SocketIo, extract::SocketRef, handler::ConnectHandler, layer::SocketIoLayer};
 
 pub use events::Event;
 pub use handlers::Handlers;
@@ -92,6 +94,20 @@ impl Sockets {
         (Self { io }, layer)
     }
 
+    /// Sends an event to the sockets in its room. False when it did not fit into the buffer of every one.
+    fn broadcast(&self, event: &Event<'_>) -> bool {
+        let sending = self.io.to(room_name(event.room())).emit(event.name(), event);
+        // To sockets of this process everything is sent at once; there is nothing to wait for.
+        match sending.now_or_never() {
+            Some(Err(BroadcastError::Socket(errors))) => !errors.iter().any(|error| matches!(error, SocketError::InternalChannelFull)),
+            Some(Err(error)) => {
+                tracing::error!(%error, event = event.name(), "an event could not be sent");
+                true
+            }
+            Some(Ok(())) | None => true,
+        }
+    }
+
     /// Closes every socket. Clients see their connection end, and try to connect again.
     pub async fn close(&self) {
         self.io.close().await;
@@ -101,10 +117,21 @@ impl Sockets {
 impl Live for Sockets {
     fn announce(&self, events: &[Event<'_>]) {
         for (room, events) in by_room(events) {
-            // Socket by socket, not by a broadcast of the layer: that one does not say whose buffer was full. All events at once, so
-            // that a socket wakes up once and sends them in one write.
-            for socket in self.io.within(room_name(room)).sockets() {
-                send(socket, &events);
+            let mut listeners = self.io.within(room_name(room)).sockets();
+            for event in events {
+                // A broadcast writes the event once for all, but does not say whose buffer was full; so that is asked before.
+                listeners.retain(|listener| {
+                    let fits = has_room(listener);
+                    if !fits {
+                        evict(listener);
+                    }
+                    fits
+                });
+                if !self.broadcast(event) {
+                    // An acknowledgement or a ping took the last place in somebody's buffer in this very moment: somebody has missed
+                    // the event, and nobody can say who.
+                    listeners.drain(..).for_each(|listener| evict(&listener));
+                }
             }
         }
     }
@@ -125,23 +152,27 @@ fn by_room<'a, 'b>(events: &'a [Event<'b>]) -> HashMap<RoomId, Vec<&'a Event<'b>
     rooms
 }
 
-fn send(socket: SocketRef, events: &[&Event<'_>]) {
-    for event in events {
-        match socket.emit(event.name(), event) {
-            Ok(()) => {}
-            Err(SendError::Socket(SocketError::InternalChannelFull)) => return evict(socket),
-            // A socket that closed meanwhile will catch up when it is back.
-            Err(SendError::Socket(_)) => return,
-            Err(SendError::Serialize(error)) => tracing::error!(%error, event = event.name(), "an event could not be written"),
-        }
+/// What no event is: it cannot be written.
+struct Unwritable;
+
+impl Serialize for Unwritable {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(S::Error::custom("only asking for room"))
     }
+}
+
+/// Whether one more event fits into the socket's buffer. The layer has no such question; but before it writes an event it takes a place
+/// in the buffer, which it gives back when the event cannot be written.
+fn has_room(socket: &SocketRef) -> bool {
+    !matches!(socket.emit("", &Unwritable), Err(SendError::Socket(SocketError::InternalChannelFull)))
 }
 
 /// Ends a socket whose client reads too slowly: it has missed an event, so it must not hear the next one. It is told as soon as there
 /// is room for that; a client that reads nothing at all is given up by the heartbeat.
-fn evict(socket: SocketRef) {
+fn evict(socket: &SocketRef) {
     tracing::info!(socket = %socket.id, "a client reads too slowly and is disconnected");
     socket.leave_all();
+    let socket = socket.clone();
     tokio::spawn(async move {
         while socket.connected() && socket.clone().disconnect().is_err() {
             tokio::time::sleep(EVICTION_RETRY).await;
