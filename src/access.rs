@@ -25,7 +25,7 @@ pub enum Caller {
 
 /// What they ask for.
 ///
-/// To add one: the variant here, its row in the table above, its case in [`Access::permits`].
+/// To add one: the variant here, its row in the table above, its case in `Access::permits`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// See the conversation.

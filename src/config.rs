@@ -38,10 +38,21 @@ pub struct Config {
 
 /// Who may do what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "String")]
 pub enum AccessMode {
     /// Anyone may log in as anyone, as in the original application.
     Open,
+}
+
+impl TryFrom<String> for AccessMode {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "open" => Ok(Self::Open),
+            _ => Err(format!("access: '{name}' is not a mode of this version, which knows only \"open\"")),
+        }
+    }
 }
 
 impl fmt::Display for AccessMode {
@@ -54,12 +65,24 @@ impl fmt::Display for AccessMode {
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "String")]
 pub enum LogFormat {
     /// Text, in colour on a terminal.
     Text,
     /// One JSON object per line.
     Json,
+}
+
+impl TryFrom<String> for LogFormat {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("log_format: '{name}' is neither \"text\" nor \"json\"")),
+        }
+    }
 }
 
 /// Settings of tokens.
@@ -340,7 +363,8 @@ mod tests {
             ("CAUSERIE_LISTEN", "nowhere", "listen"),
             ("CAUSERIE_LISTNE", "127.0.0.1:1", "listne"),
             ("CAUSERIE_HTTP__MAX_PAGES", "5", "max_pages"),
-            ("CAUSERIE_ACCESS", "closed", "access"),
+            ("CAUSERIE_ACCESS", "closed", "access: 'closed' is not a mode"),
+            ("CAUSERIE_LOG_FORMAT", "yaml", "neither \"text\" nor \"json\""),
             ("CAUSERIE_HTTP__MAX_PAGE", "0", "http.max_page"),
             ("CAUSERIE_HTTP__MAX_PAGE", "many", "http.max_page"),
             ("CAUSERIE_SOCKET__PING_TIMEOUT_MS", "0", "ping_timeout_ms"),

@@ -17,7 +17,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a request or an event was not carried out. The text of a variant is what the client reads.
 ///
-/// To add one: the variant with its text here, its status in [`Error::status`].
+/// To add one: the variant with its text here, its status in `Error::status`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// 400: fields of the body are wrong; all of them are named.

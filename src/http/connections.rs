@@ -15,7 +15,7 @@ use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
 
 /// How long to wait before accepting again when the system has no room for one more connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// The largest head of a request, in bytes, and the piece in which bodies are read.
+/// How many bytes are read at once, and what the head of a request may hold before it is refused (a little more when it comes in at once).
 const READ_BUFFER: usize = 64 * 1024;
 
 /// The connections that are open.

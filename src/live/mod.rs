@@ -28,7 +28,7 @@ pub const PATH: &str = "/socket.io";
 /// How long a client may take from opening the transport to connecting a socket.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that a socket reads at once. Events of clients are small, and every idle socket holds a buffer of this size.
-const READ_BUFFER: usize = 1024;
+const READ_BUFFER: usize = 512;
 /// How often a client that fell behind is tried again.
 const EVICTION_RETRY: Duration = Duration::from_millis(250);
 

@@ -4,18 +4,12 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::{harness::TestServer, people::Person};
-
-async fn a_room(server: &TestServer) -> (Person, Person, String) {
-    let [alice, bob] = [server.person("Alice").await, server.person("Bob").await];
-    let room = alice.room_with(&[&bob]).await;
-    (alice, bob, room)
-}
+use crate::harness::TestServer;
 
 #[tokio::test]
 async fn a_post_carries_everything_that_a_client_shows() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let post = alice.posts(&room, "hello").await.ok()["post"].clone();
     assert_eq!(post["_id"], *room);
     assert_eq!(post["chatRoomId"], *room);
@@ -33,7 +27,7 @@ async fn a_post_carries_everything_that_a_client_shows() {
 #[tokio::test]
 async fn any_text_arrives_as_it_was_sent() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let texts = [
         " blanks around ",
         "emoji 👩‍👩‍👧 and مرحبا",
@@ -52,7 +46,7 @@ async fn any_text_arrives_as_it_was_sent() {
 #[tokio::test]
 async fn a_message_without_text_is_refused() {
     let server = TestServer::start().await;
-    let (alice, _, room) = a_room(&server).await;
+    let (alice, _, room) = server.two_in_a_room().await;
     let post = async |room: &str, body: Value| {
         crate::people::Answer::of(alice.request(reqwest::Method::POST, &format!("/room/{room}/message")).json(&body)).await
     };
@@ -72,7 +66,7 @@ async fn a_message_without_text_is_refused() {
 #[tokio::test]
 async fn a_stranger_can_do_nothing_in_a_room() {
     let server = TestServer::start().await;
-    let (alice, _, room) = a_room(&server).await;
+    let (alice, _, room) = server.two_in_a_room().await;
     let stranger = server.person("Stranger").await;
     alice.posts(&room, "private").await.ok();
     let refusal = "You are not a member of this room";
@@ -85,7 +79,7 @@ async fn a_stranger_can_do_nothing_in_a_room() {
 #[tokio::test]
 async fn the_conversation_pages_back_from_the_newest() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let empty = alice.get(&format!("/room/{room}")).await.ok();
     assert_eq!(empty, json!({ "success": true, "conversation": [], "users": [alice.user, bob.user] }));
     for n in 1..=25 {
@@ -119,7 +113,7 @@ async fn the_conversation_pages_back_from_the_newest() {
 #[tokio::test]
 async fn pages_are_full_however_many_messages_were_deleted() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let mut ids = Vec::new();
     for n in 1..=40 {
         ids.push(alice.posts(&room, &n.to_string()).await.ok()["post"]["postId"].as_str().unwrap().to_owned());
@@ -147,7 +141,7 @@ async fn pages_are_full_however_many_messages_were_deleted() {
 #[tokio::test]
 async fn marking_read_counts_what_was_new_and_says_when() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     assert_eq!(bob.marks_read(&room).await, 0);
     alice.posts(&room, "1").await.ok();
     bob.posts(&room, "2").await.ok();
@@ -174,7 +168,7 @@ async fn marking_read_counts_what_was_new_and_says_when() {
 #[tokio::test]
 async fn marking_read_while_messages_arrive_never_covers_a_later_one() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let poster = {
         let (alice, room) = (alice.clone(), room.clone());
         tokio::spawn(async move {
@@ -201,7 +195,7 @@ async fn marking_read_while_messages_arrive_never_covers_a_later_one() {
 #[tokio::test]
 async fn numbers_have_no_hole_and_no_repeat_whatever_runs_at_once() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let other = alice.room_with(&[]).await;
     let posting = (0..16).map(|n| {
         let person = if n % 2 == 0 { alice.clone() } else { bob.clone() };
@@ -237,7 +231,7 @@ async fn numbers_have_no_hole_and_no_repeat_whatever_runs_at_once() {
 #[tokio::test]
 async fn the_order_of_a_room_survives_a_clock_that_goes_back() {
     let mut server = TestServer::start().await;
-    let (mut alice, bob, room) = a_room(&server).await;
+    let (mut alice, bob, room) = server.two_in_a_room().await;
     alice.posts(&room, "before").await.ok();
     server.turn_clock(-3_600_000);
     alice.posts(&room, "an hour earlier").await.ok();

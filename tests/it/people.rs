@@ -72,6 +72,13 @@ impl TestServer {
         Person { base: self.base.clone(), http: self.http.clone(), id, token, user }
     }
 
+    /// Alice and Bob, and the room that they share.
+    pub async fn two_in_a_room(&self) -> (Person, Person, String) {
+        let [alice, bob] = [self.person("Alice").await, self.person("Bob").await];
+        let room = alice.room_with(&[&bob]).await;
+        (alice, bob, room)
+    }
+
     pub async fn log_in(&self, id: &str) -> String {
         let answer = Answer::of(self.request(Method::POST, &format!("/login/{id}"))).await.ok();
         answer["authorization"].as_str().unwrap().to_owned()

@@ -2,18 +2,12 @@
 
 use serde_json::json;
 
-use crate::{harness::TestServer, people::Person, wire::Socket};
-
-async fn a_room(server: &TestServer) -> (Person, Person, String) {
-    let [alice, bob] = [server.person("Alice").await, server.person("Bob").await];
-    let room = alice.room_with(&[&bob]).await;
-    (alice, bob, room)
-}
+use crate::{harness::TestServer, wire::Socket};
 
 #[tokio::test]
 async fn everybody_in_the_room_hears_the_very_post_of_the_answer() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let mut sockets = [Socket::of(&alice, &room).await, Socket::of(&bob, &room).await, Socket::of(&bob, &room).await];
     let post = alice.posts(&room, "hello ✨").await.ok()["post"].clone();
     for socket in &mut sockets {
@@ -24,7 +18,7 @@ async fn everybody_in_the_room_hears_the_very_post_of_the_answer() {
 #[tokio::test]
 async fn sockets_hear_each_room_in_order_and_each_message_once() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let mut sockets = Vec::new();
     for _ in 0..5 {
         sockets.push(Socket::of(&bob, &room).await);
@@ -52,7 +46,7 @@ async fn sockets_hear_each_room_in_order_and_each_message_once() {
 #[tokio::test]
 async fn subscribing_for_another_user_brings_all_their_sockets_in() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let mut bobs = [Socket::connect(&server.base).await, Socket::connect(&server.base).await];
     for socket in &mut bobs {
         socket.succeeds("identity", json!([bob.id])).await;
@@ -72,7 +66,7 @@ async fn subscribing_for_another_user_brings_all_their_sockets_in() {
 #[tokio::test]
 async fn whoever_unsubscribes_hears_no_more_until_they_subscribe_again() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let mut socket = Socket::of(&bob, &room).await;
     socket.succeeds("unsubscribe", json!([room])).await;
     alice.posts(&room, "not heard").await.ok();
@@ -84,7 +78,7 @@ async fn whoever_unsubscribes_hears_no_more_until_they_subscribe_again() {
 #[tokio::test]
 async fn events_of_one_socket_take_effect_in_the_order_in_which_they_were_sent() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let mut socket = Socket::connect(&server.base).await;
     for round in 0..50 {
         for _ in 0..10 {
@@ -121,7 +115,7 @@ async fn an_event_sent_at_the_very_moment_of_connecting_is_not_lost() {
 #[tokio::test]
 async fn a_second_identity_takes_the_place_of_the_first() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let mut switcher = Socket::connect(&server.base).await;
     switcher.succeeds("identity", json!([bob.id])).await;
     switcher.succeeds("identity", json!([alice.id])).await;
@@ -136,7 +130,7 @@ async fn a_second_identity_takes_the_place_of_the_first() {
 #[tokio::test]
 async fn a_wrong_payload_is_refused_and_ends_nothing() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let mut socket = Socket::of(&bob, &room).await;
     for event in ["identity", "subscribe", "unsubscribe"] {
         for payload in
@@ -160,7 +154,7 @@ async fn a_wrong_payload_is_refused_and_ends_nothing() {
 #[tokio::test]
 async fn a_deleted_room_has_no_more_sockets_in_it() {
     let server = TestServer::start().await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let mut socket = Socket::of(&bob, &room).await;
     server.delete(&format!("/delete/room/{room}")).await.ok();
     assert_eq!(socket.is_refused("subscribe", json!([room])).await, "No room exists for this id");
@@ -173,7 +167,7 @@ async fn a_deleted_room_has_no_more_sockets_in_it() {
 #[tokio::test]
 async fn a_client_that_reads_nothing_slows_nobody_down_and_is_disconnected() {
     let server = TestServer::with(&[("CAUSERIE_SOCKET__MAX_WAITING_EVENTS", "16")]).await;
-    let (alice, bob, room) = a_room(&server).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
     let mut sleeper = Socket::of(&bob, &room).await;
     let mut reader = Socket::of(&bob, &room).await;
     // Far more than the buffers of both ends of a connection take.
