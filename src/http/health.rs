@@ -4,7 +4,7 @@ use axum::{Json, Router, extract::State, routing::get};
 use serde_json::json;
 
 use super::{Shared, Success, success};
-use crate::error::Result;
+use crate::error::{Error, Fault, Result};
 
 pub fn routes() -> Router<Shared> {
     Router::new().route("/health", get(health)).route("/ready", get(ready))
@@ -17,6 +17,7 @@ async fn health() -> Json<Success> {
 
 /// The database answers; 503 when it does not.
 async fn ready(State(app): State<Shared>) -> Result<Json<Success>> {
-    app.store.ping().await?;
+    // Whatever is wrong with it: traffic should go elsewhere until it is right again.
+    app.store.ping().await.map_err(|error| Error::Unavailable(Fault(error.to_string().into())))?;
     Ok(success(json!({})))
 }

@@ -99,3 +99,31 @@ pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     Error::internal(format!("panic: {}", text.unwrap_or("of unknown cause"))).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, body::Body, middleware, routing::get};
+    use http_body_util::BodyExt;
+    use tower::{ServiceBuilder, ServiceExt};
+    use tower_http::catch_panic::CatchPanicLayer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_that_names_the_request_and_nothing_else() {
+        async fn panics() {
+            panic!("a secret of ours");
+        }
+        let limits = Limits { bytes: 1, time: Duration::from_secs(1) };
+        let around = ServiceBuilder::new()
+            .layer(middleware::from_fn_with_state(limits, around))
+            .map_response(IntoResponse::into_response)
+            .layer(CatchPanicLayer::custom(panicked));
+        let router = Router::new().route("/", get(panics)).layer(around);
+        let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let id = response.headers()[REQUEST_ID].to_str().unwrap().to_owned();
+        let body: serde_json::Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        assert_eq!(body, json!({ "success": false, "message": "Something went wrong on our side", "requestId": id }));
+    }
+}

@@ -148,6 +148,31 @@ async fn a_damaged_database_is_noticed_at_start() {
 }
 
 #[tokio::test]
+async fn a_fault_is_a_500_whose_cause_only_the_log_tells() {
+    let folder = TempDir::new().unwrap();
+    let program = Program::start(folder.path(), &[]);
+    let alice = somebody(&program.base, "Alice").await;
+    let room = alice.room_with(&[]).await;
+    let behind_its_back = rusqlite::Connection::open(folder.path().join("data/causerie.db")).unwrap();
+    behind_its_back.execute_batch("DROP TABLE read_marks; DROP TABLE secrets").unwrap();
+    let answer = Answer::of(alice.request(reqwest::Method::PUT, &format!("/room/{room}/mark-read"))).await;
+    let request = answer.headers["x-request-id"].to_str().unwrap().to_owned();
+    let body = answer.refused(500, "Something went wrong on our side");
+    assert_eq!(body["requestId"], *request);
+    assert!(!body.to_string().contains("read_marks"));
+    let ready = Answer::of(alice.request(reqwest::Method::GET, "/ready")).await;
+    assert!(ready.headers.contains_key("retry-after"));
+    ready.refused(503, "The service is not available right now, please try again");
+    alice.posts(&room, "the rest goes on").await.ok();
+    program.signal("TERM");
+    let log = folder.path().join("log");
+    assert!(program.ended().await.success());
+    let log = fs::read_to_string(log).unwrap();
+    let line = log.lines().find(|line| line.contains("read_marks")).expect("the log tells the cause");
+    assert!(line.contains("ERROR") && line.contains(&request), "{line}");
+}
+
+#[tokio::test]
 async fn a_second_server_on_the_same_database_is_turned_away() {
     let folder = TempDir::new().unwrap();
     let _first = Program::start(folder.path(), &[]);
