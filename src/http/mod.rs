@@ -37,6 +37,7 @@ use crate::{
     config::{HttpConfig, Origins},
     error::{Error, Result},
     live::{self, Live},
+    model::{User, UserId},
     store::Store,
     timeline::Timeline,
     token::Tokens,
@@ -60,6 +61,16 @@ pub struct App {
     pub clock: Clock,
     /// Settings of requests.
     pub config: HttpConfig,
+}
+
+impl App {
+    /// The user whose id stands in a path or a body, if there is one.
+    async fn user(&self, id: &str) -> Result<Option<Arc<User>>> {
+        match UserId::parse(id) {
+            Some(id) => Ok(self.store.user(id).await?),
+            None => Ok(None),
+        }
+    }
 }
 
 /// The same, as every request gets it.

@@ -1,5 +1,7 @@
 //! Rooms: initiate or find again, and the recent conversations of the caller.
 
+use std::sync::Arc;
+
 use axum::{
     Json, Router,
     extract::State,
@@ -7,6 +9,7 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::future::try_join_all;
+use serde::Serialize;
 use serde_json::json;
 
 use super::{
@@ -56,9 +59,9 @@ async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): B
 async fn known(app: &App, ids: &[String]) -> Result<Vec<UserId>> {
     let (mut known, mut unknown) = (Vec::with_capacity(ids.len() + 1), Vec::new());
     for text in ids {
-        match UserId::parse(text) {
-            Some(id) if app.store.user(id).await?.is_some() => known.push(id),
-            _ => unknown.push(text.as_str()),
+        match app.user(text).await? {
+            Some(user) => known.push(user.id),
+            None => unknown.push(text.as_str()),
         }
     }
     match unknown[..] {
@@ -69,27 +72,23 @@ async fn known(app: &App, ids: &[String]) -> Result<Vec<UserId>> {
 }
 
 async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Paging) -> Result<Response> {
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        success: bool,
+        conversation: Vec<RecentConversation<'a>>,
+    }
     let latest = app.store.recents(caller.0.id, paging.skip(), paging.limit()).await?;
     let found: Vec<_> = try_join_all(latest.into_iter().map(|message| with_room(&app, message))).await?;
     // A room that was deleted between the two reads is none any more.
     let found: Vec<_> = found.into_iter().flatten().collect();
     let shown = found.iter().flat_map(|(message, room, _)| room.members.iter().copied().chain([message.author]));
     let people = people(&app, shown).await?;
-    let conversation: Vec<_> = found.iter().map(|(message, room, marks)| RecentConversation::new(message, room, marks, &people)).collect();
-    Ok(Json(json_object(&conversation)).into_response())
+    let conversation = found.iter().map(|(message, room, marks)| RecentConversation::new(message, room, marks, &people)).collect();
+    Ok(Json(Answer { success: true, conversation }).into_response())
 }
 
-async fn with_room(app: &App, latest: Message) -> Result<Option<(Message, std::sync::Arc<Room>, Vec<ReadMark>)>> {
+async fn with_room(app: &App, latest: Message) -> Result<Option<(Message, Arc<Room>, Vec<ReadMark>)>> {
     let Some(room) = app.store.room(latest.room).await? else { return Ok(None) };
     let marks = app.store.read_marks(room.id, &room.members, latest.seq, latest.seq).await?;
     Ok::<_, Error>(Some((latest, room, marks)))
-}
-
-fn json_object<'a>(conversation: &'a [RecentConversation<'a>]) -> impl serde::Serialize + 'a {
-    #[derive(serde::Serialize)]
-    struct Answer<'a> {
-        success: bool,
-        conversation: &'a [RecentConversation<'a>],
-    }
-    Answer { success: true, conversation }
 }

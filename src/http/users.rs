@@ -62,11 +62,7 @@ async fn create(State(app): State<Shared>, Body(new): Body<NewUser>) -> Result<J
 }
 
 async fn find(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {
-    let user = match UserId::parse(&id) {
-        Some(id) => app.store.user(id).await?,
-        None => None,
-    };
-    Ok(success(json!({ "user": user.ok_or(Error::NoUser)? })))
+    Ok(success(json!({ "user": app.user(&id).await?.ok_or(Error::NoUser)? })))
 }
 
 async fn delete(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {

@@ -3,7 +3,7 @@
 //! Reads that miss and writes of the same key take turns (moka's key-level lock), so that a value read before a deletion can never
 //! be put back after it.
 
-use std::sync::Arc;
+use std::{hash::Hash, sync::Arc};
 
 use async_trait::async_trait;
 use moka::{future::Cache, ops::compute::Op};
@@ -42,19 +42,29 @@ impl<S: Store> Cached<S> {
 
     /// The user with this id, deleted or not.
     async fn person(&self, id: UserId) -> Result<Option<Arc<User>>> {
-        if let Some(user) = self.users.get(&id).await {
-            return Ok(Some(user));
-        }
-        let loaded = self
-            .users
-            .entry(id)
-            .and_try_compute_with(async |kept| match kept {
-                Some(_) => Ok(Op::Nop),
-                None => Ok(self.store.people(&[id]).await?.pop().map_or(Op::Nop, Op::Put)),
-            })
-            .await?;
-        Ok(loaded.into_entry().map(moka::Entry::into_value))
+        kept_or_loaded(&self.users, id, async || Ok(self.store.people(&[id]).await?.pop())).await
     }
+}
+
+/// What the cache keeps under `key`, or else what `load` finds, kept from now on.
+async fn kept_or_loaded<K, V>(
+    cache: &Cache<K, Arc<V>>,
+    key: K,
+    load: impl AsyncFnOnce() -> Result<Option<Arc<V>>>,
+) -> Result<Option<Arc<V>>>
+where
+    K: Copy + Eq + Hash + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    if let Some(value) = cache.get(&key).await {
+        return Ok(Some(value));
+    }
+    let load_unless_kept = async |kept: Option<_>| match kept {
+        Some(_) => Ok(Op::Nop),
+        None => load().await.map(|found| found.map_or(Op::Nop, Op::Put)),
+    };
+    let entry = cache.entry(key).and_try_compute_with(load_unless_kept).await?.into_entry();
+    Ok(entry.map(moka::Entry::into_value))
 }
 
 /// Does the work even when the caller goes away in the middle of it: a deletion that reaches the database has to reach the cache.
@@ -103,18 +113,7 @@ impl<S: Store> Store for Cached<S> {
     }
 
     async fn room(&self, id: RoomId) -> Result<Option<Arc<Room>>> {
-        if let Some(room) = self.rooms.get(&id).await {
-            return Ok(Some(room));
-        }
-        let loaded = self
-            .rooms
-            .entry(id)
-            .and_try_compute_with(async |kept| match kept {
-                Some(_) => Ok(Op::Nop),
-                None => Ok(self.store.room(id).await?.map_or(Op::Nop, Op::Put)),
-            })
-            .await?;
-        Ok(loaded.into_entry().map(moka::Entry::into_value))
+        kept_or_loaded(&self.rooms, id, async || self.store.room(id).await).await
     }
 
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {

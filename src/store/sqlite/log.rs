@@ -4,7 +4,10 @@ use std::collections::{HashMap, hash_map::Entry};
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::{rooms, rows, users::count};
+use super::{
+    rooms,
+    rows::{self, count},
+};
 use crate::{
     model::{Message, MessageId, ReadMark, RoomId, Seq, Timestamp, UserId},
     store::{NewMessage, Page, Placed},

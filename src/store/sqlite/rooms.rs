@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Result, params};
 use sha2::{Digest, Sha256};
 
-use super::{rows, users::count};
+use super::rows::{self, count};
 use crate::model::{Message, MessageId, Room, RoomId, UserId};
 
 /// Up to this many members a room's latest message is kept with each of them.

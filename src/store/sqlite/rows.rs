@@ -111,3 +111,8 @@ pub fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
 pub fn read_mark(row: &Row<'_>) -> rusqlite::Result<ReadMark> {
     Ok(ReadMark { user: row.get(0)?, up_to: row.get(1)?, read_at: row.get(2)? })
 }
+
+/// A count as SQLite takes it; what it cannot hold is more than there is.
+pub fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::rows;
+use super::rows::{self, count};
 use crate::{
     model::{Timestamp, User, UserId},
     store::UserCursor,
@@ -40,9 +40,4 @@ pub fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool
         .prepare_cached("UPDATE users SET first_name = '', last_name = '', updated_at = ?, deleted = 1 WHERE id = ? AND NOT deleted")?
         .execute(params![at, id])?;
     Ok(deleted > 0)
-}
-
-/// A count as SQLite takes it; what it cannot hold is more than there is.
-pub fn count(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
