@@ -9,6 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// The defaults, and the documentation of every setting.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
+/// The most bytes that a request body may be allowed to have: MongoDB keeps documents of up to 16 MiB.
+const LARGEST_BODY: usize = 15_000_000;
+
 /// What the environment variables of settings begin with.
 const PREFIX: &str = "CAUSERIE_";
 
@@ -34,6 +37,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Sockets.
     pub socket: SocketConfig,
+    /// MongoDB, where that is the database.
+    pub mongodb: MongoConfig,
 }
 
 /// Who may do what.
@@ -123,6 +128,16 @@ pub struct SocketConfig {
     pub max_waiting_events: usize,
     /// Largest packet from a client, in bytes.
     pub max_packet_bytes: u64,
+}
+
+/// Settings of MongoDB.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MongoConfig {
+    /// Longest time to wait at start for a database that is not there.
+    pub start_timeout_ms: Millis,
+    /// Longest time for an operation of the database.
+    pub operation_timeout_ms: Millis,
 }
 
 /// A time span of at least one millisecond, written as a number of milliseconds.
@@ -293,6 +308,9 @@ impl Config {
             ("socket.max_waiting_events", self.socket.max_waiting_events as u64),
             ("socket.max_packet_bytes", self.socket.max_packet_bytes),
         ];
+        if self.http.max_body_bytes > LARGEST_BODY {
+            return Err(ConfigError(format!("http.max_body_bytes: a message of more than {LARGEST_BODY} bytes cannot be kept")));
+        }
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(ConfigError(format!("{name}: 0 allows nothing at all"))),
             None => Ok(()),

@@ -1,4 +1,4 @@
-//! Causerie: a chat server with a REST API and Socket.IO, on an embedded database.
+//! Causerie: a chat server with a REST API and Socket.IO, on an embedded database or on MongoDB.
 //!
 //! The map, from the top down; imports point down only:
 //!
@@ -33,7 +33,7 @@ use access::Access;
 use clock::Clock;
 use config::Config;
 use live::{Event, Handlers, Live, Sockets};
-use store::{OpenError, Store};
+use store::{OpenError, Store, StoreError};
 use timeline::Timeline;
 use token::Tokens;
 use view::Post;
@@ -51,7 +51,7 @@ pub struct Server {
 impl Server {
     /// Opens the database and puts everything together. Errors are one line for the person who starts the server.
     pub async fn start(listener: TcpListener, config: Config, clock: Clock) -> Result<Self, OpenError> {
-        let store = store::open(config.database.reveal()).await?;
+        let store = store::open(&config.database, &config.mongodb).await?;
         let tokens = tokens(&config, store.as_ref()).await?;
         let access = Access::new(config.access, Arc::clone(&store));
         let (sockets, layer) = Sockets::new(&config.socket, Handlers { access: access.clone(), store: Arc::clone(&store) });
@@ -106,7 +106,11 @@ async fn tokens(config: &Config, store: &dyn Store) -> Result<Tokens, OpenError>
         return Ok(Tokens::new(secret, lifetime));
     }
     let mut candidate = [0; 32];
-    getrandom::fill(&mut candidate).map_err(|error| OpenError(format!("token_secret: the system gives no random bytes: {error}")))?;
-    let kept = store.token_secret(candidate).await.map_err(|error| OpenError(format!("token_secret: {error}")))?;
+    getrandom::fill(&mut candidate)
+        .map_err(|error| OpenError::Unusable(format!("token_secret: the system gives no random bytes: {error}")))?;
+    let kept = store.token_secret(candidate).await.map_err(|error| match error {
+        StoreError::Unavailable(_) => OpenError::Absent(format!("token_secret: {error}")),
+        StoreError::Fault(_) => OpenError::Unusable(format!("token_secret: {error}")),
+    })?;
     Ok(Tokens::new(&kept, lifetime))
 }

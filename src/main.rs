@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    error::Error,
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
@@ -10,7 +11,8 @@ use std::{
 use causerie::{
     Server,
     clock::Clock,
-    config::{Config, LogFormat},
+    config::{Config, ConfigError, LogFormat},
+    store::OpenError,
 };
 use clap::Parser;
 use tokio::{
@@ -20,13 +22,15 @@ use tokio::{
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-/// The exit code when the server cannot start.
+/// The exit code when the server cannot start because somebody has to do something: a setting is wrong, the database is not usable.
 const CANNOT_START: u8 = 2;
+/// The exit code when the database did not come in time: another start may succeed.
+const NO_DATABASE: u8 = 1;
 
 /// How many log lines may wait to be written. When more come in faster than they can be written, lines are dropped, not requests held up.
 const LOG_LINES: usize = 8_192;
 
-/// A chat server: REST and Socket.IO on an embedded database.
+/// A chat server: REST and Socket.IO on an embedded database or on MongoDB.
 #[derive(Parser)]
 #[command(
     version,
@@ -48,12 +52,16 @@ fn main() -> ExitCode {
         Err(problem) => {
             // Nobody is left to tell when standard error is closed.
             let _ = writeln!(io::stderr(), "causerie: {problem}");
-            ExitCode::from(CANNOT_START)
+            let absent = matches!(problem.downcast_ref(), Some(OpenError::Absent(_)));
+            ExitCode::from(if absent { NO_DATABASE } else { CANNOT_START })
         }
     }
 }
 
-fn start() -> Result<(), String> {
+/// Why the server cannot start, in one line.
+type Problem = Box<dyn Error>;
+
+fn start() -> Result<(), Problem> {
     let arguments = Arguments::parse();
     let config = load(&arguments)?;
     let filter = EnvFilter::try_new(&config.log).map_err(|error| format!("settings: log: '{}': {error}", config.log))?;
@@ -70,11 +78,11 @@ fn start() -> Result<(), String> {
     runtime.block_on(run(config))
 }
 
-fn load(arguments: &Arguments) -> Result<Config, String> {
+fn load(arguments: &Arguments) -> Result<Config, ConfigError> {
     let environment: HashMap<_, _> =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
     let file = arguments.config.clone().or_else(|| environment.get("CAUSERIE_CONFIG").map(PathBuf::from));
-    Config::load(file.as_deref(), &environment).map_err(|error| error.to_string())
+    Config::load(file.as_deref(), &environment)
 }
 
 /// Log lines go to standard error through a thread of their own, many at a write when there are many.
@@ -88,10 +96,10 @@ fn start_log(filter: EnvFilter, format: LogFormat) -> WorkerGuard {
     guard
 }
 
-async fn run(config: Config) -> Result<(), String> {
+async fn run(config: Config) -> Result<(), Problem> {
     let (listen, database, access) = (config.listen, config.database.clone(), config.access);
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("listen: cannot listen on {listen}: {error}"))?;
-    let server = Server::start(listener, config, Clock::system()).await.map_err(|error| error.to_string())?;
+    let server = Server::start(listener, config, Clock::system()).await?;
     let address = server.address().map_err(|error| format!("listen: {error}"))?;
     let stopped = stop_signal().map_err(|error| format!("the system delivers no signals: {error}"))?;
     if !address.ip().is_loopback() {

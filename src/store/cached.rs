@@ -1,9 +1,17 @@
 //! Users and rooms are read at every post, so those in use are kept in memory, in front of any other store.
 //!
-//! Reads that miss and writes of the same key take turns (moka's key-level lock), so that a value read before a deletion can never
-//! be put back after it.
+//! A value read before a deletion must not be put back after it. A room is read under moka's lock of its key, which a deletion takes as
+//! well. Users are read many at once, so each read notes how many deletions have begun, and keeps what it found only if there were no more.
 
-use std::{hash::Hash, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use moka::{future::Cache, ops::compute::Op};
@@ -23,13 +31,15 @@ pub struct Cached<S> {
     store: Arc<S>,
     /// Deleted users among them: they still are authors.
     users: Cache<UserId, Arc<User>>,
+    /// How many deletions of users have begun.
+    deletions: Arc<AtomicU64>,
     rooms: Cache<RoomId, Arc<Room>>,
 }
 
 impl<S: Store> Cached<S> {
-    /// Puts a cache in front of `store`.
+    /// Puts a cache in front of `store`. Where others change the database as well, what is kept is forgotten after `lifetime`.
     #[must_use]
-    pub fn new(store: S) -> Self {
+    pub fn new(store: S, lifetime: Option<Duration>) -> Self {
         let rooms = Cache::builder()
             .max_capacity(ROOM_MEMBERS)
             .weigher(|_, room: &Arc<Room>| u32::try_from(room.members.len()).unwrap_or(u32::MAX));
@@ -37,12 +47,25 @@ impl<S: Store> Cached<S> {
         let users = Cache::builder()
             .max_capacity(USER_BYTES)
             .weigher(|_, user: &Arc<User>| u32::try_from(USER_OVERHEAD + user.first_name.len() + user.last_name.len()).unwrap_or(u32::MAX));
-        Self { store: Arc::new(store), users: users.build(), rooms: rooms.build() }
+        let (users, rooms) = match lifetime {
+            Some(lifetime) => (users.time_to_live(lifetime), rooms.time_to_live(lifetime)),
+            None => (users, rooms),
+        };
+        Self { store: Arc::new(store), users: users.build(), deletions: Arc::default(), rooms: rooms.build() }
     }
 
-    /// The user with this id, deleted or not.
-    async fn person(&self, id: UserId) -> Result<Option<Arc<User>>> {
-        kept_or_loaded(&self.users, id, async || Ok(self.store.people(&[id]).await?.pop())).await
+    /// Reads users and keeps them.
+    async fn load_people(&self, ids: &[UserId]) -> Result<HashMap<UserId, Arc<User>>> {
+        let deletions = self.deletions.load(Ordering::Acquire);
+        let loaded = self.store.people(ids).await?;
+        for user in &loaded {
+            let keep = async |kept: Option<_>| match kept {
+                None if self.deletions.load(Ordering::Acquire) == deletions => Op::Put(Arc::clone(user)),
+                _ => Op::Nop,
+            };
+            self.users.entry(user.id).and_compute_with(keep).await;
+        }
+        Ok(loaded.into_iter().map(|user| (user.id, user)).collect())
     }
 }
 
@@ -79,15 +102,22 @@ impl<S: Store> Store for Cached<S> {
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Arc<User>>> {
-        Ok(self.person(id).await?.filter(|user| !user.deleted))
+        Ok(self.people(&[id]).await?.pop().filter(|user| !user.deleted))
     }
 
     async fn people(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
         let mut people = Vec::with_capacity(ids.len());
         for id in ids {
-            people.extend(self.person(*id).await?);
+            people.push(self.users.get(id).await);
         }
-        Ok(people)
+        let missing: Vec<_> = ids.iter().zip(&people).filter(|(_, kept)| kept.is_none()).map(|(id, _)| *id).collect();
+        if !missing.is_empty() {
+            let loaded = self.load_people(&missing).await?;
+            for (id, person) in ids.iter().zip(&mut people).filter(|(_, kept)| kept.is_none()) {
+                *person = loaded.get(id).cloned();
+            }
+        }
+        Ok(people.into_iter().flatten().collect())
     }
 
     async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
@@ -95,10 +125,11 @@ impl<S: Store> Store for Cached<S> {
     }
 
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
-        let (store, users) = (Arc::clone(&self.store), self.users.clone());
+        let (store, users, deletions) = (Arc::clone(&self.store), self.users.clone(), Arc::clone(&self.deletions));
         to_the_end(async move {
             let mut deleted = false;
             let delete = async |_| {
+                deletions.fetch_add(1, Ordering::Release);
                 deleted = store.delete_user(id, at).await?;
                 Ok::<_, StoreError>(Op::Remove)
             };

@@ -3,15 +3,20 @@
 //! To add a store: implement [`Store`], name its URL scheme in [`open`], and run the contract suite of the tests against it.
 
 mod cached;
+mod mongo;
 mod sqlite;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId};
+use crate::{
+    config::{DatabaseUrl, MongoConfig},
+    model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId},
+};
 
 pub use cached::Cached;
+pub use mongo::Mongo;
 pub use sqlite::Sqlite;
 
 /// Why a store could not answer. What is simply not there is `Ok(None)`, never an error.
@@ -27,8 +32,14 @@ pub enum StoreError {
 
 /// Why a store could not be opened, as one line for the person who starts the server.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct OpenError(pub String);
+pub enum OpenError {
+    /// It is not there, and did not come in time: another start may succeed.
+    #[error("{0}")]
+    Absent(String),
+    /// It cannot be used as it is, or the settings are wrong: somebody has to do something.
+    #[error("{0}")]
+    Unusable(String),
+}
 
 /// What a store answers.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -77,7 +88,8 @@ pub type UserCursor = (Timestamp, UserId);
 /// Everything that Causerie keeps.
 ///
 /// Every method is atomic: it happens whole or not at all, also when the process is killed inside it. What a method that writes has
-/// answered is on disk. Calls may run at once, from any number of tasks; dropping the future of a call leaves it to finish by itself.
+/// answered is on disk. Calls may run at once, from any number of tasks. A call that fails as [unavailable](StoreError::Unavailable), or
+/// whose future is dropped, may have happened all the same.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Adds a user. The id is new.
@@ -107,7 +119,7 @@ pub trait Store: Send + Sync + 'static {
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>>;
 
     /// Appends messages to the logs of their rooms, in the order given. Each gets the next `seq` of its room; `None` stands for a
-    /// message whose room is gone, which takes no number. All or nothing.
+    /// message whose room is gone, which takes no number. When it fails, the first of them may have been appended.
     async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Option<Placed>>>;
 
     /// One page of a room, at most `limit` messages, ascending by `seq`. The cost is that of the page, wherever in the log it lies.
@@ -140,10 +152,14 @@ pub trait Store: Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// How long users and rooms stay in memory, where other servers may change them in the database.
+const SHARED_LIFETIME: Duration = Duration::from_secs(1);
+
 /// Opens the store that `url` names, with the users and rooms in use cached in front of it.
-pub async fn open(url: &str) -> std::result::Result<Arc<dyn Store>, OpenError> {
-    match url.split_once(':') {
-        Some(("sqlite", path)) => Ok(Arc::new(Cached::new(Sqlite::open(path.into()).await?))),
-        _ => Err(OpenError(format!("database: '{}' is not sqlite:PATH", crate::config::masked_url(url)))),
+pub async fn open(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::result::Result<Arc<dyn Store>, OpenError> {
+    match url.reveal().split_once(':') {
+        Some(("sqlite", path)) => Ok(Arc::new(Cached::new(Sqlite::open(path.into()).await?, None))),
+        Some(("mongodb" | "mongodb+srv", _)) => Ok(Arc::new(Cached::new(Mongo::open(url, mongodb).await?, Some(SHARED_LIFETIME)))),
+        _ => Err(OpenError::Unusable(format!("database: '{url}' is neither sqlite:PATH nor mongodb://HOST/NAME"))),
     }
 }

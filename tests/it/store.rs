@@ -1,8 +1,9 @@
 //! The contract of `Store`, pinned at its awkward places. Every store has to pass; a new one is a case of `Kind`.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use causerie::{
+    config::Config,
     model::{Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType},
     store::{self, NewMessage, Page, Placed, Store},
 };
@@ -33,7 +34,8 @@ impl Database {
     }
 
     async fn open(&self) -> Arc<dyn Store> {
-        store::open(&self.url).await.unwrap()
+        let mongodb = Config::load(None, &HashMap::new()).unwrap().mongodb;
+        store::open(&self.url.clone().into(), &mongodb).await.unwrap()
     }
 }
 

@@ -24,14 +24,14 @@ const CHECK_WHOLE: u64 = 16 << 20;
 pub fn open(path: &Path) -> Result<(Threads, File), OpenError> {
     let name = path.display();
     if path.as_os_str().is_empty() {
-        return Err(OpenError("database: 'sqlite:' needs the path of a file after it".into()));
+        return Err(OpenError::Unusable("database: 'sqlite:' needs the path of a file after it".into()));
     }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder)
-            .map_err(|error| OpenError(format!("database: cannot create the folder {}: {error}", folder.display())))?;
+            .map_err(|error| OpenError::Unusable(format!("database: cannot create the folder {}: {error}", folder.display())))?;
     }
     let lock = lock(path)?;
-    let writer = Connection::open(path).map_err(|error| OpenError(format!("database: cannot open {name}: {error}")))?;
+    let writer = Connection::open(path).map_err(|error| OpenError::Unusable(format!("database: cannot open {name}: {error}")))?;
     prepare(&writer, path).map_err(|problem| problem.explain(path))?;
     let threads = Threads::start(path, writer, READERS).map_err(|error| Problem::from(error).explain(path))?;
     Ok((threads, lock))
@@ -46,11 +46,11 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .truncate(false)
         .write(true)
         .open(&beside)
-        .map_err(|error| OpenError(format!("database: cannot write {}: {error}", beside.display())))?;
+        .map_err(|error| OpenError::Unusable(format!("database: cannot write {}: {error}", beside.display())))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError(format!("database: {} is in use by another server", path.display()))),
-        Err(TryLockError::Error(error)) => Err(OpenError(format!("database: cannot lock {}: {error}", beside.display()))),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Unusable(format!("database: {} is in use by another server", path.display()))),
+        Err(TryLockError::Error(error)) => Err(OpenError::Unusable(format!("database: cannot lock {}: {error}", beside.display()))),
     }
 }
 
@@ -71,7 +71,7 @@ impl From<rusqlite::Error> for Problem {
 impl Problem {
     fn explain(self, path: &Path) -> OpenError {
         let name = path.display();
-        OpenError(match self {
+        OpenError::Unusable(match self {
             Self::Foreign => format!("database: {name} is a SQLite database, but not one of Causerie"),
             Self::Newer(version) => {
                 format!("database: {name} was written by a newer Causerie (schema {version}; this one knows {SCHEMA_VERSION})")

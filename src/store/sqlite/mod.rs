@@ -37,7 +37,7 @@ impl Sqlite {
     pub async fn open(path: PathBuf) -> std::result::Result<Self, OpenError> {
         let (threads, lock) = tokio::task::spawn_blocking(move || file::open(&path))
             .await
-            .unwrap_or_else(|lost| Err(OpenError(format!("database: opening it failed: {lost}"))))?;
+            .unwrap_or_else(|lost| Err(OpenError::Unusable(format!("database: opening it failed: {lost}"))))?;
         let store = Self { threads: Arc::new(threads), lock: Mutex::new(Some(lock)) };
         store.purge();
         Ok(store)

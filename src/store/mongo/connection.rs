@@ -1,0 +1,247 @@
+//! How MongoDB is spoken to: the options, the time limit, what its errors mean, and the wait for it at start.
+
+use std::time::Duration;
+
+use mongodb::{
+    Client, Collection, Cursor, Database,
+    bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc},
+    error::{Error, ErrorKind, WriteFailure},
+    options::{Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern},
+};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    config::{DatabaseUrl, MongoConfig},
+    store::{OpenError, Result, StoreError},
+};
+
+/// The database, where the URL names none.
+const DEFAULT_DATABASE: &str = "causerie";
+pub use code::DUPLICATE_KEY;
+
+/// How long an operation waits for a server that can carry it out. A server that restarts within it goes unnoticed.
+const SELECTION: Duration = Duration::from_secs(2);
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(4);
+/// The pause between two attempts at start.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
+/// The most connections at once, unless the URL says how many.
+const POOL: u32 = 32;
+/// The version of the wire protocol that MongoDB 4.4 speaks, the oldest that the driver supports.
+const OLDEST_WIRE_VERSION: i32 = 9;
+
+/// MongoDB's codes of errors: <https://www.mongodb.com/docs/manual/reference/error-codes/>.
+mod code {
+    pub const UNAUTHORIZED: i32 = 13;
+    pub const AUTHENTICATION_FAILED: i32 = 18;
+    pub const DUPLICATE_KEY: i32 = 11_000;
+    /// The server is not, or no longer, the one that writes; it is stopping or recovering; or the majority did not answer in time.
+    pub const PASSING: [i32; 14] = [6, 7, 50, 64, 89, 91, 112, 189, 9001, 10_107, 11_600, 11_602, 13_435, 13_436];
+}
+
+/// An open connection, with the collections.
+#[derive(Clone)]
+pub struct Connection {
+    client: Client,
+    pub database: Database,
+    pub users: Collection<RawDocumentBuf>,
+    pub rooms: Collection<RawDocumentBuf>,
+    pub messages: Collection<RawDocumentBuf>,
+    pub marks: Collection<RawDocumentBuf>,
+    /// What Causerie notes down for itself: the version of the schema, the key that signs tokens.
+    pub notes: Collection<RawDocumentBuf>,
+    /// The longest time for one operation.
+    pub limit: Duration,
+    /// The write concern of commands that are put together by hand.
+    pub durable: RawDocumentBuf,
+    /// No replica set: what is read there may still be in memory only.
+    pub standalone: bool,
+}
+
+impl Connection {
+    /// Connects, waiting for a database that is not there yet.
+    pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
+        let limit = Duration::from(config.operation_timeout_ms);
+        let options = options(url.reveal(), limit).await.map_err(|error| unusable(url, &plain(&error)))?;
+        let client = Client::with_options(options).map_err(|error| unusable(url, &plain(&error)))?;
+        let database = client.default_database().unwrap_or_else(|| client.database(DEFAULT_DATABASE));
+        let mut connection = Self {
+            users: database.collection("users"),
+            rooms: database.collection("chatrooms"),
+            messages: database.collection("chatmessages"),
+            marks: database.collection("readmarks"),
+            notes: database.collection("causerie"),
+            durable: rawdoc! { "w": "majority", "j": true, "wtimeout": millis(limit) },
+            standalone: false,
+            client,
+            database,
+            limit,
+        };
+        connection.wait(url, config.start_timeout_ms.into()).await?;
+        Ok(connection)
+    }
+
+    async fn wait(&mut self, url: &DatabaseUrl, patience: Duration) -> std::result::Result<(), OpenError> {
+        let deadline = Instant::now() + patience;
+        for attempt in 1.. {
+            let problem = match timeout(self.limit, self.greet()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => match refusal(&error) {
+                    Some(reason) => return Err(unusable(url, &reason)),
+                    None => plain(&error),
+                },
+                Err(_) => format!("no answer within {} ms", self.limit.as_millis()),
+            };
+            tracing::warn!(attempt, database = %url, problem, "the database is not there yet");
+            if Instant::now() + BETWEEN_ATTEMPTS >= deadline {
+                let waited = patience.as_millis();
+                return Err(OpenError::Absent(format!("database: {url} could not be reached within {waited} ms: {problem}")));
+            }
+            sleep(BETWEEN_ATTEMPTS).await;
+        }
+        unreachable!("attempts have no end but those above")
+    }
+
+    /// Learns what kind of server it is, and that it lets us write.
+    async fn greet(&mut self) -> mongodb::error::Result<()> {
+        let hello = self.database.run_command(doc! { "hello": 1 }).await?;
+        if hello.get_i32("maxWireVersion").unwrap_or_default() < OLDEST_WIRE_VERSION {
+            return Err(Error::custom(TooOld));
+        }
+        self.standalone = !hello.contains_key("setName") && hello.get_str("msg").ok() != Some("isdbgrid");
+        self.write_through().await
+    }
+
+    /// Writes a note that says nothing. Once it is on disk, so is all that was written before it.
+    async fn write_through(&self) -> mongodb::error::Result<()> {
+        let now = doc! { "$currentDate": { "at": true } };
+        self.notes.update_one(doc! { "_id": "lastWrite" }, now).upsert(true).await.map(|_| ())
+    }
+
+    /// Answers once everything that was written before, by whomever, is on disk.
+    pub async fn flush(&self) -> Result<()> {
+        self.within(self.write_through()).await
+    }
+
+    /// Carries out an operation within the time limit.
+    pub async fn within<T>(&self, operation: impl IntoFuture<Output = mongodb::error::Result<T>>) -> Result<T> {
+        match timeout(self.limit, operation).await {
+            Ok(outcome) => outcome.map_err(|error| failure(&error)),
+            Err(_) => Err(StoreError::Unavailable(format!("no answer within {} ms", self.limit.as_millis()))),
+        }
+    }
+
+    /// What `read` makes of all that a query finds.
+    pub async fn all<T, D>(
+        &self,
+        query: impl IntoFuture<Output = mongodb::error::Result<Cursor<D>>>,
+        read: impl Fn(&RawDocument) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        let found = async {
+            let mut cursor = query.await?;
+            let mut found = Vec::new();
+            while cursor.advance().await? {
+                found.extend(read(cursor.current()));
+            }
+            Ok(found)
+        };
+        self.within(found).await
+    }
+
+    /// What `read` makes of the one document that a query finds.
+    pub async fn one<T>(
+        &self,
+        query: impl IntoFuture<Output = mongodb::error::Result<Option<RawDocumentBuf>>>,
+        read: impl Fn(&RawDocument) -> Option<T>,
+    ) -> Result<Option<T>> {
+        Ok(self.within(query).await?.and_then(|document| read(&document)))
+    }
+
+    /// Adds a document. False when one with the same unique key is there.
+    pub async fn add(&self, collection: &Collection<RawDocumentBuf>, document: &Document) -> Result<bool> {
+        let insert = async {
+            match collection.clone_with_type::<Document>().insert_one(document).await {
+                Ok(_) => Ok(true),
+                Err(error) if is_duplicate(&error) => Ok(false),
+                Err(error) => Err(error),
+            }
+        };
+        self.within(insert).await
+    }
+
+    /// Ends all connections. Operations after it fail.
+    pub async fn close(&self) {
+        self.client.clone().shutdown().immediate(true).await;
+    }
+}
+
+async fn options(url: &str, limit: Duration) -> mongodb::error::Result<ClientOptions> {
+    let mut options = ClientOptions::parse(url).await?;
+    options.app_name.get_or_insert_with(|| "causerie".into());
+    options.max_pool_size.get_or_insert(POOL);
+    options.server_selection_timeout = Some(SELECTION);
+    options.connect_timeout = Some(CONNECT);
+    // What the promises of a store rest on, whatever the URL asks for.
+    options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+    options.read_concern = Some(ReadConcern::majority());
+    options.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(limit).build());
+    Ok(options)
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The server is older than the driver supports.
+#[derive(Clone, Copy, Debug)]
+struct TooOld;
+
+/// Why it is no use to wait any longer, in words for the person who starts the server.
+fn refusal(error: &Error) -> Option<String> {
+    match error.kind.as_ref() {
+        ErrorKind::Authentication { .. } => Some("the user name or the password is wrong".into()),
+        ErrorKind::Command(command) if command.code == code::AUTHENTICATION_FAILED => Some("the user name or the password is wrong".into()),
+        ErrorKind::Command(command) if command.code == code::UNAUTHORIZED => Some(unauthorized(&command.message)),
+        ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::UNAUTHORIZED => Some(unauthorized(&write.message)),
+        ErrorKind::Custom(custom) if custom.is::<TooOld>() => Some("the server is too old: MongoDB 4.4 or later is needed".into()),
+        ErrorKind::ServerSelection { message, .. } if message.contains("requires at least") => {
+            Some("the server is too old: MongoDB 4.4 or later is needed".into())
+        }
+        ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. } => Some(plain(error)),
+        _ => None,
+    }
+}
+
+fn unauthorized(message: &str) -> String {
+    let needs_login = message.contains("requires authentication");
+    if needs_login { "it asks for a user name and a password" } else { "this user may not read and write the database" }.into()
+}
+
+fn unusable(url: &DatabaseUrl, reason: &str) -> OpenError {
+    OpenError::Unusable(format!("database: cannot use {url}: {reason}"))
+}
+
+/// An error in one line.
+fn plain(error: &Error) -> String {
+    error.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+pub fn failure(error: &Error) -> StoreError {
+    let text = plain(error);
+    let passing = match error.kind.as_ref() {
+        ErrorKind::Io(_)
+        | ErrorKind::ServerSelection { .. }
+        | ErrorKind::ConnectionPoolCleared { .. }
+        | ErrorKind::DnsResolve { .. }
+        | ErrorKind::Authentication { .. }
+        | ErrorKind::Shutdown
+        | ErrorKind::Write(WriteFailure::WriteConcernError(_)) => true,
+        ErrorKind::Command(command) => code::PASSING.contains(&command.code),
+        _ => error.contains_label("RetryableWriteError"),
+    };
+    if passing { StoreError::Unavailable(text) } else { StoreError::Fault(text) }
+}
+
+pub fn is_duplicate(error: &Error) -> bool {
+    matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::DUPLICATE_KEY)
+}

@@ -1,0 +1,181 @@
+//! How the nouns of the model stand in documents: in the field names of the original application, so that the tools of MongoDB show
+//! familiar data.
+//!
+//! What the original application wrote is read as well, and it was less strict: a field may be missing or of another type. Whatever names
+//! nothing (an id that is none) is left out, and for the rest there is a value that harms nobody.
+
+use mongodb::bson::{DateTime, Document, RawDocument, RawDocumentBuf, doc, raw::cstr};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    model::{Message, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType},
+    store::NewMessage,
+};
+
+/// A point in time as MongoDB keeps it: in milliseconds as well.
+pub fn date(at: Timestamp) -> DateTime {
+    DateTime::from_millis(at.0)
+}
+
+/// A number as MongoDB keeps it; what it cannot hold is more than there is.
+pub fn number(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The number in a field; 0 if there is none.
+pub fn number_in(document: &RawDocument, field: &str) -> u64 {
+    let number = document.get_i64(field).or_else(|_| document.get_i32(field).map(i64::from));
+    number.ok().and_then(|number| u64::try_from(number).ok()).unwrap_or_default()
+}
+
+/// The entry number in a field; 0 if there is none.
+pub fn seq_in(document: &RawDocument, field: &str) -> Seq {
+    Seq(number_in(document, field))
+}
+
+/// The time in a field; the beginning of time if there is none.
+pub fn time_in(document: &RawDocument, field: &str) -> Timestamp {
+    document.get_datetime(field).map(|date| Timestamp(date.timestamp_millis())).unwrap_or_default()
+}
+
+/// The text in a field; empty if there is none.
+pub fn text_in<'a>(document: &'a RawDocument, field: &str) -> &'a str {
+    document.get_str(field).unwrap_or_default()
+}
+
+/// Whether a field says `true`.
+pub fn flag_in(document: &RawDocument, field: &str) -> bool {
+    document.get_bool(field).unwrap_or_default()
+}
+
+/// The document of a new user.
+pub fn from_user(user: &User) -> Document {
+    doc! {
+        "_id": user.id.to_string(),
+        "firstName": &user.first_name,
+        "lastName": &user.last_name,
+        "type": user.kind.as_str(),
+        "createdAt": date(user.created_at),
+        "updatedAt": date(user.updated_at),
+    }
+}
+
+/// A user, deleted or not.
+pub fn user(document: &RawDocument) -> Option<User> {
+    Some(User {
+        id: UserId::parse(text_in(document, "_id"))?,
+        first_name: text_in(document, "firstName").to_owned(),
+        last_name: text_in(document, "lastName").to_owned(),
+        kind: UserType::parse(text_in(document, "type")).unwrap_or(UserType::Consumer),
+        created_at: time_in(document, "createdAt"),
+        updated_at: time_in(document, "updatedAt"),
+        deleted: flag_in(document, "deleted"),
+    })
+}
+
+/// The document of a new room.
+pub fn from_room(room: &Room) -> Document {
+    doc! {
+        "_id": room.id.to_string(),
+        "userIds": room.members.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "type": room.kind.as_str(),
+        "chatInitiator": room.initiator.to_string(),
+        "createdAt": date(room.created_at),
+        "updatedAt": date(room.created_at),
+        "memberKey": member_key(room),
+    }
+}
+
+/// A room, unless it is being deleted. Its members are a set, also where the original application named one twice.
+pub fn room(document: &RawDocument) -> Option<Room> {
+    if document.get("deletedAt").is_ok_and(|field| field.is_some()) {
+        return None;
+    }
+    let listed = document.get_array("userIds").ok().into_iter().flatten().flatten();
+    let mut members: Vec<_> = listed.filter_map(|id| UserId::parse(id.as_str()?)).collect();
+    members.sort_unstable();
+    members.dedup();
+    Some(Room {
+        id: RoomId::parse(text_in(document, "_id"))?,
+        kind: RoomType::parse(text_in(document, "type")).unwrap_or(RoomType::ConsumerToConsumer),
+        // Nobody in particular, where the document does not tell.
+        initiator: UserId::parse(text_in(document, "chatInitiator")).unwrap_or(UserId::from_bytes([0; 16])),
+        members,
+        created_at: time_in(document, "createdAt"),
+    })
+}
+
+/// Finds a room by its kind and members: their SHA-256 in hex digits.
+pub fn member_key(room: &Room) -> String {
+    let mut hash = Sha256::new();
+    hash.update(room.kind.as_str());
+    for member in &room.members {
+        hash.update(member.as_bytes());
+    }
+    format!("{:x}", hash.finalize())
+}
+
+/// The document of a message that gets this place in the log. Put together without detours: this is the hot path.
+pub fn from_message(message: &NewMessage, seq: Seq, created_at: Timestamp) -> RawDocumentBuf {
+    let mut content = RawDocumentBuf::new();
+    content.append(cstr!("messageText"), message.text.as_str());
+    let mut document = RawDocumentBuf::new();
+    document.append(cstr!("_id"), message.id.to_string());
+    document.append(cstr!("chatRoomId"), message.room.to_string());
+    document.append(cstr!("seq"), number(seq.0));
+    document.append(cstr!("message"), content);
+    document.append(cstr!("type"), "text");
+    document.append(cstr!("postedByUser"), message.author.to_string());
+    document.append(cstr!("createdAt"), date(created_at));
+    document.append(cstr!("updatedAt"), date(created_at));
+    document
+}
+
+/// The document of the entry that closes the log of a deleted room. Its id is that of no message.
+pub fn closing(room: RoomId, seq: Seq, at: Timestamp) -> Document {
+    doc! {
+        "_id": format!("{room}:closed"),
+        "chatRoomId": room.to_string(),
+        "seq": number(seq.0),
+        "closed": true,
+        "deleted": true,
+        "createdAt": date(at),
+    }
+}
+
+/// A message, unless the entry is not one, or no longer.
+pub fn message(document: &RawDocument) -> Option<Message> {
+    if flag_in(document, "deleted") {
+        return None;
+    }
+    let content = document.get_document("message").ok();
+    Some(Message {
+        id: crate::model::MessageId::parse(text_in(document, "_id"))?,
+        room: RoomId::parse(text_in(document, "chatRoomId"))?,
+        seq: Some(seq_in(document, "seq")).filter(|seq| *seq > Seq(0))?,
+        author: UserId::parse(text_in(document, "postedByUser")).unwrap_or(UserId::from_bytes([0; 16])),
+        text: content.map(|content| text_in(content, "messageText").to_owned()).unwrap_or_default(),
+        created_at: time_in(document, "createdAt"),
+    })
+}
+
+/// The document of the mark that follows the one up to `after`. Its id makes a chain of a reader's marks: two that would follow the same
+/// one cannot both be kept.
+pub fn from_read_mark(room: RoomId, after: Seq, mark: &ReadMark) -> Document {
+    doc! {
+        "_id": format!("{room}:{}:{}", mark.user, after.0),
+        "chatRoomId": room.to_string(),
+        "readByUserId": mark.user.to_string(),
+        "upToSeq": number(mark.up_to.0),
+        "readAt": date(mark.read_at),
+    }
+}
+
+/// A read mark.
+pub fn read_mark(document: &RawDocument) -> Option<ReadMark> {
+    Some(ReadMark {
+        user: UserId::parse(text_in(document, "readByUserId"))?,
+        up_to: seq_in(document, "upToSeq"),
+        read_at: time_in(document, "readAt"),
+    })
+}

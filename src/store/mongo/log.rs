@@ -1,0 +1,296 @@
+//! Appending to the logs, in MongoDB.
+//!
+//! Optimistic, since any number of processes may append to a room: entries are inserted with the next number as far as we know, and where
+//! another process took that number the unique index refuses, and we go on from behind it. A number is only ever built on an entry that is
+//! sure to stay, and a batch is inserted in order, so that there can be no hole, whenever somebody is killed.
+//!
+//! When it is unclear whether an insert has happened, because the connection broke or the primary changed, the next attempt looks first
+//! which of its messages are there. A late arrival of the first attempt cannot add a second copy: the id of a message is unique, and its
+//! number is either taken by itself or by another.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    time::Duration,
+};
+
+use mongodb::bson::{Bson, RawArrayBuf, RawDocument, RawDocumentBuf, doc, raw::cstr};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
+
+use super::{
+    connection::{Connection, DUPLICATE_KEY},
+    documents::{self, flag_in, seq_in, text_in, time_in},
+    schema,
+};
+use crate::{
+    model::{MessageId, RoomId, Seq, Timestamp},
+    store::{NewMessage, Placed, Result, StoreError},
+};
+
+/// How many rooms' ends are remembered.
+const HEADS: usize = 200_000;
+/// The most bytes of messages in one insert; MongoDB takes 16 MiB.
+const INSERT: usize = 8 << 20;
+/// The pauses between attempts grow from the first to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
+
+/// The end of a room's log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Head {
+    seq: Seq,
+    /// The time of the last entry.
+    at: Timestamp,
+    /// Whether the last entry closes the log: the room is gone.
+    closed: bool,
+}
+
+impl Head {
+    fn next(&self, at: Timestamp) -> Self {
+        Self { seq: Seq(self.seq.0 + 1), at: self.at.max(at), closed: false }
+    }
+}
+
+type Heads = HashMap<RoomId, Head>;
+
+/// Appends to the logs.
+pub struct Log {
+    /// Entries that are sure to stay: they may be behind the end of the log, never beyond it.
+    heads: Mutex<Heads>,
+}
+
+impl Log {
+    pub fn new() -> Self {
+        Self { heads: Mutex::default() }
+    }
+
+    pub async fn append(&self, connection: &Connection, messages: &[NewMessage]) -> Result<Vec<Option<Placed>>> {
+        let mut heads = self.heads.lock().await;
+        if heads.len() > HEADS {
+            heads.clear();
+        }
+        let mut batch = Batch { messages, placed: vec![None; messages.len()], waiting: (0..messages.len()).collect(), unclear: false };
+        let deadline = Instant::now() + connection.limit;
+        let mut pause = PAUSES.0;
+        while !batch.waiting.is_empty() {
+            match batch.attempt(connection, &mut heads).await {
+                Ok(Progress::Undisturbed) => continue,
+                Ok(Progress::Disturbed) => {}
+                Err(StoreError::Unavailable(_)) if Instant::now() + pause < deadline => batch.unclear = true,
+                Err(error) => return Err(error),
+            }
+            if Instant::now() + pause >= deadline {
+                return Err(StoreError::Unavailable("other servers append to the same rooms all the time".into()));
+            }
+            // The other servers are at it as well; it is no use to be in each other's way.
+            batch.forget_heads(&mut heads);
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+        Ok(batch.placed)
+    }
+
+    /// Ends the log of a room that is being deleted. Answers the number of the entry that says so; nothing ever comes behind it.
+    pub async fn close(&self, connection: &Connection, room: RoomId) -> Result<Seq> {
+        self.heads.lock().await.remove(&room);
+        let deadline = Instant::now() + connection.limit;
+        let mut pause = PAUSES.0;
+        loop {
+            let heads = lasting(connection, || heads(connection, vec![room])).await?;
+            if let Some(head) = heads.get(&room) {
+                if head.closed {
+                    return Ok(head.seq);
+                }
+                let end = head.next(Timestamp::default());
+                if connection.add(&connection.messages, &documents::closing(room, end.seq, end.at)).await? {
+                    return Ok(end.seq);
+                }
+            }
+            if Instant::now() + pause >= deadline {
+                return Err(StoreError::Unavailable("other servers append to the room all the time".into()));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+}
+
+/// A batch on its way into the logs.
+struct Batch<'a> {
+    messages: &'a [NewMessage],
+    placed: Vec<Option<Placed>>,
+    /// Which messages are still to be inserted, in order.
+    waiting: Vec<usize>,
+    /// Whether some of these may be in their logs already, or arrive there by themselves.
+    unclear: bool,
+}
+
+/// How an attempt went.
+enum Progress {
+    /// What was inserted came into the logs.
+    Undisturbed,
+    /// Another server appended to the same rooms.
+    Disturbed,
+}
+
+impl Batch<'_> {
+    /// Inserts as many of the waiting messages as it can.
+    async fn attempt(&mut self, connection: &Connection, heads: &mut Heads) -> Result<Progress> {
+        if self.unclear {
+            self.find_placed(connection).await?;
+        }
+        self.learn_heads(connection, heads).await?;
+        let (numbered, documents) = self.number(heads);
+        let inserted = if documents.is_empty() { 0 } else { insert(connection, documents).await? };
+        for (index, head) in &numbered[..inserted] {
+            heads.insert(self.messages[*index].room, *head);
+            self.placed[*index] = Some(Placed { seq: head.seq, created_at: head.at });
+        }
+        let placed = &self.placed;
+        self.waiting.retain(|index| placed[*index].is_none());
+        Ok(if inserted > 0 && inserted == numbered.len() { Progress::Undisturbed } else { Progress::Disturbed })
+    }
+
+    /// Looks which of the waiting messages are in their logs.
+    async fn find_placed(&mut self, connection: &Connection) -> Result<()> {
+        let ids: Vec<_> = self.waiting.iter().map(|index| self.messages[*index].id.to_string()).collect();
+        let found = lasting(connection, || placed(connection, ids.clone())).await?;
+        for index in &self.waiting {
+            self.placed[*index] = found.get(&self.messages[*index].id).copied();
+        }
+        let placed = &self.placed;
+        self.waiting.retain(|index| placed[*index].is_none());
+        Ok(())
+    }
+
+    /// Learns where the logs end that we do not know, and leaves out the messages to rooms that are gone.
+    async fn learn_heads(&mut self, connection: &Connection, heads: &mut Heads) -> Result<()> {
+        let unknown: HashSet<_> = self.rooms().filter(|room| !heads.contains_key(room)).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let found = lasting(connection, || heads_of_rooms(connection, unknown.iter().copied().collect())).await?;
+        let gone: HashSet<_> = found.iter().filter(|(_, head)| head.closed).map(|(room, _)| *room).collect();
+        heads.extend(found.into_iter().filter(|(_, head)| !head.closed));
+        let messages = self.messages;
+        self.waiting.retain(|index| !gone.contains(&messages[*index].room));
+        Ok(())
+    }
+
+    fn rooms(&self) -> impl Iterator<Item = RoomId> {
+        self.waiting.iter().map(|index| self.messages[*index].room)
+    }
+
+    fn forget_heads(&self, heads: &mut Heads) {
+        for room in self.rooms() {
+            heads.remove(&room);
+        }
+    }
+
+    /// Gives the next numbers to as many waiting messages as fit into one insert. Those whose room is not known wait on.
+    fn number(&self, heads: &Heads) -> (Vec<(usize, Head)>, Vec<RawDocumentBuf>) {
+        let mut ends = HashMap::new();
+        let (mut numbered, mut documents, mut size) = (Vec::with_capacity(self.waiting.len()), Vec::with_capacity(self.waiting.len()), 0);
+        for index in &self.waiting {
+            let message = &self.messages[*index];
+            let Some(end) = ends.get(&message.room).or_else(|| heads.get(&message.room)) else { continue };
+            let head = end.next(message.created_at);
+            let document = documents::from_message(message, head.seq, head.at);
+            size += document.as_bytes().len();
+            if size > INSERT && !documents.is_empty() {
+                break;
+            }
+            ends.insert(message.room, head);
+            numbered.push((*index, head));
+            documents.push(document);
+        }
+        (numbered, documents)
+    }
+}
+
+/// Inserts the entries in order, up to the first whose number is taken. Answers how many came in, which are then on the disks of the
+/// majority.
+async fn insert(connection: &Connection, documents: Vec<RawDocumentBuf>) -> Result<usize> {
+    let count = documents.len();
+    let mut entries = RawArrayBuf::new();
+    for document in documents {
+        entries.push(document);
+    }
+    // As a command of our own: the driver's `insert_many` would copy each document twice more, and its way of retrying costs the server a
+    // record per entry, where we have the ids of the messages.
+    let mut command = RawDocumentBuf::new();
+    command.append(cstr!("insert"), connection.messages.name());
+    command.append(cstr!("documents"), entries);
+    command.append(cstr!("ordered"), true);
+    command.append(cstr!("writeConcern"), connection.durable.clone());
+    let reply = connection.within(connection.database.run_raw_command(command)).await?;
+    if let Ok(concern) = reply.get_document("writeConcernError") {
+        return Err(StoreError::Unavailable(format!("the majority did not confirm: {concern}")));
+    }
+    let refused = reply.get_array("writeErrors").ok().and_then(|errors| errors.first()).and_then(Bson::as_document);
+    match refused {
+        None => Ok(count),
+        Some(refused) if refused.get_i32("code").ok() == Some(DUPLICATE_KEY) => {
+            let index = refused.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
+            index.ok_or_else(|| StoreError::Fault(format!("a refusal without an index: {refused}")))
+        }
+        Some(refused) => Err(StoreError::Fault(format!("an entry was refused: {refused}"))),
+    }
+}
+
+/// What `read` finds and is sure to stay. A replica set only tells what the majority has. A server alone tells what it has in memory, which
+/// a crash may take; so there the disk has to catch up, and what counts is what is still the same afterwards.
+async fn lasting<K: Eq + Hash, V: PartialEq, F>(connection: &Connection, read: impl Fn() -> F) -> Result<HashMap<K, V>>
+where
+    F: Future<Output = Result<HashMap<K, V>>>,
+{
+    let mut found = read().await?;
+    if connection.standalone && !found.is_empty() {
+        connection.flush().await?;
+        let still = read().await?;
+        found.retain(|key, value| still.get(key) == Some(value));
+    }
+    Ok(found)
+}
+
+/// Where these messages stand, those of them that are in a log.
+async fn placed(connection: &Connection, ids: Vec<String>) -> Result<HashMap<MessageId, Placed>> {
+    let found = connection.messages.find(doc! { "_id": { "$in": ids } }).projection(doc! { "seq": 1, "createdAt": 1 });
+    let placed = |entry: &RawDocument| {
+        let placed = Placed { seq: seq_in(entry, "seq"), created_at: time_in(entry, "createdAt") };
+        Some((MessageId::parse(text_in(entry, "_id"))?, placed))
+    };
+    Ok(connection.all(found, placed).await?.into_iter().collect())
+}
+
+/// Where the logs of these rooms end; a room that is not there counts as closed.
+async fn heads_of_rooms(connection: &Connection, rooms: Vec<RoomId>) -> Result<HashMap<RoomId, Head>> {
+    let there = doc! { "_id": { "$in": texts(&rooms) }, "deletedAt": null };
+    let there = connection.rooms.find(there).projection(doc! { "_id": 1 });
+    let (there, mut found) =
+        tokio::try_join!(connection.all(there, |room| RoomId::parse(text_in(room, "_id"))), heads(connection, rooms.clone()),)?;
+    for room in rooms {
+        if !there.contains(&room) {
+            found.entry(room).or_default().closed = true;
+        }
+    }
+    Ok(found)
+}
+
+/// Where the logs of these rooms end, at 0 for an empty one.
+async fn heads(connection: &Connection, rooms: Vec<RoomId>) -> Result<HashMap<RoomId, Head>> {
+    let ends = connection.messages.aggregate(schema::last_entry_of_each(texts(&rooms))).hint(schema::by_name(schema::LOG));
+    let head = |end: &RawDocument| {
+        let head = Head { seq: seq_in(end, "seq"), at: time_in(end, "createdAt"), closed: flag_in(end, "closed") };
+        Some((RoomId::parse(text_in(end, "_id"))?, head))
+    };
+    let mut heads: HashMap<_, _> = rooms.into_iter().map(|room| (room, Head::default())).collect();
+    heads.extend(connection.all(ends, head).await?);
+    Ok(heads)
+}
+
+fn texts(rooms: &[RoomId]) -> Vec<String> {
+    rooms.iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,157 @@
+//! The store for production: MongoDB, shared by any number of servers.
+//!
+//! Every write is on the disks of the majority before anybody hears of it, and every read sees only that. There are no transactions, which
+//! a server of its own would not have: each method comes down to one change of one document that either happens or does not, or to steps
+//! that can be repeated. This module is the [`Store`]; [`connection`] speaks to the database, [`schema`] makes it ready, [`takeover`] takes
+//! over that of the original application, [`documents`] are what is kept, and the queries stand by noun in `users`, `rooms`, `log`
+//! (appending) and `pages` (reading).
+//!
+//! In a sharded cluster the collections `chatmessages`, by `{chatRoomId: 1, seq: 1}`, and `readmarks`, by `{chatRoomId: 1}`, can be sharded.
+
+mod connection;
+mod documents;
+mod log;
+mod pages;
+mod rooms;
+mod schema;
+mod takeover;
+mod users;
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use mongodb::bson::{Binary, doc, spec::BinarySubtype};
+
+use super::{NewMessage, OpenError, Page, Placed, Result, Store, StoreError, UserCursor};
+use crate::{
+    config::{DatabaseUrl, MongoConfig},
+    model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId},
+};
+use connection::Connection;
+use log::Log;
+
+/// A store in a MongoDB database.
+pub struct Mongo {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connection: Connection,
+    log: Log,
+}
+
+impl Mongo {
+    /// Connects to the database, waits for it if it is not there yet, and makes it ready.
+    pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
+        let connection = Connection::open(url, config).await?;
+        schema::prepare(&connection).await?;
+        let store = Self { shared: Arc::new(Shared { connection, log: Log::new() }) };
+        store.purge();
+        Ok(store)
+    }
+
+    fn connection(&self) -> &Connection {
+        &self.shared.connection
+    }
+
+    /// Takes away what is left of deleted rooms.
+    fn purge(&self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            if let Err(error) = rooms::purge(&shared.connection, &shared.log).await {
+                tracing::warn!(%error, "what deleted rooms left behind stays until the next room is deleted, or the next start");
+            }
+        });
+    }
+}
+
+/// A number of documents as MongoDB takes it; nobody has more.
+fn rows(number: u64) -> i64 {
+    i64::from(i32::try_from(number).unwrap_or(i32::MAX))
+}
+
+#[async_trait]
+impl Store for Mongo {
+    async fn add_user(&self, user: User) -> Result<()> {
+        users::add(self.connection(), &user).await
+    }
+
+    async fn user(&self, id: UserId) -> Result<Option<Arc<User>>> {
+        let user = self.people(&[id]).await?.pop();
+        Ok(user.filter(|user| !user.deleted))
+    }
+
+    async fn people(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
+        let found = users::people(self.connection(), ids).await?;
+        let found: HashMap<_, _> = found.into_iter().map(|user| (user.id, Arc::new(user))).collect();
+        Ok(ids.iter().filter_map(|id| found.get(id).cloned()).collect())
+    }
+
+    async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
+        users::list(self.connection(), after, skip, limit).await
+    }
+
+    async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
+        users::delete(self.connection(), id, at).await
+    }
+
+    async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)> {
+        rooms::find_or_add(self.connection(), room).await
+    }
+
+    async fn room(&self, id: RoomId) -> Result<Option<Arc<Room>>> {
+        Ok(rooms::find(self.connection(), id).await?.map(Arc::new))
+    }
+
+    async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
+        let deleted = rooms::delete(self.connection(), &self.shared.log, id).await;
+        self.purge();
+        deleted
+    }
+
+    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Option<Placed>>> {
+        self.shared.log.append(self.connection(), &batch).await
+    }
+
+    async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {
+        pages::page(self.connection(), room, page, limit).await
+    }
+
+    async fn message(&self, id: MessageId) -> Result<Option<Message>> {
+        pages::find(self.connection(), id).await
+    }
+
+    async fn delete_message(&self, id: MessageId) -> Result<bool> {
+        pages::delete(self.connection(), id).await
+    }
+
+    async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
+        rooms::recents(self.connection(), user, skip, limit).await
+    }
+
+    async fn mark_read(&self, room: RoomId, user: UserId, at: Timestamp) -> Result<u64> {
+        pages::mark_read(self.connection(), room, user, at).await
+    }
+
+    async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
+        pages::read_marks(self.connection(), room, readers, first, last).await
+    }
+
+    async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
+        let secret = Binary { subtype: BinarySubtype::Generic, bytes: candidate.to_vec() };
+        let connection = self.connection();
+        connection.add(&connection.notes, &doc! { "_id": "tokenSecret", "value": secret }).await?;
+        let kept = connection.notes.find_one(doc! { "_id": "tokenSecret" });
+        let kept = connection.one(kept, |note| note.get_binary("value").ok()?.bytes.try_into().ok()).await?;
+        kept.ok_or_else(|| StoreError::Fault("the key that signs tokens is not 32 bytes".into()))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let connection = self.connection();
+        connection.within(connection.database.run_command(doc! { "ping": 1 })).await.map(|_| ())
+    }
+
+    async fn close(&self) {
+        self.connection().close().await;
+    }
+}

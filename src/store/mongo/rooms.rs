@@ -1,0 +1,135 @@
+//! Rooms, their end, and whose conversations are recent, in MongoDB.
+//!
+//! A room ends in steps, each of which can be repeated: its document says that it goes, by which nobody finds it any more; an entry closes
+//! its log, by which nobody can append to it any more, not even a server that still remembers the room; then what it held is taken away.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use mongodb::bson::{RawDocument, doc};
+
+use super::{
+    connection::Connection,
+    documents::{self, flag_in, member_key, number, seq_in, text_in, time_in},
+    log::Log,
+    pages, schema,
+};
+use crate::{
+    model::{Message, MessageId, Room, RoomId, Seq, Timestamp, UserId},
+    store::{Result, StoreError},
+};
+
+/// How many documents of a deleted room are taken away in one go: some ten milliseconds of the server's time.
+const PIECE: usize = 1_000;
+/// How many rooms are asked for their latest message in one go: the ids have to fit into one request.
+const ROOMS_AT_ONCE: usize = 10_000;
+/// How often a room is looked for when others create and delete it at the same time.
+const ATTEMPTS: usize = 10;
+
+pub async fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
+    connection.one(connection.rooms.find_one(doc! { "_id": id.to_string() }), documents::room).await
+}
+
+pub async fn find_or_add(connection: &Connection, room: Room) -> Result<(Arc<Room>, bool)> {
+    let document = documents::from_room(&room);
+    for _ in 0..ATTEMPTS {
+        let by_members = doc! { "memberKey": member_key(&room) };
+        if let Some(found) = connection.one(connection.rooms.find_one(by_members), documents::room).await? {
+            return Ok((Arc::new(found), false));
+        }
+        if connection.add(&connection.rooms, &document).await? {
+            return Ok((Arc::new(room), true));
+        }
+    }
+    Err(StoreError::Unavailable(format!("room {} is created and deleted over and over", room.id)))
+}
+
+/// Answers how many messages the room had. What it held is still there: [`purge`] takes it away.
+pub async fn delete(connection: &Connection, log: &Log, id: RoomId) -> Result<Option<u64>> {
+    let going = doc! { "$currentDate": { "deletedAt": true }, "$unset": { "memberKey": "", "userIds": "" } };
+    let mark = connection.rooms.update_one(doc! { "_id": id.to_string(), "deletedAt": null }, going);
+    if connection.within(mark).await?.matched_count == 0 {
+        return Ok(None);
+    }
+    let end = log.close(connection, id).await?;
+    let deleted = pages::deleted_between(connection, id, Seq(0), end, None).await?;
+    Ok(Some((end.0 - 1).saturating_sub(deleted)))
+}
+
+/// Takes away what all deleted rooms have left behind.
+pub async fn purge(connection: &Connection, log: &Log) -> Result<()> {
+    let going = connection.rooms.find(doc! { "deletedAt": { "$type": "date" } }).projection(doc! { "_id": 1 });
+    for id in connection.all(going, id_of_room).await? {
+        let end = log.close(connection, id).await?;
+        purge_log(connection, id, end).await?;
+        purge_marks(connection, id).await?;
+        connection.within(connection.rooms.delete_one(doc! { "_id": id.to_string() })).await?;
+    }
+    Ok(())
+}
+
+/// The entry that closes the log stays, for the servers that still remember the room.
+async fn purge_log(connection: &Connection, id: RoomId, end: Seq) -> Result<()> {
+    for first in (1..end.0).step_by(PIECE) {
+        let piece = doc! { "$gte": number(first), "$lt": number(end.0.min(first + PIECE as u64)) };
+        connection.within(connection.messages.delete_many(doc! { "chatRoomId": id.to_string(), "seq": piece })).await?;
+    }
+    Ok(())
+}
+
+async fn purge_marks(connection: &Connection, id: RoomId) -> Result<()> {
+    loop {
+        let some = connection.marks.find(doc! { "chatRoomId": id.to_string() }).projection(doc! { "_id": 1 }).limit(1_000);
+        let ids = connection.all(some, |mark| Some(text_in(mark, "_id").to_owned())).await?;
+        if ids.is_empty() {
+            return Ok(());
+        }
+        connection.within(connection.marks.delete_many(doc! { "_id": { "$in": ids } })).await?;
+    }
+}
+
+fn id_of_room(room: &RawDocument) -> Option<RoomId> {
+    RoomId::parse(text_in(room, "_id"))
+}
+
+/// The latest message of a room, as far as its place among others goes.
+struct Latest {
+    at: Timestamp,
+    id: MessageId,
+}
+
+pub async fn recents(connection: &Connection, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
+    let mine = connection.rooms.find(doc! { "userIds": user.to_string() }).projection(doc! { "_id": 1 });
+    let mut latest = Vec::new();
+    for rooms in connection.all(mine, id_of_room).await?.chunks(ROOMS_AT_ONCE) {
+        latest.extend(latest_of_each(connection, rooms).await?);
+    }
+    latest.sort_unstable_by_key(|latest| Reverse((latest.at, latest.id)));
+    let page = latest.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)).take(usize::try_from(limit).unwrap_or(usize::MAX));
+    let ids: Vec<_> = page.map(|latest| latest.id.to_string()).collect();
+    let mut messages = connection.all(connection.messages.find(doc! { "_id": { "$in": ids } }), documents::message).await?;
+    messages.sort_unstable_by_key(|message| Reverse((message.created_at, message.id)));
+    Ok(messages)
+}
+
+async fn latest_of_each(connection: &Connection, rooms: &[RoomId]) -> Result<Vec<Latest>> {
+    let ids: Vec<_> = rooms.iter().map(ToString::to_string).collect();
+    let ends = connection.messages.aggregate(schema::last_entry_of_each(ids)).hint(schema::by_name(schema::LOG));
+    let ends = connection
+        .all(ends, |end| {
+            let room = RoomId::parse(text_in(end, "_id"))?;
+            let latest = MessageId::parse(text_in(end, "id")).map(|id| Latest { at: time_in(end, "createdAt"), id });
+            Some((room, seq_in(end, "seq"), latest.filter(|_| !flag_in(end, "deleted"))))
+        })
+        .await?;
+    let mut latest = Vec::with_capacity(ends.len());
+    for (room, seq, last) in ends {
+        if let Some(last) = last {
+            latest.push(last);
+        } else {
+            // The last entry is no message any more: it is the one before it, if there is one.
+            let before = pages::newest(connection, room, Seq(seq.0.saturating_sub(1)), 1).await?.pop();
+            latest.extend(before.map(|message| Latest { at: message.created_at, id: message.id }));
+        }
+    }
+    Ok(latest)
+}

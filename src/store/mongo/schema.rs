@@ -1,0 +1,199 @@
+//! The indexes, the version of the schema, and the turn of one server at a time to bring a database up to it.
+//!
+//! The version stands in the note `schema`. A database without it is empty or that of the original application. To change the schema: raise
+//! [`VERSION`], and add the step that brings an older database up to it to [`bring_up_to_date`]; a step has to be repeatable, since the
+//! server may be killed inside it.
+
+use std::time::Duration;
+
+use mongodb::{
+    Collection, IndexModel,
+    bson::{Document, RawDocumentBuf, doc},
+    options::{Hint, IndexOptions, ReturnDocument, WriteConcern},
+};
+use tokio::{task::AbortHandle, time::sleep};
+
+use super::{
+    connection::Connection,
+    documents::{number_in, text_in},
+    takeover,
+};
+use crate::store::{OpenError, Result, StoreError};
+
+/// The version of the schema.
+const VERSION: u64 = 1;
+
+/// The log of each room. Its uniqueness is what keeps the numbers whole.
+pub const LOG: &str = "log";
+/// The deleted messages of each room.
+pub const DELETED: &str = "deleted";
+/// Who wrote what in each room.
+pub const AUTHORS: &str = "authors";
+
+/// How long a turn lasts unless it is renewed. The server's clock counts.
+const TURN: Duration = Duration::from_secs(10);
+/// How often whoever has the turn renews it.
+const RENEWAL: Duration = Duration::from_secs(3);
+/// How often whoever waits for the turn looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
+
+/// An index, named.
+pub fn by_name(index: &str) -> Hint {
+    Hint::Name(index.to_owned())
+}
+
+/// The last entry of each of these rooms, one step in the index per room: with the descending order MongoDB skips from room to room.
+pub fn last_entry_of_each(rooms: Vec<String>) -> [Document; 3] {
+    [
+        doc! { "$match": { "chatRoomId": { "$in": rooms } } },
+        doc! { "$sort": { "chatRoomId": -1, "seq": -1 } },
+        doc! { "$group": {
+            "_id": "$chatRoomId",
+            "id": { "$first": "$_id" },
+            "seq": { "$first": "$seq" },
+            "createdAt": { "$first": "$createdAt" },
+            "deleted": { "$first": "$deleted" },
+            "closed": { "$first": "$closed" },
+        } },
+    ]
+}
+
+/// Makes the database ready: takes over what the original application wrote, and builds the indexes. Several servers may do this at once.
+pub async fn prepare(connection: &Connection) -> std::result::Result<(), OpenError> {
+    let unusable = |problem: String| OpenError::Unusable(format!("database: {problem}"));
+    match version(connection).await.map_err(|error| stopped(&error))? {
+        known if known > VERSION => Err(unusable(format!("it was written by a newer Causerie (schema {known}; this one knows {VERSION})"))),
+        VERSION => indexes(connection).await.map_err(|error| stopped(&error)),
+        _ => bring_up_to_date(connection).await.map_err(|error| stopped(&error)),
+    }
+}
+
+fn stopped(error: &StoreError) -> OpenError {
+    let text = format!("database: making it ready was interrupted ({error}); the next start goes on from there");
+    match error {
+        StoreError::Unavailable(_) => OpenError::Absent(text),
+        StoreError::Fault(_) => OpenError::Unusable(text),
+    }
+}
+
+async fn version(connection: &Connection) -> Result<u64> {
+    let note = connection.notes.find_one(doc! { "_id": "schema" });
+    let version = connection.one(note, |note| Some(number_in(note, "version"))).await?;
+    Ok(version.unwrap_or_default())
+}
+
+async fn bring_up_to_date(connection: &Connection) -> Result<()> {
+    let Some(turn) = Turn::take(connection).await? else { return Ok(()) };
+    takeover::take_over(connection).await?;
+    indexes(connection).await?;
+    let done = doc! { "$set": { "version": i64::try_from(VERSION).unwrap_or_default() }, "$currentDate": { "since": true } };
+    connection.within(connection.notes.update_one(doc! { "_id": "schema" }, done).upsert(true)).await?;
+    turn.give_back(connection).await
+}
+
+async fn indexes(connection: &Connection) -> Result<()> {
+    build(&connection.users, vec![index("byAge", doc! { "deleted": 1, "createdAt": 1, "_id": 1 })]).await?;
+    build(&connection.rooms, vec![member_key_index(), index("byMember", doc! { "userIds": 1 }), sparse("going", doc! { "deletedAt": 1 })])
+        .await?;
+    let messages = vec![
+        unique(index(LOG, doc! { "chatRoomId": 1, "seq": 1 })),
+        partial(index(DELETED, doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1 }), doc! { "deleted": true }),
+        index(AUTHORS, doc! { "chatRoomId": 1, "postedByUser": 1, "seq": 1 }),
+    ];
+    build(&connection.messages, messages).await?;
+    build(&connection.marks, vec![index("byReader", doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 })]).await
+}
+
+/// Finds a room by its members. Sparse, since rooms that were doubled in the original application have no key but the oldest.
+pub fn member_key_index() -> IndexModel {
+    unique(sparse("byMembers", doc! { "memberKey": 1 }))
+}
+
+/// Builds indexes that are not there yet, however long that takes.
+pub async fn build(collection: &Collection<RawDocumentBuf>, indexes: Vec<IndexModel>) -> Result<()> {
+    let durable = WriteConcern::majority();
+    collection.create_indexes(indexes).write_concern(durable).await.map(|_| ()).map_err(|error| super::connection::failure(&error))
+}
+
+/// An index of this name over these fields.
+pub fn index(name: &str, keys: Document) -> IndexModel {
+    IndexModel::builder().keys(keys).options(IndexOptions::builder().name(name.to_owned()).build()).build()
+}
+
+fn sparse(name: &str, keys: Document) -> IndexModel {
+    with(index(name, keys), |options| options.sparse = Some(true))
+}
+
+fn unique(index: IndexModel) -> IndexModel {
+    with(index, |options| options.unique = Some(true))
+}
+
+fn partial(index: IndexModel, filter: Document) -> IndexModel {
+    with(index, |options| options.partial_filter_expression = Some(filter))
+}
+
+fn with(mut index: IndexModel, change: impl FnOnce(&mut IndexOptions)) -> IndexModel {
+    change(index.options.get_or_insert_default());
+    index
+}
+
+/// The right to bring the database up to date, for as long as it is renewed. It spares work; what is done twice does no harm.
+struct Turn {
+    owner: String,
+    renewal: AbortHandle,
+}
+
+impl Turn {
+    /// Waits for the turn. `None` when somebody else has done the work meanwhile.
+    async fn take(connection: &Connection) -> Result<Option<Self>> {
+        let owner = uuid::Uuid::new_v4().simple().to_string();
+        let mut told = false;
+        while !renew(connection, &owner).await? {
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!("another server is making the database ready; waiting for it");
+            }
+            sleep(LOOK_AGAIN).await;
+            if version(connection).await? >= VERSION {
+                return Ok(None);
+            }
+        }
+        if version(connection).await? >= VERSION {
+            return Ok(None);
+        }
+        let (renewing, name) = (connection.clone(), owner.clone());
+        let renewal = tokio::spawn(async move {
+            loop {
+                sleep(RENEWAL).await;
+                if let Err(error) = renew(&renewing, &name).await {
+                    tracing::warn!(%error, "the turn to make the database ready could not be renewed");
+                }
+            }
+        });
+        Ok(Some(Self { owner, renewal: renewal.abort_handle() }))
+    }
+
+    async fn give_back(self, connection: &Connection) -> Result<()> {
+        self.renewal.abort();
+        connection.within(connection.notes.delete_one(doc! { "_id": "turn", "owner": &self.owner })).await.map(|_| ())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
+}
+
+/// Takes the turn, or keeps it. False when another has it.
+async fn renew(connection: &Connection, owner: &str) -> Result<bool> {
+    let free_or_mine = doc! { "$or": [{ "$eq": ["$owner", owner] }, { "$lt": ["$until", "$$NOW"] }] };
+    let until = doc! { "$add": ["$$NOW", i64::try_from(TURN.as_millis()).unwrap_or(i64::MAX)] };
+    let turn = doc! { "$set": {
+        "owner": { "$cond": [&free_or_mine, owner, "$owner"] },
+        "until": { "$cond": [&free_or_mine, until, "$until"] },
+    } };
+    let taken =
+        connection.notes.find_one_and_update(doc! { "_id": "turn" }, vec![turn]).upsert(true).return_document(ReturnDocument::After);
+    let mine = connection.one(taken, |turn| Some(text_in(turn, "owner") == owner)).await?;
+    Ok(mine == Some(true))
+}
