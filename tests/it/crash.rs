@@ -10,10 +10,13 @@ use std::{
 };
 
 use reqwest::Method;
+use rstest_reuse::apply;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    databases::{Database, Kind},
+    each_deployment,
     harness::{PATIENCE, Program},
     people::{Answer, Person},
 };
@@ -27,10 +30,12 @@ const BETWEEN_KILLS: usize = 300;
 /// What was acknowledged: text to room and seq.
 type Acknowledged = Arc<Mutex<HashMap<String, (String, u64)>>>;
 
+#[apply(each_deployment)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_acknowledged_message_survives_the_kill_and_stands_there_once() {
-    let folder = TempDir::new().unwrap();
-    let mut program = Program::start(folder.path(), &[]);
+async fn an_acknowledged_message_survives_the_kill_and_stands_there_once(kind: Kind) {
+    let (folder, database) = (TempDir::new().unwrap(), Database::new(kind).await);
+    let settings = [("CAUSERIE_DATABASE", database.url.as_str())];
+    let mut program = Program::start(folder.path(), &settings);
     let (alice, rooms) = alice_and_her_rooms(&program.base).await;
     let acknowledged = Acknowledged::default();
     for round in 0..KILLS {
@@ -61,7 +66,7 @@ async fn an_acknowledged_message_survives_the_kill_and_stands_there_once() {
         for poster in posters {
             poster.await.unwrap();
         }
-        program = Program::start(folder.path(), &[]);
+        program = Program::start(folder.path(), &settings);
         let so_far = acknowledged.lock().unwrap().clone();
         check(&Person { base: program.base.clone(), ..alice.clone() }, &rooms, &so_far).await;
     }

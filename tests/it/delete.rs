@@ -5,10 +5,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::TestServer;
+use crate::{databases::Kind, each_store};
+use rstest_reuse::apply;
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_deleted_message_is_gone_and_its_number_stays_taken() {
-    let server = TestServer::start().await;
+async fn a_deleted_message_is_gone_and_its_number_stays_taken(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let [alice, bob] = [server.person("Alice").await, server.person("Bob").await];
     let room = alice.room_with(&[&bob]).await;
     alice.posts(&room, "one").await.ok();
@@ -21,9 +24,10 @@ async fn a_deleted_message_is_gone_and_its_number_stays_taken() {
     assert_eq!(bob.marks_read(&room).await, 2, "a deleted message was never unread");
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_deleted_room_takes_its_messages_along() {
-    let server = TestServer::start().await;
+async fn a_deleted_room_takes_its_messages_along(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let [alice, bob] = [server.person("Alice").await, server.person("Bob").await];
     let room = alice.room_with(&[&bob]).await;
     let mut posts = Vec::new();
@@ -47,9 +51,10 @@ async fn a_deleted_room_takes_its_messages_along() {
     assert_ne!(new["chatRoomId"], *room);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_room_deleted_while_people_post_leaves_nothing_behind() {
-    let server = TestServer::start().await;
+async fn a_room_deleted_while_people_post_leaves_nothing_behind(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let [alice, bob] = [server.person("Alice").await, server.person("Bob").await];
     for _ in 0..5 {
         let room = alice.room_with(&[&bob]).await;
@@ -80,9 +85,10 @@ async fn a_room_deleted_while_people_post_leaves_nothing_behind() {
     assert_eq!(alice.recents("").await, Vec::<Value>::new());
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn what_a_deleted_user_wrote_stays() {
-    let server = TestServer::start().await;
+async fn what_a_deleted_user_wrote_stays(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let [alice, bob, carol] = [server.person("Alice").await, server.person("Bob").await, server.person("Carol").await];
     let room = alice.room_with(&[&bob, &carol]).await;
     bob.posts(&room, "remember me").await.ok();

@@ -13,8 +13,9 @@ use std::{
 };
 
 use causerie::{Server, clock::Clock, config::Config, model::Timestamp};
-use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+use crate::databases::{Database, Kind};
 
 /// How long a test waits for what it expects before it gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,27 +25,26 @@ pub struct TestServer {
     pub base: String,
     pub http: reqwest::Client,
     settings: Vec<(String, String)>,
-    folder: TempDir,
+    database: Database,
     offset_ms: Arc<AtomicI64>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl TestServer {
-    pub async fn start() -> Self {
-        Self::with(&[]).await
+    pub async fn start(kind: Kind) -> Self {
+        Self::with(kind, &[]).await
     }
 
     /// A server with these settings, named as in the environment.
-    pub async fn with(settings: &[(&str, &str)]) -> Self {
+    pub async fn with(kind: Kind, settings: &[(&str, &str)]) -> Self {
+        Self::on(Database::new(kind).await, settings).await
+    }
+
+    /// A server on this database.
+    pub async fn on(database: Database, settings: &[(&str, &str)]) -> Self {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut server = Self {
-            base: String::new(),
-            http: reqwest::Client::new(),
-            settings,
-            folder: TempDir::new().unwrap(),
-            offset_ms: Arc::default(),
-            running: None,
-        };
+        let mut server =
+            Self { base: String::new(), http: reqwest::Client::new(), settings, database, offset_ms: Arc::default(), running: None };
         server.run().await;
         server
     }
@@ -52,7 +52,7 @@ impl TestServer {
     async fn run(&mut self) {
         let mut environment: HashMap<_, _> = self.settings.iter().cloned().collect();
         environment.insert("CAUSERIE_LISTEN".into(), "127.0.0.1:0".into());
-        environment.insert("CAUSERIE_DATABASE".into(), database_url(&self.folder));
+        environment.insert("CAUSERIE_DATABASE".into(), self.database.url.clone());
         let config = Config::load(None, &environment).unwrap();
         let listener = TcpListener::bind(config.listen).await.unwrap();
         let offset = Arc::clone(&self.offset_ms);
@@ -84,10 +84,6 @@ impl TestServer {
 
 pub fn machine_time() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
-}
-
-pub fn database_url(folder: &TempDir) -> String {
-    format!("sqlite:{}", folder.path().join("causerie.db").display())
 }
 
 /// The real program, as a process of its own.

@@ -3,7 +3,9 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::{databases::Kind, each_store};
 use crate::{hostile_siege::Siege, people::Answer, wire::Socket};
+use rstest_reuse::apply;
 
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -67,9 +69,10 @@ fn object(fields: &[(&str, String)]) -> String {
     format!("{{{}}}", fields.join(","))
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn no_field_takes_a_value_of_another_type() {
-    let siege = Siege::begins().await;
+async fn no_field_takes_a_value_of_another_type(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     for (path, fields) in siege.bodies() {
         siege.sends(Method::POST, &path, JSON, object(&fields)).await.ok();
         for (at, (field, right)) in fields.iter().enumerate() {
@@ -88,9 +91,10 @@ async fn no_field_takes_a_value_of_another_type() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_body_where_none_is_expected_is_of_no_interest() {
-    let siege = Siege::begins().await;
+async fn a_body_where_none_is_expected_is_of_no_interest(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let login = format!("/login/{}", siege.bob.id);
     let mark = format!("/room/{}/mark-read", siege.room);
     let read = format!("/room/{}", siege.room);
@@ -118,9 +122,10 @@ fn full_of(piece: &str, frame: &str) -> String {
     piece.repeat((MOST - frame.len()) / piece.len())
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn absurdly_nested_bodies_are_refused() {
-    let siege = Siege::begins().await;
+async fn absurdly_nested_bodies_are_refused(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     for (path, fields) in siege.bodies() {
         for (opening, closing) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":", "}]")] {
             for depth in [100, 1_000, (MOST - 200) / (opening.len() + closing.len()), (MOST - 200) / opening.len()] {
@@ -139,9 +144,10 @@ async fn absurdly_nested_bodies_are_refused() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn arrays_as_large_as_a_body_are_refused() {
-    let siege = Siege::begins().await;
+async fn arrays_as_large_as_a_body_are_refused(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let numbered = |form: fn(usize) -> String| (0..).map(form);
     let distinct: [Box<dyn Iterator<Item = String>>; 4] = [
         Box::new(numbered(|n| n.to_string())),
@@ -168,9 +174,10 @@ async fn arrays_as_large_as_a_body_are_refused() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_key_may_be_written_many_times_and_the_last_one_counts() {
-    let siege = Siege::begins().await;
+async fn a_key_may_be_written_many_times_and_the_last_one_counts(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     for (path, fields) in siege.bodies() {
         let good = object(&fields);
         for (name, _) in &fields {
@@ -187,9 +194,10 @@ async fn a_key_may_be_written_many_times_and_the_last_one_counts() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn bytes_that_are_no_text_are_refused() {
-    let siege = Siege::begins().await;
+async fn bytes_that_are_no_text_are_refused(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let body = |text: &[u8]| [br#"{"firstName":"Mallory"#, text, br#"","lastName":"Test","type":"consumer"}"#].concat();
     let refused: [&[u8]; 17] = [
         b"\0",
@@ -227,9 +235,10 @@ async fn bytes_that_are_no_text_are_refused() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn forms_of_any_kind_are_answered() {
-    let siege = Siege::begins().await;
+async fn forms_of_any_kind_are_answered(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let full = "a".repeat(MOST);
     for (path, _) in siege.bodies() {
         let forms = ["", "&", "=", "%", "%f", "%zz", "%00=%00", "=&=&=", "a[b][c]=d", "firstName[$gt]=", "__proto__=x", &full];
@@ -283,9 +292,10 @@ fn as_form(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat()
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn every_message_comes_back_as_it_was_written() {
-    let siege = Siege::begins().await;
+async fn every_message_comes_back_as_it_was_written(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let mut socket = Socket::of(&siege.bob, &siege.room).await;
     let path = format!("/room/{}/message", siege.room);
     for text in all_kinds_of_texts() {
@@ -305,9 +315,10 @@ async fn every_message_comes_back_as_it_was_written() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn every_name_comes_back_as_it_was_written() {
-    let siege = Siege::begins().await;
+async fn every_name_comes_back_as_it_was_written(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let mut users = Vec::new();
     for text in all_kinds_of_texts() {
         for (first, last) in [(text.as_str(), "x"), ("x", text.as_str())] {

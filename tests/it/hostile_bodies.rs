@@ -3,11 +3,13 @@
 use futures_util::future::join_all;
 use rand::{Rng, RngExt};
 
+use crate::{databases::Kind, each_store};
 use crate::{
     hostile_siege::{Request, Siege, mutated, noise, one_of, random},
     people::Person,
     program::somebody,
 };
+use rstest_reuse::apply;
 
 /// How many random bodies an endpoint gets.
 const BODIES: usize = 10_000;
@@ -45,8 +47,8 @@ fn random_body(random: &mut impl Rng, path: &str, token: &str, valid: &[Vec<u8>]
     Request::new("POST", path.as_bytes(), &[("content-type", kind), ("authorization", token.as_bytes())], &body)
 }
 
-async fn ten_thousand_bodies(endpoint: usize) {
-    let siege = Siege::begins().await;
+async fn ten_thousand_bodies(kind: Kind, endpoint: usize) {
+    let siege = Siege::begins(kind).await;
     let (path, fields) = siege.bodies()[endpoint].clone();
     let json: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     let form: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={}", value.trim_matches(['[', ']', '"']))).collect();
@@ -58,19 +60,22 @@ async fn ten_thousand_bodies(endpoint: usize) {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn ten_thousand_random_users_are_answered() {
-    ten_thousand_bodies(0).await;
+async fn ten_thousand_random_users_are_answered(kind: Kind) {
+    ten_thousand_bodies(kind, 0).await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn ten_thousand_random_rooms_are_answered() {
-    ten_thousand_bodies(1).await;
+async fn ten_thousand_random_rooms_are_answered(kind: Kind) {
+    ten_thousand_bodies(kind, 1).await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn ten_thousand_random_messages_are_answered() {
-    ten_thousand_bodies(2).await;
+async fn ten_thousand_random_messages_are_answered(kind: Kind) {
+    ten_thousand_bodies(kind, 2).await;
 }
 
 const METHODS: [&str; 10] = ["GET", "GET", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "BREW"];
@@ -146,9 +151,10 @@ fn legal(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().copied().filter(|byte| byte.is_ascii_graphic() && !b"#\"<>`{}|^\\".contains(byte)).collect()
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn thousands_of_random_paths_are_answered() {
-    let siege = Siege::begins().await;
+async fn thousands_of_random_paths_are_answered(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let mallory = somebody(&siege.base, "Mallory").await;
     // One that random requests may post to, read and delete.
     let room = mallory.room_with(&[]).await;

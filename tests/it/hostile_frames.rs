@@ -1,10 +1,13 @@
 //! Websockets: broken frames, broken packets, and events that are well formed but make no sense.
+//!
+//! On one store only: what is sent here never gets as far as the database.
 
 use futures_util::future::join_all;
 use rand::{Rng, RngExt};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::databases::Kind;
 use crate::{
     harness::PATIENCE,
     hostile_siege::{Siege, mutated, noise, one_of, random},
@@ -27,7 +30,7 @@ fn claims(first: u8, length: u64) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_broken_frame_ends_its_connection_and_nothing_else() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let mut broken: Vec<Vec<u8>> = vec![
         b"\x81\x0242".to_vec(),
         claims(TEXT, 1 << 63),
@@ -65,7 +68,7 @@ async fn a_broken_frame_ends_its_connection_and_nothing_else() {
 
 #[tokio::test]
 async fn unusual_frames_are_as_good_as_others() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let mut connection = Connection::websocket(&siege.base, WEBSOCKET).await;
     connection.send(&frame(TEXT, b"40")).await;
     connection.hears("40{").await;
@@ -94,7 +97,7 @@ async fn unusual_frames_are_as_good_as_others() {
 
 #[tokio::test]
 async fn a_packet_may_be_as_large_as_the_setting_says_and_no_larger() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let event = |size: usize| {
         let frame = r#"427["identity",""]"#;
         frame.replace("\"\"", &format!("\"{}\"", "x".repeat(size - frame.len())))
@@ -140,7 +143,7 @@ const EVENTS: [&str; 9] = ["identity", "subscribe", "unsubscribe", "connect", "d
 
 #[tokio::test]
 async fn no_payload_of_an_event_ends_the_connection() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let mut sockets = Sockets::of(&siege).await;
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let deep_object = format!("{}0{}", "{\"a\":".repeat(10_000), "}".repeat(10_000));
@@ -194,7 +197,7 @@ async fn no_payload_of_an_event_ends_the_connection() {
 
 #[tokio::test]
 async fn a_socket_goes_on_in_its_room_after_every_refusal() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let mut socket = Socket::of(&siege.bob, &siege.room).await;
     for event in EVENTS {
         for payload in [json!([]), json!([{ "$gt": "" }]), json!([["a"]]), json!(["\u{0}"]), json!([siege.room, { "$ne": null }])] {
@@ -274,7 +277,7 @@ const BROKEN: [&str; 60] = [
 
 #[tokio::test]
 async fn a_broken_packet_ends_at_most_its_own_connection() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let mut witness = Socket::of(&siege.bob, &siege.room).await;
     let mut sockets = Sockets::of(&siege).await;
     for packet in BROKEN {
@@ -313,7 +316,7 @@ fn random_frame(random: &mut impl Rng, packets: &[Vec<u8>]) -> Message {
 
 #[tokio::test]
 async fn thousands_of_random_packets_end_at_most_their_own_connections() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let mut witness = Socket::of(&siege.bob, &siege.room).await;
     let mut random = random();
     let packets = [
@@ -342,7 +345,7 @@ async fn thousands_of_random_packets_end_at_most_their_own_connections() {
 
 #[tokio::test]
 async fn ten_thousand_events_at_once_take_little_memory_and_end_nothing() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let mut socket = Socket::connect(&siege.base).await;
     for n in 0..10_000 {
         let event = json!([one_of(&mut rand::rng(), &["subscribe", "unsubscribe"]), siege.room]);
@@ -364,7 +367,7 @@ async fn ten_thousand_events_at_once_take_little_memory_and_end_nothing() {
 
 #[tokio::test]
 async fn clients_that_come_and_go_in_floods_leave_nothing_behind() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let greeting = [
         frame(TEXT, b"40"),
         frame(TEXT, format!("42{}", json!(["identity", siege.bob.id])).as_bytes()),

@@ -1,5 +1,8 @@
 //! Requests that are no HTTP, or that are and look as if they were not.
+//!
+//! On one store only: what is sent here never gets as far as the database.
 
+use crate::databases::Kind;
 use crate::{
     hostile_siege::{Siege, random},
     raw::Connection,
@@ -60,7 +63,7 @@ const USER: &str = r#"{"firstName":"Mallory","lastName":"Test","type":"consumer"
 
 #[tokio::test]
 async fn what_is_no_http_is_refused() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     // More than the 64 KiB that the head of a request may have, and than what hyper reads before it notices.
     let long = "a".repeat(200_000);
     let with = |header: &str| format!("GET /health HTTP/1.1\r\nhost: x\r\n{header}\r\n\r\n");
@@ -131,7 +134,7 @@ async fn what_is_no_http_is_refused() {
 
 #[tokio::test]
 async fn what_stops_in_the_middle_is_not_carried_out() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     for bytes in [
         "",
         "\r\n\r\n\r\n\r\n",
@@ -153,7 +156,8 @@ async fn what_stops_in_the_middle_is_not_carried_out() {
 
 #[tokio::test]
 async fn who_says_nothing_or_stops_in_the_middle_is_let_go() {
-    let siege = Siege::with(&[("CAUSERIE_HTTP__HEADER_TIMEOUT_MS", "500"), ("CAUSERIE_HTTP__REQUEST_TIMEOUT_MS", "500")]).await;
+    let siege =
+        Siege::with(Kind::Sqlite, &[("CAUSERIE_HTTP__HEADER_TIMEOUT_MS", "500"), ("CAUSERIE_HTTP__REQUEST_TIMEOUT_MS", "500")]).await;
     let polling = "POST /socket.io/?EIO=4&transport=polling&sid=x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n4";
     for beginning in [
         "",
@@ -176,7 +180,7 @@ async fn who_says_nothing_or_stops_in_the_middle_is_let_go() {
 
 #[tokio::test]
 async fn noise_is_refused() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let mut random = random();
     for _ in 0..300 {
         let mut noise = vec![0; random.random_range(1..2_000)];
@@ -188,7 +192,7 @@ async fn noise_is_refused() {
 
 #[tokio::test]
 async fn unusual_requests_are_answered_in_the_envelope() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let id = &siege.alice.id;
     for (bytes, status) in [
         ("GET /health HTTP/1.0\r\n\r\n", 200),
@@ -259,7 +263,7 @@ async fn unusual_requests_are_answered_in_the_envelope() {
 
 #[tokio::test]
 async fn whatever_stands_in_the_authorization_header_is_answered() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let token = &siege.alice.token;
     let ask = |headers: &[&[u8]]| {
         let headers = headers.iter().flat_map(|value| [b"authorization: ", *value, b"\r\n"].concat());
@@ -299,7 +303,7 @@ async fn whatever_stands_in_the_authorization_header_is_answered() {
 
 #[tokio::test]
 async fn requests_sent_at_once_are_answered_in_their_order() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let user = |n: u32| format!(r#"{{"firstName":"{n}","lastName":"Test","type":"consumer"}}"#);
     let requests: String = (0..200).map(|n| create(&format!("content-length: {}\r\n", user(n).len()), &user(n))).collect();
     let mut connection = Connection::open(&siege.base).await;
@@ -316,7 +320,7 @@ async fn requests_sent_at_once_are_answered_in_their_order() {
 
 #[tokio::test]
 async fn a_body_with_two_lengths_is_read_once() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     // Whichever length counts, what a proxy may have taken for the body must not be carried out as a request of its own.
     let hidden = "DELETE /delete/room/none HTTP/1.1\r\nhost: x\r\n\r\n";
     for headers in [

@@ -1,9 +1,12 @@
 //! HTTP polling: rubbish in the query, in the payload, and in the order of things.
+//!
+//! On one store only: what is sent here never gets as far as the database.
 
 use futures_util::future::join_all;
 use rand::RngExt;
 use reqwest::Method;
 
+use crate::databases::Kind;
 use crate::{
     harness::PATIENCE,
     hostile_frames::{TEXT, WEBSOCKET},
@@ -62,7 +65,7 @@ impl Session<'_> {
 
 #[tokio::test]
 async fn a_payload_whose_length_splits_a_character_does_not_keep_the_server_busy_for_ever() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     // More of them than a machine has threads.
     let sessions: Vec<_> = join_all((0..32).map(|_| siege.session(3))).await;
     for status in join_all(sessions.iter().map(|session| session.sends("text/plain;charset=UTF-8", "1:😀x"))).await {
@@ -73,7 +76,7 @@ async fn a_payload_whose_length_splits_a_character_does_not_keep_the_server_busy
 
 #[tokio::test]
 async fn payloads_of_version_3_that_lie_about_their_lengths_are_refused() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let texts: [&[u8]; 24] = [
         b":",
         b"1",
@@ -131,7 +134,7 @@ async fn payloads_of_version_3_that_lie_about_their_lengths_are_refused() {
 
 #[tokio::test]
 async fn a_client_of_version_3_is_understood() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let session = siege.session(3).await;
     let event = format!("4217[\"subscribe\",\"{}\",\"é😀\"]", siege.room);
     // JavaScript counts the two halves of the last character.
@@ -147,7 +150,7 @@ async fn a_client_of_version_3_is_understood() {
 
 #[tokio::test]
 async fn rubbish_payloads_of_version_4_are_refused() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let long = "4".repeat(100_000);
     let payloads: [&[u8]; 20] = [
         b"",
@@ -189,7 +192,7 @@ async fn rubbish_payloads_of_version_4_are_refused() {
 
 #[tokio::test]
 async fn requests_that_belong_to_no_session_are_refused() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let session = siege.session(4).await;
     let sid = session.path.rsplit('=').next().unwrap();
     let mut queries: Vec<String> = [
@@ -237,7 +240,7 @@ async fn requests_that_belong_to_no_session_are_refused() {
 
 #[tokio::test]
 async fn two_polls_at_once_end_the_session() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     for version in [3, 4] {
         let session = siege.session(version).await;
         // What was waiting for the client is taken away, so that the next poll waits.
@@ -252,7 +255,7 @@ async fn two_polls_at_once_end_the_session() {
 
 #[tokio::test]
 async fn an_upgrade_in_the_wrong_order_ends_its_session_and_nothing_else() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let text = |packets: &[&str]| packets.iter().flat_map(|packet| frame(TEXT, packet.as_bytes())).collect::<Vec<_>>();
     let orders = [
         text(&["5"]),
@@ -291,7 +294,7 @@ async fn an_upgrade_in_the_wrong_order_ends_its_session_and_nothing_else() {
 
 #[tokio::test]
 async fn a_second_websocket_for_a_session_does_not_take_it_over() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let session = siege.session(4).await;
     let mut websocket = Connection::websocket(&siege.base, &session.as_websocket()).await;
     websocket.send(&[frame(TEXT, b"2probe"), frame(TEXT, b"5"), frame(TEXT, b"40")].concat()).await;
@@ -309,7 +312,7 @@ async fn a_second_websocket_for_a_session_does_not_take_it_over() {
 
 #[tokio::test]
 async fn what_looks_like_an_upgrade_and_is_none_is_survived() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     for head in [
         "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nsec-websocket-key: x\r\n\r\n",
         "GET /socket.io/?EIO=4&transport=websocket HTTP/1.0\r\nsec-websocket-key: x\r\nupgrade: websocket\r\n\r\n",
@@ -330,7 +333,7 @@ async fn what_looks_like_an_upgrade_and_is_none_is_survived() {
 
 #[tokio::test]
 async fn thousands_of_random_payloads_are_survived() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let mut random = random();
     let event = format!("42[\"subscribe\",\"{}\"]", siege.room);
     let valid = [
@@ -362,7 +365,7 @@ async fn thousands_of_random_payloads_are_survived() {
 
 #[tokio::test]
 async fn a_session_that_never_polls_takes_little_however_much_is_sent_to_it() {
-    let siege = Siege::begins().await;
+    let siege = Siege::begins(Kind::Sqlite).await;
     let session = siege.session(4).await;
     let event = format!("42[\"subscribe\",\"{}\"]", siege.room);
     let events = vec![event.as_str(); 1_000].join("\x1e");

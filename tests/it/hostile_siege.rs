@@ -6,6 +6,7 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
 use crate::{
+    databases::{Database, Kind},
     harness::Program,
     people::Person,
     program::somebody,
@@ -25,21 +26,23 @@ pub struct Siege {
     pub room: String,
     program: Program,
     folder: TempDir,
+    _database: Database,
 }
 
 impl Siege {
-    pub async fn begins() -> Self {
-        Self::with(&[]).await
+    pub async fn begins(kind: Kind) -> Self {
+        Self::with(kind, &[]).await
     }
 
     /// With these settings beside those of a siege.
-    pub async fn with(settings: &[(&str, &str)]) -> Self {
-        let folder = TempDir::new().unwrap();
-        let program = Program::start(folder.path(), &[&[("CAUSERIE_LOG", "warn")], settings].concat());
+    pub async fn with(kind: Kind, settings: &[(&str, &str)]) -> Self {
+        let (folder, database) = (TempDir::new().unwrap(), Database::new(kind).await);
+        let ours = [("CAUSERIE_LOG", "warn"), ("CAUSERIE_DATABASE", &database.url)];
+        let program = Program::start(folder.path(), &[&ours, settings].concat());
         let base = program.base.clone();
         let [alice, bob] = [somebody(&base, "Alice").await, somebody(&base, "Bob").await];
         let room = alice.room_with(&[&bob]).await;
-        Self { base, alice, bob, room, program, folder }
+        Self { base, alice, bob, room, program, folder, _database: database }
     }
 
     /// Everybody goes on as before: they create, log in, initiate, post, read and hear. The server stops in good order, and has nothing to

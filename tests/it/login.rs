@@ -3,15 +3,18 @@
 use reqwest::Method;
 use serde_json::Value;
 
+use crate::{databases::Kind, each_store};
 use crate::{harness::TestServer, people::Answer};
+use rstest_reuse::apply;
 
 async fn with_header(server: &TestServer, header: &str) -> Answer {
     Answer::of(server.request(Method::GET, "/room").header("authorization", header)).await
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_token_opens_the_room_routes_whatever_the_schemes_name() {
-    let server = TestServer::start().await;
+async fn a_token_opens_the_room_routes_whatever_the_schemes_name(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let alice = server.person("Alice").await;
     for scheme in ["Bearer", "JWT", "anything"] {
         with_header(&server, &format!("{scheme} {}", alice.token)).await.ok();
@@ -19,11 +22,12 @@ async fn a_token_opens_the_room_routes_whatever_the_schemes_name() {
     }
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn whoever_has_no_valid_token_is_told_why() {
-    let server = TestServer::start().await;
+async fn whoever_has_no_valid_token_is_told_why(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let alice = server.person("Alice").await;
-    let other = TestServer::start().await;
+    let other = TestServer::start(kind).await;
     let stranger = other.person("Stranger").await;
     server.get("/room").await.refused(400, "No access token provided");
     with_header(&server, "").await.refused(400, "No access token provided");
@@ -46,18 +50,20 @@ async fn whoever_has_no_valid_token_is_told_why() {
     }
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_token_ends_when_the_settings_say() {
-    let server = TestServer::with(&[("CAUSERIE_TOKEN__LIFETIME_SECONDS", "3600")]).await;
+async fn a_token_ends_when_the_settings_say(kind: Kind) {
+    let server = TestServer::with(kind, &[("CAUSERIE_TOKEN__LIFETIME_SECONDS", "3600")]).await;
     let alice = server.person("Alice").await;
     alice.get("/room").await.ok();
     server.turn_clock(3_601_000);
     alice.get("/room").await.refused(401, "jwt expired");
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_token_says_who_and_of_what_type_and_outlives_a_restart() {
-    let mut server = TestServer::start().await;
+async fn a_token_says_who_and_of_what_type_and_outlives_a_restart(kind: Kind) {
+    let mut server = TestServer::start(kind).await;
     let mut alice = server.person("Alice").await;
     let claims: Value = {
         let payload = alice.token.split('.').nth(1).unwrap();
@@ -71,9 +77,10 @@ async fn a_token_says_who_and_of_what_type_and_outlives_a_restart() {
     alice.get("/room").await.ok();
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn nobody_logs_in_as_nobody() {
-    let server = TestServer::start().await;
+async fn nobody_logs_in_as_nobody(kind: Kind) {
+    let server = TestServer::start(kind).await;
     for id in ["nope", "0199d1f0c0de7aaa8bbbccccddddeeee", "..%2f..%2fetc", "%00"] {
         Answer::of(server.request(Method::POST, &format!("/login/{id}"))).await.refused(400, "No user with this id found");
     }

@@ -1,10 +1,24 @@
 //! Through the front door: real servers on free ports, real databases, real clients. `harness` starts and stops servers, `people` are the
 //! clients with roles, `wire` speaks Socket.IO, `raw` sends any bytes; the rest is a file per noun, and `hostile*` is what nobody ought to send.
 
+mod databases;
 mod harness;
+mod mongod;
 mod people;
 mod raw;
 mod wire;
+
+use rstest_reuse::template;
+
+/// A test that is written once and runs on each store.
+#[template]
+#[rstest::rstest]
+fn each_store(#[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind) {}
+
+/// A test that runs on each store, and on each deployment of it where that makes a difference.
+#[template]
+#[rstest::rstest]
+fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {}
 
 mod crash;
 mod delete;
@@ -22,4 +36,5 @@ mod replay;
 mod rooms;
 mod sockets;
 mod store;
+mod two_servers;
 mod users;

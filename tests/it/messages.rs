@@ -5,10 +5,13 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::harness::TestServer;
+use crate::{databases::Kind, each_store};
+use rstest_reuse::apply;
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_post_carries_everything_that_a_client_shows() {
-    let server = TestServer::start().await;
+async fn a_post_carries_everything_that_a_client_shows(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let post = alice.posts(&room, "hello").await.ok()["post"].clone();
     assert_eq!(post["_id"], *room);
@@ -24,9 +27,10 @@ async fn a_post_carries_everything_that_a_client_shows() {
     assert_eq!(alice.posts(&room, "again").await.ok()["post"]["seq"], 2);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn any_text_arrives_as_it_was_sent() {
-    let server = TestServer::start().await;
+async fn any_text_arrives_as_it_was_sent(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let texts = [
         " blanks around ",
@@ -43,9 +47,10 @@ async fn any_text_arrives_as_it_was_sent() {
     assert_eq!(bob.reads(&room, "").await, texts);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_message_without_text_is_refused() {
-    let server = TestServer::start().await;
+async fn a_message_without_text_is_refused(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, _, room) = server.two_in_a_room().await;
     let post = async |room: &str, body: Value| {
         crate::people::Answer::of(alice.request(reqwest::Method::POST, &format!("/room/{room}/message")).json(&body)).await
@@ -63,9 +68,10 @@ async fn a_message_without_text_is_refused() {
     assert_eq!(alice.posts(&room, "first").await.ok()["post"]["seq"], 1, "a refused message takes no number");
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_stranger_can_do_nothing_in_a_room() {
-    let server = TestServer::start().await;
+async fn a_stranger_can_do_nothing_in_a_room(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, _, room) = server.two_in_a_room().await;
     let stranger = server.person("Stranger").await;
     alice.posts(&room, "private").await.ok();
@@ -76,9 +82,10 @@ async fn a_stranger_can_do_nothing_in_a_room() {
     assert_eq!(stranger.recents("").await, Vec::<Value>::new());
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn the_conversation_pages_back_from_the_newest() {
-    let server = TestServer::start().await;
+async fn the_conversation_pages_back_from_the_newest(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let empty = alice.get(&format!("/room/{room}")).await.ok();
     assert_eq!(empty, json!({ "success": true, "conversation": [], "users": [alice.user, bob.user] }));
@@ -110,9 +117,10 @@ async fn the_conversation_pages_back_from_the_newest() {
     }
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn pages_are_full_however_many_messages_were_deleted() {
-    let server = TestServer::start().await;
+async fn pages_are_full_however_many_messages_were_deleted(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut ids = Vec::new();
     for n in 1..=40 {
@@ -138,9 +146,10 @@ async fn pages_are_full_however_many_messages_were_deleted() {
     assert_eq!(bob.reads(&room, "?after=19&limit=3").await, ["26", "27", "28"]);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn marking_read_counts_what_was_new_and_says_when() {
-    let server = TestServer::start().await;
+async fn marking_read_counts_what_was_new_and_says_when(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     assert_eq!(bob.marks_read(&room).await, 0);
     alice.posts(&room, "1").await.ok();
@@ -165,9 +174,10 @@ async fn marking_read_counts_what_was_new_and_says_when() {
     assert_eq!(body["conversation"][0]["updatedAt"], *read_at(0));
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn marking_read_while_messages_arrive_never_covers_a_later_one() {
-    let server = TestServer::start().await;
+async fn marking_read_while_messages_arrive_never_covers_a_later_one(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let poster = {
         let (alice, room) = (alice.clone(), room.clone());
@@ -192,9 +202,10 @@ async fn marking_read_while_messages_arrive_never_covers_a_later_one() {
     }
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn numbers_have_no_hole_and_no_repeat_whatever_runs_at_once() {
-    let server = TestServer::start().await;
+async fn numbers_have_no_hole_and_no_repeat_whatever_runs_at_once(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let other = alice.room_with(&[]).await;
     let posting = (0..16).map(|n| {
@@ -228,9 +239,10 @@ async fn numbers_have_no_hole_and_no_repeat_whatever_runs_at_once() {
     assert!(times.is_sorted());
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn the_order_of_a_room_survives_a_clock_that_goes_back() {
-    let mut server = TestServer::start().await;
+async fn the_order_of_a_room_survives_a_clock_that_goes_back(kind: Kind) {
+    let mut server = TestServer::start(kind).await;
     let (mut alice, bob, room) = server.two_in_a_room().await;
     alice.posts(&room, "before").await.ok();
     server.turn_clock(-3_600_000);

@@ -8,11 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rstest_reuse::apply;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
 use crate::{
+    databases::{Database, Kind},
+    each_store,
     harness::{Program, TestServer},
     people::{Answer, Person},
     wire::Socket,
@@ -191,10 +194,11 @@ async fn a_read_only_folder_is_a_clear_refusal() {
     }
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn every_request_is_one_line_in_the_log_and_no_line_tells_a_secret() {
-    let folder = TempDir::new().unwrap();
-    let settings = [("CAUSERIE_LOG_FORMAT", "json"), ("CAUSERIE_LOG", "trace")];
+async fn every_request_is_one_line_in_the_log_and_no_line_tells_a_secret(kind: Kind) {
+    let (folder, database) = (TempDir::new().unwrap(), Database::new(kind).await);
+    let settings = [("CAUSERIE_DATABASE", database.url.as_str()), ("CAUSERIE_LOG_FORMAT", "json"), ("CAUSERIE_LOG", "trace")];
     let program = Program::start(folder.path(), &settings);
     let alice = somebody(&program.base, "Alice").await;
     let room = alice.room_with(&[]).await;
@@ -233,7 +237,7 @@ async fn every_request_is_one_line_in_the_log_and_no_line_tells_a_secret() {
 
 #[tokio::test]
 async fn a_request_that_takes_too_long_is_ended() {
-    let server = TestServer::with(&[("CAUSERIE_HTTP__REQUEST_TIMEOUT_MS", "300")]).await;
+    let server = TestServer::with(Kind::Sqlite, &[("CAUSERIE_HTTP__REQUEST_TIMEOUT_MS", "300")]).await;
     let mut connection = tokio::net::TcpStream::connect(server.base.strip_prefix("http://").unwrap()).await.unwrap();
     connection
         .write_all(b"POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{")
@@ -260,10 +264,12 @@ async fn read_answer(connection: &mut tokio::net::TcpStream) -> String {
     String::from_utf8(answer).unwrap()
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn it_stops_within_ten_seconds_whatever_its_clients_do() {
-    let folder = TempDir::new().unwrap();
-    let program = Program::start(folder.path(), &[]);
+async fn it_stops_within_ten_seconds_whatever_its_clients_do(kind: Kind) {
+    let (folder, database) = (TempDir::new().unwrap(), Database::new(kind).await);
+    let settings = [("CAUSERIE_DATABASE", database.url.as_str())];
+    let program = Program::start(folder.path(), &settings);
     let alice = somebody(&program.base, "Alice").await;
     let room = alice.room_with(&[]).await;
     let address = program.base.strip_prefix("http://").unwrap().to_owned();
@@ -305,7 +311,7 @@ async fn it_stops_within_ten_seconds_whatever_its_clients_do() {
         acknowledged += poster.await.unwrap();
     }
     while socket.receive().await.is_some() {}
-    let again = Program::start(folder.path(), &[]);
+    let again = Program::start(folder.path(), &settings);
     let kept = Person { base: again.base.clone(), ..alice };
     let last = kept.get(&format!("/room/{room}?limit=1")).await.ok()["conversation"][0]["seq"].as_u64().unwrap();
     assert!(last >= acknowledged, "{last} kept, {acknowledged} acknowledged");

@@ -9,6 +9,8 @@ use std::{
 use tokio::sync::OnceCell;
 
 use crate::harness::TestServer;
+use crate::{databases::Kind, each_store};
+use rstest_reuse::apply;
 
 static INSTALLED: OnceCell<()> = OnceCell::const_new();
 
@@ -30,18 +32,20 @@ async fn installed() {
     INSTALLED.get_or_init(|| run("npm", &["ci", "--no-audit", "--no-fund", "--loglevel=error"])).await;
 }
 
+#[apply(each_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_generations_of_clients_over_every_transport_share_a_room() {
+async fn three_generations_of_clients_over_every_transport_share_a_room(kind: Kind) {
     installed().await;
     // Short enough for the clients to see a few heartbeats.
     let settings = [("CAUSERIE_SOCKET__PING_INTERVAL_MS", "500"), ("CAUSERIE_SOCKET__PING_TIMEOUT_MS", "2000")];
-    let server = TestServer::with(&settings).await;
+    let server = TestServer::with(kind, &settings).await;
     run("node", &["generations.mjs", &server.base]).await;
 }
 
+#[apply(each_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_postman_collection_passes_against_a_fresh_server() {
+async fn the_postman_collection_passes_against_a_fresh_server(kind: Kind) {
     installed().await;
-    let server = TestServer::start().await;
+    let server = TestServer::start(kind).await;
     run("node", &["newman.mjs", &server.base]).await;
 }

@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::{databases::Kind, each_store};
 use crate::{harness::TestServer, people::Answer};
+use rstest_reuse::apply;
 
 /// What the transcript calls things, and what they are called here.
 #[derive(Default)]
@@ -78,9 +80,10 @@ fn is_date(text: &str) -> bool {
     text.len() == pattern.len() && text.bytes().zip(pattern.bytes()).all(|(c, p)| if p == b'd' { c.is_ascii_digit() } else { c == p })
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn clients_of_the_original_application_see_what_they_know() {
-    let server = TestServer::start().await;
+async fn clients_of_the_original_application_see_what_they_know(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let transcript: Vec<Value> = serde_json::from_str(include_str!("reference.json")).unwrap();
     let mut bindings = Bindings::default();
     for step in &transcript {

@@ -3,18 +3,21 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::{databases::Kind, each_store};
 use crate::{
     harness::TestServer,
     people::{Answer, Person},
 };
+use rstest_reuse::apply;
 
 async fn initiate(caller: &Person, body: &Value) -> Answer {
     Answer::of(caller.request(Method::POST, "/room/initiate").json(body)).await
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn the_same_people_have_one_room_of_each_type_whoever_asks() {
-    let server = TestServer::start().await;
+async fn the_same_people_have_one_room_of_each_type_whoever_asks(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let [alice, bob, carol] = [server.person("Alice").await, server.person("Bob").await, server.person("Carol").await];
     let room = alice.initiate(&[&bob, &carol]).await.ok()["chatRoom"].clone();
     assert_eq!(
@@ -34,9 +37,10 @@ async fn the_same_people_have_one_room_of_each_type_whoever_asks() {
     assert_ne!(alice.room_with(&[&bob]).await, room["chatRoomId"]);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_hundred_callers_at_once_get_one_room() {
-    let server = TestServer::start().await;
+async fn a_hundred_callers_at_once_get_one_room(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let [alice, bob] = [server.person("Alice").await, server.person("Bob").await];
     let calls = (0..100).map(|n| {
         let (caller, other) = if n % 2 == 0 { (alice.clone(), bob.clone()) } else { (bob.clone(), alice.clone()) };
@@ -50,9 +54,10 @@ async fn a_hundred_callers_at_once_get_one_room() {
     assert_eq!(rooms.iter().filter(|room| room["isNew"] == true).count(), 1);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn what_initiate_needs_is_checked_field_by_field() {
-    let server = TestServer::start().await;
+async fn what_initiate_needs_is_checked_field_by_field(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let alice = server.person("Alice").await;
     let kind = "Possible value are consumer-to-consumer,consumer-to-support";
     let c2c = "consumer-to-consumer";
@@ -73,9 +78,10 @@ async fn what_initiate_needs_is_checked_field_by_field() {
     }
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn recent_conversations_come_by_their_latest_message() {
-    let server = TestServer::start().await;
+async fn recent_conversations_come_by_their_latest_message(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let [alice, bob, carol] = [server.person("Alice").await, server.person("Bob").await, server.person("Carol").await];
     let with_bob = alice.room_with(&[&bob]).await;
     let with_carol = alice.room_with(&[&carol]).await;
@@ -108,9 +114,10 @@ async fn recent_conversations_come_by_their_latest_message() {
     assert_eq!(rooms(carol.recents("").await), [json!(with_carol)], "only the caller's rooms");
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_deleted_latest_message_gives_way_to_the_one_before() {
-    let server = TestServer::start().await;
+async fn a_deleted_latest_message_gives_way_to_the_one_before(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let [alice, bob, carol] = [server.person("Alice").await, server.person("Bob").await, server.person("Carol").await];
     let room = alice.room_with(&[&bob]).await;
     let other = alice.room_with(&[&carol]).await;
@@ -127,9 +134,10 @@ async fn a_deleted_latest_message_gives_way_to_the_one_before() {
     assert_eq!(bob.recents("").await[0]["seq"], 3);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_room_of_more_than_a_hundred_is_among_the_recent_ones_of_each() {
-    let server = TestServer::start().await;
+async fn a_room_of_more_than_a_hundred_is_among_the_recent_ones_of_each(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let mut members = Vec::new();
     for n in 0..150 {
         members.push(server.person(&format!("Member {n}")).await);

@@ -2,11 +2,14 @@
 
 use serde_json::json;
 
+use crate::{databases::Kind, each_store};
 use crate::{harness::TestServer, wire::Socket};
+use rstest_reuse::apply;
 
+#[apply(each_store)]
 #[tokio::test]
-async fn everybody_in_the_room_hears_the_very_post_of_the_answer() {
-    let server = TestServer::start().await;
+async fn everybody_in_the_room_hears_the_very_post_of_the_answer(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut sockets = [Socket::of(&alice, &room).await, Socket::of(&bob, &room).await, Socket::of(&bob, &room).await];
     let post = alice.posts(&room, "hello ✨").await.ok()["post"].clone();
@@ -15,9 +18,10 @@ async fn everybody_in_the_room_hears_the_very_post_of_the_answer() {
     }
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn sockets_hear_each_room_in_order_and_each_message_once() {
-    let server = TestServer::start().await;
+async fn sockets_hear_each_room_in_order_and_each_message_once(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut sockets = Vec::new();
     for _ in 0..5 {
@@ -43,9 +47,10 @@ async fn sockets_hear_each_room_in_order_and_each_message_once() {
     }
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn subscribing_for_another_user_brings_all_their_sockets_in() {
-    let server = TestServer::start().await;
+async fn subscribing_for_another_user_brings_all_their_sockets_in(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut bobs = [Socket::connect(&server.base).await, Socket::connect(&server.base).await];
     for socket in &mut bobs {
@@ -63,9 +68,10 @@ async fn subscribing_for_another_user_brings_all_their_sockets_in() {
     assert_eq!(elsewhere.hears_post().await, second, "who was not brought in did not hear the first");
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn whoever_unsubscribes_hears_no_more_until_they_subscribe_again() {
-    let server = TestServer::start().await;
+async fn whoever_unsubscribes_hears_no_more_until_they_subscribe_again(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut socket = Socket::of(&bob, &room).await;
     socket.succeeds("unsubscribe", json!([room])).await;
@@ -75,9 +81,10 @@ async fn whoever_unsubscribes_hears_no_more_until_they_subscribe_again() {
     assert_eq!(socket.hears_post().await, heard);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn events_of_one_socket_take_effect_in_the_order_in_which_they_were_sent() {
-    let server = TestServer::start().await;
+async fn events_of_one_socket_take_effect_in_the_order_in_which_they_were_sent(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut socket = Socket::connect(&server.base).await;
     for round in 0..50 {
@@ -93,9 +100,10 @@ async fn events_of_one_socket_take_effect_in_the_order_in_which_they_were_sent()
     }
 }
 
+#[apply(each_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_sent_at_the_very_moment_of_connecting_is_not_lost() {
-    let server = TestServer::start().await;
+async fn an_event_sent_at_the_very_moment_of_connecting_is_not_lost(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let alice = server.person("Alice").await;
     let connecting: Vec<_> = (0..16)
         .map(|_| {
@@ -112,9 +120,10 @@ async fn an_event_sent_at_the_very_moment_of_connecting_is_not_lost() {
     }
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_second_identity_takes_the_place_of_the_first() {
-    let server = TestServer::start().await;
+async fn a_second_identity_takes_the_place_of_the_first(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut switcher = Socket::connect(&server.base).await;
     switcher.succeeds("identity", json!([bob.id])).await;
@@ -127,9 +136,10 @@ async fn a_second_identity_takes_the_place_of_the_first() {
     assert_eq!(switcher.hears_post().await, post);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_wrong_payload_is_refused_and_ends_nothing() {
-    let server = TestServer::start().await;
+async fn a_wrong_payload_is_refused_and_ends_nothing(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut socket = Socket::of(&bob, &room).await;
     for event in ["identity", "subscribe", "unsubscribe"] {
@@ -151,9 +161,10 @@ async fn a_wrong_payload_is_refused_and_ends_nothing() {
     assert_eq!(socket.hears_post().await, post);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_deleted_room_has_no_more_sockets_in_it() {
-    let server = TestServer::start().await;
+async fn a_deleted_room_has_no_more_sockets_in_it(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut socket = Socket::of(&bob, &room).await;
     server.delete(&format!("/delete/room/{room}")).await.ok();
@@ -164,9 +175,10 @@ async fn a_deleted_room_has_no_more_sockets_in_it() {
     assert_eq!(socket.hears_post().await, post);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_client_that_reads_nothing_slows_nobody_down_and_is_disconnected() {
-    let server = TestServer::with(&[("CAUSERIE_SOCKET__MAX_WAITING_EVENTS", "16")]).await;
+async fn a_client_that_reads_nothing_slows_nobody_down_and_is_disconnected(kind: Kind) {
+    let server = TestServer::with(kind, &[("CAUSERIE_SOCKET__MAX_WAITING_EVENTS", "16")]).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut sleeper = Socket::of(&bob, &room).await;
     let mut reader = Socket::of(&bob, &room).await;

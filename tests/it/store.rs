@@ -1,43 +1,17 @@
-//! The contract of `Store`, pinned at its awkward places. Every store has to pass; a new one is a case of `Kind`.
+//! The contract of `Store`, pinned at its awkward places. Every store has to pass.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use causerie::{
-    config::Config,
     model::{Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType},
-    store::{self, NewMessage, Page, Placed, Store},
+    store::{NewMessage, Page, Placed, Store},
 };
-use rstest::rstest;
-use tempfile::TempDir;
+use rstest_reuse::apply;
 
-use crate::harness::database_url;
-
-/// The stores there are.
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Sqlite,
-}
-
-/// A database of its own for one test.
-struct Database {
-    url: String,
-    _folder: TempDir,
-}
-
-impl Database {
-    fn new(kind: Kind) -> Self {
-        let folder = TempDir::new().unwrap();
-        let url = match kind {
-            Kind::Sqlite => database_url(&folder),
-        };
-        Self { url, _folder: folder }
-    }
-
-    async fn open(&self) -> Arc<dyn Store> {
-        let mongodb = Config::load(None, &HashMap::new()).unwrap().mongodb;
-        store::open(&self.url.clone().into(), &mongodb).await.unwrap()
-    }
-}
+use crate::{
+    databases::{Database, Kind},
+    each_deployment,
+};
 
 fn user_id(n: u8) -> UserId {
     UserId::from_bytes([n; 16])
@@ -93,10 +67,10 @@ async fn with_messages(database: &Database, count: u64) -> (Arc<dyn Store>, Room
     (store, room)
 }
 
-#[rstest]
+#[apply(each_deployment)]
 #[tokio::test]
-async fn what_is_not_there_is_none(#[values(Kind::Sqlite)] kind: Kind) {
-    let database = Database::new(kind);
+async fn what_is_not_there_is_none(kind: Kind) {
+    let database = Database::new(kind).await;
     let store = database.open().await;
     let nowhere = room(9, &[9]);
     assert_eq!(store.user(user_id(9)).await.unwrap(), None);
@@ -118,10 +92,10 @@ async fn what_is_not_there_is_none(#[values(Kind::Sqlite)] kind: Kind) {
     store.ping().await.unwrap();
 }
 
-#[rstest]
+#[apply(each_deployment)]
 #[tokio::test]
-async fn users_are_listed_by_age_and_stay_as_authors_when_deleted(#[values(Kind::Sqlite)] kind: Kind) {
-    let database = Database::new(kind);
+async fn users_are_listed_by_age_and_stay_as_authors_when_deleted(kind: Kind) {
+    let database = Database::new(kind).await;
     let store = database.open().await;
     let mut users = [user(3), user(1), user(2)];
     // The same moment: the id decides.
@@ -146,10 +120,10 @@ async fn users_are_listed_by_age_and_stay_as_authors_when_deleted(#[values(Kind:
     assert_eq!(people.iter().map(|user| (**user).clone()).collect::<Vec<_>>(), [third, erased, first]);
 }
 
-#[rstest]
+#[apply(each_deployment)]
 #[tokio::test]
-async fn a_hundred_at_once_find_one_room(#[values(Kind::Sqlite)] kind: Kind) {
-    let database = Database::new(kind);
+async fn a_hundred_at_once_find_one_room(kind: Kind) {
+    let database = Database::new(kind).await;
     let store = database.open().await;
     let asking: Vec<_> = (0..100)
         .map(|n| {
@@ -169,10 +143,10 @@ async fn a_hundred_at_once_find_one_room(#[values(Kind::Sqlite)] kind: Kind) {
     assert!(store.find_or_add_room(room(103, &[1])).await.unwrap().1);
 }
 
-#[rstest]
+#[apply(each_deployment)]
 #[tokio::test]
-async fn logs_are_numbered_without_holes_whoever_appends(#[values(Kind::Sqlite)] kind: Kind) {
-    let database = Database::new(kind);
+async fn logs_are_numbered_without_holes_whoever_appends(kind: Kind) {
+    let database = Database::new(kind).await;
     let (store, first) = with_messages(&database, 0).await;
     let second = room(101, &[1]);
     let gone = room(102, &[2]);
@@ -201,10 +175,10 @@ async fn logs_are_numbered_without_holes_whoever_appends(#[values(Kind::Sqlite)]
     assert_eq!(seqs(&store.messages(first.id, Page::After(Seq(0)), 100).await.unwrap()), in_first);
 }
 
-#[rstest]
+#[apply(each_deployment)]
 #[tokio::test]
-async fn time_never_runs_backwards_within_a_log(#[values(Kind::Sqlite)] kind: Kind) {
-    let database = Database::new(kind);
+async fn time_never_runs_backwards_within_a_log(kind: Kind) {
+    let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 1).await;
     let earlier = NewMessage { created_at: Timestamp(1), ..draft(&room, 1, 2) };
     let placed = store.append(vec![earlier, draft(&room, 2, 3)]).await.unwrap();
@@ -213,10 +187,10 @@ async fn time_never_runs_backwards_within_a_log(#[values(Kind::Sqlite)] kind: Ki
     assert_eq!(store.messages(room.id, Page::After(Seq(1)), 1).await.unwrap()[0].created_at, Timestamp(10_001));
 }
 
-#[rstest]
+#[apply(each_deployment)]
 #[tokio::test]
-async fn pages_leave_out_what_was_deleted_and_nothing_else(#[values(Kind::Sqlite)] kind: Kind) {
-    let database = Database::new(kind);
+async fn pages_leave_out_what_was_deleted_and_nothing_else(kind: Kind) {
+    let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 60).await;
     let mut left: Vec<u64> = (1..=60).collect();
     for n in [60, 59, 1, 30, 31, 32, 33, 10, 58, 20, 40, 41] {
@@ -247,10 +221,10 @@ async fn pages_leave_out_what_was_deleted_and_nothing_else(#[values(Kind::Sqlite
     assert_eq!(placed[0].map(|placed| placed.seq), Some(Seq(61)), "the number of a deleted message is not given again");
 }
 
-#[rstest]
+#[apply(each_deployment)]
 #[tokio::test]
-async fn marks_count_what_became_read_and_remember_when(#[values(Kind::Sqlite)] kind: Kind) {
-    let database = Database::new(kind);
+async fn marks_count_what_became_read_and_remember_when(kind: Kind) {
+    let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 10).await;
     let (one, two) = (user_id(1), user_id(2));
     store.delete_message(draft(&room, 1, 3).id).await.unwrap();
@@ -269,10 +243,10 @@ async fn marks_count_what_became_read_and_remember_when(#[values(Kind::Sqlite)] 
     assert_eq!(marks(&[two], 14, 20).await, []);
 }
 
-#[rstest]
+#[apply(each_deployment)]
 #[tokio::test]
-async fn recents_follow_the_latest_message(#[values(Kind::Sqlite)] kind: Kind) {
-    let database = Database::new(kind);
+async fn recents_follow_the_latest_message(kind: Kind) {
+    let database = Database::new(kind).await;
     let store = database.open().await;
     let rooms: Vec<_> = (0..5).map(|n| room(100 + n, &[1, 10 + n])).collect();
     for room in &rooms {
@@ -296,10 +270,10 @@ async fn recents_follow_the_latest_message(#[values(Kind::Sqlite)] kind: Kind) {
     assert_eq!(recents(0, 10).await, [(3, 1)]);
 }
 
-#[rstest]
+#[apply(each_deployment)]
 #[tokio::test]
-async fn a_room_goes_with_all_it_holds_however_much_that_is(#[values(Kind::Sqlite)] kind: Kind) {
-    let database = Database::new(kind);
+async fn a_room_goes_with_all_it_holds_however_much_that_is(kind: Kind) {
+    let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 2_500).await;
     store.mark_read(room.id, user_id(2), Timestamp(1)).await.unwrap();
     store.delete_message(draft(&room, 1, 7).id).await.unwrap();
@@ -321,10 +295,10 @@ async fn a_room_goes_with_all_it_holds_however_much_that_is(#[values(Kind::Sqlit
     }
 }
 
-#[rstest]
+#[apply(each_deployment)]
 #[tokio::test]
-async fn everything_is_there_after_a_restart(#[values(Kind::Sqlite)] kind: Kind) {
-    let database = Database::new(kind);
+async fn everything_is_there_after_a_restart(kind: Kind) {
+    let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 3).await;
     store.mark_read(room.id, user_id(2), Timestamp(100)).await.unwrap();
     let secret = store.token_secret([1; 32]).await.unwrap();
@@ -342,10 +316,10 @@ async fn everything_is_there_after_a_restart(#[values(Kind::Sqlite)] kind: Kind)
     assert_eq!(store.append(vec![draft(&room, 1, 4)]).await.unwrap()[0].map(|placed| placed.seq), Some(Seq(4)));
 }
 
-#[rstest]
+#[apply(each_deployment)]
 #[tokio::test]
-async fn a_deletion_takes_hold_at_once_whoever_is_reading(#[values(Kind::Sqlite)] kind: Kind) {
-    let database = Database::new(kind);
+async fn a_deletion_takes_hold_at_once_whoever_is_reading(kind: Kind) {
+    let database = Database::new(kind).await;
     let store = database.open().await;
     for round in 1..=30 {
         let (id, room) = (user_id(round), room(round, &[round]));

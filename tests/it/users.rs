@@ -3,11 +3,14 @@
 use reqwest::Method;
 use serde_json::json;
 
+use crate::{databases::Kind, each_store};
 use crate::{harness::TestServer, people::Answer};
+use rstest_reuse::apply;
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_new_user_can_be_found_again() {
-    let server = TestServer::start().await;
+async fn a_new_user_can_be_found_again(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let created =
         server.post("/users", &json!({ "firstName": "Élodie 🎉", "lastName": "王", "type": "support" })).await.ok()["user"].clone();
     assert_eq!(created["firstName"], "Élodie 🎉");
@@ -19,9 +22,10 @@ async fn a_new_user_can_be_found_again() {
     assert_eq!(server.get(&format!("/users/{id}")).await.ok()["user"], created);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn every_wrong_field_is_named_at_once() {
-    let server = TestServer::start().await;
+async fn every_wrong_field_is_named_at_once(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let no_type = "Possible value are consumer,support";
     for (body, errors) in [
         (json!({}), json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": no_type })),
@@ -40,9 +44,10 @@ async fn every_wrong_field_is_named_at_once() {
     }
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_form_does_as_well_as_json() {
-    let server = TestServer::start().await;
+async fn a_form_does_as_well_as_json(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let form = |text: &'static str| {
         Answer::of(server.request(Method::POST, "/users").header("content-type", "application/x-www-form-urlencoded").body(text))
     };
@@ -51,9 +56,10 @@ async fn a_form_does_as_well_as_json() {
     form("firstName=a&firstName=b&lastName=c&type=consumer").await.invalid(json!({ "firstName": "please provide a string" }));
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn bodies_that_cannot_be_read_are_refused_in_the_envelope() {
-    let server = TestServer::start().await;
+async fn bodies_that_cannot_be_read_are_refused_in_the_envelope(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let send = |kind: Option<&'static str>, body: Vec<u8>| {
         let request = server.request(Method::POST, "/users").body(body);
         Answer::of(match kind {
@@ -78,9 +84,10 @@ async fn bodies_that_cannot_be_read_are_refused_in_the_envelope() {
     send(json_type, Vec::new()).await.invalid(missing);
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_body_of_just_the_limit_is_taken_and_one_more_byte_is_not() {
-    let server = TestServer::start().await;
+async fn a_body_of_just_the_limit_is_taken_and_one_more_byte_is_not(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let body = |size: usize| {
         let frame = r#"{"firstName":"","lastName":"b","type":"consumer"}"#.len();
         format!(r#"{{"firstName":"{}","lastName":"b","type":"consumer"}}"#, "x".repeat(size - frame))
@@ -92,9 +99,10 @@ async fn a_body_of_just_the_limit_is_taken_and_one_more_byte_is_not() {
     }
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn all_users_are_listed_oldest_first_and_by_page() {
-    let server = TestServer::start().await;
+async fn all_users_are_listed_oldest_first_and_by_page(kind: Kind) {
+    let server = TestServer::start(kind).await;
     assert_eq!(server.get("/users").await.ok()["users"], json!([]));
     // More than are read at once.
     let mut ids = Vec::new();
@@ -111,9 +119,10 @@ async fn all_users_are_listed_oldest_first_and_by_page() {
     assert_eq!(listed(server.get("/users?page=99999999999999999999&limit=5").await.ok()), Vec::<serde_json::Value>::new());
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_deleted_user_is_gone_and_can_do_nothing() {
-    let server = TestServer::start().await;
+async fn a_deleted_user_is_gone_and_can_do_nothing(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let alice = server.person("Alice").await;
     let path = format!("/users/{}", alice.id);
     assert_eq!(server.delete(&path).await.ok()["message"], "Deleted a count of 1 user.");
@@ -125,9 +134,10 @@ async fn a_deleted_user_is_gone_and_can_do_nothing() {
     alice.get("/room").await.refused(401, "No user with this id found");
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn paths_are_what_the_contract_says_they_are() {
-    let server = TestServer::start().await;
+async fn paths_are_what_the_contract_says_they_are(kind: Kind) {
+    let server = TestServer::start(kind).await;
     let alice = server.person("Alice").await;
     server.get(&format!("/users/{}/", alice.id)).await.ok();
     server.get("/users/").await.ok();
@@ -155,8 +165,9 @@ async fn paths_are_what_the_contract_says_they_are() {
     assert_eq!(head.text().await.unwrap(), "");
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn web_pages_may_call_from_any_origin_by_default_or_from_those_named() {
+async fn web_pages_may_call_from_any_origin_by_default_or_from_those_named(kind: Kind) {
     let preflight = async |server: &TestServer, origin: &'static str| {
         server
             .request(Method::OPTIONS, "/room")
@@ -167,12 +178,12 @@ async fn web_pages_may_call_from_any_origin_by_default_or_from_those_named() {
             .await
             .unwrap()
     };
-    let open = TestServer::start().await;
+    let open = TestServer::start(kind).await;
     let answer = preflight(&open, "https://anywhere.example").await;
     assert_eq!(answer.headers()["access-control-allow-origin"], "https://anywhere.example");
     assert_eq!(answer.headers()["access-control-allow-credentials"], "true", "socket.io 2 polls with credentials");
     assert_eq!(answer.headers()["access-control-allow-headers"], "authorization, content-type");
-    let closed = TestServer::with(&[("CAUSERIE_HTTP__CORS_ORIGINS", "https://chat.example.com")]).await;
+    let closed = TestServer::with(kind, &[("CAUSERIE_HTTP__CORS_ORIGINS", "https://chat.example.com")]).await;
     assert_eq!(preflight(&closed, "https://chat.example.com").await.headers()["access-control-allow-origin"], "https://chat.example.com");
     assert!(preflight(&closed, "https://evil.example").await.headers().get("access-control-allow-origin").is_none());
 }

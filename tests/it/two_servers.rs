@@ -1,0 +1,132 @@
+//! Two servers on one MongoDB database: one log for each room, one room for each set of members, and what ends on one ends on the other.
+
+use std::{collections::HashMap, time::Instant};
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::{
+    databases::{Database, Kind},
+    harness::{PATIENCE, TestServer},
+    people::{Answer, Person},
+};
+
+const ROOMS: usize = 4;
+const POSTS: usize = 100;
+
+/// Two servers, and somebody who is known to both.
+async fn two_servers(kind: Kind) -> ([TestServer; 2], [Person; 2]) {
+    let database = Database::new(kind).await;
+    let second = TestServer::on(database.again(), &[]);
+    let (first, second) = tokio::join!(TestServer::on(database, &[]), second);
+    let alice = first.person("Alice").await;
+    let at_second = Person { base: second.base.clone(), ..alice.clone() };
+    ([first, second], [alice, at_second])
+}
+
+async fn post_all(author: Person, rooms: Vec<String>, name: String) -> Vec<(String, String, u64)> {
+    let mut acknowledged = Vec::new();
+    for n in 0..POSTS {
+        let (room, text) = (&rooms[n % ROOMS], format!("{name}/{n}"));
+        let post = author.posts(room, &text).await.ok()["post"].clone();
+        acknowledged.push((text, room.clone(), post["seq"].as_u64().unwrap()));
+    }
+    acknowledged
+}
+
+/// The texts of a room's log by number; the numbers have no hole.
+async fn log_of(reader: &Person, room: &str) -> HashMap<String, u64> {
+    let (mut texts, mut last) = (HashMap::new(), 0);
+    loop {
+        let page = reader.get(&format!("/room/{room}?after={last}&limit=500")).await.ok()["conversation"].clone();
+        for message in page.as_array().unwrap() {
+            last += 1;
+            assert_eq!(message["seq"], last);
+            let text = message["message"]["messageText"].as_str().unwrap().to_owned();
+            assert_eq!(texts.insert(text, last), None, "a message stands there twice");
+        }
+        if page.as_array().unwrap().is_empty() {
+            return texts;
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rooms_have_one_log_through_both(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let (servers, alice) = two_servers(kind).await;
+    let others = [servers[0].person("Bob").await, servers[0].person("Carol").await, servers[0].person("Dave").await];
+    let mut rooms = Vec::new();
+    for members in [&[&others[0]][..], &[&others[1]], &[&others[2]], &[]] {
+        rooms.push(alice[0].room_with(members).await);
+    }
+    let posters = (0..8).map(|n| tokio::spawn(post_all(alice[n % 2].clone(), rooms.clone(), format!("client {n}"))));
+    let acknowledged: Vec<_> = join_all(posters).await.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!(acknowledged.len(), 8 * POSTS);
+    for reader in &alice {
+        let mut logs = HashMap::new();
+        for room in &rooms {
+            logs.insert(room.clone(), log_of(reader, room).await);
+        }
+        assert_eq!(logs.values().map(HashMap::len).sum::<usize>(), acknowledged.len());
+        for (text, room, seq) in &acknowledged {
+            assert_eq!(logs[room].get(text), Some(seq));
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_get_one_room_through_both(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let (servers, alice) = two_servers(kind).await;
+    let bob = servers[1].person("Bob").await;
+    let askers = (0..40).map(|n| {
+        let (alice, bob) = (alice[n % 2].clone(), bob.clone());
+        tokio::spawn(async move { alice.initiate(&[&bob]).await.ok()["chatRoom"].clone() })
+    });
+    let rooms: Vec<Value> = join_all(askers).await.into_iter().map(Result::unwrap).collect();
+    assert!(rooms.iter().all(|room| room["chatRoomId"] == rooms[0]["chatRoomId"]));
+    assert_eq!(rooms.iter().filter(|room| room["isNew"] == true).count(), 1);
+}
+
+/// Asks until it is answered so.
+async fn comes_to(status: u16, message: &str, ask: impl AsyncFn() -> Answer) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask().await;
+        if answer.status == status {
+            answer.refused(status, message);
+            return;
+        }
+        assert!(Instant::now() < deadline, "still {answer:?}");
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_ends_on_one_ends_on_the_other(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let (servers, alice) = two_servers(kind).await;
+    let bob = servers[1].person("Bob").await;
+    let room = alice[0].room_with(&[&bob]).await;
+    bob.posts(&room, "hello").await.ok();
+    alice[0].posts(&room, "hello").await.ok();
+    let user = format!("/users/{}", bob.id);
+    servers[1].get(&user).await.ok();
+    let post = async |who: &Person| {
+        let body = json!({ "messageText": "too late" });
+        Answer::of(who.request(Method::POST, &format!("/room/{room}/message")).json(&body)).await
+    };
+
+    servers[0].delete(&user).await.ok();
+    comes_to(404, "No user with this id found", || servers[1].get(&user)).await;
+    comes_to(401, "No user with this id found", || post(&bob)).await;
+
+    servers[0].delete(&format!("/delete/room/{room}")).await.ok();
+    // Refused at once: the log is closed, also for a server that still remembers the room.
+    post(&alice[1]).await.refused(400, "No room exists for this id");
+    let conversation = format!("/room/{room}");
+    comes_to(400, "No room exists for this id", || alice[1].get(&conversation)).await;
+    assert!(alice[1].recents("").await.is_empty());
+}
