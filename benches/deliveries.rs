@@ -147,6 +147,7 @@ impl<'a> Hall<'a> {
 
     async fn round(&mut self, length: Duration) -> Outcome<Round> {
         let processor = self.contender.server.processor_time()?;
+        let database = self.contender.server.database_time()?;
         let own = server::processor_time("self")?;
         let before = self.tally.delivered();
         let started = Instant::now();
@@ -157,6 +158,7 @@ impl<'a> Hall<'a> {
             elapsed: started.elapsed(),
             latencies: self.tally.take_latencies(),
             processor: self.contender.server.processor_time()?.saturating_sub(processor),
+            database: self.contender.server.database_time()?.saturating_sub(database),
         };
         round.tell(server::processor_time("self")?.saturating_sub(own));
         Ok(round)

@@ -74,7 +74,7 @@ async fn start(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Repo
 
 /// The memory of a fresh server in KiB, and what each of so many sockets adds to it.
 async fn hold(launcher: &Launcher, kind: Kind, count: usize) -> Outcome<(u32, f64)> {
-    let server = launcher.start(kind, "idle.db").await?;
+    let server = launcher.start(kind, "idle").await?;
     let fresh = server.settled_memory().await?;
     let crowd = crowd(&server, kind, count.div_ceil(SOCKETS_PER_USER)).await?;
     let before = server.settled_memory().await?;

@@ -13,6 +13,9 @@ mod duel;
 mod http;
 mod idle;
 mod latency;
+#[path = "../tests/it/mongod.rs"]
+#[expect(dead_code, reason = "the tests do more to their servers")]
+mod mongod;
 mod posts;
 mod reads;
 mod report;
@@ -46,6 +49,9 @@ struct Arguments {
     /// Run only these parts
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
+    /// Measure only this store
+    #[arg(long)]
+    store: Option<Store>,
     /// Compare the yardstick with itself
     #[arg(long)]
     calibrate: bool,
@@ -61,6 +67,36 @@ enum Role {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Store {
+    Sqlite,
+    Mongodb,
+}
+
+impl Store {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Mongodb => "MongoDB",
+        }
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::Sqlite => Kind::OnSqlite,
+            Self::Mongodb => Kind::OnMongodb,
+        }
+    }
+
+    /// The least share of the yardstick's posts per second that we want.
+    fn posts_target(self) -> f64 {
+        match self {
+            Self::Sqlite => 0.5,
+            Self::Mongodb => 0.3,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Posts,
     Deliveries,
@@ -73,9 +109,15 @@ impl Arguments {
         self.only.is_empty() || self.only.contains(&part)
     }
 
-    /// Who stands in Causerie's place.
-    fn ours(&self) -> Kind {
-        if self.calibrate { Kind::Yardstick } else { Kind::Causerie }
+    /// Who stands in Causerie's place on this store.
+    fn ours(&self, store: Store) -> Kind {
+        if self.calibrate { Kind::Yardstick } else { store.kind() }
+    }
+
+    /// The stores to measure. The yardstick has none: one run of it is enough.
+    fn stores(&self) -> Vec<Store> {
+        let all = if self.calibrate { &[Store::Sqlite][..] } else { &[Store::Sqlite, Store::Mongodb] };
+        all.iter().copied().filter(|store| self.store.is_none_or(|only| only == *store)).collect()
     }
 }
 
@@ -107,23 +149,38 @@ async fn measure(arguments: &Arguments) -> Outcome<()> {
 
 async fn run_parts(arguments: &Arguments, report: &mut Report) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
-    let launcher = Launcher::new(folder.path());
+    let mut launcher = Launcher::new(folder.path());
     let scale = Scale::new(arguments.quick);
+    let stores = arguments.stores();
+    for store in &stores {
+        report.on(store.name());
+        if *store == Store::Mongodb {
+            launcher.start_mongodb().await;
+        }
+        run_parts_on(*store, arguments, &launcher, &scale, report).await?;
+    }
+    // What a socket and a start cost has nothing to do with the store, but for the start on MongoDB, which waits for another process.
+    if arguments.wants(Part::Idle) && stores.contains(&Store::Sqlite) {
+        report.on(Store::Sqlite.name());
+        idle::measure(&launcher, arguments.ours(Store::Sqlite), &scale, report).await?;
+    }
+    Ok(())
+}
+
+async fn run_parts_on(store: Store, arguments: &Arguments, launcher: &Launcher, scale: &Scale, report: &mut Report) -> Outcome<()> {
+    let ours = arguments.ours(store);
     if arguments.wants(Part::Posts) || arguments.wants(Part::Deliveries) {
-        let pair = Pair::start(&launcher, arguments.ours()).await?;
+        let pair = Pair::start(launcher, ours).await?;
         if arguments.wants(Part::Posts) {
-            posts::measure(&pair, &scale, report).await?;
+            posts::measure(&pair, store.posts_target(), scale, report).await?;
         }
         if arguments.wants(Part::Deliveries) {
-            deliveries::measure(&pair, &scale, report).await?;
+            deliveries::measure(&pair, scale, report).await?;
         }
         pair.stop().await?;
     }
     if arguments.wants(Part::Reads) && !arguments.calibrate {
-        reads::measure(&launcher, &scale, report).await?;
-    }
-    if arguments.wants(Part::Idle) {
-        idle::measure(&launcher, arguments.ours(), &scale, report).await?;
+        reads::measure(launcher, ours, scale, report).await?;
     }
     Ok(())
 }

@@ -15,15 +15,13 @@ use crate::seed;
 use crate::server;
 
 const CONNECTIONS: usize = 64;
-/// The least share of the yardstick's rate that we want.
-const TARGET: f64 = 0.5;
 
-/// Both cases.
-pub async fn measure(pair: &Pair, scale: &Scale, report: &mut Report) -> Outcome<()> {
+/// Both cases; `target` is the least share of the yardstick's rate that we want.
+pub async fn measure(pair: &Pair, target: f64, scale: &Scale, report: &mut Report) -> Outcome<()> {
     compare_answers(pair, report).await?;
     for (rooms, figure) in [(16, "posts/s, 64 connections, 16 rooms"), (1, "posts/s, 64 connections, 1 room")] {
         report.progress(figure);
-        duel(pair, rooms, scale).await?.report(figure, TARGET, report);
+        duel(pair, rooms, scale).await?.report(figure, target, report);
     }
     Ok(())
 }
@@ -83,6 +81,7 @@ impl<'a> Crowd<'a> {
 
     async fn round(&mut self, length: Duration) -> Outcome<Round> {
         let processor = self.contender.server.processor_time()?;
+        let database = self.contender.server.database_time()?;
         let own = server::processor_time("self")?;
         let started = Instant::now();
         let mut tasks = JoinSet::new();
@@ -100,6 +99,7 @@ impl<'a> Crowd<'a> {
             elapsed: started.elapsed(),
             latencies,
             processor: self.contender.server.processor_time()?.saturating_sub(processor),
+            database: self.contender.server.database_time()?.saturating_sub(database),
         };
         round.tell(server::processor_time("self")?.saturating_sub(own));
         Ok(round)

@@ -16,7 +16,7 @@ use crate::seed::{self, Person};
 use crate::server::{Kind, Launcher, Server};
 
 /// The database of these cases, which is large afterwards.
-pub const DATABASE: &str = "reads.db";
+pub const DATABASE: &str = "reads";
 
 /// The kinds of pages that are read of each history.
 const PAGES: usize = 3;
@@ -35,8 +35,8 @@ const FEW: u32 = 10;
 const FEW_ROUNDS: u32 = 10;
 
 /// All cases.
-pub async fn measure(launcher: &Launcher, scale: &Scale, report: &mut Report) -> Outcome<()> {
-    let server = launcher.start(Kind::Causerie, DATABASE).await?;
+pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Report) -> Outcome<()> {
+    let server = launcher.start(ours, DATABASE).await?;
     histories(&server, scale, report).await?;
     recents(&server, scale, report).await?;
     mark_read(&server, report).await?;

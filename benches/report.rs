@@ -29,6 +29,8 @@ impl Row {
 pub struct Report {
     started: Instant,
     title: String,
+    /// Which store is being measured.
+    store: &'static str,
     rows: Vec<Row>,
     verdicts: Vec<String>,
     notes: Vec<String>,
@@ -43,28 +45,34 @@ impl Report {
         if calibrate {
             title += "; CALIBRATION: \"Causerie\" is a second yardstick";
         }
-        Self { started: Instant::now(), title, rows: Vec::new(), verdicts: Vec::new(), notes: Vec::new() }
+        Self { started: Instant::now(), title, store: "", rows: Vec::new(), verdicts: Vec::new(), notes: Vec::new() }
+    }
+
+    /// Says on which store the figures from now on are measured.
+    pub fn on(&mut self, store: &'static str) {
+        self.store = store;
     }
 
     /// Adds a line to the table.
     pub fn row(&mut self, row: Row) {
-        self.rows.push(row);
+        let figure = format!("{}: {}", self.store, row.figure);
+        self.rows.push(Row { figure, ..row });
     }
 
     /// Adds whether a target was reached.
     pub fn verdict(&mut self, target: &str, reached: bool, found: &str) {
         let verdict = if reached { "reached" } else { "missed" };
-        self.verdicts.push(format!("{verdict}: {target} (found: {found})"));
+        self.verdicts.push(format!("{verdict}: {}: {target} (found: {found})", self.store));
     }
 
     /// Adds a remark.
     pub fn note(&mut self, note: &str) {
-        self.notes.push(note.to_owned());
+        self.notes.push(format!("{}: {note}", self.store));
     }
 
     /// Tells whoever waits what is going on.
     pub fn progress(&self, what: &str) {
-        eprintln!("[{:3.0} s] {what}", self.started.elapsed().as_secs_f64());
+        eprintln!("[{:3.0} s] {}: {what}", self.started.elapsed().as_secs_f64(), self.store);
     }
 
     /// The end.

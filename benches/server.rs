@@ -11,6 +11,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::Outcome;
+use crate::mongod::ReplicaSet;
 
 /// A server that is not ready, or not gone, after this time never will be.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -18,24 +19,32 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Which server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The production binary, as built by `cargo bench`.
-    Causerie,
+    /// The production binary, as built by `cargo bench`, on its embedded database.
+    OnSqlite,
+    /// The same on MongoDB, a replica set of one.
+    OnMongodb,
     /// This binary in its other role.
     Yardstick,
 }
 
-/// Starts servers whose files are in one folder.
+/// Starts servers whose files are in one folder, and the MongoDB of those that need one.
 pub struct Launcher {
     folder: PathBuf,
+    mongodb: Option<ReplicaSet>,
 }
 
 impl Launcher {
     /// The folder must exist.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), mongodb: None }
     }
 
-    /// Starts a server and waits until it is ready. `database` is the name of Causerie's file.
+    /// Starts MongoDB.
+    pub async fn start_mongodb(&mut self) {
+        self.mongodb = Some(ReplicaSet::start(1).await);
+    }
+
+    /// Starts a server and waits until it is ready. `database` is the name of Causerie's.
     pub async fn start(&self, kind: Kind, database: &str) -> Outcome<Server> {
         let started = Instant::now();
         let mut child = self.command(kind, database)?.spawn()?;
@@ -45,21 +54,27 @@ impl Launcher {
         timeout(PATIENCE, stdout.read_line(&mut line)).await??;
         let address = announced_address(&line).ok_or_else(|| format!("not a ready line: {line:?}"))?;
         let pid = child.id().ok_or("the server died at once")?;
-        Ok(Server { child, pid, address, ready_after: started.elapsed(), _stdout: stdout })
+        let mongod = self.mongodb.as_ref().filter(|_| kind == Kind::OnMongodb).map(|set| set.members[0].pid());
+        Ok(Server { child, pid, mongod, address, ready_after: started.elapsed(), _stdout: stdout })
     }
 
     fn command(&self, kind: Kind, database: &str) -> Outcome<Command> {
         let mut command = match kind {
-            Kind::Causerie => Command::new(env!("CARGO_BIN_EXE_causerie")),
+            Kind::OnSqlite | Kind::OnMongodb => Command::new(env!("CARGO_BIN_EXE_causerie")),
             Kind::Yardstick => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.arg("yardstick");
                 command
             }
         };
+        let url = match (kind, &self.mongodb) {
+            (Kind::OnMongodb, Some(set)) => set.url(database),
+            (Kind::OnMongodb, None) => return Err("MongoDB was not started".into()),
+            _ => format!("sqlite:{}", self.folder.join(database).with_extension("db").display()),
+        };
         command
             .env("CAUSERIE_LISTEN", "127.0.0.1:0")
-            .env("CAUSERIE_DATABASE", format!("sqlite:{}", self.folder.join(database).display()))
+            .env("CAUSERIE_DATABASE", url)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -77,6 +92,8 @@ fn announced_address(line: &str) -> Option<SocketAddr> {
 pub struct Server {
     child: Child,
     pid: u32,
+    /// The process of its database, where that is one of its own.
+    mongod: Option<u32>,
     /// Where it listens.
     pub address: SocketAddr,
     /// From spawning the process to its ready line.
@@ -111,6 +128,11 @@ impl Server {
     /// The processor time it has taken so far.
     pub fn processor_time(&self) -> Outcome<Duration> {
         processor_time(&self.pid.to_string())
+    }
+
+    /// The processor time that its database has taken so far, where that is a process of its own.
+    pub fn database_time(&self) -> Outcome<Duration> {
+        self.mongod.map_or(Ok(Duration::ZERO), |pid| processor_time(&pid.to_string()))
     }
 
     /// Asks it to stop as an operator would; how long that took.

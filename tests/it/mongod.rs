@@ -47,7 +47,7 @@ impl Mongod {
             .arg(binary())
             .arg("--dbpath")
             .arg(&folder)
-            .args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.5"])
+            .args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "1"])
             // A query without an index is an error.
             .args(["--setParameter", "notablescan=1", "--setParameter", "diagnosticDataCollectionEnabled=false"])
             .args(arguments)

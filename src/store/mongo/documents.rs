@@ -12,6 +12,9 @@ use crate::{
     store::NewMessage,
 };
 
+/// Up to this many members a room's activity is noted down with the room, by which each of them finds it.
+const SMALL: usize = 100;
+
 /// A point in time as MongoDB keeps it: in milliseconds as well.
 pub fn date(at: Timestamp) -> DateTime {
     DateTime::from_millis(at.0)
@@ -83,7 +86,13 @@ pub fn from_room(room: &Room) -> Document {
         "createdAt": date(room.created_at),
         "updatedAt": date(room.created_at),
         "memberKey": member_key(room),
+        "large": is_large(room),
     }
+}
+
+/// Whether the room has so many members that finding it by each of them costs too much to be kept up with every post.
+pub fn is_large(room: &Room) -> bool {
+    room.members.len() > SMALL
 }
 
 /// A room, unless it is being deleted. Its members are a set, also where the original application named one twice.

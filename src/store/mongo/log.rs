@@ -4,6 +4,9 @@
 //! another process took that number the unique index refuses, and we go on from behind it. A number is only ever built on an entry that is
 //! sure to stay, and a batch is inserted in order, so that there can be no hole, whenever somebody is killed.
 //!
+//! Before a room that was quiet gets a message, its document is told that it is active, for a while ahead: no message of a room is later
+//! than that. So recent conversations are found by it, and posting at a high rate rewrites no room.
+//!
 //! When it is unclear whether an insert has happened, because the connection broke or the primary changed, the next attempt looks first
 //! which of its messages are there. A late arrival of the first attempt cannot add a second copy: the id of a message is unique, and its
 //! number is either taken by itself or by another.
@@ -22,7 +25,7 @@ use tokio::{
 
 use super::{
     connection::{Connection, DUPLICATE_KEY},
-    documents::{self, flag_in, seq_in, text_in, time_in},
+    documents::{self, date, flag_in, seq_in, text_in, time_in},
     schema,
 };
 use crate::{
@@ -30,6 +33,8 @@ use crate::{
     store::{NewMessage, Placed, Result, StoreError},
 };
 
+/// How far ahead a room counts as active, in milliseconds: as often is it written down while the room is.
+const ACTIVE: i64 = 100;
 /// How many rooms' ends are remembered.
 const HEADS: usize = 200_000;
 /// The most bytes of messages in one insert; MongoDB takes 16 MiB.
@@ -45,11 +50,13 @@ struct Head {
     at: Timestamp,
     /// Whether the last entry closes the log: the room is gone.
     closed: bool,
+    /// No later message is in the log, as the room's document says; a large room's says nothing.
+    active_until: Option<Timestamp>,
 }
 
 impl Head {
     fn next(&self, at: Timestamp) -> Self {
-        Self { seq: Seq(self.seq.0 + 1), at: self.at.max(at), closed: false }
+        Self { seq: Seq(self.seq.0 + 1), at: self.at.max(at), ..*self }
     }
 }
 
@@ -142,6 +149,7 @@ impl Batch<'_> {
             self.find_placed(connection).await?;
         }
         self.learn_heads(connection, heads).await?;
+        self.activate(connection, heads).await?;
         let (numbered, documents) = self.number(heads);
         let inserted = if documents.is_empty() { 0 } else { insert(connection, documents).await? };
         for (index, head) in &numbered[..inserted] {
@@ -177,6 +185,35 @@ impl Batch<'_> {
         let messages = self.messages;
         self.waiting.retain(|index| !gone.contains(&messages[*index].room));
         Ok(())
+    }
+
+    /// Has the documents of the rooms say that they are active. It need not be known to be on disk: whatever is written afterwards only
+    /// gets there together with it.
+    async fn activate(&self, connection: &Connection, heads: &mut Heads) -> Result<()> {
+        let mut updates = Vec::new();
+        for index in &self.waiting {
+            let message = &self.messages[*index];
+            let Some(head) = heads.get_mut(&message.room) else { continue };
+            let at = head.at.max(message.created_at);
+            if head.active_until.is_some_and(|until| until < at) {
+                let until = Timestamp(at.0 + ACTIVE);
+                head.active_until = Some(until);
+                let update = doc! { "$max": { "activeUntil": date(until) } };
+                updates.push(doc! { "q": { "_id": message.room.to_string(), "deletedAt": null }, "u": update });
+            }
+        }
+        if updates.is_empty() {
+            return Ok(());
+        }
+        let command = doc! { "update": connection.rooms.name(), "updates": updates, "writeConcern": { "w": 1 } };
+        let told = match connection.within(connection.database.run_command(command)).await {
+            Ok(reply) if reply.contains_key("writeErrors") => Err(StoreError::Fault("a room could not be told that it is active".into())),
+            other => other.map(|_| ()),
+        };
+        if told.is_err() {
+            self.forget_heads(heads);
+        }
+        told
     }
 
     fn rooms(&self) -> impl Iterator<Item = RoomId> {
@@ -268,12 +305,17 @@ async fn placed(connection: &Connection, ids: Vec<String>) -> Result<HashMap<Mes
 /// Where the logs of these rooms end; a room that is not there counts as closed.
 async fn heads_of_rooms(connection: &Connection, rooms: Vec<RoomId>) -> Result<HashMap<RoomId, Head>> {
     let there = doc! { "_id": { "$in": texts(&rooms) }, "deletedAt": null };
-    let there = connection.rooms.find(there).projection(doc! { "_id": 1 });
-    let (there, mut found) =
-        tokio::try_join!(connection.all(there, |room| RoomId::parse(text_in(room, "_id"))), heads(connection, rooms.clone()),)?;
-    for room in rooms {
-        if !there.contains(&room) {
-            found.entry(room).or_default().closed = true;
+    let there = connection.rooms.find(there).projection(doc! { "large": 1, "activeUntil": 1 });
+    let active_until = |room: &RawDocument| {
+        let active_until = (!flag_in(room, "large")).then(|| time_in(room, "activeUntil"));
+        Some((RoomId::parse(text_in(room, "_id"))?, active_until))
+    };
+    let (there, mut found) = tokio::try_join!(connection.all(there, active_until), heads(connection, rooms))?;
+    let there: HashMap<_, _> = there.into_iter().collect();
+    for (room, head) in &mut found {
+        match there.get(room) {
+            Some(active_until) => head.active_until = *active_until,
+            None => head.closed = true,
         }
     }
     Ok(found)
@@ -283,7 +325,7 @@ async fn heads_of_rooms(connection: &Connection, rooms: Vec<RoomId>) -> Result<H
 async fn heads(connection: &Connection, rooms: Vec<RoomId>) -> Result<HashMap<RoomId, Head>> {
     let ends = connection.messages.aggregate(schema::last_entry_of_each(texts(&rooms))).hint(schema::by_name(schema::LOG));
     let head = |end: &RawDocument| {
-        let head = Head { seq: seq_in(end, "seq"), at: time_in(end, "createdAt"), closed: flag_in(end, "closed") };
+        let head = Head { seq: seq_in(end, "seq"), at: time_in(end, "createdAt"), closed: flag_in(end, "closed"), active_until: None };
         Some((RoomId::parse(text_in(end, "_id"))?, head))
     };
     let mut heads: HashMap<_, _> = rooms.into_iter().map(|room| (room, Head::default())).collect();

@@ -5,11 +5,14 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use mongodb::bson::{RawDocument, doc};
+use mongodb::{
+    Cursor,
+    bson::{RawDocument, RawDocumentBuf, doc},
+};
 
 use super::{
     connection::Connection,
-    documents::{self, flag_in, member_key, number, seq_in, text_in, time_in},
+    documents::{self, date, flag_in, member_key, number, seq_in, text_in, time_in},
     log::Log,
     pages, schema,
 };
@@ -20,7 +23,9 @@ use crate::{
 
 /// How many documents of a deleted room are taken away in one go: some ten milliseconds of the server's time.
 const PIECE: usize = 1_000;
-/// How many rooms are asked for their latest message in one go: the ids have to fit into one request.
+/// How many rooms more than asked for are looked at first for the recent conversations.
+const MORE_ROOMS: usize = 20;
+/// The most rooms that are asked for their latest message in one go: the ids have to fit into one request.
 const ROOMS_AT_ONCE: usize = 10_000;
 /// How often a room is looked for when others create and delete it at the same time.
 const ATTEMPTS: usize = 10;
@@ -97,21 +102,61 @@ struct Latest {
     id: MessageId,
 }
 
+/// The document of a room says until when it is active, and none of its messages is later. So the rooms are looked at in that order, until
+/// those that are left cannot have a message as late as those that are found. Large rooms do not say it, and are all looked at.
 pub async fn recents(connection: &Connection, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
-    let mine = connection.rooms.find(doc! { "userIds": user.to_string() }).projection(doc! { "_id": 1 });
-    let mut latest = Vec::new();
-    for rooms in connection.all(mine, id_of_room).await?.chunks(ROOMS_AT_ONCE) {
-        latest.extend(latest_of_each(connection, rooms).await?);
+    let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+    let wanted = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(skip);
+    let mut latest = latest_in_large_rooms(connection, user).await?;
+    let active = doc! { "userIds": user.to_string(), "large": false, "activeUntil": { "$gt": date(Timestamp(0)) } };
+    let by_activity = connection.rooms.find(active).projection(doc! { "activeUntil": 1 }).sort(doc! { "activeUntil": -1 });
+    let mut next = wanted.saturating_add(MORE_ROOMS).min(ROOMS_AT_ONCE);
+    let by_activity = by_activity.batch_size(u32::try_from(next).unwrap_or(u32::MAX)).hint(schema::by_name(schema::BY_MEMBER));
+    let mut by_activity = connection.within(by_activity).await?;
+    loop {
+        let (rooms, last_active) = take(connection, &mut by_activity, next).await?;
+        latest.extend(latest_of_each(connection, &rooms).await?);
+        latest.sort_unstable_by_key(|latest| Reverse((latest.at, latest.id)));
+        let complete = wanted.checked_sub(1).is_none_or(|last| latest.get(last).is_some_and(|latest| latest.at > last_active));
+        if complete || rooms.len() < next {
+            break;
+        }
+        next = next.saturating_mul(2).min(ROOMS_AT_ONCE);
     }
-    latest.sort_unstable_by_key(|latest| Reverse((latest.at, latest.id)));
-    let page = latest.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)).take(usize::try_from(limit).unwrap_or(usize::MAX));
-    let ids: Vec<_> = page.map(|latest| latest.id.to_string()).collect();
+    let ids: Vec<_> = latest.iter().take(wanted).skip(skip).map(|latest| latest.id.to_string()).collect();
     let mut messages = connection.all(connection.messages.find(doc! { "_id": { "$in": ids } }), documents::message).await?;
     messages.sort_unstable_by_key(|message| Reverse((message.created_at, message.id)));
     Ok(messages)
 }
 
+async fn latest_in_large_rooms(connection: &Connection, user: UserId) -> Result<Vec<Latest>> {
+    let large = connection.rooms.find(doc! { "userIds": user.to_string(), "large": true }).projection(doc! { "_id": 1 });
+    let mut latest = Vec::new();
+    for rooms in connection.all(large, id_of_room).await?.chunks(ROOMS_AT_ONCE) {
+        latest.extend(latest_of_each(connection, rooms).await?);
+    }
+    Ok(latest)
+}
+
+/// The next `count` rooms, and until when the last of them is active.
+async fn take(connection: &Connection, rooms: &mut Cursor<RawDocumentBuf>, count: usize) -> Result<(Vec<RoomId>, Timestamp)> {
+    let (mut taken, mut last_active) = (Vec::new(), Timestamp::default());
+    let taking = async {
+        while taken.len() < count && rooms.advance().await? {
+            let room = rooms.current();
+            taken.extend(id_of_room(room));
+            last_active = time_in(room, "activeUntil");
+        }
+        Ok(())
+    };
+    connection.within(taking).await?;
+    Ok((taken, last_active))
+}
+
 async fn latest_of_each(connection: &Connection, rooms: &[RoomId]) -> Result<Vec<Latest>> {
+    if rooms.is_empty() {
+        return Ok(Vec::new());
+    }
     let ids: Vec<_> = rooms.iter().map(ToString::to_string).collect();
     let ends = connection.messages.aggregate(schema::last_entry_of_each(ids)).hint(schema::by_name(schema::LOG));
     let ends = connection

@@ -30,6 +30,9 @@ pub const DELETED: &str = "deleted";
 /// Who wrote what in each room.
 pub const AUTHORS: &str = "authors";
 
+/// The rooms of each user: the large ones, and the others by when they were active.
+pub const BY_MEMBER: &str = "byMember";
+
 /// How long a turn lasts unless it is renewed. The server's clock counts.
 const TURN: Duration = Duration::from_secs(10);
 /// How often whoever has the turn renews it.
@@ -93,8 +96,15 @@ async fn bring_up_to_date(connection: &Connection) -> Result<()> {
 
 async fn indexes(connection: &Connection) -> Result<()> {
     build(&connection.users, vec![index("byAge", doc! { "deleted": 1, "createdAt": 1, "_id": 1 })]).await?;
-    build(&connection.rooms, vec![member_key_index(), index("byMember", doc! { "userIds": 1 }), sparse("going", doc! { "deletedAt": 1 })])
-        .await?;
+    build(
+        &connection.rooms,
+        vec![
+            member_key_index(),
+            index(BY_MEMBER, doc! { "userIds": 1, "large": 1, "activeUntil": -1 }),
+            sparse("going", doc! { "deletedAt": 1 }),
+        ],
+    )
+    .await?;
     let messages = vec![
         unique(index(LOG, doc! { "chatRoomId": 1, "seq": 1 })),
         partial(index(DELETED, doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1 }), doc! { "deleted": true }),

@@ -14,7 +14,7 @@ use mongodb::{
 
 use super::{
     connection::{Connection, DUPLICATE_KEY, failure},
-    documents::{self, member_key, number, seq_in, text_in, time_in},
+    documents::{self, date, is_large, member_key, number, seq_in, text_in, time_in},
     schema::{self, by_name},
 };
 use crate::{
@@ -55,7 +55,9 @@ async fn take_over_rooms(connection: &Connection) -> Result<()> {
     while rooms.advance().await.map_err(|error| failure(&error))? {
         let without_key = Some(rooms.current()).filter(|room| text_in(room, "memberKey").is_empty());
         if let Some(room) = without_key.and_then(documents::room) {
-            updates.push(doc! { "q": { "_id": room.id.to_string() }, "u": { "$set": { "memberKey": member_key(&room) } } });
+            let id = room.id.to_string();
+            updates.push(doc! { "q": { "_id": &id }, "u": { "$set": { "large": is_large(&room) } } });
+            updates.push(doc! { "q": { "_id": id }, "u": { "$set": { "memberKey": member_key(&room) } } });
             taken_over += 1;
         }
         if updates.len() >= AT_ONCE {
@@ -75,7 +77,7 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
     let passage = schema::index(PASSAGE, doc! { "chatRoomId": 1, "createdAt": 1, "_id": 1 });
     schema::build(&connection.messages, vec![passage]).await?;
     let order = doc! { "chatRoomId": 1, "createdAt": 1, "_id": 1 };
-    let fields = doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1, "readByRecipients": 1 };
+    let fields = doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1, "readByRecipients": 1, "createdAt": 1 };
     let all = connection.messages.find(doc! {}).sort(order).projection(fields).hint(by_name(PASSAGE));
     let mut messages = connection.within(all).await?;
     let (mut work, mut done) = (Work::default(), 0_u64);
@@ -103,17 +105,20 @@ struct Work {
     /// Whose messages are being taken. Where that is no text, something odd that is a room all the same, as far as numbers go.
     room: Option<String>,
     last: Seq,
+    last_at: Timestamp,
     /// For each reader the latest mark, and where the one before it ends.
     reading: HashMap<UserId, (Seq, ReadMark)>,
     numbers: Vec<Document>,
     marks: Vec<Document>,
+    /// Until when the rooms are active.
+    activity: Vec<Document>,
     /// Everybody who wrote or read something.
     people: HashSet<UserId>,
 }
 
 impl Work {
     fn size(&self) -> usize {
-        self.numbers.len() + self.marks.len()
+        self.numbers.len() + self.marks.len() + self.activity.len()
     }
 
     fn take(&mut self, message: &RawDocument) {
@@ -123,6 +128,7 @@ impl Work {
             self.room = room.map(ToOwned::to_owned);
         }
         self.last = Seq(self.last.0 + 1);
+        self.last_at = time_in(message, "createdAt");
         let seq = seq_in(message, "seq");
         if seq != self.last
             && let Some(id) = message.get("_id").ok().flatten().and_then(|id| Bson::try_from(id).ok())
@@ -159,11 +165,16 @@ impl Work {
         for (_, (after, mark)) in self.reading.drain() {
             self.marks.extend(mark_document(self.room.as_deref(), after, &mark));
         }
+        if let Some(room) = &self.room {
+            let active = doc! { "$max": { "activeUntil": date(self.last_at) } };
+            self.activity.push(doc! { "q": { "_id": room, "large": false }, "u": active });
+        }
         self.last = Seq(0);
     }
 
     async fn send(&mut self, connection: &Connection) -> Result<()> {
         update(connection, &connection.messages, std::mem::take(&mut self.numbers)).await?;
+        update(connection, &connection.rooms, std::mem::take(&mut self.activity)).await?;
         insert(connection, &connection.marks, std::mem::take(&mut self.marks)).await
     }
 }
