@@ -107,8 +107,8 @@ impl Round {
 
     /// The part of the machine that the database took.
     fn database_share(&self) -> f64 {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        self.database.as_secs_f64() / self.elapsed.as_secs_f64() / cores as f64
+        let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+        self.database.as_secs_f64() / self.elapsed.as_secs_f64() / f64::from(cores)
     }
 }
 

@@ -3,9 +3,11 @@
 use std::{
     collections::HashMap,
     error::Error,
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use causerie::{
@@ -24,8 +26,11 @@ use tracing_subscriber::EnvFilter;
 
 /// The exit code when the server cannot start because somebody has to do something: a setting is wrong, the database is not usable.
 const CANNOT_START: u8 = 2;
-/// The exit code when the database did not come in time: another start may succeed.
-const NO_DATABASE: u8 = 1;
+/// The exit code when the same may succeed later: the database did not come in time, or the server that was asked is not ready.
+const NOT_NOW: u8 = 1;
+
+/// How long a server may take to say that it is ready.
+const HEALTH: Duration = Duration::from_secs(4);
 
 /// How many log lines may wait to be written. When more come in faster than they can be written, lines are dropped, not requests held up.
 const LOG_LINES: usize = 8_192;
@@ -44,6 +49,9 @@ struct Arguments {
     /// Print the settings in force, with secrets masked, and exit
     #[arg(long)]
     check_config: bool,
+    /// Ask the server that runs here with these settings whether it is ready, and exit: with 0 if it is, with 1 if not
+    #[arg(long)]
+    health: bool,
 }
 
 fn main() -> ExitCode {
@@ -52,8 +60,8 @@ fn main() -> ExitCode {
         Err(problem) => {
             // Nobody is left to tell when standard error is closed.
             let _ = writeln!(io::stderr(), "causerie: {problem}");
-            let absent = matches!(problem.downcast_ref(), Some(OpenError::Absent(_)));
-            ExitCode::from(if absent { NO_DATABASE } else { CANNOT_START })
+            let may_pass = problem.is::<NotReady>() || matches!(problem.downcast_ref(), Some(OpenError::Absent(_)));
+            ExitCode::from(if may_pass { NOT_NOW } else { CANNOT_START })
         }
     }
 }
@@ -69,6 +77,9 @@ fn start() -> Result<(), Problem> {
         // Whoever asked may have seen enough and closed the pipe.
         let _ = write!(io::stdout(), "{}", config.to_toml());
         return Ok(());
+    }
+    if arguments.health {
+        return Ok(ask_for_health(config.listen)?);
     }
     let _flushed_at_the_end = start_log(filter, config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -94,6 +105,35 @@ fn start_log(filter: EnvFilter, format: LogFormat) -> WorkerGuard {
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
     guard
+}
+
+/// The server is not ready, or not there.
+#[derive(Debug, thiserror::Error)]
+#[error("no server is ready on {address}: {reason}")]
+struct NotReady {
+    address: SocketAddr,
+    reason: String,
+}
+
+/// Asks as a load balancer would. One process asks another on the same machine, so the simplest HTTP there is will do.
+fn ask_for_health(mut address: SocketAddr) -> Result<(), NotReady> {
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    let ask = || {
+        let mut connection = TcpStream::connect_timeout(&address, HEALTH)?;
+        connection.set_read_timeout(Some(HEALTH))?;
+        connection.write_all(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        let mut status = [0; b"HTTP/1.1 200".len()];
+        connection.read_exact(&mut status)?;
+        Ok::<_, io::Error>(status)
+    };
+    let reason = match ask() {
+        Ok(status) if status.ends_with(b" 200") => return Ok(()),
+        Ok(status) => format!("it answers {}", String::from_utf8_lossy(&status)),
+        Err(error) => error.to_string(),
+    };
+    Err(NotReady { address, reason })
 }
 
 async fn run(config: Config) -> Result<(), Problem> {

@@ -20,6 +20,7 @@ fn each_store(#[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind) {}
 #[rstest::rstest]
 fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {}
 
+mod compose;
 mod crash;
 mod delete;
 mod hostile;
@@ -30,11 +31,14 @@ mod hostile_polling;
 mod hostile_siege;
 mod login;
 mod messages;
+mod outages;
 mod program;
 mod real_clients;
 mod replay;
 mod rooms;
 mod sockets;
+mod starting;
 mod store;
+mod takeover;
 mod two_servers;
 mod users;

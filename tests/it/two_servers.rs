@@ -37,7 +37,7 @@ async fn post_all(author: Person, rooms: Vec<String>, name: String) -> Vec<(Stri
 }
 
 /// The texts of a room's log by number; the numbers have no hole.
-async fn log_of(reader: &Person, room: &str) -> HashMap<String, u64> {
+pub async fn log_of(reader: &Person, room: &str) -> HashMap<String, u64> {
     let (mut texts, mut last) = (HashMap::new(), 0);
     loop {
         let page = reader.get(&format!("/room/{room}?after={last}&limit=500")).await.ok()["conversation"].clone();

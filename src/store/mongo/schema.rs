@@ -30,6 +30,8 @@ pub const DELETED: &str = "deleted";
 /// Who wrote what in each room.
 pub const AUTHORS: &str = "authors";
 
+/// The users that are not deleted, oldest first.
+pub const BY_AGE: &str = "byAge";
 /// The rooms of each user: the large ones, and the others by when they were active.
 pub const BY_MEMBER: &str = "byMember";
 
@@ -95,7 +97,7 @@ async fn bring_up_to_date(connection: &Connection) -> Result<()> {
 }
 
 async fn indexes(connection: &Connection) -> Result<()> {
-    build(&connection.users, vec![index("byAge", doc! { "deleted": 1, "createdAt": 1, "_id": 1 })]).await?;
+    build(&connection.users, vec![index(BY_AGE, doc! { "deleted": 1, "createdAt": 1, "_id": 1 })]).await?;
     build(
         &connection.rooms,
         vec![

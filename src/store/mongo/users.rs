@@ -1,11 +1,12 @@
 //! Users in MongoDB. Deleted ones stay, without their names: they are still authors.
 
-use mongodb::bson::doc;
+use mongodb::bson::{Bson, Document, doc};
 
 use super::{
     connection::Connection,
     documents::{self, date},
     rows,
+    schema::{self, by_name},
 };
 use crate::{
     model::{Timestamp, User, UserId},
@@ -24,14 +25,24 @@ pub async fn people(connection: &Connection, ids: &[UserId]) -> Result<Vec<User>
 }
 
 pub async fn list(connection: &Connection, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
-    // A user whose document does not tell is not deleted; `null` finds those, with an index.
-    let mut filter = doc! { "deleted": null };
-    if let Some((created_at, id)) = after {
-        let at = date(created_at);
-        filter.insert("$or", [doc! { "createdAt": { "$gt": at } }, doc! { "createdAt": at, "_id": { "$gt": id.to_string() } }]);
+    let Some((created_at, id)) = after else { return page(connection, doc! {}, skip, limit).await };
+    // Two queries, each of which goes along the index; one that asks for both has all the rest sorted for each page.
+    let at_once = doc! { "createdAt": date(created_at), "_id": { "$gt": id.to_string() } };
+    let mut users = page(connection, at_once, 0, skip.saturating_add(limit)).await?;
+    let skipped = users.drain(..users.len().min(usize::try_from(skip).unwrap_or(usize::MAX))).count() as u64;
+    let later = doc! { "createdAt": { "$gt": date(created_at) } };
+    users.extend(page(connection, later, skip - skipped, limit - users.len() as u64).await?);
+    Ok(users)
+}
+
+async fn page(connection: &Connection, mut filter: Document, skip: u64, limit: u64) -> Result<Vec<User>> {
+    if limit == 0 {
+        return Ok(Vec::new());
     }
+    // A user whose document does not tell is not deleted; `null` finds those.
+    filter.insert("deleted", Bson::Null);
     let users = connection.users.find(filter).sort(doc! { "createdAt": 1, "_id": 1 }).skip(rows(skip).unsigned_abs()).limit(rows(limit));
-    connection.all(users, documents::user).await
+    connection.all(users.hint(by_name(schema::BY_AGE)), documents::user).await
 }
 
 pub async fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool> {

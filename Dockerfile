@@ -1,0 +1,25 @@
+# The server in a small image: docker build -t causerie .
+
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /build
+# No symbols: they would be most of the image.
+ENV CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=symbols
+# The dependencies first, around an empty program: they are built anew only when these two files change.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src tests/it benches && touch src/lib.rs tests/it/main.rs && echo 'fn main() {}' | tee src/main.rs > benches/main.rs
+RUN cargo build --release --locked
+COPY config config
+COPY src src
+RUN touch src/lib.rs src/main.rs && cargo build --release --locked
+
+FROM debian:bookworm-slim
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/causerie --shell /usr/sbin/nologin causerie
+COPY --from=build /build/target/release/causerie /usr/local/bin/
+USER causerie
+# With the embedded database, everything is kept in its folder data here.
+WORKDIR /var/lib/causerie
+VOLUME /var/lib/causerie
+ENV CAUSERIE_LISTEN=0.0.0.0:3000
+EXPOSE 3000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["causerie", "--health"]
+ENTRYPOINT ["causerie"]

@@ -1,0 +1,189 @@
+//! MongoDB goes away, under load: nobody gets a wrong answer meanwhile, nothing that was acknowledged is lost, nothing is posted twice, and all
+//! is well again when it is back.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use reqwest::Method;
+use rstest::rstest;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use crate::{
+    harness::{PATIENCE, Program},
+    mongod::{Mongod, ReplicaSet},
+    people::{Answer, Person},
+    program::somebody,
+    two_servers::log_of,
+    wire::Socket,
+};
+
+const ROOMS: usize = 3;
+const POSTERS: usize = 8;
+/// How long a request may take, as the setting has it.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// People who post all the time, and note what was acknowledged.
+struct Load {
+    alice: Person,
+    rooms: Vec<String>,
+    /// Text to room and number.
+    acknowledged: Arc<Mutex<HashMap<String, (String, u64)>>>,
+    refused: Arc<AtomicUsize>,
+    over: Arc<AtomicBool>,
+    posters: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    async fn on(program: &Program) -> Self {
+        let alice = somebody(&program.base, "Alice").await;
+        let mut rooms = Vec::new();
+        for n in 0..ROOMS {
+            let partner = somebody(&program.base, &format!("Partner {n}")).await;
+            rooms.push(alice.room_with(&[&partner]).await);
+        }
+        let mut load =
+            Self { alice, rooms, acknowledged: Arc::default(), refused: Arc::default(), over: Arc::default(), posters: Vec::new() };
+        load.posters = (0..POSTERS).map(|poster| tokio::spawn(load.post_on(poster))).collect();
+        load
+    }
+
+    fn post_on(&self, poster: usize) -> impl Future<Output = ()> + use<> {
+        let (alice, room) = (self.alice.clone(), self.rooms[poster % ROOMS].clone());
+        let (acknowledged, refused, over) = (Arc::clone(&self.acknowledged), Arc::clone(&self.refused), Arc::clone(&self.over));
+        async move {
+            for n in 0.. {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let text = format!("{poster}/{n}");
+                let asked = Instant::now();
+                let answer = alice.posts(&room, &text).await;
+                // The answer is on its way when the limit strikes.
+                assert!(asked.elapsed() < TIME_LIMIT + Duration::from_secs(2), "{answer:?}");
+                if answer.status == 200 {
+                    let seq = answer.body["post"]["seq"].as_u64().unwrap();
+                    acknowledged.lock().unwrap().insert(text, (room.clone(), seq));
+                } else {
+                    assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+                    assert_eq!((answer.status, &answer.body["success"]), (503, &json!(false)), "{answer:?}");
+                    refused.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn acknowledged(&self) -> usize {
+        self.acknowledged.lock().unwrap().len()
+    }
+
+    /// Waits until that many posts more are acknowledged.
+    async fn goes_on(&self, posts: usize) {
+        let wanted = self.acknowledged() + posts;
+        let deadline = Instant::now() + 3 * PATIENCE;
+        while self.acknowledged() < wanted {
+            assert!(Instant::now() < deadline, "the posts are not getting anywhere");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends the load, and finds each acknowledged message once, where it was said to be, in logs without holes.
+    async fn ends_well(self) {
+        self.over.store(true, Ordering::Relaxed);
+        for poster in self.posters {
+            poster.await.unwrap();
+        }
+        let mut logs = HashMap::new();
+        for room in &self.rooms {
+            logs.insert(room.clone(), log_of(&self.alice, room).await);
+        }
+        for (text, (room, seq)) in &*self.acknowledged.lock().unwrap() {
+            assert_eq!(logs[room].get(text), Some(seq), "{text} was acknowledged");
+        }
+    }
+}
+
+/// What the program says of the server when asked, as the health check of a container does.
+fn health_of(program: &Program) -> Option<i32> {
+    let (folder, address) = (TempDir::new().unwrap(), program.base.strip_prefix("http://").unwrap());
+    let output = Program::command(folder.path()).arg("--health").env("CAUSERIE_LISTEN", address).output().unwrap();
+    assert_eq!(output.stderr.is_empty(), output.status.success());
+    output.status.code()
+}
+
+/// How a server can be away.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Away {
+    /// It does not answer, and its connections stay open.
+    Frozen,
+    /// It was killed, and started again.
+    Killed,
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_seconds_without_the_database_are_survived(#[values(Away::Frozen, Away::Killed)] away: Away) {
+    let mut mongod = Mongod::start(&[]);
+    let folder = TempDir::new().unwrap();
+    let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", &format!("mongodb://{}/chat", mongod.host()))]);
+    let load = Load::on(&program).await;
+    assert_eq!(health_of(&program), Some(0));
+    let quiet = load.alice.room_with(&[]).await;
+    let mut socket = Socket::of(&load.alice, &quiet).await;
+    load.goes_on(200).await;
+
+    match away {
+        Away::Frozen => mongod.signal("STOP"),
+        Away::Killed => mongod.kill(),
+    }
+    let since = Instant::now();
+    let mut refused_reads = 0;
+    while since.elapsed() < Duration::from_secs(10) {
+        for path in ["/ready", "/room", "/users/0199d1f0c0de7aaa8bbbccccddddeeee"] {
+            let asked = Instant::now();
+            let answer = Answer::of(load.alice.request(Method::GET, path)).await;
+            assert!(asked.elapsed() < TIME_LIMIT, "{path}: {answer:?}");
+            // What came back from a server that was not yet noticed to be gone counts for nothing.
+            if since.elapsed() > asked.elapsed() {
+                assert!(answer.headers.contains_key("retry-after"), "{path}: {answer:?}");
+                answer.refused(503, "The service is not available right now, please try again");
+                refused_reads += 1;
+            }
+        }
+        Answer::of(load.alice.request(Method::GET, "/health")).await.ok();
+    }
+    assert_eq!(health_of(&program), Some(1));
+    assert!(refused_reads > 0 && load.refused.load(Ordering::Relaxed) > 0);
+    match away {
+        Away::Frozen => mongod.signal("CONT"),
+        Away::Killed => mongod.start_again(),
+    }
+
+    load.goes_on(200).await;
+    let post = load.alice.posts(&quiet, "back again").await.ok()["post"].clone();
+    assert_eq!(socket.hears_post().await, post, "the socket stayed connected");
+    load.ends_well().await;
+    program.signal("TERM");
+    assert!(program.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_primary_takes_over_without_a_loss() {
+    let set = ReplicaSet::start(3).await;
+    let folder = TempDir::new().unwrap();
+    let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", &set.url("chat"))]);
+    let load = Load::on(&program).await;
+    load.goes_on(200).await;
+    let first = set.primary().await;
+    set.members[first].kill();
+    load.goes_on(200).await;
+    assert_ne!(set.primary().await, first);
+    load.ends_well().await;
+}

@@ -1,0 +1,141 @@
+//! The start on MongoDB, when it is not there yet, or not as it should be: what the operator reads, and the exit code.
+
+use std::{path::Path, process::Output};
+
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{
+    harness::Program,
+    mongod::{Mongod, ReplicaSet},
+    program::somebody,
+};
+
+async fn start(url: &str) -> Output {
+    let (folder, url) = (TempDir::new().unwrap(), url.to_owned());
+    let run = move || {
+        let settings = [("CAUSERIE_LISTEN", "127.0.0.1:0"), ("CAUSERIE_MONGODB__START_TIMEOUT_MS", "3000"), ("CAUSERIE_DATABASE", &url)];
+        Program::command(folder.path()).envs(settings).output().unwrap()
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+/// It does not start: this exit code, and a last line that mentions this.
+#[track_caller]
+fn refused(output: &Output, code: i32, mention: &str) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with("causerie: database: ") && last.contains(mention), "{last:?} should mention {mention:?}");
+    text
+}
+
+#[tokio::test]
+async fn an_absent_database_is_waited_for_and_then_given_up() {
+    let output = start("mongodb://me:hush@127.0.0.1:1/chat").await;
+    let text = refused(&output, 1, "mongodb://me:********@127.0.0.1:1/chat could not be reached within 3000 ms");
+    let attempts: Vec<_> = text.lines().filter(|line| line.contains("the database is not there yet")).collect();
+    assert!(!attempts.is_empty() && text.lines().count() == attempts.len() + 1, "a line for each attempt: {text}");
+    assert!(!text.contains("hush"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_comes_later_is_used() {
+    let mut mongod = Mongod::start(&[]);
+    mongod.kill();
+    let url = format!("mongodb://{}/chat", mongod.host());
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().to_owned();
+    let starting = tokio::task::spawn_blocking(move || Program::start(&path, &[("CAUSERIE_DATABASE", &url)]));
+    let waits = |folder: &Path| std::fs::read_to_string(folder.join("log")).is_ok_and(|log| log.contains("the database is not there yet"));
+    while !waits(folder.path()) {
+        assert!(!starting.is_finished());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    mongod.start_again();
+    let program = starting.await.unwrap();
+    somebody(&program.base, "Alice").await;
+}
+
+#[tokio::test]
+async fn whoever_may_not_in_is_told_so() {
+    let mongod = Mongod::start(&["--auth"]);
+    let user = |name: &str, role: &str| {
+        doc! { "createUser": name, "pwd": "secret", "roles": [{ "role": role, "db": if role == "root" { "admin" } else { "chat" } }] }
+    };
+    // Whoever is on the same machine may create the first user.
+    mongod.admin(user("root", "root")).await;
+    let client = Client::with_uri_str(format!("mongodb://root:secret@{}", mongod.host())).await.unwrap();
+    client.database("admin").run_command(user("reader", "read")).await.unwrap();
+    client.database("admin").run_command(user("writer", "readWrite")).await.unwrap();
+    let url = |login: &str| format!("mongodb://{login}{}/chat?authSource=admin", mongod.host());
+
+    let text = refused(&start(&url("writer:wrong-one@")).await, 2, "the user name or the password is wrong");
+    assert!(!text.contains("wrong-one"));
+    refused(&start(&url("")).await, 2, "it asks for a user name and a password");
+    refused(&start(&url("reader:secret@")).await, 2, "this user may not read and write the database");
+    let folder = TempDir::new().unwrap();
+    let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", &url("writer:secret@"))]);
+    somebody(&program.base, "Alice").await;
+}
+
+#[tokio::test]
+async fn a_url_that_makes_no_sense_is_refused() {
+    refused(&start("mongodb://").await, 2, "cannot use mongodb://");
+    refused(&start("mongodb://localhost:port/chat").await, 2, "cannot use mongodb://localhost:port/chat");
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_causerie_is_left_alone() {
+    let set = ReplicaSet::start(1).await;
+    let client = Client::with_uri_str(set.url("chat")).await.unwrap();
+    let notes = client.default_database().unwrap().collection::<Document>("causerie");
+    notes.insert_one(doc! { "_id": "schema", "version": 99 }).await.unwrap();
+    refused(&start(&set.url("chat")).await, 2, "newer Causerie");
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            tokio::spawn(answer_as_mongodb_3_6(connection));
+        }
+    });
+    refused(&start(&format!("mongodb://{address}/chat")).await, 2, "the server is too old: MongoDB 4.4 or later is needed");
+}
+
+/// Answers whatever it is asked as a server of 2017 answers to a greeting. The two kinds of messages are those of MongoDB's wire protocol,
+/// <https://www.mongodb.com/docs/manual/reference/mongodb-wire-protocol/>.
+async fn answer_as_mongodb_3_6(mut connection: TcpStream) {
+    const OP_REPLY: i32 = 1;
+    const OP_MSG: i32 = 2013;
+    let greeting = doc! {
+        "ok": 1.0, "ismaster": true, "isWritablePrimary": true, "helloOk": true, "minWireVersion": 0, "maxWireVersion": 6,
+        "maxBsonObjectSize": 16_777_216, "maxMessageSizeBytes": 48_000_000, "maxWriteBatchSize": 100_000,
+    };
+    let document = greeting.to_vec().unwrap();
+    loop {
+        let mut head = [0; 16];
+        if connection.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let number = |at: usize| i32::from_le_bytes(head[at..at + 4].try_into().unwrap());
+        let (length, request, kind) = (number(0), number(4), number(12));
+        let mut rest = vec![0; usize::try_from(length).unwrap() - head.len()];
+        connection.read_exact(&mut rest).await.unwrap();
+        let (kind, before): (i32, &[u8]) =
+            if kind == OP_MSG { (OP_MSG, &[0; 5]) } else { (OP_REPLY, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]) };
+        let length = i32::try_from(head.len() + before.len() + document.len()).unwrap();
+        let numbers = [length, 1, request, kind].map(i32::to_le_bytes).concat();
+        connection.write_all(&[&numbers, before, &document].concat()).await.unwrap();
+    }
+}
