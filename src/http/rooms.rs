@@ -57,11 +57,14 @@ async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): B
 
 /// The ids of these users; an error that names those who are not there.
 async fn known(app: &App, ids: &[String]) -> Result<Vec<UserId>> {
+    let asked: Vec<_> = ids.iter().map(|text| (text.as_str(), UserId::parse(text))).collect();
+    let there = people(app, asked.iter().filter_map(|(_, id)| *id)).await?;
+    let is_there = |id: &UserId| there.get(id).is_some_and(|user| !user.deleted);
     let (mut known, mut unknown) = (Vec::with_capacity(ids.len() + 1), Vec::new());
-    for text in ids {
-        match app.user(text).await? {
-            Some(user) => known.push(user.id),
-            None => unknown.push(text.as_str()),
+    for (text, id) in asked {
+        match id.filter(is_there) {
+            Some(id) => known.push(id),
+            None => unknown.push(text),
         }
     }
     match unknown[..] {

@@ -135,7 +135,13 @@ async fn last_mark(connection: &Connection, room: RoomId, user: UserId) -> Resul
 pub async fn read_marks(connection: &Connection, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
     let readers: Vec<_> = readers.iter().map(ToString::to_string).collect();
     let of_readers = |up_to: Document| doc! { "chatRoomId": room.to_string(), "readByUserId": { "$in": &readers }, "upToSeq": up_to };
-    let within = connection.marks.find(of_readers(doc! { "$gte": number(first.0), "$lt": number(last.0) }));
+    let within = async {
+        if first == last {
+            return Ok(Vec::new());
+        }
+        let within = of_readers(doc! { "$gte": number(first.0), "$lt": number(last.0) });
+        connection.all(connection.marks.find(within), documents::read_mark).await
+    };
     // One step in the index per reader, however many marks come later.
     let first_behind = connection.marks.aggregate([
         doc! { "$match": of_readers(doc! { "$gte": number(last.0) }) },
@@ -147,7 +153,7 @@ pub async fn read_marks(connection: &Connection, room: RoomId, readers: &[UserId
             "readAt": { "$first": "$readAt" },
         } },
     ]);
-    let (mut marks, behind) = try_join!(connection.all(within, documents::read_mark), connection.all(first_behind, documents::read_mark))?;
+    let (mut marks, behind) = try_join!(within, connection.all(first_behind, documents::read_mark))?;
     marks.extend(behind);
     marks.sort_unstable_by_key(|mark| (mark.user, mark.up_to));
     Ok(marks)
