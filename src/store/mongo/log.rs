@@ -20,7 +20,7 @@ use std::{
 use mongodb::bson::{Bson, RawArrayBuf, RawDocument, RawDocumentBuf, doc, raw::cstr};
 use tokio::{
     sync::Mutex,
-    time::{Instant, sleep},
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -41,6 +41,9 @@ const HEADS: usize = 200_000;
 const INSERT: usize = 8 << 20;
 /// The pauses between attempts grow from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
+
+/// Why it may take long.
+const OTHERS: &str = "other servers append to the same rooms all the time";
 
 /// The end of a room's log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -74,53 +77,60 @@ impl Log {
     }
 
     pub async fn append(&self, connection: &Connection, messages: &[NewMessage]) -> Result<Vec<Option<Placed>>> {
+        let mut batch = Batch { messages, placed: vec![None; messages.len()], waiting: (0..messages.len()).collect(), unclear: false };
+        let mut trouble = format!("no answer within {} ms", connection.limit.as_millis());
+        match timeout(connection.limit, self.insist(connection, &mut batch, &mut trouble)).await {
+            Ok(outcome) => outcome.map(|()| batch.placed),
+            Err(_) => Err(StoreError::Unavailable(trouble)),
+        }
+    }
+
+    /// Tries until every message has its place. `trouble` is why that takes so long.
+    async fn insist(&self, connection: &Connection, batch: &mut Batch<'_>, trouble: &mut String) -> Result<()> {
         let mut heads = self.heads.lock().await;
         if heads.len() > HEADS {
             heads.clear();
         }
-        let mut batch = Batch { messages, placed: vec![None; messages.len()], waiting: (0..messages.len()).collect(), unclear: false };
-        let deadline = Instant::now() + connection.limit;
         let mut pause = PAUSES.0;
         while !batch.waiting.is_empty() {
             match batch.attempt(connection, &mut heads).await {
                 Ok(Progress::Undisturbed) => continue,
-                Ok(Progress::Disturbed) => {}
-                Err(StoreError::Unavailable(_)) if Instant::now() + pause < deadline => batch.unclear = true,
+                Ok(Progress::Disturbed) => OTHERS.clone_into(trouble),
+                Err(StoreError::Unavailable(why)) => {
+                    batch.unclear = true;
+                    *trouble = why;
+                }
                 Err(error) => return Err(error),
             }
-            if Instant::now() + pause >= deadline {
-                return Err(StoreError::Unavailable("other servers append to the same rooms all the time".into()));
-            }
-            // The other servers are at it as well; it is no use to be in each other's way.
             batch.forget_heads(&mut heads);
             sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);
         }
-        Ok(batch.placed)
+        Ok(())
     }
 
     /// Ends the log of a room that is being deleted. Answers the number of the entry that says so; nothing ever comes behind it.
     pub async fn close(&self, connection: &Connection, room: RoomId) -> Result<Seq> {
         self.heads.lock().await.remove(&room);
-        let deadline = Instant::now() + connection.limit;
-        let mut pause = PAUSES.0;
-        loop {
-            let heads = lasting(connection, || heads(connection, vec![room])).await?;
-            if let Some(head) = heads.get(&room) {
-                if head.closed {
-                    return Ok(head.seq);
+        let closing = async {
+            let mut pause = PAUSES.0;
+            loop {
+                let heads = lasting(connection, || heads(connection, vec![room])).await?;
+                match heads.get(&room) {
+                    Some(head) if head.closed => return Ok(head.seq),
+                    Some(head) => {
+                        let end = head.next(Timestamp::default());
+                        if connection.add(&connection.messages, &documents::closing(room, end.seq, end.at)).await? {
+                            return Ok(end.seq);
+                        }
+                    }
+                    None => {}
                 }
-                let end = head.next(Timestamp::default());
-                if connection.add(&connection.messages, &documents::closing(room, end.seq, end.at)).await? {
-                    return Ok(end.seq);
-                }
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
             }
-            if Instant::now() + pause >= deadline {
-                return Err(StoreError::Unavailable("other servers append to the room all the time".into()));
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
-        }
+        };
+        timeout(connection.limit, closing).await.unwrap_or_else(|_| Err(StoreError::Unavailable(OTHERS.into())))
     }
 }
 
@@ -158,7 +168,8 @@ impl Batch<'_> {
         }
         let placed = &self.placed;
         self.waiting.retain(|index| placed[*index].is_none());
-        Ok(if inserted > 0 && inserted == numbered.len() { Progress::Undisturbed } else { Progress::Disturbed })
+        let came_through = inserted > 0 && inserted == numbered.len();
+        Ok(if came_through || self.waiting.is_empty() { Progress::Undisturbed } else { Progress::Disturbed })
     }
 
     /// Looks which of the waiting messages are in their logs.
@@ -190,30 +201,32 @@ impl Batch<'_> {
     /// Has the documents of the rooms say that they are active. It need not be known to be on disk: whatever is written afterwards only
     /// gets there together with it.
     async fn activate(&self, connection: &Connection, heads: &mut Heads) -> Result<()> {
-        let mut updates = Vec::new();
+        let mut active = HashMap::new();
         for index in &self.waiting {
             let message = &self.messages[*index];
-            let Some(head) = heads.get_mut(&message.room) else { continue };
+            let Some(head) = heads.get(&message.room) else { continue };
             let at = head.at.max(message.created_at);
             if head.active_until.is_some_and(|until| until < at) {
-                let until = Timestamp(at.0 + ACTIVE);
-                head.active_until = Some(until);
-                let update = doc! { "$max": { "activeUntil": date(until) } };
-                updates.push(doc! { "q": { "_id": message.room.to_string(), "deletedAt": null }, "u": update });
+                active.insert(message.room, Timestamp(at.0 + ACTIVE));
             }
         }
-        if updates.is_empty() {
+        if active.is_empty() {
             return Ok(());
         }
-        let command = doc! { "update": connection.rooms.name(), "updates": updates, "writeConcern": { "w": 1 } };
-        let told = match connection.within(connection.database.run_command(command)).await {
-            Ok(reply) if reply.contains_key("writeErrors") => Err(StoreError::Fault("a room could not be told that it is active".into())),
-            other => other.map(|_| ()),
+        let update = |(room, until): (&RoomId, &Timestamp)| {
+            let active = doc! { "$max": { "activeUntil": date(*until) } };
+            doc! { "q": { "_id": room.to_string(), "deletedAt": null }, "u": active }
         };
-        if told.is_err() {
-            self.forget_heads(heads);
+        let updates: Vec<_> = active.iter().map(update).collect();
+        let command = doc! { "update": connection.rooms.name(), "updates": updates, "writeConcern": { "w": 1 } };
+        let reply = connection.within(connection.database.run_command(command)).await?;
+        if reply.contains_key("writeErrors") {
+            return Err(StoreError::Fault(format!("rooms could not be told that they are active: {reply}")));
         }
-        told
+        for (room, until) in active {
+            heads.entry(room).and_modify(|head| head.active_until = Some(until));
+        }
+        Ok(())
     }
 
     fn rooms(&self) -> impl Iterator<Item = RoomId> {
