@@ -23,6 +23,7 @@ fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] k
 mod compose;
 mod crash;
 mod delete;
+mod deployments;
 mod hostile;
 mod hostile_bodies;
 mod hostile_frames;

