@@ -67,10 +67,21 @@ async fn on_mongodb(kind: Kind) -> String {
         Err(_) if kind == Kind::Standalone => format!("mongodb://{}", standalone().await.host()),
         Err(_) => replica_set().await.url(""),
     };
-    let name = format!("test_{kind:?}_{}_{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-    let (address, options) = deployment.split_once('?').unwrap_or((&deployment, ""));
-    let (scheme, hosts) = address.split_once("://").unwrap();
-    format!("{scheme}://{}/{name}?{options}", hosts.split('/').next().unwrap())
+    // A deployment that the environment names outlives us, and process ids come again.
+    let (process, count, random) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed), rand::random::<u32>());
+    with_database(&deployment, &format!("test_{kind:?}_{process}_{count}_{random:08x}"))
+}
+
+/// The URL with this database in the place of its own, and whoever it names as known where they were.
+fn with_database(url: &str, database: &str) -> String {
+    let (address, options) = url.split_once('?').unwrap_or((url, ""));
+    let (scheme, rest) = address.split_once("://").unwrap();
+    let (hosts, before) = rest.split_once('/').unwrap_or((rest, ""));
+    let mut options: Vec<_> = options.split('&').filter(|option| !option.is_empty()).map(str::to_owned).collect();
+    if hosts.contains('@') && !options.iter().any(|option| option.to_lowercase().starts_with("authsource=")) {
+        options.push(format!("authSource={}", if before.is_empty() { "admin" } else { before }));
+    }
+    format!("{scheme}://{hosts}/{database}?{}", options.join("&"))
 }
 
 async fn replica_set() -> &'static ReplicaSet {
