@@ -1,14 +1,16 @@
 //! Websockets: broken frames, broken packets, and events that are well formed but make no sense.
 //!
-//! On one store only: what is sent here never gets as far as the database.
+//! What is only about frames and packets runs on one store: it never gets as far as the database, or asks it for a room and no more.
 
 use futures_util::future::join_all;
 use rand::{Rng, RngExt};
+use rstest_reuse::apply;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::databases::Kind;
 use crate::{
+    databases::Kind,
+    each_store,
     harness::PATIENCE,
     hostile_siege::{Siege, mutated, noise, one_of, random},
     raw::{Connection, frame},
@@ -141,9 +143,10 @@ impl<'a> Sockets<'a> {
 
 const EVENTS: [&str; 9] = ["identity", "subscribe", "unsubscribe", "connect", "disconnect", "error", "new message", "__proto__", ""];
 
+#[apply(each_store)]
 #[tokio::test]
-async fn no_payload_of_an_event_ends_the_connection() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+async fn no_payload_of_an_event_ends_the_connection(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let mut sockets = Sockets::of(&siege).await;
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let deep_object = format!("{}0{}", "{\"a\":".repeat(10_000), "}".repeat(10_000));
@@ -195,9 +198,10 @@ async fn no_payload_of_an_event_ends_the_connection() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_socket_goes_on_in_its_room_after_every_refusal() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+async fn a_socket_goes_on_in_its_room_after_every_refusal(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let mut socket = Socket::of(&siege.bob, &siege.room).await;
     for event in EVENTS {
         for payload in [json!([]), json!([{ "$gt": "" }]), json!([["a"]]), json!(["\u{0}"]), json!([siege.room, { "$ne": null }])] {
@@ -343,9 +347,10 @@ async fn thousands_of_random_packets_end_at_most_their_own_connections() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn ten_thousand_events_at_once_take_little_memory_and_end_nothing() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+async fn ten_thousand_events_at_once_take_little_memory_and_end_nothing(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let mut socket = Socket::connect(&siege.base).await;
     for n in 0..10_000 {
         let event = json!([one_of(&mut rand::rng(), &["subscribe", "unsubscribe"]), siege.room]);
@@ -365,9 +370,10 @@ async fn ten_thousand_events_at_once_take_little_memory_and_end_nothing() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn clients_that_come_and_go_in_floods_leave_nothing_behind() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+async fn clients_that_come_and_go_in_floods_leave_nothing_behind(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let greeting = [
         frame(TEXT, b"40"),
         frame(TEXT, format!("42{}", json!(["identity", siege.bob.id])).as_bytes()),

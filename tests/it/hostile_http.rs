@@ -1,13 +1,15 @@
 //! Requests that are no HTTP, or that are and look as if they were not.
 //!
-//! On one store only: what is sent here never gets as far as the database.
+//! What is refused before it is a request, or for its token, runs on one store: it never gets as far as the database.
 
-use crate::databases::Kind;
 use crate::{
+    databases::Kind,
+    each_store,
     hostile_siege::{Siege, random},
     raw::Connection,
 };
 use rand::{Rng, RngExt};
+use rstest_reuse::apply;
 use serde_json::Value;
 
 impl Siege {
@@ -190,9 +192,10 @@ async fn noise_is_refused() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn unusual_requests_are_answered_in_the_envelope() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+async fn unusual_requests_are_answered_in_the_envelope(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let id = &siege.alice.id;
     for (bytes, status) in [
         ("GET /health HTTP/1.0\r\n\r\n", 200),
@@ -301,9 +304,10 @@ async fn whatever_stands_in_the_authorization_header_is_answered() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn requests_sent_at_once_are_answered_in_their_order() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+async fn requests_sent_at_once_are_answered_in_their_order(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let user = |n: u32| format!(r#"{{"firstName":"{n}","lastName":"Test","type":"consumer"}}"#);
     let requests: String = (0..200).map(|n| create(&format!("content-length: {}\r\n", user(n).len()), &user(n))).collect();
     let mut connection = Connection::open(&siege.base).await;

@@ -1,13 +1,15 @@
 //! HTTP polling: rubbish in the query, in the payload, and in the order of things.
 //!
-//! On one store only: what is sent here never gets as far as the database.
+//! What is only about sessions and payloads runs on one store: it never gets as far as the database, or asks it for a room and no more.
 
 use futures_util::future::join_all;
 use rand::RngExt;
 use reqwest::Method;
+use rstest_reuse::apply;
 
-use crate::databases::Kind;
 use crate::{
+    databases::Kind,
+    each_store,
     harness::PATIENCE,
     hostile_frames::{TEXT, WEBSOCKET},
     hostile_siege::{Siege, mutated, noise, one_of, random},
@@ -132,9 +134,10 @@ async fn payloads_of_version_3_that_lie_about_their_lengths_are_refused() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_client_of_version_3_is_understood() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+async fn a_client_of_version_3_is_understood(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let session = siege.session(3).await;
     let event = format!("4217[\"subscribe\",\"{}\",\"é😀\"]", siege.room);
     // JavaScript counts the two halves of the last character.
@@ -363,9 +366,10 @@ async fn thousands_of_random_payloads_are_survived() {
     siege.ends_well().await;
 }
 
+#[apply(each_store)]
 #[tokio::test]
-async fn a_session_that_never_polls_takes_little_however_much_is_sent_to_it() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+async fn a_session_that_never_polls_takes_little_however_much_is_sent_to_it(kind: Kind) {
+    let siege = Siege::begins(kind).await;
     let session = siege.session(4).await;
     let event = format!("42[\"subscribe\",\"{}\"]", siege.room);
     let events = vec![event.as_str(); 1_000].join("\x1e");
