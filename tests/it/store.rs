@@ -272,6 +272,37 @@ async fn recents_follow_the_latest_message(kind: Kind) {
 
 #[apply(each_deployment)]
 #[tokio::test]
+async fn recents_are_in_order_among_many_rooms_small_and_large(kind: Kind) {
+    let database = Database::new(kind).await;
+    let store = database.open().await;
+    let large = room(200, &(1..=150).collect::<Vec<_>>());
+    let rooms: Vec<_> = (0..60).map(|n| room(n, &[1, 100 + n])).chain([large]).collect();
+    for room in &rooms {
+        store.find_or_add_room(room.clone()).await.unwrap();
+    }
+    // Each room gets two messages, now this one, now that.
+    let mut latest = vec![Vec::new(); rooms.len()];
+    for n in 1..=122_u32 {
+        let index = usize::try_from(n * 37 % 61).unwrap();
+        let created_at = Timestamp(10_000 + 40 * i64::from(n));
+        store.append(vec![NewMessage { created_at, ..draft(&rooms[index], 1, n.into()) }]).await.unwrap();
+        latest[index].push(n);
+    }
+    for n in (70..=122).step_by(2) {
+        store.delete_message(draft(&rooms[0], 1, n).id).await.unwrap();
+    }
+    let mut expected: Vec<_> = latest.iter().filter_map(|posted| posted.iter().rfind(|n| **n < 70 || **n % 2 == 1).copied()).collect();
+    expected.sort_unstable_by(|a, b| b.cmp(a));
+    for (skip, limit) in [(0, 100), (0, 1), (0, 5), (5, 5), (13, 20), (40, 10), (58, 10), (61, 10), (0, 61)] {
+        let recents = store.recents(user_id(1), skip, limit).await.unwrap();
+        let found: Vec<_> = recents.iter().map(|message| message.text.clone()).collect();
+        let page = expected.iter().skip(usize::try_from(skip).unwrap()).take(usize::try_from(limit).unwrap());
+        assert_eq!(found, page.map(|n| format!("text {n}")).collect::<Vec<_>>(), "skip {skip} limit {limit}");
+    }
+}
+
+#[apply(each_deployment)]
+#[tokio::test]
 async fn a_room_goes_with_all_it_holds_however_much_that_is(kind: Kind) {
     let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 2_500).await;

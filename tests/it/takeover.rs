@@ -240,7 +240,8 @@ async fn a_takeover_that_is_killed_goes_on_where_it_was() {
         let mut command = Program::command(folder.path());
         command.env("CAUSERIE_LISTEN", "127.0.0.1:0").env("CAUSERIE_DATABASE", &database.url);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let deadline = Instant::now() + PATIENCE;
+        // The turn of the one that was killed has to run out first.
+        let deadline = Instant::now() + 3 * PATIENCE;
         while numbered().await < u64::from(MESSAGES) * share / 5 {
             assert!(Instant::now() < deadline, "the takeover is not getting anywhere");
             tokio::time::sleep(Duration::from_millis(5)).await;
