@@ -134,8 +134,8 @@ pub trait Store: Send + Sync + 'static {
     /// The latest message of each of the user's rooms that have one, the latest first, leaving out the first `skip` rooms.
     async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>>;
 
-    /// Marks as read by `user` what stands in the room's log now, and nothing that comes later. Answers how many messages of others
-    /// became read by that.
+    /// Marks as read by `user` what stands in the room's log now, and nothing that comes later; at the time given, or that of the last
+    /// message where it is later: nothing is read before it was written. Answers how many messages of others became read by that.
     async fn mark_read(&self, room: RoomId, user: UserId, at: Timestamp) -> Result<u64>;
 
     /// For each of `readers` the marks in which entries `first..=last` were first read: ascending from the first mark at or after

@@ -228,18 +228,20 @@ async fn marks_count_what_became_read_and_remember_when(kind: Kind) {
     let (store, room) = with_messages(&database, 10).await;
     let (one, two) = (user_id(1), user_id(2));
     store.delete_message(draft(&room, 1, 3).id).await.unwrap();
-    assert_eq!(store.mark_read(room.id, two, Timestamp(100)).await.unwrap(), 4, "1, 5, 7 and 9");
-    assert_eq!(store.mark_read(room.id, two, Timestamp(200)).await.unwrap(), 0);
+    assert_eq!(store.mark_read(room.id, two, Timestamp(20_100)).await.unwrap(), 4, "1, 5, 7 and 9");
+    assert_eq!(store.mark_read(room.id, two, Timestamp(20_200)).await.unwrap(), 0);
     store.append(vec![draft(&room, 2, 11)]).await.unwrap();
-    assert_eq!(store.mark_read(room.id, two, Timestamp(300)).await.unwrap(), 0, "one's own");
+    assert_eq!(store.mark_read(room.id, two, Timestamp(20_300)).await.unwrap(), 0, "one's own");
     store.append(vec![draft(&room, 1, 12), draft(&room, 1, 13)]).await.unwrap();
-    assert_eq!(store.mark_read(room.id, two, Timestamp(400)).await.unwrap(), 2);
-    assert_eq!(store.mark_read(room.id, one, Timestamp(500)).await.unwrap(), 6);
+    assert_eq!(store.mark_read(room.id, two, Timestamp(20_400)).await.unwrap(), 2);
+    // By a clock that is behind: nothing is read before it was written.
+    assert_eq!(store.mark_read(room.id, one, Timestamp(5)).await.unwrap(), 6);
+    // One marks by a clock that is behind: nothing is read before it was written.
     let mark = |user, up_to, at| ReadMark { user, up_to: Seq(up_to), read_at: Timestamp(at) };
     let marks = async |readers: &[UserId], first, last| store.read_marks(room.id, readers, Seq(first), Seq(last)).await.unwrap();
-    assert_eq!(marks(&[one, two], 1, 13).await, [mark(one, 13, 500), mark(two, 10, 100), mark(two, 13, 400)]);
-    assert_eq!(marks(&[two], 1, 10).await, [mark(two, 10, 100)], "later marks say nothing about this page");
-    assert_eq!(marks(&[two], 11, 11).await, [mark(two, 13, 400)]);
+    assert_eq!(marks(&[one, two], 1, 13).await, [mark(one, 13, 10_013), mark(two, 10, 20_100), mark(two, 13, 20_400)]);
+    assert_eq!(marks(&[two], 1, 10).await, [mark(two, 10, 20_100)], "later marks say nothing about this page");
+    assert_eq!(marks(&[two], 11, 11).await, [mark(two, 13, 20_400)]);
     assert_eq!(marks(&[two], 14, 20).await, []);
 }
 

@@ -5,7 +5,7 @@ use tokio::try_join;
 
 use super::{
     connection::Connection,
-    documents::{self, flag_in, number, seq_in},
+    documents::{self, flag_in, number, seq_in, time_in},
     rooms, rows,
     schema::{self, by_name},
 };
@@ -48,7 +48,7 @@ async fn select(connection: &Connection, room: RoomId, range: Document, order: i
 /// The entry behind which exactly `skip` messages stand. Numbers have no holes, so it is found by counting the deleted ones alone: each
 /// deleted message behind the entry moves it forward by one, which may bring further deleted ones behind it.
 async fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result<Option<Seq>> {
-    let Some(end) = end(connection, room).await? else { return Ok(None) };
+    let Some((end, _)) = end(connection, room).await? else { return Ok(None) };
     let mut deleted = 0;
     loop {
         let Some(last) = end.0.checked_sub(skip.saturating_add(deleted)).filter(|last| *last > 0) else {
@@ -62,15 +62,15 @@ async fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> 
     }
 }
 
-/// The number of the last entry, unless the log is empty or closed.
-async fn end(connection: &Connection, room: RoomId) -> Result<Option<Seq>> {
+/// The number and the time of the last entry, unless the log is empty or closed.
+async fn end(connection: &Connection, room: RoomId) -> Result<Option<(Seq, Timestamp)>> {
     let last = connection
         .messages
         .find_one(doc! { "chatRoomId": room.to_string(), "seq": { "$gt": 0 } })
         .sort(doc! { "seq": -1 })
-        .projection(doc! { "seq": 1, "closed": 1 })
+        .projection(doc! { "seq": 1, "createdAt": 1, "closed": 1 })
         .hint(by_name(schema::LOG));
-    connection.one(last, |entry| (!flag_in(entry, "closed")).then(|| seq_in(entry, "seq"))).await
+    connection.one(last, |entry| (!flag_in(entry, "closed")).then(|| (seq_in(entry, "seq"), time_in(entry, "createdAt")))).await
 }
 
 /// How many entries in `after < seq <= last` are deleted messages, but for those of one author.
@@ -111,12 +111,12 @@ pub async fn delete(connection: &Connection, id: MessageId) -> Result<bool> {
 pub async fn mark_read(connection: &Connection, room: RoomId, user: UserId, at: Timestamp) -> Result<u64> {
     for _ in 0..ATTEMPTS {
         let (end, read) = try_join!(end(connection, room), last_mark(connection, room, user))?;
-        let Some(end) = end.filter(|end| *end > read) else { return Ok(0) };
+        let Some((end, last_at)) = end.filter(|(end, _)| *end > read) else { return Ok(0) };
         let mut own = entries(room, read, end);
         own.insert("postedByUser", user.to_string());
         let (own, deleted) = try_join!(count(connection, own, schema::AUTHORS), deleted_between(connection, room, read, end, Some(user)))?;
         let unread = (end.0 - read.0).saturating_sub(own).saturating_sub(deleted);
-        let mark = ReadMark { user, up_to: end, read_at: at };
+        let mark = ReadMark { user, up_to: end, read_at: at.max(last_at) };
         if unread == 0 || connection.add(&connection.marks, &documents::from_read_mark(room, read, &mark)).await? {
             return Ok(unread);
         }

@@ -167,7 +167,7 @@ pub fn mark_read(connection: &Connection, room: RoomId, user: UserId, at: Timest
     if unread > 0 {
         connection
             .prepare_cached("INSERT INTO read_marks (room, user, up_to_seq, read_at, posted) VALUES (?, ?, ?, ?, ?)")?
-            .execute(params![room, user, last, at, posted])?;
+            .execute(params![room, user, last, at.max(head.last_at), posted])?;
     }
     Ok(unread)
 }
