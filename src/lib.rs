@@ -33,7 +33,7 @@ use access::Access;
 use clock::Clock;
 use config::Config;
 use live::{Event, Handlers, Live, Sockets};
-use store::{OpenError, Store, StoreError};
+use store::{OpenError, Store};
 use timeline::Timeline;
 use token::Tokens;
 use view::Post;
@@ -108,9 +108,6 @@ async fn tokens(config: &Config, store: &dyn Store) -> Result<Tokens, OpenError>
     let mut candidate = [0; 32];
     getrandom::fill(&mut candidate)
         .map_err(|error| OpenError::Unusable(format!("token_secret: the system gives no random bytes: {error}")))?;
-    let kept = store.token_secret(candidate).await.map_err(|error| match error {
-        StoreError::Unavailable(_) => OpenError::Absent(format!("token_secret: {error}")),
-        StoreError::Fault(_) => OpenError::Unusable(format!("token_secret: {error}")),
-    })?;
+    let kept = store.token_secret(candidate).await.map_err(|error| OpenError::because(&error, format!("token_secret: {error}")))?;
     Ok(Tokens::new(&kept, lifetime))
 }

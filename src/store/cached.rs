@@ -102,7 +102,11 @@ impl<S: Store> Store for Cached<S> {
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Arc<User>>> {
-        Ok(self.people(&[id]).await?.pop().filter(|user| !user.deleted))
+        let person = match self.users.get(&id).await {
+            Some(kept) => Some(kept),
+            None => self.load_people(&[id]).await?.remove(&id),
+        };
+        Ok(person.filter(|user| !user.deleted))
     }
 
     async fn people(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {

@@ -9,6 +9,7 @@ mod sqlite;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use sha2::{Digest, Sha256};
 
 use crate::{
     config::{DatabaseUrl, MongoConfig},
@@ -39,6 +40,16 @@ pub enum OpenError {
     /// It cannot be used as it is, or the settings are wrong: somebody has to do something.
     #[error("{0}")]
     Unusable(String),
+}
+
+impl OpenError {
+    /// What a start reports that failed so: absent is what may come back.
+    pub(crate) fn because(error: &StoreError, text: String) -> Self {
+        match error {
+            StoreError::Unavailable(_) => Self::Absent(text),
+            StoreError::Fault(_) => Self::Unusable(text),
+        }
+    }
 }
 
 /// What a store answers.
@@ -150,6 +161,24 @@ pub trait Store: Send + Sync + 'static {
 
     /// Finishes what is under way and closes the database. Calls after it fail.
     async fn close(&self);
+}
+
+/// Up to this many members a room's latest activity is noted down for each of them; in a larger one that would cost too much with every post.
+const SMALL: usize = 100;
+
+/// Whether the room has so many members that its activity is not noted down for each.
+fn is_large(room: &Room) -> bool {
+    room.members.len() > SMALL
+}
+
+/// Finds a room by its kind and members: their SHA-256.
+fn member_key(room: &Room) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(room.kind.as_str());
+    for member in &room.members {
+        hash.update(member.as_bytes());
+    }
+    hash.finalize().into()
 }
 
 /// How long users and rooms stay in memory, where other servers may change them in the database.

@@ -19,6 +19,7 @@ use crate::{
     each_deployment,
     harness::{PATIENCE, Program},
     people::{Answer, Person},
+    two_servers::log_of,
 };
 
 const KILLS: usize = 5;
@@ -101,19 +102,8 @@ async fn alice_and_her_rooms(base: &str) -> (Person, Vec<String>) {
 async fn check(alice: &Person, rooms: &[String], acknowledged: &HashMap<String, (String, u64)>) {
     let mut found = HashMap::new();
     for room in rooms {
-        let mut last = 0;
-        loop {
-            let body = alice.get(&format!("/room/{room}?after={last}&limit=500")).await.ok();
-            let page = body["conversation"].as_array().unwrap();
-            if page.is_empty() {
-                break;
-            }
-            for message in page {
-                last += 1;
-                assert_eq!(message["seq"], last, "the numbers have a hole or a repeat");
-                let text = message["message"]["messageText"].as_str().unwrap().to_owned();
-                assert_eq!(found.insert(text, (room.clone(), last)), None, "a message stands there twice");
-            }
+        for (text, seq) in log_of(alice, room).await {
+            assert_eq!(found.insert(text, (room.clone(), seq)), None, "a message stands there twice");
         }
     }
     for (text, place) in acknowledged {

@@ -43,7 +43,7 @@ pub async fn log_of(reader: &Person, room: &str) -> HashMap<String, u64> {
         let page = reader.get(&format!("/room/{room}?after={last}&limit=500")).await.ok()["conversation"].clone();
         for message in page.as_array().unwrap() {
             last += 1;
-            assert_eq!(message["seq"], last);
+            assert_eq!(message["seq"], last, "the numbers have a hole or a repeat");
             let text = message["message"]["messageText"].as_str().unwrap().to_owned();
             assert_eq!(texts.insert(text, last), None, "a message stands there twice");
         }

@@ -15,9 +15,10 @@ use crate::{
     store::{OpenError, Result, StoreError},
 };
 
+pub use code::DUPLICATE_KEY;
+
 /// The database, where the URL names none.
 const DEFAULT_DATABASE: &str = "causerie";
-pub use code::DUPLICATE_KEY;
 
 /// How long an operation waits for a server that can carry it out. A server that restarts within it goes unnoticed.
 const SELECTION: Duration = Duration::from_secs(2);
@@ -196,17 +197,18 @@ fn millis(time: Duration) -> i64 {
 #[derive(Clone, Copy, Debug)]
 struct TooOld;
 
+const WRONG_LOGIN: &str = "the user name or the password is wrong";
+const TOO_OLD: &str = "the server is too old: MongoDB 4.4 or later is needed";
+
 /// Why it is no use to wait any longer, in words for the person who starts the server.
 fn refusal(error: &Error) -> Option<String> {
     match error.kind.as_ref() {
-        ErrorKind::Authentication { .. } => Some("the user name or the password is wrong".into()),
-        ErrorKind::Command(command) if command.code == code::AUTHENTICATION_FAILED => Some("the user name or the password is wrong".into()),
+        ErrorKind::Authentication { .. } => Some(WRONG_LOGIN.into()),
+        ErrorKind::Command(command) if command.code == code::AUTHENTICATION_FAILED => Some(WRONG_LOGIN.into()),
         ErrorKind::Command(command) if command.code == code::UNAUTHORIZED => Some(unauthorized(&command.message)),
         ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::UNAUTHORIZED => Some(unauthorized(&write.message)),
-        ErrorKind::Custom(custom) if custom.is::<TooOld>() => Some("the server is too old: MongoDB 4.4 or later is needed".into()),
-        ErrorKind::ServerSelection { message, .. } if message.contains("requires at least") => {
-            Some("the server is too old: MongoDB 4.4 or later is needed".into())
-        }
+        ErrorKind::Custom(custom) if custom.is::<TooOld>() => Some(TOO_OLD.into()),
+        ErrorKind::ServerSelection { message, .. } if message.contains("requires at least") => Some(TOO_OLD.into()),
         ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. } => Some(plain(error)),
         _ => None,
     }

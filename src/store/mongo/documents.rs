@@ -5,15 +5,11 @@
 //! nothing (an id that is none) is left out, and for the rest there is a value that harms nobody.
 
 use mongodb::bson::{DateTime, Document, RawDocument, RawDocumentBuf, doc, raw::cstr};
-use sha2::{Digest, Sha256};
 
 use crate::{
     model::{Message, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType},
-    store::NewMessage,
+    store::{self, NewMessage},
 };
-
-/// Up to this many members a room's activity is noted down with the room, by which each of them finds it.
-const SMALL: usize = 100;
 
 /// A point in time as MongoDB keeps it: in milliseconds as well.
 pub fn date(at: Timestamp) -> DateTime {
@@ -86,13 +82,8 @@ pub fn from_room(room: &Room) -> Document {
         "createdAt": date(room.created_at),
         "updatedAt": date(room.created_at),
         "memberKey": member_key(room),
-        "large": is_large(room),
+        "large": store::is_large(room),
     }
-}
-
-/// Whether the room has so many members that finding it by each of them costs too much to be kept up with every post.
-pub fn is_large(room: &Room) -> bool {
-    room.members.len() > SMALL
 }
 
 /// A room, unless it is being deleted. Its members are a set, also where the original application named one twice.
@@ -114,14 +105,9 @@ pub fn room(document: &RawDocument) -> Option<Room> {
     })
 }
 
-/// Finds a room by its kind and members: their SHA-256 in hex digits.
+/// The member key of a room, in hex digits.
 pub fn member_key(room: &Room) -> String {
-    let mut hash = Sha256::new();
-    hash.update(room.kind.as_str());
-    for member in &room.members {
-        hash.update(member.as_bytes());
-    }
-    format!("{:x}", hash.finalize())
+    store::member_key(room).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The document of a message that gets this place in the log. Put together without detours: this is the hot path.

@@ -103,8 +103,7 @@ impl Log {
                 Err(error) => return Err(error),
             }
             batch.forget_heads(&mut heads);
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
+            back_off(&mut pause).await;
         }
         Ok(())
     }
@@ -126,12 +125,17 @@ impl Log {
                     }
                     None => {}
                 }
-                sleep(pause).await;
-                pause = (pause * 2).min(PAUSES.1);
+                back_off(&mut pause).await;
             }
         };
         timeout(connection.limit, closing).await.unwrap_or_else(|_| Err(StoreError::Unavailable(OTHERS.into())))
     }
+}
+
+/// Gets out of the way of others, the longer the more often.
+async fn back_off(pause: &mut Duration) {
+    sleep(*pause).await;
+    *pause = (*pause * 2).min(PAUSES.1);
 }
 
 /// A batch on its way into the logs.

@@ -14,7 +14,7 @@ use super::{
     connection::Connection,
     documents::{self, date, flag_in, member_key, number, seq_in, text_in, time_in},
     log::Log,
-    pages, schema,
+    pages, rows, schema,
 };
 use crate::{
     model::{Message, MessageId, Room, RoomId, Seq, Timestamp, UserId},
@@ -83,7 +83,7 @@ async fn purge_log(connection: &Connection, id: RoomId, end: Seq) -> Result<()> 
 
 async fn purge_marks(connection: &Connection, id: RoomId) -> Result<()> {
     loop {
-        let some = connection.marks.find(doc! { "chatRoomId": id.to_string() }).projection(doc! { "_id": 1 }).limit(1_000);
+        let some = connection.marks.find(doc! { "chatRoomId": id.to_string() }).projection(doc! { "_id": 1 }).limit(rows(PIECE as u64));
         let ids = connection.all(some, |mark| Some(text_in(mark, "_id").to_owned())).await?;
         if ids.is_empty() {
             return Ok(());

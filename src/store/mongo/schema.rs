@@ -74,11 +74,7 @@ pub async fn prepare(connection: &Connection) -> std::result::Result<(), OpenErr
 }
 
 fn stopped(error: &StoreError) -> OpenError {
-    let text = format!("database: making it ready was interrupted ({error}); the next start goes on from there");
-    match error {
-        StoreError::Unavailable(_) => OpenError::Absent(text),
-        StoreError::Fault(_) => OpenError::Unusable(text),
-    }
+    OpenError::because(error, format!("database: making it ready was interrupted ({error}); the next start goes on from there"))
 }
 
 async fn version(connection: &Connection) -> Result<u64> {

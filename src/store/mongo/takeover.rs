@@ -14,12 +14,12 @@ use mongodb::{
 
 use super::{
     connection::{Connection, DUPLICATE_KEY, failure},
-    documents::{self, date, is_large, member_key, number, seq_in, text_in, time_in},
+    documents::{self, date, member_key, number, seq_in, text_in, time_in},
     schema::{self, by_name},
 };
 use crate::{
     model::{ReadMark, RoomId, Seq, Timestamp, UserId},
-    store::{Result, StoreError},
+    store::{Result, StoreError, is_large},
 };
 
 /// How many changes are sent at once.

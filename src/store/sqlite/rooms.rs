@@ -1,13 +1,13 @@
 //! Rooms, who is in them, and whose conversations are recent, in SQLite.
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
-use sha2::{Digest, Sha256};
 
 use super::rows::{self, count};
-use crate::model::{Message, MessageId, Room, RoomId, UserId};
+use crate::{
+    model::{Message, MessageId, Room, RoomId, UserId},
+    store::{is_large, member_key},
+};
 
-/// Up to this many members a room's latest message is kept with each of them.
-const SMALL: usize = 100;
 /// How many entries of a deleted room are taken away in one go: a few milliseconds of the writer's time.
 const PURGE: u64 = 1_000;
 
@@ -30,18 +30,9 @@ pub fn add(connection: &Connection, room: &Room) -> Result<()> {
     connection.prepare_cached("INSERT INTO heads (room, last_seq, last_at) VALUES (?, 0, 0)")?.execute([room.id])?;
     let mut membership = connection.prepare_cached("INSERT INTO memberships (user, room, large) VALUES (?, ?, ?)")?;
     for member in &room.members {
-        membership.execute(params![member, room.id, room.members.len() > SMALL])?;
+        membership.execute(params![member, room.id, is_large(room)])?;
     }
     Ok(())
-}
-
-fn member_key(room: &Room) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(room.kind.as_str());
-    for member in &room.members {
-        hash.update(member.as_bytes());
-    }
-    hash.finalize().into()
 }
 
 /// Deletes the room and the first piece of its log, and notes down the rest for [`purge`]. Answers how many messages it had.
