@@ -60,7 +60,8 @@ impl Server {
             let events: Vec<_> = posts.iter().map(|message| Event::NewMessage { message }).collect();
             announcer.announce(&events);
         };
-        let timeline = Timeline::start(Arc::clone(&store), clock.clone(), announce);
+        let timeline = Timeline::start(Arc::clone(&store), clock.clone(), announce)
+            .map_err(|error| OpenError::Unusable(format!("the system gives no thread to commit on: {error}")))?;
         let max_packet = live::max_packet(&config.socket);
         let app = http::App {
             store: Arc::clone(&store),

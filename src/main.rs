@@ -7,6 +7,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::PathBuf,
     process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -21,8 +22,12 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+
+/// A post is many small pieces of memory that one thread asks for and another gives back, at which the system's allocator is slow.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The exit code when the server cannot start because somebody has to do something: a setting is wrong, the database is not usable.
 const CANNOT_START: u8 = 2;
@@ -32,8 +37,11 @@ const NOT_NOW: u8 = 1;
 /// How long a server may take to say that it is ready.
 const HEALTH: Duration = Duration::from_secs(4);
 
-/// How many log lines may wait to be written. When more come in faster than they can be written, lines are dropped, not requests held up.
-const LOG_LINES: usize = 8_192;
+/// How many buffers full of log lines, of 8 KiB each, may wait to be written. When more come in faster than they can be written, lines are
+/// dropped, not requests held up.
+const LOG_BUFFERS: usize = 1_024;
+/// How long a log line may wait in a buffer that is not full.
+const LOG_FLUSH: Duration = Duration::from_millis(20);
 
 /// A chat server: REST and Socket.IO on an embedded database or on MongoDB.
 #[derive(Parser)]
@@ -81,11 +89,12 @@ fn start() -> Result<(), Problem> {
     if arguments.health {
         return Ok(ask_for_health(config.listen)?);
     }
-    let _flushed_at_the_end = start_log(filter, config.log_format);
+    let log = Log::start(filter, config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("the system gives no threads to run on: {error}"))?;
+    runtime.spawn(log.keep_flushing());
     runtime.block_on(run(config))
 }
 
@@ -96,15 +105,56 @@ fn load(arguments: &Arguments) -> Result<Config, ConfigError> {
     Config::load(file.as_deref(), &environment)
 }
 
-/// Log lines go to standard error through a thread of their own, many at a write when there are many.
-fn start_log(filter: EnvFilter, format: LogFormat) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(io::BufWriter::new(io::stderr()));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+/// The log, for as long as the program runs. Dropped, it writes what is left.
+struct Log {
+    lines: Arc<LogLines>,
+    _writer: WorkerGuard,
+}
+
+/// Log lines on their way to the thread that writes them to standard error. They go there many at a time: waking it for every line would
+/// cost more than the line.
+struct LogLines(Mutex<io::BufWriter<NonBlocking>>);
+
+impl Write for &LogLines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(line)
     }
-    guard
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush()
+    }
+}
+
+impl Log {
+    fn start(filter: EnvFilter, format: LogFormat) -> Self {
+        let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_BUFFERS).finish(io::stderr());
+        let lines = Arc::new(LogLines(Mutex::new(io::BufWriter::new(writer))));
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Arc::clone(&lines)).with_ansi(io::stderr().is_terminal());
+        match format {
+            LogFormat::Text => log.init(),
+            LogFormat::Json => log.json().flatten_event(true).init(),
+        }
+        Self { lines, _writer: guard }
+    }
+
+    /// Passes on what is in the buffer, again and again.
+    fn keep_flushing(&self) -> impl Future<Output = ()> + use<> {
+        let lines = Arc::clone(&self.lines);
+        async move {
+            let mut ticks = tokio::time::interval(LOG_FLUSH);
+            loop {
+                ticks.tick().await;
+                // What cannot be written has nobody to be told to.
+                let _ = lines.as_ref().flush();
+            }
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let _ = self.lines.as_ref().flush();
+    }
 }
 
 /// The server is not ready, or not there.

@@ -2,12 +2,14 @@
 //!
 //! Callers hand in a draft and wait. While one batch is being committed the next one gathers: no timer, no latency added when idle. A
 //! batch is committed, then announced in the order of `seq`, then its callers are answered; so nothing is announced or acknowledged
-//! that is not on disk, and whoever listens hears each room in order. Two tasks share the work, so that a batch can be committed while
-//! the one before it is announced to many.
+//! that is not on disk, and whoever listens hears each room in order. Two share the work, so that a batch can be committed while the one
+//! before it is announced to many: a task that announces, and a thread that commits. Every post waits for that thread, and so it stands in
+//! no line behind the requests that the other threads are busy with.
 
-use std::sync::Arc;
+use std::{io, sync::Arc, thread};
 
 use tokio::{
+    runtime,
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
@@ -48,21 +50,23 @@ enum Job {
     Close(oneshot::Sender<()>),
 }
 
-/// Hands drafts to the task that commits them.
+/// Hands drafts to the thread that commits them.
 #[derive(Clone)]
 pub struct Timeline {
     queue: mpsc::Sender<Job>,
 }
 
 impl Timeline {
-    /// Starts the tasks. They call `announce` with the posts of every batch, in order.
-    pub fn start(store: Arc<dyn Store>, clock: Clock, announce: impl Fn(&[Post]) + Send + 'static) -> Self {
+    /// Starts the task and the thread. They call `announce` with the posts of every batch, in order. An error is the system's, which may
+    /// have no more threads to give.
+    pub fn start(store: Arc<dyn Store>, clock: Clock, announce: impl Fn(&[Post]) + Send + 'static) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (on_disk, batches) = mpsc::channel(1);
         let announcer = tokio::spawn(announce_all(batches, announce));
         let committer = Committer { store, clock, on_disk, last: Timestamp::default() };
-        tokio::spawn(committer.run(jobs, announcer));
-        Self { queue }
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new().name("timeline".into()).spawn(move || runtime.block_on(committer.run(jobs, announcer)))?;
+        Ok(Self { queue })
     }
 
     /// Posts a message; answers once it is on disk and announced. Dropping the future does not take the draft back. Errors:
@@ -78,7 +82,7 @@ impl Timeline {
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.queue.send(Job::Close(done)).await.is_ok() {
-            // An error: the tasks have ended and dropped `done`.
+            // An error: the thread has ended and dropped `done`.
             let _ = closed.await;
         }
     }

@@ -118,6 +118,9 @@ impl Live for Sockets {
     fn announce(&self, events: &[Event<'_>]) {
         for (room, events) in by_room(events) {
             let mut listeners = self.io.within(room_name(room)).sockets();
+            if listeners.is_empty() {
+                continue;
+            }
             for event in events {
                 // A broadcast writes the event once for all, but does not say whose buffer was full; so that is asked before.
                 listeners.retain(|listener| {

@@ -1,6 +1,6 @@
 //! How MongoDB is spoken to: the options, the time limit, what its errors mean, and the wait for it at start.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use mongodb::{
     Client, Collection, Cursor, Database,
@@ -43,6 +43,7 @@ mod code {
 /// An open connection, with the collections.
 #[derive(Clone)]
 pub struct Connection {
+    options: Arc<ClientOptions>,
     client: Client,
     pub database: Database,
     pub users: Collection<RawDocumentBuf>,
@@ -64,9 +65,16 @@ impl Connection {
     pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
         let limit = Duration::from(config.operation_timeout_ms);
         let options = options(url.reveal(), limit).await.map_err(|error| unusable(url, &plain(&error)))?;
-        let client = Client::with_options(options).map_err(|error| unusable(url, &plain(&error)))?;
+        let mut connection = Self::new(Arc::new(options), limit).map_err(|error| unusable(url, &plain(&error)))?;
+        connection.wait(url, config.start_timeout_ms.into()).await?;
+        Ok(connection)
+    }
+
+    /// To the server that the options name, whether it is there or not.
+    fn new(options: Arc<ClientOptions>, limit: Duration) -> mongodb::error::Result<Self> {
+        let client = Client::with_options(ClientOptions::clone(&options))?;
         let database = client.default_database().unwrap_or_else(|| client.database(DEFAULT_DATABASE));
-        let mut connection = Self {
+        Ok(Self {
             users: database.collection("users"),
             rooms: database.collection("chatrooms"),
             messages: database.collection("chatmessages"),
@@ -74,12 +82,17 @@ impl Connection {
             notes: database.collection("causerie"),
             durable: rawdoc! { "w": "majority", "j": true, "wtimeout": millis(limit) },
             standalone: false,
+            options,
             client,
             database,
             limit,
-        };
-        connection.wait(url, config.start_timeout_ms.into()).await?;
-        Ok(connection)
+        })
+    }
+
+    /// Another one to the same database.
+    pub fn another(&self) -> Result<Self> {
+        let another = Self::new(Arc::clone(&self.options), self.limit).map_err(|error| failure(&error))?;
+        Ok(Self { standalone: self.standalone, ..another })
     }
 
     async fn wait(&mut self, url: &DatabaseUrl, patience: Duration) -> std::result::Result<(), OpenError> {

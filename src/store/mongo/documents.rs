@@ -107,7 +107,7 @@ pub fn room(document: &RawDocument) -> Option<Room> {
 
 /// The member key of a room, in hex digits.
 pub fn member_key(room: &Room) -> String {
-    store::member_key(room).iter().map(|byte| format!("{byte:02x}")).collect()
+    store::member_key(room).iter().fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
 }
 
 /// The document of a message that gets this place in the log. Put together without detours: this is the hot path.

@@ -21,6 +21,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use mongodb::bson::{Binary, doc, spec::BinarySubtype};
+use tokio::sync::OnceCell;
 
 use super::{NewMessage, OpenError, Page, Placed, Result, Store, StoreError, UserCursor};
 use crate::{
@@ -37,6 +38,9 @@ pub struct Mongo {
 
 struct Shared {
     connection: Connection,
+    /// The connection that appends, made by the first append. What keeps a connection going runs where it was made; the timeline has a
+    /// thread of its own, and there it does not stand in line behind requests.
+    appending: OnceCell<Connection>,
     log: Log,
 }
 
@@ -45,7 +49,7 @@ impl Mongo {
     pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
         let connection = Connection::open(url, config).await?;
         schema::prepare(&connection).await?;
-        let store = Self { shared: Arc::new(Shared { connection, log: Log::new() }) };
+        let store = Self { shared: Arc::new(Shared { connection, appending: OnceCell::new(), log: Log::new() }) };
         store.purge();
         Ok(store)
     }
@@ -110,7 +114,8 @@ impl Store for Mongo {
     }
 
     async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Option<Placed>>> {
-        self.shared.log.append(self.connection(), &batch).await
+        let appending = self.shared.appending.get_or_try_init(|| async { self.connection().another() }).await?;
+        self.shared.log.append(appending, &batch).await
     }
 
     async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {
