@@ -11,7 +11,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::Outcome;
-use crate::mongod::ReplicaSet;
+use crate::mongod::{Mongod, ReplicaSet};
 
 /// A server that is not ready, or not gone, after this time never will be.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub enum Kind {
     /// The production binary, as built by `cargo bench`, on its embedded database.
     OnSqlite,
-    /// The same on MongoDB, a replica set of one.
+    /// The same on the MongoDB that was started last.
     OnMongodb,
     /// This binary in its other role.
     Yardstick,
@@ -30,7 +30,28 @@ pub enum Kind {
 /// Starts servers whose files are in one folder, and the MongoDB of those that need one.
 pub struct Launcher {
     folder: PathBuf,
-    mongodb: Option<ReplicaSet>,
+    mongodb: Option<Mongodb>,
+}
+
+enum Mongodb {
+    Alone(Mongod),
+    ReplicaSet(ReplicaSet),
+}
+
+impl Mongodb {
+    fn url(&self, database: &str) -> String {
+        match self {
+            Self::Alone(server) => format!("mongodb://{}/{database}", server.host()),
+            Self::ReplicaSet(set) => set.url(database),
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        match self {
+            Self::Alone(server) => server.pid(),
+            Self::ReplicaSet(set) => set.members[0].pid(),
+        }
+    }
 }
 
 impl Launcher {
@@ -39,9 +60,16 @@ impl Launcher {
         Self { folder: folder.to_owned(), mongodb: None }
     }
 
-    /// Starts MongoDB.
-    pub async fn start_mongodb(&mut self) {
-        self.mongodb = Some(ReplicaSet::start(1).await);
+    /// Starts a MongoDB server of its own, in place of the one before.
+    pub fn start_mongodb(&mut self) {
+        self.mongodb = None;
+        self.mongodb = Some(Mongodb::Alone(Mongod::start(&[])));
+    }
+
+    /// Starts a replica set of one member, in place of the server before.
+    pub async fn start_replica_set(&mut self) {
+        self.mongodb = None;
+        self.mongodb = Some(Mongodb::ReplicaSet(ReplicaSet::start(1).await));
     }
 
     /// Starts a server and waits until it is ready. `database` is the name of Causerie's.
@@ -54,7 +82,7 @@ impl Launcher {
         timeout(PATIENCE, stdout.read_line(&mut line)).await??;
         let address = announced_address(&line).ok_or_else(|| format!("not a ready line: {line:?}"))?;
         let pid = child.id().ok_or("the server died at once")?;
-        let mongod = self.mongodb.as_ref().filter(|_| kind == Kind::OnMongodb).map(|set| set.members[0].pid());
+        let mongod = self.mongodb.as_ref().filter(|_| kind == Kind::OnMongodb).map(Mongodb::pid);
         Ok(Server { child, pid, mongod, address, ready_after: started.elapsed(), _stdout: stdout })
     }
 
@@ -68,7 +96,7 @@ impl Launcher {
             }
         };
         let url = match (kind, &self.mongodb) {
-            (Kind::OnMongodb, Some(set)) => set.url(database),
+            (Kind::OnMongodb, Some(mongodb)) => mongodb.url(database),
             (Kind::OnMongodb, None) => return Err("MongoDB was not started".into()),
             _ => format!("sqlite:{}", self.folder.join(database).with_extension("db").display()),
         };

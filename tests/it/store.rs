@@ -247,6 +247,36 @@ async fn marks_count_what_became_read_and_remember_when(kind: Kind) {
 
 #[apply(each_deployment)]
 #[tokio::test]
+async fn marks_count_long_stretches_exactly(kind: Kind) {
+    let database = Database::new(kind).await;
+    let store = database.open().await;
+    let room = room(100, &[1, 2, 3]);
+    store.find_or_add_room(room.clone()).await.unwrap();
+    // Who posted what, in stretches of uneven length.
+    let author = |n: u64| u8::try_from(1 + n * n % 7 % 3).unwrap();
+    let mut end = 0;
+    let mut gone = Vec::new();
+    let mut read = [0; 4];
+    for (reader, up_to) in [(1, 300), (2, 999), (3, 1_000), (1, 1_001), (2, 3_500), (1, 3_600), (3, 3_999), (3, 4_000), (2, 4_000)] {
+        let news: Vec<_> = (end + 1..=up_to).map(|n| draft(&room, author(n), n)).collect();
+        for some in news.chunks(200) {
+            store.append(some.to_vec()).await.unwrap();
+        }
+        for n in (end + 1..=up_to).filter(|n| n % 501 == 0) {
+            assert!(store.delete_message(draft(&room, 1, n).id).await.unwrap());
+            gone.push(n);
+        }
+        end = up_to;
+        let read = &mut read[usize::from(reader)];
+        let unread = (*read + 1..=up_to).filter(|n| author(*n) != reader && !gone.contains(n)).count();
+        let marked = store.mark_read(room.id, user_id(reader), Timestamp(1)).await.unwrap();
+        assert_eq!(marked, u64::try_from(unread).unwrap(), "{reader} read {read}, and now {up_to}");
+        *read = up_to;
+    }
+}
+
+#[apply(each_deployment)]
+#[tokio::test]
 async fn recents_follow_the_latest_message(kind: Kind) {
     let database = Database::new(kind).await;
     let store = database.open().await;

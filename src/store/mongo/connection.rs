@@ -50,6 +50,8 @@ pub struct Connection {
     pub rooms: Collection<RawDocumentBuf>,
     pub messages: Collection<RawDocumentBuf>,
     pub marks: Collection<RawDocumentBuf>,
+    /// How many entries of a stretch of a log are whose.
+    pub tallies: Collection<RawDocumentBuf>,
     /// What Causerie notes down for itself: the version of the schema, the key that signs tokens.
     pub notes: Collection<RawDocumentBuf>,
     /// The longest time for one operation.
@@ -79,6 +81,7 @@ impl Connection {
             rooms: database.collection("chatrooms"),
             messages: database.collection("chatmessages"),
             marks: database.collection("readmarks"),
+            tallies: database.collection("tallies"),
             notes: database.collection("causerie"),
             durable: rawdoc! { "w": "majority", "j": true, "wtimeout": millis(limit) },
             standalone: false,

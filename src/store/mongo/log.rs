@@ -26,7 +26,7 @@ use tokio::{
 use super::{
     connection::{Connection, DUPLICATE_KEY},
     documents::{self, date, flag_in, seq_in, text_in, time_in},
-    schema,
+    schema, tallies,
 };
 use crate::{
     model::{MessageId, RoomId, Seq, Timestamp},
@@ -132,6 +132,16 @@ impl Log {
     }
 }
 
+/// Tallies a block on the side.
+fn tally(connection: &Connection, room: RoomId, block: u64) {
+    let connection = connection.clone();
+    tokio::spawn(async move {
+        if let Err(error) = tallies::tally(&connection, room, block).await {
+            tracing::debug!(%error, %room, "a block of entries was not tallied; whoever needs it tallies it");
+        }
+    });
+}
+
 /// Gets out of the way of others, the longer the more often.
 async fn back_off(pause: &mut Duration) {
     sleep(*pause).await;
@@ -169,6 +179,9 @@ impl Batch<'_> {
         for (index, head) in &numbered[..inserted] {
             heads.insert(self.messages[*index].room, *head);
             self.placed[*index] = Some(Placed { seq: head.seq, created_at: head.at });
+            if let Some(block) = tallies::ends_with(head.seq) {
+                tally(connection, self.messages[*index].room, block);
+            }
         }
         let placed = &self.placed;
         self.waiting.retain(|index| placed[*index].is_none());

@@ -4,7 +4,7 @@
 //! a server of its own would not have: each method comes down to one change of one document that either happens or does not, or to steps
 //! that can be repeated. This module is the [`Store`]; [`connection`] speaks to the database, [`schema`] makes it ready, [`takeover`] takes
 //! over that of the original application, [`documents`] are what is kept, and the queries stand by noun in `users`, `rooms`, `log`
-//! (appending) and `pages` (reading).
+//! (appending), `pages` (reading) and `tallies` (counting).
 //!
 //! In a sharded cluster the collections `chatmessages`, by `{chatRoomId: 1, seq: 1}`, and `readmarks`, by `{chatRoomId: 1}`, can be sharded.
 
@@ -15,6 +15,7 @@ mod pages;
 mod rooms;
 mod schema;
 mod takeover;
+mod tallies;
 mod users;
 
 use std::{collections::HashMap, sync::Arc};

@@ -8,6 +8,7 @@ use super::{
     documents::{self, flag_in, number, seq_in, time_in},
     rooms, rows,
     schema::{self, by_name},
+    tallies,
 };
 use crate::{
     model::{Message, MessageId, ReadMark, RoomId, Seq, Timestamp, UserId},
@@ -80,16 +81,12 @@ pub async fn deleted_between(connection: &Connection, room: RoomId, after: Seq, 
     if let Some(author) = but_of {
         filter.insert("postedByUser", doc! { "$ne": author.to_string() });
     }
-    count(connection, filter, schema::DELETED).await
+    connection.within(connection.messages.count_documents(filter).hint(by_name(schema::DELETED))).await
 }
 
-fn entries(room: RoomId, after: Seq, last: Seq) -> Document {
+/// Which entries stand in `after < seq <= last`.
+pub fn entries(room: RoomId, after: Seq, last: Seq) -> Document {
     doc! { "chatRoomId": room.to_string(), "seq": { "$gt": number(after.0), "$lte": number(last.0) } }
-}
-
-async fn count(connection: &Connection, filter: Document, index: &str) -> Result<u64> {
-    let counting = connection.messages.count_documents(filter).hint(by_name(index));
-    connection.within(counting).await
 }
 
 pub async fn find(connection: &Connection, id: MessageId) -> Result<Option<Message>> {
@@ -112,9 +109,8 @@ pub async fn mark_read(connection: &Connection, room: RoomId, user: UserId, at: 
     for _ in 0..ATTEMPTS {
         let (end, read) = try_join!(end(connection, room), last_mark(connection, room, user))?;
         let Some((end, last_at)) = end.filter(|(end, _)| *end > read) else { return Ok(0) };
-        let mut own = entries(room, read, end);
-        own.insert("postedByUser", user.to_string());
-        let (own, deleted) = try_join!(count(connection, own, schema::AUTHORS), deleted_between(connection, room, read, end, Some(user)))?;
+        let own = tallies::posted_by(connection, user, room, read, end);
+        let (own, deleted) = try_join!(own, deleted_between(connection, room, read, end, Some(user)))?;
         let unread = (end.0 - read.0).saturating_sub(own).saturating_sub(deleted);
         let mark = ReadMark { user, up_to: end, read_at: at.max(last_at) };
         if unread == 0 || connection.add(&connection.marks, &documents::from_read_mark(room, read, &mark)).await? {

@@ -14,7 +14,7 @@ use super::{
     connection::Connection,
     documents::{self, date, flag_in, member_key, number, seq_in, text_in, time_in},
     log::Log,
-    pages, rows, schema,
+    pages, rows, schema, tallies,
 };
 use crate::{
     model::{Message, MessageId, Room, RoomId, Seq, Timestamp, UserId},
@@ -67,6 +67,7 @@ pub async fn purge(connection: &Connection, log: &Log) -> Result<()> {
         let end = log.close(connection, id).await?;
         purge_log(connection, id, end).await?;
         purge_marks(connection, id).await?;
+        tallies::purge(connection, id).await?;
         connection.within(connection.rooms.delete_one(doc! { "_id": id.to_string() })).await?;
     }
     Ok(())

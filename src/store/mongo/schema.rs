@@ -27,8 +27,6 @@ const VERSION: u64 = 1;
 pub const LOG: &str = "log";
 /// The deleted messages of each room.
 pub const DELETED: &str = "deleted";
-/// Who wrote what in each room.
-pub const AUTHORS: &str = "authors";
 
 /// The users that are not deleted, oldest first.
 pub const BY_AGE: &str = "byAge";
@@ -106,7 +104,6 @@ async fn indexes(connection: &Connection) -> Result<()> {
     let messages = vec![
         unique(index(LOG, doc! { "chatRoomId": 1, "seq": 1 })),
         partial(index(DELETED, doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1 }), doc! { "deleted": true }),
-        index(AUTHORS, doc! { "chatRoomId": 1, "postedByUser": 1, "seq": 1 }),
     ];
     build(&connection.messages, messages).await?;
     build(&connection.marks, vec![index("byReader", doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 })]).await
