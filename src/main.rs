@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     error::Error,
     io::{self, IsTerminal, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
@@ -34,8 +34,10 @@ const CANNOT_START: u8 = 2;
 /// The exit code when the same may succeed later: the database did not come in time, or the server that was asked is not ready.
 const NOT_NOW: u8 = 1;
 
-/// How long a server may take to say that it is ready.
-const HEALTH: Duration = Duration::from_secs(4);
+/// How long a server may take to be reached, and then to say that it is ready. Together it is less than a container gives its health check,
+/// which would otherwise be killed before it has said what is wrong.
+const REACHED: Duration = Duration::from_secs(1);
+const READY: Duration = Duration::from_secs(3);
 
 /// How many buffers full of log lines, of 8 KiB each, may wait to be written. When more come in faster than they can be written, lines are
 /// dropped, not requests held up.
@@ -168,11 +170,11 @@ struct NotReady {
 /// Asks as a load balancer would. One process asks another on the same machine, so the simplest HTTP there is will do.
 fn ask_for_health(mut address: SocketAddr) -> Result<(), NotReady> {
     if address.ip().is_unspecified() {
-        address.set_ip(Ipv4Addr::LOCALHOST.into());
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
     }
     let ask = || {
-        let mut connection = TcpStream::connect_timeout(&address, HEALTH)?;
-        connection.set_read_timeout(Some(HEALTH))?;
+        let mut connection = TcpStream::connect_timeout(&address, REACHED)?;
+        connection.set_read_timeout(Some(READY))?;
         connection.write_all(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
         let mut status = [0; b"HTTP/1.1 200".len()];
         connection.read_exact(&mut status)?;
@@ -180,7 +182,10 @@ fn ask_for_health(mut address: SocketAddr) -> Result<(), NotReady> {
     };
     let reason = match ask() {
         Ok(status) if status.ends_with(b" 200") => return Ok(()),
-        Ok(status) => format!("it answers {}", String::from_utf8_lossy(&status)),
+        Ok(status) => format!("it answers {:?}", String::from_utf8_lossy(&status)),
+        // The system's own words for these two tell nobody anything.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => format!("no answer within {READY:?}"),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => "it hangs up".to_owned(),
         Err(error) => error.to_string(),
     };
     Err(NotReady { address, reason })

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Read,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Output,
@@ -63,7 +64,9 @@ async fn it_starts_with_nothing_and_says_where_it_is() {
 fn it_explains_itself() {
     let folder = TempDir::new().unwrap();
     let help = String::from_utf8(run(folder.path(), &["--help"], &[]).stdout).unwrap();
-    assert!(help.contains("--check-config") && help.contains("CAUSERIE_LISTEN"), "{help}");
+    for word in ["--check-config", "--health", "CAUSERIE_LISTEN"] {
+        assert!(help.contains(word), "{word} in {help}");
+    }
     let version = String::from_utf8(run(folder.path(), &["--version"], &[]).stdout).unwrap();
     assert_eq!(version, format!("causerie {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(run(folder.path(), &["--no-such-argument"], &[]).status.code(), Some(2));
@@ -173,6 +176,62 @@ async fn a_fault_is_a_500_whose_cause_only_the_log_tells() {
     let log = fs::read_to_string(log).unwrap();
     let line = log.lines().find(|line| line.contains("read_marks")).expect("the log tells the cause");
     assert!(line.contains("ERROR") && line.contains(&request), "{line}");
+}
+
+/// Asked for the health of the server at this address, it says nothing and ends with 0, or says in one line what is wrong and ends with 1.
+#[track_caller]
+fn health(address: &str) -> Result<(), String> {
+    let folder = TempDir::new().unwrap();
+    let output = run(folder.path(), &["--health"], &[("CAUSERIE_LISTEN", address)]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.stdout.is_empty() && !folder.path().join("data").exists(), "nothing is started");
+    if output.status.code() == Some(0) {
+        assert_eq!(text, "");
+        return Ok(());
+    }
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let reason = text.strip_prefix("causerie: no server is ready on 127.0.0.1:").unwrap_or_else(|| panic!("{text}"));
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    Err(reason.to_owned())
+}
+
+#[test]
+fn a_container_is_told_that_its_server_is_well_or_what_is_wrong_with_it() {
+    let folder = TempDir::new().unwrap();
+    // As in a container: on all addresses, and asked about with the same setting.
+    let program = Program::start(folder.path(), &[("CAUSERIE_LISTEN", "0.0.0.0:0")]);
+    let address = program.base.strip_prefix("http://").unwrap().to_owned();
+    assert!(address.starts_with("0.0.0.0:"), "{address}");
+    assert_eq!(health(&address), Ok(()));
+
+    let behind_its_back = rusqlite::Connection::open(folder.path().join("data/causerie.db")).unwrap();
+    behind_its_back.execute_batch("DROP TABLE secrets").unwrap();
+    let reason = health(&address).unwrap_err();
+    assert!(reason.contains("503"), "{reason}");
+
+    program.kill();
+    let reason = health(&address).unwrap_err();
+    assert!(reason.contains("refused"), "{reason}");
+}
+
+#[test]
+fn a_container_is_told_of_a_server_that_does_not_answer() {
+    let listener = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = listener();
+    let asked = Instant::now();
+    let reason = health(&silent.local_addr().unwrap().to_string()).unwrap_err();
+    assert!(reason.contains("no answer within 3s"), "{reason}");
+    assert!(asked.elapsed() < Duration::from_secs(5), "the time limit of the image's HEALTHCHECK");
+
+    let rude = listener();
+    let address = rude.local_addr().unwrap().to_string();
+    let hanging_up = std::thread::spawn(move || {
+        // The question is read first: the end of a connection with unread bytes is a reset.
+        rude.accept().unwrap().0.read(&mut [0; 1024]).unwrap()
+    });
+    let reason = health(&address).unwrap_err();
+    assert!(reason.contains("it hangs up"), "{reason}");
+    assert!(hanging_up.join().unwrap() > 0);
 }
 
 #[tokio::test]
