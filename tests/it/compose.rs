@@ -1,10 +1,26 @@
 //! The files for docker-compose: accepted by docker-compose itself, and promising what the README says of them.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::OnceLock,
+    time::Duration,
 };
+
+use causerie::config::Config;
+use yaml_rust2::{Yaml, YamlLoader};
+
+/// What makes up docker-compose in Python, where there is none.
+const REQUIREMENTS: &str = "tests/compose/requirements.txt";
+/// Newer Pythons lack two of the modules that it uses: `setuptools` stands in for `distutils`, and `shlex` can do what it asks of `pipes`.
+const START: &str = r#"
+import setuptools, shlex, sys
+sys.modules["pipes"] = shlex
+from compose.cli.main import main
+main()
+"#;
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -14,60 +30,134 @@ fn read(file: &str) -> String {
     fs::read_to_string(project().join(file)).unwrap()
 }
 
-fn run(program: &Path, arguments: &[&str]) -> Option<Output> {
-    Command::new(program).args(arguments).current_dir(project()).stdin(Stdio::null()).output().ok()
+fn run(command: &mut Command) -> Option<Output> {
+    command.current_dir(project()).stdin(Stdio::null()).output().ok()
 }
 
-/// A docker-compose that works without a Docker engine: the one that is installed, or else one that is installed here once.
-fn docker_compose(arguments: &[&str]) -> Output {
-    for (program, first) in [("docker-compose", None), ("docker", Some("compose"))] {
-        let command = |arguments: &[&str]| run(Path::new(program), &first.iter().chain(arguments).copied().collect::<Vec<_>>());
-        if command(&["version"]).is_some_and(|output| output.status.success()) {
-            return command(arguments).unwrap();
+/// A docker-compose that works without a Docker engine: the one that is installed, or else one that is fetched once.
+fn docker_compose() -> Command {
+    for words in [&["docker-compose"][..], &["docker", "compose"]] {
+        let command = || {
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]);
+            command
+        };
+        if run(command().arg("version")).is_some_and(|output| output.status.success()) {
+            return command();
         }
     }
-    run(&fetched(), arguments).unwrap()
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", fetched()).args(["-c", START]);
+    command
 }
 
 fn fetched() -> PathBuf {
     let target = project().join("target");
-    let folder = target.join("docker-compose-1.29.2");
+    let folder = target.join("docker-compose");
     fs::create_dir_all(&target).unwrap();
     // Several test processes may want it at the same time.
     let lock = fs::File::create(target.join("docker-compose.lock")).unwrap();
     lock.lock().unwrap();
-    let complete = folder.join("complete");
-    if !complete.exists() {
-        let install = |program: &Path, arguments: &[&str]| {
-            let output = run(program, arguments).expect("there is no docker-compose, and fetching one needs Python with pip");
-            assert!(output.status.success(), "fetching docker-compose failed: {}", String::from_utf8_lossy(&output.stderr));
-        };
-        install(Path::new("python3"), &["-m", "venv", "--clear", folder.to_str().unwrap()]);
-        install(&folder.join("bin/pip"), &["--quiet", "install", "--no-deps", "-r", "tests/compose/requirements.txt"]);
-        fs::write(complete, "").unwrap();
+    // Written last: what it was made of.
+    let made_of = folder.join("requirements.txt");
+    if fs::read_to_string(&made_of).ok() != Some(read(REQUIREMENTS)) {
+        // Left behind by an attempt that failed, or by other requirements.
+        let _ = fs::remove_dir_all(&folder);
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "--quiet", "install", "--no-deps", "-r", REQUIREMENTS, "--target"]).arg(&folder);
+        let output = run(&mut pip).expect("there is no docker-compose, and fetching one needs Python with pip");
+        assert!(output.status.success(), "fetching docker-compose failed: {}", String::from_utf8_lossy(&output.stderr));
+        fs::copy(project().join(REQUIREMENTS), made_of).unwrap();
     }
-    folder.join("bin/docker-compose")
+    folder
+}
+
+/// `docker-compose.yml` as docker-compose understands it.
+fn understood() -> &'static Yaml {
+    static UNDERSTOOD: OnceLock<Yaml> = OnceLock::new();
+    UNDERSTOOD.get_or_init(|| {
+        let output = run(docker_compose().args(["-f", "docker-compose.yml", "config"])).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        YamlLoader::load_from_str(&String::from_utf8(output.stdout).unwrap()).unwrap().remove(0)
+    })
+}
+
+fn service(name: &str) -> &'static Yaml {
+    &understood()["services"][name]
+}
+
+fn list(yaml: &Yaml) -> &[Yaml] {
+    yaml.as_vec().map_or(&[], Vec::as_slice)
+}
+
+fn texts(yaml: &Yaml) -> Vec<&str> {
+    list(yaml).iter().map(|text| text.as_str().unwrap()).collect()
+}
+
+/// A port or a volume in one text. Docker-compose 1 writes it so, 2 in parts.
+fn short(entry: &Yaml, parts: &[&str]) -> String {
+    let part = |name: &&str| match &entry[*name] {
+        Yaml::Integer(number) => number.to_string(),
+        text => text.as_str().unwrap_or_else(|| panic!("{name} in {entry:?}")).to_owned(),
+    };
+    let text = entry.as_str().map(|text| text.trim_end_matches("/tcp").trim_end_matches(":rw").to_owned());
+    text.unwrap_or_else(|| parts.iter().map(part).collect::<Vec<_>>().join(":"))
 }
 
 #[test]
-fn docker_compose_accepts_its_file() {
-    let output = docker_compose(&["-f", "docker-compose.yml", "config"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let accepted = String::from_utf8(output.stdout).unwrap();
-    for setting in ["mongodb://mongodb:27017/causerie?replicaSet=rs0", "service_healthy", "unless-stopped", "/data/db"] {
-        assert!(accepted.contains(setting), "{setting} in {accepted}");
+fn one_command_starts_the_server_on_a_replica_set_that_is_ready() {
+    let names: Vec<_> = understood()["services"].as_hash().unwrap().keys().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(names, ["causerie", "mongodb"]);
+    let (server, database) = (service("causerie"), service("mongodb"));
+    assert_eq!(server["environment"]["CAUSERIE_DATABASE"].as_str(), Some("mongodb://mongodb:27017/causerie?replicaSet=rs0"));
+    assert_eq!(server["depends_on"]["mongodb"]["condition"].as_str(), Some("service_healthy"));
+    assert_eq!(texts(&database["command"]), ["mongod", "--replSet", "rs0", "--bind_ip_all"]);
+    let check = texts(&database["healthcheck"]["test"]).pop().unwrap();
+    for part in ["rs.initiate", r#""rs0""#, r#"host: "mongodb:27017""#, "isWritablePrimary"] {
+        assert!(check.contains(part), "{part} in {check}");
     }
+    let (name, version) = database["image"].as_str().unwrap().split_once(':').unwrap();
+    assert!(name == "mongo" && version.split('.').count() > 1, "fixes are taken up unasked, but no new MongoDB");
 }
 
 #[test]
 fn only_this_machine_reaches_what_docker_compose_starts() {
-    let file = read("docker-compose.yml");
-    assert_eq!(file.matches("ports:").count(), 1, "the database is not published");
-    assert!(file.contains("ports:\n      - \"127.0.0.1:3000:3000\"\n    depends_on:"));
-    assert!(!file.contains("network_mode"));
-    for promise in ["healthcheck:", "restart: unless-stopped"] {
-        assert_eq!(file.matches(promise).count(), 2, "{promise} for both");
+    let ports = list(&service("causerie")["ports"]);
+    let published: Vec<_> = ports.iter().map(|port| short(port, &["host_ip", "published", "target"])).collect();
+    assert_eq!(published, ["127.0.0.1:3000:3000"]);
+    assert_eq!(list(&service("mongodb")["ports"]), []);
+    for name in ["causerie", "mongodb"] {
+        assert!(service(name)["network_mode"].is_badvalue(), "{name} is not in the network of the machine");
     }
+}
+
+#[test]
+fn messages_outlive_the_containers() {
+    let volumes = list(&service("mongodb")["volumes"]);
+    let volumes: Vec<_> = volumes.iter().map(|volume| short(volume, &["source", "target"])).collect();
+    assert_eq!(volumes, ["mongodb:/data/db"]);
+    assert!(!understood()["volumes"]["mongodb"].is_badvalue());
+}
+
+#[test]
+fn what_docker_compose_starts_is_watched_comes_back_and_is_given_time_to_end() {
+    for name in ["causerie", "mongodb"] {
+        assert_eq!(service(name)["restart"].as_str(), Some("unless-stopped"), "{name}");
+        assert_eq!(texts(&service(name)["healthcheck"]["test"])[0], "CMD", "{name}");
+    }
+    assert_eq!(texts(&service("causerie")["healthcheck"]["test"]), ["CMD", "causerie", "--health"]);
+    let grace = service("causerie")["stop_grace_period"].as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
+    let shutdown: Duration = Config::load(None, &HashMap::new()).unwrap().http.shutdown_timeout_ms.into();
+    assert!(Duration::from_secs(grace) > shutdown + Duration::from_secs(2), "{grace} s for more than {shutdown:?}");
+}
+
+#[test]
+fn whoever_breaks_into_the_server_finds_little_to_work_with() {
+    let server = service("causerie");
+    assert_eq!(server["read_only"].as_bool(), Some(true));
+    assert_eq!(texts(&server["cap_drop"]), ["ALL"]);
+    assert_eq!(texts(&server["security_opt"]), ["no-new-privileges:true"]);
+    assert!(server["privileged"].is_badvalue() && server["user"].is_badvalue(), "it runs as the user of the image");
 }
 
 #[test]
@@ -77,7 +167,23 @@ fn the_image_is_built_with_the_rust_that_the_project_asks_for_and_runs_as_nobody
     assert!(dockerfile.contains(&format!("FROM rust:{version}-slim-bookworm AS build")));
     let (_, image) = dockerfile.rsplit_once("\nFROM ").unwrap();
     assert!(image.starts_with("debian:bookworm-slim\n"), "of the same Debian as the build");
-    for line in ["\nUSER causerie\n", "\nHEALTHCHECK ", "\nENTRYPOINT [\"causerie\"]\n"] {
+    let user = image.lines().filter_map(|line| line.strip_prefix("USER ")).next_back();
+    assert!(image.contains("\nRUN useradd ") && user == Some("causerie"), "{user:?}");
+    for line in ["\nHEALTHCHECK ", " CMD [\"causerie\", \"--health\"]\n", "\nENTRYPOINT [\"causerie\"]\n"] {
         assert!(image.contains(line), "{line}");
+    }
+}
+
+#[test]
+fn what_the_image_is_built_from_is_let_through_to_the_builder() {
+    let (dockerfile, ignored) = (read("Dockerfile"), read(".dockerignore"));
+    let copied = dockerfile.lines().filter_map(|line| line.strip_prefix("COPY ")).filter(|line| !line.starts_with("--from="));
+    let mut sources: Vec<_> = copied.flat_map(|line| line.split(' ').rev().skip(1)).collect();
+    let mut let_through: Vec<_> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    sources.sort_unstable();
+    let_through.sort_unstable();
+    assert_eq!(sources, let_through);
+    for source in sources {
+        assert!(project().join(source).exists(), "{source}");
     }
 }
