@@ -12,6 +12,9 @@ pub const DEFAULTS: &str = include_str!("../config/default.toml");
 /// The most bytes that a request body may be allowed to have: MongoDB keeps documents of up to 16 MiB.
 const LARGEST_BODY: usize = 15_000_000;
 
+/// The fewest bytes of a key: as many as its signatures have (RFC 7518, 3.2).
+const SHORTEST_SECRET: usize = 32;
+
 /// What the environment variables of settings begin with.
 const PREFIX: &str = "CAUSERIE_";
 
@@ -96,6 +99,8 @@ impl TryFrom<String> for LogFormat {
 pub struct TokenConfig {
     /// Seconds from login; 0 is for ever.
     pub lifetime_seconds: u32,
+    /// Keys that signed tokens before `token_secret`.
+    pub earlier_secrets: Secrets,
 }
 
 /// Settings of requests.
@@ -182,6 +187,31 @@ impl fmt::Debug for Secret {
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{self:?}"))
+    }
+}
+
+/// Keys, written with commas between them; they show themselves to nobody.
+#[derive(Clone, Debug)]
+pub struct Secrets(Vec<Secret>);
+
+impl Secrets {
+    /// The bytes of each key.
+    pub fn bytes(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().filter_map(Secret::bytes)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secrets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(Self(text.split(',').map(|secret| Secret(secret.trim().to_owned())).filter(|secret| secret.bytes().is_some()).collect()))
+    }
+}
+
+impl Serialize for Secrets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let masked: Vec<_> = self.0.iter().map(|secret| format!("{secret:?}")).collect();
+        serializer.serialize_str(&masked.join(","))
     }
 }
 
@@ -308,8 +338,15 @@ impl Config {
             ("socket.max_waiting_events", self.socket.max_waiting_events as u64),
             ("socket.max_packet_bytes", self.socket.max_packet_bytes),
         ];
+        let earlier = self.token.earlier_secrets.bytes().map(|key| ("token.earlier_secrets", Some(key)));
         if self.http.max_body_bytes > LARGEST_BODY {
             return Err(ConfigError(format!("http.max_body_bytes: a message of more than {LARGEST_BODY} bytes cannot be kept")));
+        }
+        for (name, key) in [("token_secret", self.token_secret.bytes())].into_iter().chain(earlier) {
+            if let Some(key) = key.filter(|key| key.len() < SHORTEST_SECRET) {
+                let problem = format!("{name}: a key of {} bytes can be guessed, please take at least {SHORTEST_SECRET}", key.len());
+                return Err(ConfigError(problem));
+            }
         }
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(ConfigError(format!("{name}: 0 allows nothing at all"))),
@@ -359,7 +396,8 @@ mod tests {
         let config = load(&[
             ("CAUSERIE_LISTEN", "0.0.0.0:80"),
             ("PORT", "8080"),
-            ("CAUSERIE_TOKEN_SECRET", "123456"),
+            ("CAUSERIE_TOKEN_SECRET", "the key of today, with many bytes in it"),
+            ("CAUSERIE_TOKEN__EARLIER_SECRETS", "the key of yesterday is just as long ,the key of the day before is longer"),
             ("CAUSERIE_SOCKET__PING_INTERVAL_MS", "300"),
             ("CAUSERIE_HTTP__CORS_ORIGINS", "https://a.example, https://b.example:8443"),
             ("CAUSERIE_CONFIG", "elsewhere.toml"),
@@ -367,7 +405,9 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
-        assert_eq!(config.token_secret.bytes(), Some(&b"123456"[..]));
+        assert_eq!(config.token_secret.bytes(), Some(&b"the key of today, with many bytes in it"[..]));
+        let earlier: Vec<_> = config.token.earlier_secrets.bytes().collect();
+        assert_eq!(earlier, [&b"the key of yesterday is just as long"[..], b"the key of the day before is longer"]);
         assert_eq!(Duration::from(config.socket.ping_interval_ms), Duration::from_millis(300));
         assert_eq!(
             config.http.cors_origins,
@@ -387,6 +427,8 @@ mod tests {
             ("CAUSERIE_HTTP__MAX_PAGE", "many", "http.max_page"),
             ("CAUSERIE_SOCKET__PING_TIMEOUT_MS", "0", "ping_timeout_ms"),
             ("CAUSERIE_HTTP__CORS_ORIGINS", "example.com", "cors_origins"),
+            ("CAUSERIE_TOKEN_SECRET", "one byte short of 32: too short", "token_secret"),
+            ("CAUSERIE_TOKEN__EARLIER_SECRETS", "the key of yesterday was much longer,short", "token.earlier_secrets: a key of 5 bytes"),
             ("PORT", "http", "PORT"),
         ] {
             let error = load(&[(name, value)]).unwrap_err();
@@ -396,8 +438,14 @@ mod tests {
 
     #[test]
     fn what_is_printed_holds_no_secret() {
-        let printed =
-            load(&[("CAUSERIE_TOKEN_SECRET", "hush"), ("CAUSERIE_DATABASE", "mongodb://me:hush@db.example/chat")]).unwrap().to_toml();
+        let (secret, database) = ("hush".repeat(8), ("CAUSERIE_DATABASE", "mongodb://me:hush@db.example/chat"));
+        let printed = load(&[
+            ("CAUSERIE_TOKEN_SECRET", secret.as_str()),
+            ("CAUSERIE_TOKEN__EARLIER_SECRETS", &format!("{secret},{secret}")),
+            database,
+        ])
+        .unwrap()
+        .to_toml();
         assert!(!printed.contains("hush"), "{printed}");
         assert!(printed.contains("mongodb://me:********@db.example/chat"), "{printed}");
     }

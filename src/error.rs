@@ -41,6 +41,18 @@ pub enum Error {
     /// 401: the token speaks for a user who was deleted.
     #[error("No user with this id found")]
     CallerGone,
+    /// 401: no account, or another password. Which of the two is nobody's business.
+    #[error("Wrong username or password")]
+    WrongLogin,
+    /// 403: the password that is to be replaced is another.
+    #[error("The old password is wrong")]
+    WrongPassword,
+    /// 400: whoever never had a password has none to replace.
+    #[error("This user has no password")]
+    NoPassword,
+    /// 403: somebody else's account.
+    #[error("You can only change your own account")]
+    NotYours,
     /// 400: nobody to log in as, or to be on a socket.
     #[error("No user with this id found")]
     NobodyToBe,
@@ -85,11 +97,15 @@ impl Error {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid(_) | Self::Malformed(_) | Self::NoToken | Self::NobodyToBe | Self::NoRoom | Self::BadEvent(_) => {
-                StatusCode::BAD_REQUEST
-            }
-            Self::Token(_) | Self::CallerGone => StatusCode::UNAUTHORIZED,
-            Self::NotAMember => StatusCode::FORBIDDEN,
+            Self::Invalid(_)
+            | Self::Malformed(_)
+            | Self::NoToken
+            | Self::NoPassword
+            | Self::NobodyToBe
+            | Self::NoRoom
+            | Self::BadEvent(_) => StatusCode::BAD_REQUEST,
+            Self::Token(_) | Self::CallerGone | Self::WrongLogin => StatusCode::UNAUTHORIZED,
+            Self::NotAMember | Self::WrongPassword | Self::NotYours => StatusCode::FORBIDDEN,
             Self::NoUser | Self::NoEndpoint => StatusCode::NOT_FOUND,
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,

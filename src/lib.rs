@@ -5,6 +5,7 @@
 //! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`].
 //! - [`http`]: the REST API. [`live`]: the sockets. They do not know each other but for [`live::Live`].
 //! - [`timeline`]: the one door by which messages enter the rooms. [`access`]: who may do what. [`token`]: who somebody is.
+//!   [`password`]: how they prove it.
 //! - [`view`]: how messages look to clients.
 //! - [`store`]: what is kept, and the databases that keep it.
 //! - [`model`], [`clock`]: the nouns, and time. [`config`], [`error`]: settings, and everything that can go wrong.
@@ -19,6 +20,7 @@ pub mod error;
 pub mod http;
 pub mod live;
 pub mod model;
+pub mod password;
 pub mod store;
 pub mod timeline;
 pub mod token;
@@ -33,6 +35,7 @@ use access::Access;
 use clock::Clock;
 use config::Config;
 use live::{Event, Handlers, Live, Sockets};
+use password::Passwords;
 use store::{OpenError, Store};
 use timeline::Timeline;
 use token::Tokens;
@@ -68,6 +71,7 @@ impl Server {
             timeline: timeline.clone(),
             access,
             tokens,
+            passwords: Passwords::new(),
             live: Arc::new(sockets.clone()),
             clock,
             config: config.http.clone(),
@@ -104,11 +108,11 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
 async fn tokens(config: &Config, store: &dyn Store) -> Result<Tokens, OpenError> {
     let lifetime = Some(config.token.lifetime_seconds).filter(|seconds| *seconds > 0).map(i64::from);
     if let Some(secret) = config.token_secret.bytes() {
-        return Ok(Tokens::new(secret, lifetime));
+        return Ok(Tokens::new(secret, config.token.earlier_secrets.bytes(), lifetime));
     }
     let mut candidate = [0; 32];
     getrandom::fill(&mut candidate)
         .map_err(|error| OpenError::Unusable(format!("token_secret: the system gives no random bytes: {error}")))?;
     let kept = store.token_secret(candidate).await.map_err(|error| OpenError::because(&error, format!("token_secret: {error}")))?;
-    Ok(Tokens::new(&kept, lifetime))
+    Ok(Tokens::new(&kept, config.token.earlier_secrets.bytes(), lifetime))
 }

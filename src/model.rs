@@ -164,6 +164,47 @@ pub struct User {
     pub deleted: bool,
 }
 
+/// A name to log in with: 3 to 32 of `a-z 0-9 . _ -`. No two users have the same; capital letters count as small ones.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Username(String);
+
+impl Username {
+    /// The name as it is kept, if it is one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let name = text.to_ascii_lowercase();
+        let fits = (3..=32).contains(&name.len()) && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
+        fits.then_some(Self(name))
+    }
+
+    /// The name in small letters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The hash of a password with its salt and parameters, in the PHC string format.
+#[derive(Clone)]
+pub struct PasswordHash(pub String);
+
+impl fmt::Debug for PasswordHash {
+    /// Without the hash.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("********")
+    }
+}
+
+/// What a user logs in with.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// Who they say they are.
+    pub username: Username,
+    /// What they prove it with.
+    pub password: PasswordHash,
+}
+
 impl Serialize for User {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut user = serializer.serialize_struct("User", if self.deleted { 5 } else { 6 })?;
@@ -246,6 +287,14 @@ mod tests {
         assert_eq!(UserId::parse(id).map(|id| id.to_string()).as_deref(), Some(id));
         for wrong in ["", "nope", "0199D1F0C0DE7AAA8BBBCCCCDDDDEEEE", "0199d1f0-c0de-7aaa-8bbb-ccccddddeeee", &format!("{id}0")] {
             assert_eq!(UserId::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_username_is_short_and_plain() {
+        assert_eq!(Username::parse("Al.B_c-9").as_ref().map(Username::as_str), Some("al.b_c-9"));
+        for wrong in ["", "ab", "a b", "al@ce", "ålice", "alice\0", &"a".repeat(33)] {
+            assert_eq!(Username::parse(wrong), None, "{wrong}");
         }
     }
 

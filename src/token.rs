@@ -47,21 +47,23 @@ struct Claims {
 /// Signs and verifies the tokens of one server, or of several that share a key.
 pub struct Tokens {
     signing: EncodingKey,
-    verifying: DecodingKey,
+    /// The same key, and those that signed before.
+    verifying: Vec<DecodingKey>,
     validation: Validation,
     lifetime_seconds: Option<i64>,
 }
 
 impl Tokens {
-    /// Tokens signed with `secret`, valid for `lifetime_seconds`, or for ever.
+    /// Tokens signed with `secret`, valid for `lifetime_seconds`, or for ever. Those that were signed with one of `earlier` are valid as well.
     #[must_use]
-    pub fn new(secret: &[u8], lifetime_seconds: Option<i64>) -> Self {
+    pub fn new<'a>(secret: &'a [u8], earlier: impl IntoIterator<Item = &'a [u8]>, lifetime_seconds: Option<i64>) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
         // A token without `exp` never ends, and `exp` is compared with our clock, not the library's.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
-        Self { signing: EncodingKey::from_secret(secret), verifying: DecodingKey::from_secret(secret), validation, lifetime_seconds }
+        let verifying = std::iter::once(secret).chain(earlier).map(DecodingKey::from_secret).collect();
+        Self { signing: EncodingKey::from_secret(secret), verifying, validation, lifetime_seconds }
     }
 
     /// A token that says its bearer is `user`.
@@ -91,17 +93,28 @@ impl Tokens {
         if signature.is_empty() {
             return Err(TokenError::Unsigned);
         }
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.verifying, &self.validation)
-            .map_err(|error| match error.kind() {
-                ErrorKind::InvalidSignature => TokenError::Signature,
-                ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
-                _ => TokenError::Undecodable,
-            })?
-            .claims;
+        let claims = self.claims(token)?;
         if claims.exp.is_some_and(|exp| now.0.div_euclid(1000) >= exp) {
             return Err(TokenError::Expired);
         }
         UserId::parse(&claims.user_id).ok_or(TokenError::Undecodable)
+    }
+}
+
+impl Tokens {
+    /// What the token says, if one of the keys has signed it.
+    fn claims(&self, token: &str) -> Result<Claims, TokenError> {
+        for key in &self.verifying {
+            match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
+                Ok(token) => return Ok(token.claims),
+                Err(error) => match error.kind() {
+                    ErrorKind::InvalidSignature => {}
+                    ErrorKind::InvalidAlgorithm => return Err(TokenError::Algorithm),
+                    _ => return Err(TokenError::Undecodable),
+                },
+            }
+        }
+        Err(TokenError::Signature)
     }
 }
 
@@ -132,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_token_speaks_for_its_user_until_it_expires() {
-        let tokens = Tokens::new(b"key", Some(60));
+        let tokens = Tokens::new(b"key", [], Some(60));
         let token = tokens.sign(&alice(), NOW);
         assert_eq!(tokens.verify(&token, NOW), Ok(alice().id));
         assert_eq!(tokens.verify(&token, Timestamp(NOW.0 + 59_999)), Ok(alice().id));
@@ -141,18 +154,25 @@ mod tests {
 
     #[test]
     fn a_token_without_an_end_stays_valid() {
-        let tokens = Tokens::new(b"key", None);
+        let tokens = Tokens::new(b"key", [], None);
         let token = tokens.sign(&alice(), NOW);
         assert_eq!(tokens.verify(&token, Timestamp(i64::MAX)), Ok(alice().id));
     }
 
     #[test]
+    fn a_token_outlives_its_key_where_that_is_wanted() {
+        let token = Tokens::new(b"old", [], None).sign(&alice(), NOW);
+        assert_eq!(Tokens::new(b"new", [&b"older"[..], b"old"], None).verify(&token, NOW), Ok(alice().id));
+        assert_eq!(Tokens::new(b"new", [&b"older"[..]], None).verify(&token, NOW), Err(TokenError::Signature));
+    }
+
+    #[test]
     fn whatever_is_not_a_token_of_ours_is_refused_with_the_reason() {
-        let tokens = Tokens::new(b"key", None);
+        let tokens = Tokens::new(b"key", [], None);
         let token = tokens.sign(&alice(), NOW);
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let (header, claims) = signed.split_once('.').unwrap();
-        let of_another_key = Tokens::new(b"other", None).sign(&alice(), NOW);
+        let of_another_key = Tokens::new(b"other", [], None).sign(&alice(), NOW);
         // {"alg":"none","typ":"JWT"} and {"alg":"HS512","typ":"JWT"}
         let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
         let hs512 = "eyJhbGciOiJIUzUxMiIsInR5cCI6IkpXVCJ9";

@@ -24,7 +24,7 @@ pub struct Body<T>(pub T);
 
 /// A type that is read from the fields of a body.
 pub trait Input: Sized {
-    /// Reads every field, so that all errors are noted at once; `None` only where one was.
+    /// Reads every field, so that all errors are noted at once; `None` only where one was. Where one was, what is read counts for nothing.
     fn read(fields: &mut Fields) -> Option<Self>;
 }
 
@@ -138,6 +138,24 @@ impl Fields {
             Some(Value::String(text)) => Some(text),
             _ => self.wrong(field, "please provide a string"),
         }
+    }
+
+    /// A string that is not blank, where there is one.
+    pub fn optional_text(&mut self, field: &'static str) -> Option<String> {
+        if self.is_missing(field) { None } else { self.text(field) }
+    }
+
+    /// A string that `read` can make something of; `expected` says what it should have been.
+    pub fn parsed<T>(&mut self, field: &'static str, read: impl FnOnce(String) -> Option<T>, expected: &'static str) -> Option<T> {
+        match self.values.remove(field) {
+            Some(Value::String(text)) => read(text).or_else(|| self.wrong(field, expected)),
+            _ => self.wrong(field, expected),
+        }
+    }
+
+    /// Whether there is no such field, or nothing in it.
+    pub fn is_missing(&self, field: &str) -> bool {
+        self.values.get(field).is_none_or(Value::is_null)
     }
 
     /// One of a closed set of names.

@@ -1,5 +1,6 @@
 //! The REST API. [`router`] is its table of contents; each noun has a file with its requests, handlers and routes.
 
+mod accounts;
 mod body;
 mod caller;
 mod connections;
@@ -38,6 +39,7 @@ use crate::{
     error::{Error, Result},
     live::{self, Live},
     model::{User, UserId},
+    password::Passwords,
     store::Store,
     timeline::Timeline,
     token::Tokens,
@@ -55,6 +57,8 @@ pub struct App {
     pub access: Access,
     /// Signs and verifies tokens.
     pub tokens: Tokens,
+    /// Hashes passwords.
+    pub passwords: Passwords,
     /// The sockets.
     pub live: Arc<dyn Live>,
     /// Time and ids.
@@ -90,6 +94,7 @@ pub fn router(app: App, sockets: SocketIoLayer, max_packet: usize) -> Router {
         .layer(CatchPanicLayer::custom(observe::panicked));
     Router::new()
         .merge(users::routes())
+        .merge(accounts::routes())
         .merge(login::routes())
         .merge(rooms::routes())
         .merge(messages::routes())

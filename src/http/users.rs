@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::{
     App, PathId, Shared, Success,
+    accounts::{self, Login},
     body::{Body, Fields, Input},
     paging::Paging,
     success,
@@ -34,6 +35,7 @@ struct NewUser {
     first_name: String,
     last_name: String,
     kind: UserType,
+    login: Option<Login>,
 }
 
 impl Input for NewUser {
@@ -41,7 +43,8 @@ impl Input for NewUser {
         let first_name = fields.text("firstName");
         let last_name = fields.text("lastName");
         let kind = fields.one_of("type", UserType::ALL, UserType::as_str);
-        Some(Self { first_name: first_name?, last_name: last_name?, kind: kind? })
+        let login = Login::read(fields);
+        Some(Self { first_name: first_name?, last_name: last_name?, kind: kind?, login })
     }
 }
 
@@ -56,9 +59,18 @@ async fn create(State(app): State<Shared>, Body(new): Body<NewUser>) -> Result<J
         updated_at: now,
         deleted: false,
     };
-    let answer = success(json!({ "user": user }));
-    app.store.add_user(user).await?;
-    Ok(answer)
+    let credentials = match new.login {
+        Some(login) => Some(login.credentials(&app, &user).await?),
+        None => None,
+    };
+    let mut answer = json!({ "user": user });
+    if let Some(credentials) = &credentials {
+        answer["user"]["username"] = json!(credentials.username);
+    }
+    if !app.store.add_user(user, credentials).await? {
+        return Err(accounts::taken());
+    }
+    Ok(success(answer))
 }
 
 async fn find(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {

@@ -1,7 +1,7 @@
 //! Users and rooms are read at every post, so those in use are kept in memory, in front of any other store.
 //!
-//! A value read before a deletion must not be put back after it. A room is read under moka's lock of its key, which a deletion takes as
-//! well. Users are read many at once, so each read notes how many deletions have begun, and keeps what it found only if there were no more.
+//! A value read before a change must not be put back after it. A room is read under moka's lock of its key, which a deletion takes as
+//! well. Users are read many at once, so each read notes how many changes have begun, and keeps what it found only if there were no more.
 
 use std::{
     collections::HashMap,
@@ -16,8 +16,8 @@ use std::{
 use async_trait::async_trait;
 use moka::{future::Cache, ops::compute::Op};
 
-use super::{NewMessage, Page, Placed, Result, Store, StoreError, UserCursor};
-use crate::model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId};
+use super::{Names, NewMessage, Page, Placed, Result, Store, StoreError, UserCursor};
+use crate::model::{Credentials, Message, MessageId, PasswordHash, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, Username};
 
 /// How much memory all the kept users may take, in bytes.
 const USER_BYTES: u64 = 32 * 1024 * 1024;
@@ -31,8 +31,8 @@ pub struct Cached<S> {
     store: Arc<S>,
     /// Deleted users among them: they still are authors.
     users: Cache<UserId, Arc<User>>,
-    /// How many deletions of users have begun.
-    deletions: Arc<AtomicU64>,
+    /// How many changes of users have begun.
+    changes: Arc<AtomicU64>,
     rooms: Cache<RoomId, Arc<Room>>,
 }
 
@@ -51,16 +51,36 @@ impl<S: Store> Cached<S> {
             Some(lifetime) => (users.time_to_live(lifetime), rooms.time_to_live(lifetime)),
             None => (users, rooms),
         };
-        Self { store: Arc::new(store), users: users.build(), deletions: Arc::default(), rooms: rooms.build() }
+        Self { store: Arc::new(store), users: users.build(), changes: Arc::default(), rooms: rooms.build() }
+    }
+
+    /// Changes a user in the store, and forgets what is kept.
+    async fn change_user<T, F>(&self, id: UserId, change: impl FnOnce() -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send,
+    {
+        let (users, changes) = (self.users.clone(), Arc::clone(&self.changes));
+        to_the_end(async move {
+            let mut outcome = None;
+            let change = async |_| {
+                changes.fetch_add(1, Ordering::Release);
+                outcome = Some(change().await?);
+                Ok::<_, StoreError>(Op::Remove)
+            };
+            users.entry(id).and_try_compute_with(change).await?;
+            outcome.ok_or_else(|| StoreError::Fault("a user was not changed".into()))
+        })
+        .await
     }
 
     /// Reads users and keeps them.
     async fn load_people(&self, ids: &[UserId]) -> Result<HashMap<UserId, Arc<User>>> {
-        let deletions = self.deletions.load(Ordering::Acquire);
+        let changes = self.changes.load(Ordering::Acquire);
         let loaded = self.store.people(ids).await?;
         for user in &loaded {
             let keep = async |kept: Option<_>| match kept {
-                None if self.deletions.load(Ordering::Acquire) == deletions => Op::Put(Arc::clone(user)),
+                None if self.changes.load(Ordering::Acquire) == changes => Op::Put(Arc::clone(user)),
                 _ => Op::Nop,
             };
             self.users.entry(user.id).and_compute_with(keep).await;
@@ -97,8 +117,8 @@ async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + S
 
 #[async_trait]
 impl<S: Store> Store for Cached<S> {
-    async fn add_user(&self, user: User) -> Result<()> {
-        self.store.add_user(user).await
+    async fn add_user(&self, user: User, credentials: Option<Credentials>) -> Result<bool> {
+        self.store.add_user(user, credentials).await
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Arc<User>>> {
@@ -128,19 +148,26 @@ impl<S: Store> Store for Cached<S> {
         self.store.list_users(after, skip, limit).await
     }
 
+    async fn rename_user(&self, id: UserId, names: Names, at: Timestamp) -> Result<Option<Arc<User>>> {
+        let store = Arc::clone(&self.store);
+        self.change_user(id, async move || store.rename_user(id, names, at).await).await
+    }
+
+    async fn account(&self, username: &Username) -> Result<Option<(UserId, PasswordHash)>> {
+        self.store.account(username).await
+    }
+
+    async fn credentials(&self, user: UserId) -> Result<Option<Credentials>> {
+        self.store.credentials(user).await
+    }
+
+    async fn set_password(&self, user: UserId, password: PasswordHash) -> Result<bool> {
+        self.store.set_password(user, password).await
+    }
+
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
-        let (store, users, deletions) = (Arc::clone(&self.store), self.users.clone(), Arc::clone(&self.deletions));
-        to_the_end(async move {
-            let mut deleted = false;
-            let delete = async |_| {
-                deletions.fetch_add(1, Ordering::Release);
-                deleted = store.delete_user(id, at).await?;
-                Ok::<_, StoreError>(Op::Remove)
-            };
-            users.entry(id).and_try_compute_with(delete).await?;
-            Ok(deleted)
-        })
-        .await
+        let store = Arc::clone(&self.store);
+        self.change_user(id, async move || store.delete_user(id, at).await).await
     }
 
     async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)> {

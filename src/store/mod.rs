@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     config::{DatabaseUrl, MongoConfig},
-    model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId},
+    model::{Credentials, Message, MessageId, PasswordHash, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, Username},
 };
 
 pub use cached::Cached;
@@ -93,6 +93,15 @@ pub enum Page {
     After(Seq),
 }
 
+/// The new names of a user, those that change.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Names {
+    /// Given name.
+    pub first_name: Option<String>,
+    /// Family name.
+    pub last_name: Option<String>,
+}
+
 /// Where a listing of users goes on: behind the user created then, with that id.
 pub type UserCursor = (Timestamp, UserId);
 
@@ -103,8 +112,8 @@ pub type UserCursor = (Timestamp, UserId);
 /// whose future is dropped, may have happened all the same.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Adds a user. The id is new.
-    async fn add_user(&self, user: User) -> Result<()>;
+    /// Adds a user. The id is new. False when somebody else has the username; then nothing is added.
+    async fn add_user(&self, user: User, credentials: Option<Credentials>) -> Result<bool>;
 
     /// The user with this id, unless there is none or it was deleted.
     async fn user(&self, id: UserId) -> Result<Option<Arc<User>>>;
@@ -116,7 +125,19 @@ pub trait Store: Send + Sync + 'static {
     /// `skip` of them.
     async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>>;
 
-    /// Deletes a user and erases the names. False when there was none.
+    /// Gives a user who is not deleted other names, where they are given. `None` when there is no such user.
+    async fn rename_user(&self, id: UserId, names: Names, at: Timestamp) -> Result<Option<Arc<User>>>;
+
+    /// Who has this username, and the hash of their password.
+    async fn account(&self, username: &Username) -> Result<Option<(UserId, PasswordHash)>>;
+
+    /// The credentials of a user; `None` for one who has none.
+    async fn credentials(&self, user: UserId) -> Result<Option<Credentials>>;
+
+    /// Gives a user who has credentials another password. False when there is no such user.
+    async fn set_password(&self, user: UserId, password: PasswordHash) -> Result<bool>;
+
+    /// Deletes a user and erases the names and the credentials, by which the username is free again. False when there was none.
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool>;
 
     /// The room of the same kind with the same members, or else this one, added. True when it was added. However many callers ask at

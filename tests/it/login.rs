@@ -3,7 +3,10 @@
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::{databases::Kind, each_store};
+use crate::{
+    databases::{Database, Kind},
+    each_store,
+};
 use crate::{harness::TestServer, people::Answer};
 use rstest_reuse::apply;
 
@@ -75,6 +78,32 @@ async fn a_token_says_who_and_of_what_type_and_outlives_a_restart(kind: Kind) {
     server.restart().await;
     alice.base.clone_from(&server.base);
     alice.get("/room").await.ok();
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn the_key_can_be_changed_without_logging_anybody_out(kind: Kind) {
+    const KEY: &str = "CAUSERIE_TOKEN_SECRET";
+    const FORMER: &str = "CAUSERIE_TOKEN__EARLIER_SECRETS";
+    let [first, second, third] = ["1", "2", "3"].map(|digit| digit.repeat(32));
+    let database = Database::new(kind).await;
+    let mut server = TestServer::on(database.again(), &[(KEY, &first)]).await;
+    let mut alice = server.person("Alice").await;
+    for (settings, valid) in [
+        (vec![(KEY, second.clone()), (FORMER, first.clone())], true),
+        (vec![(KEY, third.clone()), (FORMER, [second.as_str(), &first].join(","))], true),
+        (vec![(KEY, third), (FORMER, second)], false),
+    ] {
+        server.stop().await;
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        server = TestServer::on(database.again(), &settings).await;
+        alice.base.clone_from(&server.base);
+        if valid {
+            alice.get("/room").await.ok();
+        } else {
+            alice.get("/room").await.refused(401, "invalid signature");
+        }
+    }
 }
 
 #[apply(each_store)]

@@ -20,6 +20,7 @@ fn each_store(#[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind) {}
 #[rstest::rstest]
 fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {}
 
+mod accounts;
 mod compose;
 mod crash;
 mod delete;

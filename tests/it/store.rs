@@ -59,7 +59,7 @@ fn seqs(messages: &[Message]) -> Vec<u64> {
 async fn with_messages(database: &Database, count: u64) -> (Arc<dyn Store>, Room) {
     let store = database.open().await;
     for n in [1, 2] {
-        store.add_user(user(n)).await.unwrap();
+        store.add_user(user(n), None).await.unwrap();
     }
     let room = room(100, &[1, 2]);
     store.find_or_add_room(room.clone()).await.unwrap();
@@ -101,7 +101,7 @@ async fn users_are_listed_by_age_and_stay_as_authors_when_deleted(kind: Kind) {
     // The same moment: the id decides.
     users[2].created_at = users[0].created_at;
     for user in &users {
-        store.add_user(user.clone()).await.unwrap();
+        store.add_user(user.clone(), None).await.unwrap();
     }
     let [third, first, second] = users;
     let all = [first.clone(), second.clone(), third.clone()];
@@ -386,7 +386,7 @@ async fn a_deletion_takes_hold_at_once_whoever_is_reading(kind: Kind) {
     let store = database.open().await;
     for round in 1..=30 {
         let (id, room) = (user_id(round), room(round, &[round]));
-        store.add_user(user(round)).await.unwrap();
+        store.add_user(user(round), None).await.unwrap();
         store.find_or_add_room(room.clone()).await.unwrap();
         let reading: Vec<_> = (0..4)
             .map(|_| {

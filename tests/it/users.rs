@@ -147,7 +147,7 @@ async fn paths_are_what_the_contract_says_they_are(kind: Kind) {
     }
     for (method, path, allow) in [
         (Method::PUT, "/users", "GET,HEAD,POST"),
-        (Method::PATCH, "/users/x", "DELETE,GET,HEAD"),
+        (Method::PUT, "/users/x", "DELETE,GET,HEAD,PATCH"),
         (Method::GET, "/login/x", "POST"),
         (Method::GET, "/room/initiate", "POST"),
         (Method::POST, "/room/x/mark-read", "PUT"),

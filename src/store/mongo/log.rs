@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How far ahead a room counts as active, in milliseconds: as often is it written down while the room is.
-const ACTIVE: i64 = 1_000;
+const ACTIVE: i64 = 250;
 /// How many rooms' ends are remembered.
 const HEADS: usize = 200_000;
 /// The most bytes of messages in one insert; MongoDB takes 16 MiB.

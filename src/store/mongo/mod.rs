@@ -24,10 +24,10 @@ use async_trait::async_trait;
 use mongodb::bson::{Binary, doc, spec::BinarySubtype};
 use tokio::sync::OnceCell;
 
-use super::{NewMessage, OpenError, Page, Placed, Result, Store, StoreError, UserCursor};
+use super::{Names, NewMessage, OpenError, Page, Placed, Result, Store, StoreError, UserCursor};
 use crate::{
     config::{DatabaseUrl, MongoConfig},
-    model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId},
+    model::{Credentials, Message, MessageId, PasswordHash, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, Username},
 };
 use connection::Connection;
 use log::Log;
@@ -77,8 +77,8 @@ fn rows(number: u64) -> i64 {
 
 #[async_trait]
 impl Store for Mongo {
-    async fn add_user(&self, user: User) -> Result<()> {
-        users::add(self.connection(), &user).await
+    async fn add_user(&self, user: User, credentials: Option<Credentials>) -> Result<bool> {
+        users::add(self.connection(), &user, credentials.as_ref()).await
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Arc<User>>> {
@@ -94,6 +94,22 @@ impl Store for Mongo {
 
     async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
         users::list(self.connection(), after, skip, limit).await
+    }
+
+    async fn rename_user(&self, id: UserId, names: Names, at: Timestamp) -> Result<Option<Arc<User>>> {
+        Ok(users::rename(self.connection(), id, &names, at).await?.map(Arc::new))
+    }
+
+    async fn account(&self, username: &Username) -> Result<Option<(UserId, PasswordHash)>> {
+        users::account(self.connection(), username).await
+    }
+
+    async fn credentials(&self, user: UserId) -> Result<Option<Credentials>> {
+        users::credentials(self.connection(), user).await
+    }
+
+    async fn set_password(&self, user: UserId, password: PasswordHash) -> Result<bool> {
+        users::set_password(self.connection(), user, &password).await
     }
 
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {

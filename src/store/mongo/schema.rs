@@ -30,6 +30,8 @@ pub const DELETED: &str = "deleted";
 
 /// The users that are not deleted, oldest first.
 pub const BY_AGE: &str = "byAge";
+/// The users who have credentials.
+pub const BY_USERNAME: &str = "byUsername";
 /// The rooms of each user: the large ones, and the others by when they were active.
 pub const BY_MEMBER: &str = "byMember";
 
@@ -91,7 +93,8 @@ async fn bring_up_to_date(connection: &Connection) -> Result<()> {
 }
 
 async fn indexes(connection: &Connection) -> Result<()> {
-    build(&connection.users, vec![index(BY_AGE, doc! { "deleted": 1, "createdAt": 1, "_id": 1 })]).await?;
+    let users = vec![index(BY_AGE, doc! { "deleted": 1, "createdAt": 1, "_id": 1 }), unique(sparse(BY_USERNAME, doc! { "username": 1 }))];
+    build(&connection.users, users).await?;
     build(
         &connection.rooms,
         vec![

@@ -1,21 +1,64 @@
 //! Users in MongoDB. Deleted ones stay, without their names: they are still authors.
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::{
+    bson::{Bson, Document, RawDocument, doc},
+    options::ReturnDocument,
+};
 
 use super::{
     connection::Connection,
-    documents::{self, date},
+    documents::{self, date, text_in},
     rows,
     schema::{self, by_name},
 };
 use crate::{
-    model::{Timestamp, User, UserId},
-    store::{Result, StoreError, UserCursor},
+    model::{Credentials, PasswordHash, Timestamp, User, UserId, Username},
+    store::{Names, Result, StoreError, UserCursor},
 };
 
-pub async fn add(connection: &Connection, user: &User) -> Result<()> {
-    let added = connection.add(&connection.users, &documents::from_user(user)).await?;
-    added.then_some(()).ok_or_else(|| StoreError::Fault(format!("there is a user {} already", user.id)))
+pub async fn add(connection: &Connection, user: &User, credentials: Option<&Credentials>) -> Result<bool> {
+    let mut document = documents::from_user(user);
+    if let Some(Credentials { username, password }) = credentials {
+        document.extend(doc! { "username": username.as_str(), "password": &password.0 });
+    }
+    let added = connection.add(&connection.users, &document).await?;
+    if !added && credentials.is_none() {
+        return Err(StoreError::Fault(format!("there is a user {} already", user.id)));
+    }
+    Ok(added)
+}
+
+pub async fn rename(connection: &Connection, id: UserId, names: &Names, at: Timestamp) -> Result<Option<User>> {
+    let mut new = doc! { "updatedAt": date(at) };
+    for (field, name) in [("firstName", &names.first_name), ("lastName", &names.last_name)] {
+        if let Some(name) = name {
+            new.insert(field, name);
+        }
+    }
+    let renamed = connection.users.find_one_and_update(doc! { "_id": id.to_string(), "deleted": null }, doc! { "$set": new });
+    connection.one(renamed.return_document(ReturnDocument::After), documents::user).await
+}
+
+pub async fn account(connection: &Connection, username: &Username) -> Result<Option<(UserId, PasswordHash)>> {
+    let found = connection.users.find_one(doc! { "username": username.as_str() }).hint(by_name(schema::BY_USERNAME));
+    connection.one(found, |user| Some((UserId::parse(text_in(user, "_id"))?, password_in(user)?))).await
+}
+
+pub async fn credentials(connection: &Connection, user: UserId) -> Result<Option<Credentials>> {
+    let found = connection.users.find_one(doc! { "_id": user.to_string() });
+    let credentials =
+        |user: &RawDocument| Some(Credentials { username: Username::parse(text_in(user, "username"))?, password: password_in(user)? });
+    connection.one(found, credentials).await
+}
+
+fn password_in(user: &RawDocument) -> Option<PasswordHash> {
+    Some(PasswordHash(user.get_str("password").ok()?.to_owned()))
+}
+
+pub async fn set_password(connection: &Connection, user: UserId, password: &PasswordHash) -> Result<bool> {
+    let who = doc! { "_id": user.to_string(), "username": { "$exists": true } };
+    let set = connection.users.update_one(who, doc! { "$set": { "password": &password.0 } });
+    Ok(connection.within(set).await?.matched_count > 0)
 }
 
 /// The users with these ids, in no order.
@@ -46,7 +89,7 @@ async fn page(connection: &Connection, mut filter: Document, skip: u64, limit: u
 }
 
 pub async fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool> {
-    let erase = doc! { "$set": { "firstName": "", "lastName": "", "updatedAt": date(at), "deleted": true } };
+    let erase = doc! { "$set": { "firstName": "", "lastName": "", "updatedAt": date(at), "deleted": true }, "$unset": { "username": "", "password": "" } };
     let erased = connection.within(connection.users.update_one(doc! { "_id": id.to_string(), "deleted": null }, erase)).await?;
     Ok(erased.matched_count > 0)
 }

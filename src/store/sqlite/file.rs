@@ -15,8 +15,10 @@ use crate::store::OpenError;
 
 /// Marks the file as ours (SQLite's `application_id`): "Caus" in ASCII.
 const APPLICATION_ID: i64 = 0x4361_7573;
-/// The version of `schema.sql` (SQLite's `user_version`).
-const SCHEMA_VERSION: i64 = 1;
+/// The steps to the schema. How many of them a database has taken is its version (SQLite's `user_version`).
+///
+/// To change the schema: add a step. Those that are here stay as they are.
+const SCHEMA: [&str; 2] = [include_str!("schema.sql"), include_str!("accounts.sql")];
 /// Files of up to this many bytes are checked whole at start, which takes less than a tenth of a second; larger ones at their edges.
 const CHECK_WHOLE: u64 = 16 << 20;
 
@@ -74,7 +76,7 @@ impl Problem {
         OpenError::Unusable(match self {
             Self::Foreign => format!("database: {name} is a SQLite database, but not one of Causerie"),
             Self::Newer(version) => {
-                format!("database: {name} was written by a newer Causerie (schema {version}; this one knows {SCHEMA_VERSION})")
+                format!("database: {name} was written by a newer Causerie (schema {version}; this one knows {})", SCHEMA.len())
             }
             Self::Damaged(detail) => format!("database: {name} is damaged: {detail}"),
             Self::Sqlite(error) => match error.sqlite_error_code() {
@@ -94,9 +96,7 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     if application != APPLICATION_ID && !empty {
         return Err(Problem::Foreign);
     }
-    if version > SCHEMA_VERSION {
-        return Err(Problem::Newer(version));
-    }
+    let steps = usize::try_from(version).ok().and_then(|version| SCHEMA.get(version..)).ok_or(Problem::Newer(version))?;
     check(connection, path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -104,10 +104,11 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
     // What is deleted is overwritten, so that the text of a deleted message is gone from the file.
     connection.pragma_update(None, "secure_delete", "ON")?;
-    if version < SCHEMA_VERSION {
+    if !steps.is_empty() {
         connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;",
-            include_str!("schema.sql")
+            "BEGIN IMMEDIATE; {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}; COMMIT;",
+            steps.concat(),
+            SCHEMA.len()
         ))?;
     }
     Ok(())

@@ -18,8 +18,8 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{NewMessage, OpenError, Page, Placed, Result, Store, StoreError, UserCursor};
-use crate::model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId};
+use super::{Names, NewMessage, OpenError, Page, Placed, Result, Store, StoreError, UserCursor};
+use crate::model::{Credentials, Message, MessageId, PasswordHash, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, Username};
 use threads::Threads;
 
 /// How many threads read. Reads are short; more threads than cores only add switching.
@@ -52,8 +52,8 @@ impl Sqlite {
 
 #[async_trait]
 impl Store for Sqlite {
-    async fn add_user(&self, user: User) -> Result<()> {
-        self.threads.write(move |connection| users::add(connection, &user)).await
+    async fn add_user(&self, user: User, credentials: Option<Credentials>) -> Result<bool> {
+        self.threads.write(move |connection| users::add(connection, &user, credentials.as_ref())).await
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Arc<User>>> {
@@ -69,6 +69,24 @@ impl Store for Sqlite {
 
     async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
         self.threads.read(move |connection| users::list(connection, after, skip, limit)).await
+    }
+
+    async fn rename_user(&self, id: UserId, names: Names, at: Timestamp) -> Result<Option<Arc<User>>> {
+        let renamed = self.threads.write(move |connection| users::rename(connection, id, &names, at)).await?;
+        Ok(renamed.map(Arc::new))
+    }
+
+    async fn account(&self, username: &Username) -> Result<Option<(UserId, PasswordHash)>> {
+        let username = username.clone();
+        self.threads.read(move |connection| users::account(connection, &username)).await
+    }
+
+    async fn credentials(&self, user: UserId) -> Result<Option<Credentials>> {
+        self.threads.read(move |connection| users::credentials(connection, user)).await
+    }
+
+    async fn set_password(&self, user: UserId, password: PasswordHash) -> Result<bool> {
+        self.threads.write(move |connection| users::set_password(connection, user, &password)).await
     }
 
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {

@@ -1,5 +1,5 @@
 -- The embedded database. Ids are 16 bytes, times milliseconds since 1970 (UTC).
--- A change of this file raises SCHEMA_VERSION in mod.rs and comes with a step that brings older databases up to it.
+-- This is version 1. What came later stands in files of its own, one for each version: see SCHEMA in file.rs.
 
 -- Deleted users stay, without their names: they are still authors.
 CREATE TABLE users (

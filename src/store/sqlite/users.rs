@@ -4,15 +4,54 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::rows::{self, count};
 use crate::{
-    model::{Timestamp, User, UserId},
-    store::UserCursor,
+    model::{Credentials, PasswordHash, Timestamp, User, UserId, Username},
+    store::{Names, UserCursor},
 };
 
-pub fn add(connection: &Connection, user: &User) -> Result<()> {
+pub fn add(connection: &Connection, user: &User, credentials: Option<&Credentials>) -> Result<bool> {
+    if let Some(Credentials { username, password }) = credentials {
+        let added = connection
+            .prepare_cached("INSERT INTO accounts (user, username, password) VALUES (?, ?, ?) ON CONFLICT (username) DO NOTHING")?
+            .execute(params![user.id, username.as_str(), password.0])?;
+        if added == 0 {
+            return Ok(false);
+        }
+    }
     connection
         .prepare_cached("INSERT INTO users (id, first_name, last_name, type, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)")?
         .execute(params![user.id, user.first_name, user.last_name, user.kind, user.created_at, user.updated_at])?;
-    Ok(())
+    Ok(true)
+}
+
+pub fn rename(connection: &Connection, id: UserId, names: &Names, at: Timestamp) -> Result<Option<User>> {
+    connection
+        .prepare_cached(&format!(
+            "UPDATE users SET first_name = coalesce(?, first_name), last_name = coalesce(?, last_name), updated_at = ?
+             WHERE id = ? AND NOT deleted RETURNING {}",
+            rows::USER
+        ))?
+        .query_row(params![names.first_name, names.last_name, at, id], rows::user)
+        .optional()
+}
+
+pub fn account(connection: &Connection, username: &Username) -> Result<Option<(UserId, PasswordHash)>> {
+    connection
+        .prepare_cached("SELECT user, password FROM accounts WHERE username = ?")?
+        .query_row([username.as_str()], |row| Ok((row.get(0)?, PasswordHash(row.get(1)?))))
+        .optional()
+}
+
+pub fn credentials(connection: &Connection, user: UserId) -> Result<Option<Credentials>> {
+    let found: Option<(String, String)> = connection
+        .prepare_cached("SELECT username, password FROM accounts WHERE user = ?")?
+        .query_row([user], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(found.and_then(|(name, hash)| Some(Credentials { username: Username::parse(&name)?, password: PasswordHash(hash) })))
+}
+
+pub fn set_password(connection: &Connection, user: UserId, password: &PasswordHash) -> Result<bool> {
+    let changed = connection.prepare_cached("UPDATE accounts SET password = ? WHERE user = ?")?.execute(params![password.0, user])?;
+    Ok(changed > 0)
 }
 
 pub fn people(connection: &Connection, ids: &[UserId]) -> Result<Vec<User>> {
@@ -39,5 +78,6 @@ pub fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool
     let deleted = connection
         .prepare_cached("UPDATE users SET first_name = '', last_name = '', updated_at = ?, deleted = 1 WHERE id = ? AND NOT deleted")?
         .execute(params![at, id])?;
+    connection.prepare_cached("DELETE FROM accounts WHERE user = ?")?.execute([id])?;
     Ok(deleted > 0)
 }

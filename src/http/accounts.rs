@@ -1,0 +1,120 @@
+//! Accounts: what a user logs in with, other names, another password.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    routing::{patch, put},
+};
+use serde_json::json;
+
+use super::{
+    App, PathId, Shared, Success,
+    body::{Body, Fields, Input, invalid},
+    caller::Authenticated,
+    success,
+};
+use crate::{
+    error::{Error, Result},
+    model::{Credentials, User, Username},
+    store::Names,
+};
+
+/// What is said of a password of the wrong length.
+const PASSWORD: &str = "please provide 8 to 256 characters";
+
+pub fn routes() -> Router<Shared> {
+    Router::new().route("/users/{userId}", patch(rename)).route("/users/{userId}/password", put(change_password))
+}
+
+/// What somebody who registers wants to log in with.
+pub struct Login {
+    username: Username,
+    password: String,
+}
+
+impl Login {
+    /// Reads both, where one is given.
+    pub fn read(fields: &mut Fields) -> Option<Self> {
+        if fields.is_missing("username") && fields.is_missing("password") {
+            return None;
+        }
+        let username = fields.parsed("username", |text| Username::parse(&text), "please provide 3 to 32 of a-z 0-9 . _ -");
+        let password = new_password(fields, "password");
+        Some(Self { username: username?, password: password? })
+    }
+
+    /// The same, as it is kept.
+    pub async fn credentials(self, app: &App, user: &User) -> Result<Credentials> {
+        let names = vec![self.username.as_str().to_owned(), user.first_name.clone(), user.last_name.clone()];
+        let password = app.passwords.hash(self.password, names).await?.ok_or_else(|| too_easy("password"))?;
+        Ok(Credentials { username: self.username, password })
+    }
+}
+
+/// A password as somebody chooses it: counted in characters, not bytes.
+fn new_password(fields: &mut Fields, field: &'static str) -> Option<String> {
+    fields.parsed(field, |text| (8..=256).contains(&text.chars().count()).then_some(text), PASSWORD)
+}
+
+fn too_easy(field: &'static str) -> Error {
+    invalid(field, "this password is too easy to guess".into())
+}
+
+/// The error of whoever wants a username that somebody has.
+pub fn taken() -> Error {
+    invalid("username", "this username is taken".into())
+}
+
+impl Input for Names {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { first_name: fields.optional_text("firstName"), last_name: fields.optional_text("lastName") })
+    }
+}
+
+async fn rename(
+    State(app): State<Shared>,
+    PathId(id): PathId,
+    Authenticated(caller): Authenticated,
+    Body(names): Body<Names>,
+) -> Result<Json<Success>> {
+    let own = own(&caller, &id)?;
+    let renamed = app.store.rename_user(own.id, names, app.clock.now()).await?;
+    Ok(success(json!({ "user": renamed.ok_or(Error::CallerGone)? })))
+}
+
+struct NewPassword {
+    old: String,
+    new: String,
+}
+
+impl Input for NewPassword {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        let old = fields.text("oldPassword");
+        let new = new_password(fields, "newPassword");
+        Some(Self { old: old?, new: new? })
+    }
+}
+
+async fn change_password(
+    State(app): State<Shared>,
+    PathId(id): PathId,
+    Authenticated(caller): Authenticated,
+    Body(passwords): Body<NewPassword>,
+) -> Result<Json<Success>> {
+    let own = own(&caller, &id)?;
+    let Credentials { username, password } = app.store.credentials(own.id).await?.ok_or(Error::NoPassword)?;
+    if !app.passwords.matches(passwords.old, Some(password)).await? {
+        return Err(Error::WrongPassword);
+    }
+    let names = vec![username.as_str().to_owned(), own.first_name.clone(), own.last_name.clone()];
+    let new = app.passwords.hash(passwords.new, names).await?.ok_or_else(|| too_easy("newPassword"))?;
+    if !app.store.set_password(own.id, new).await? {
+        return Err(Error::CallerGone);
+    }
+    Ok(success(json!({ "message": "The password is changed" })))
+}
+
+/// The caller, if the path names nobody else.
+fn own<'a>(caller: &'a User, id: &str) -> Result<&'a User> {
+    if caller.id.to_string() == id { Ok(caller) } else { Err(Error::NotYours) }
+}

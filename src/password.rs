@@ -1,0 +1,107 @@
+//! Passwords: whether one will do, and the hashes by which they are known again.
+//!
+//! Argon2id (RFC 9106) with the parameters that OWASP recommends, 19 MiB and two passes, so that whoever steals the hashes has a hard time
+//! guessing. That is work, so it is done on threads of its own, on as many at once as there are cores: a flood of logins waits in line, and
+//! everybody else goes on.
+
+use std::{fmt::Display, sync::Arc, thread};
+
+use argon2::{
+    Argon2,
+    password_hash::{PasswordHasher, PasswordVerifier, phc},
+};
+use tokio::sync::Semaphore;
+use zxcvbn::{Score, zxcvbn};
+
+use crate::{
+    error::{Error, Result},
+    model::PasswordHash,
+};
+
+/// A hash that no password has, at the price of any: what a password is compared with where there is no account.
+const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyBpdCE$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Hashes passwords and compares them.
+#[derive(Clone)]
+pub struct Passwords {
+    at_once: Arc<Semaphore>,
+}
+
+impl Passwords {
+    /// As many at once as this machine has cores.
+    #[must_use]
+    pub fn new() -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self { at_once: Arc::new(Semaphore::new(cores)) }
+    }
+
+    /// The hash of a new password; `None` when it is one of those that everybody tries first, or made of `names`.
+    pub async fn hash(&self, password: String, names: Vec<String>) -> Result<Option<PasswordHash>> {
+        self.run(move || {
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            if zxcvbn(&password, &names).score() < Score::Two {
+                return Ok(None);
+            }
+            let hash = Argon2::default().hash_password(password.as_bytes()).map_err(|error| fault(&error))?;
+            Ok(Some(PasswordHash(hash.to_string())))
+        })
+        .await
+    }
+
+    /// Whether this is the password with that hash. Without a hash it is not, which takes as long to find out.
+    pub async fn matches(&self, password: String, hash: Option<PasswordHash>) -> Result<bool> {
+        self.run(move || {
+            let there = hash.is_some();
+            let hash = hash.unwrap_or_else(|| PasswordHash(NOBODY.into()));
+            let hash = phc::PasswordHash::new(&hash.0).map_err(|error| fault(&error))?;
+            Ok(Argon2::default().verify_password(password.as_bytes(), &hash).is_ok() && there)
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let permit = Arc::clone(&self.at_once).acquire_owned().await.map_err(|closed| Error::internal(closed.to_string()))?;
+        let work = move || {
+            // Kept until the work is done, also when whoever asked for it has gone away.
+            let _permit = permit;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|lost| Err(Error::internal(lost.to_string())))
+    }
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An error of the library, which names no password.
+fn fault(error: &impl Display) -> Error {
+    Error::internal(format!("hashing a password: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_is_known_again_and_no_other() {
+        let passwords = Passwords::new();
+        let [one, other] = ["tall green kettle", "tall green kettles"].map(str::to_owned);
+        let hash = passwords.hash(one.clone(), vec![]).await.unwrap().unwrap();
+        assert!(hash.0.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", hash.0);
+        assert_ne!(passwords.hash(one.clone(), vec![]).await.unwrap().unwrap().0, hash.0, "each has its own salt");
+        assert!(passwords.matches(one.clone(), Some(hash.clone())).await.unwrap());
+        assert!(!passwords.matches(other, Some(hash)).await.unwrap());
+        assert!(!passwords.matches(one, None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_everybody_tries_first_will_not_do() {
+        let names = vec!["marlene1987".to_owned()];
+        for weak in ["password", "12345678", "qwertyuiop", "iloveyou", "aaaaaaaaaaaa", "password123", "marlene1987"] {
+            assert!(Passwords::new().hash(weak.into(), names.clone()).await.unwrap().is_none(), "{weak}");
+        }
+    }
+}
