@@ -28,6 +28,8 @@ pub struct Config {
     pub database: DatabaseUrl,
     /// Who may do what.
     pub access: AccessMode,
+    /// Whether open mode is wanted on an address that others can reach.
+    pub allow_open_network: bool,
     /// Signs tokens, if set.
     pub token_secret: Secret,
     /// Filter of the log.
@@ -348,6 +350,13 @@ impl Config {
                 return Err(ConfigError(problem));
             }
         }
+        if self.access == AccessMode::Open && !self.listen.ip().is_loopback() && !self.allow_open_network {
+            return Err(ConfigError(format!(
+                "listen: whoever reaches {} could act as anyone, since access is \"open\"; listen on 127.0.0.1, or allow it with \
+                 allow_open_network = true (CAUSERIE_ALLOW_OPEN_NETWORK=true) where nobody else can reach it",
+                self.listen
+            )));
+        }
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(ConfigError(format!("{name}: 0 allows nothing at all"))),
             None => Ok(()),
@@ -389,12 +398,14 @@ mod tests {
         assert_eq!(config.listen.to_string(), "127.0.0.1:3000");
         assert_eq!(config.database.to_string(), "sqlite:data/causerie.db");
         assert_eq!(config.token_secret.bytes(), None);
+        assert!(load(&[("CAUSERIE_LISTEN", "[::1]:3000")]).is_ok() && load(&[("CAUSERIE_LISTEN", "127.1.2.3:3000")]).is_ok());
     }
 
     #[test]
     fn the_environment_reaches_every_setting() {
         let config = load(&[
             ("CAUSERIE_LISTEN", "0.0.0.0:80"),
+            ("CAUSERIE_ALLOW_OPEN_NETWORK", "true"),
             ("PORT", "8080"),
             ("CAUSERIE_TOKEN_SECRET", "the key of today, with many bytes in it"),
             ("CAUSERIE_TOKEN__EARLIER_SECRETS", "the key of yesterday is just as long ,the key of the day before is longer"),
@@ -419,6 +430,9 @@ mod tests {
     fn what_makes_no_sense_is_refused_by_name() {
         for (name, value, mention) in [
             ("CAUSERIE_LISTEN", "nowhere", "listen"),
+            ("CAUSERIE_LISTEN", "0.0.0.0:3000", "CAUSERIE_ALLOW_OPEN_NETWORK=true"),
+            ("CAUSERIE_LISTEN", "[::]:3000", "whoever reaches [::]:3000 could act as anyone"),
+            ("CAUSERIE_LISTEN", "192.0.2.1:3000", "listen on 127.0.0.1"),
             ("CAUSERIE_LISTNE", "127.0.0.1:1", "listne"),
             ("CAUSERIE_HTTP__MAX_PAGES", "5", "max_pages"),
             ("CAUSERIE_ACCESS", "closed", "access: 'closed' is not a mode"),

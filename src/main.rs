@@ -198,7 +198,7 @@ async fn run(config: Config) -> Result<(), Problem> {
     let address = server.address().map_err(|error| format!("listen: {error}"))?;
     let stopped = stop_signal().map_err(|error| format!("the system delivers no signals: {error}"))?;
     if !address.ip().is_loopback() {
-        tracing::warn!(%address, "open mode on an address that others can reach: whoever reaches it may act as anyone");
+        tracing::warn!(%address, "open mode on an address that others can reach, as allowed: whoever reaches it may act as anyone");
     }
     // Whoever started us may not be listening.
     let _ = writeln!(io::stdout(), "Causerie listens on http://{address} (database {database}, access {access})");

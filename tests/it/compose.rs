@@ -126,6 +126,8 @@ fn only_this_machine_reaches_what_docker_compose_starts() {
     let published: Vec<_> = ports.iter().map(|port| short(port, &["host_ip", "published", "target"])).collect();
     assert_eq!(published, ["127.0.0.1:3000:3000"]);
     assert_eq!(list(&service("mongodb")["ports"]), []);
+    // Open mode listens on all addresses of the container only when it is told to.
+    assert_eq!(service("causerie")["environment"]["CAUSERIE_ALLOW_OPEN_NETWORK"].as_str(), Some("true"));
     for name in ["causerie", "mongodb"] {
         assert!(service(name)["network_mode"].is_badvalue(), "{name} is not in the network of the machine");
     }

@@ -179,11 +179,21 @@ async fn a_fault_is_a_500_whose_cause_only_the_log_tells() {
     assert!(line.contains("ERROR") && line.contains(&request), "{line}");
 }
 
+/// Lets open mode be reached from other machines.
+const ALLOWED: (&str, &str) = ("CAUSERIE_ALLOW_OPEN_NETWORK", "true");
+
+#[test]
+fn open_mode_does_not_get_onto_the_network_by_accident() {
+    let folder = TempDir::new().unwrap();
+    refuses(folder.path(), &[("CAUSERIE_LISTEN", "0.0.0.0:0")], "CAUSERIE_ALLOW_OPEN_NETWORK=true");
+    assert!(!folder.path().join("data").exists(), "nothing is started");
+}
+
 /// Asked for the health of the server at this address, it says nothing and ends with 0, or says in one line what is wrong and ends with 1.
 #[track_caller]
 fn health(address: &str) -> Result<(), String> {
     let folder = TempDir::new().unwrap();
-    let output = run(folder.path(), &["--health"], &[("CAUSERIE_LISTEN", address)]);
+    let output = run(folder.path(), &["--health"], &[("CAUSERIE_LISTEN", address), ALLOWED]);
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(output.stdout.is_empty() && !folder.path().join("data").exists(), "nothing is started");
     if output.status.code() == Some(0) {
@@ -200,7 +210,7 @@ fn health(address: &str) -> Result<(), String> {
 fn a_container_is_told_that_its_server_is_well_or_what_is_wrong_with_it() {
     let folder = TempDir::new().unwrap();
     // As in a container: on all addresses, and asked about with the same setting.
-    let program = Program::start(folder.path(), &[("CAUSERIE_LISTEN", "0.0.0.0:0")]);
+    let program = Program::start(folder.path(), &[("CAUSERIE_LISTEN", "0.0.0.0:0"), ALLOWED]);
     let address = program.base.strip_prefix("http://").unwrap().to_owned();
     assert!(address.starts_with("0.0.0.0:"), "{address}");
     assert_eq!(health(&address), Ok(()));
