@@ -216,18 +216,20 @@ impl Batch<'_> {
     }
 
     /// Has the documents of the rooms say that they are active. It need not be known to be on disk: whatever is written afterwards only
-    /// gets there together with it.
+    /// gets there together with it. The rooms that would be next come along, so that busy rooms cost one update and not one each.
     async fn activate(&self, connection: &Connection, heads: &mut Heads) -> Result<()> {
-        let mut active = HashMap::new();
+        let (mut active, mut must) = (HashMap::new(), false);
         for index in &self.waiting {
             let message = &self.messages[*index];
             let Some(head) = heads.get(&message.room) else { continue };
+            let Some(until) = head.active_until else { continue };
             let at = head.at.max(message.created_at);
-            if head.active_until.is_some_and(|until| until < at) {
+            if until.0 < at.0 + ACTIVE / 2 {
                 active.insert(message.room, Timestamp(at.0 + ACTIVE));
+                must |= until < at;
             }
         }
-        if active.is_empty() {
+        if !must {
             return Ok(());
         }
         let update = |(room, until): (&RoomId, &Timestamp)| {
