@@ -3,9 +3,13 @@
 use std::fmt;
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
+use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Timestamp, User, UserId, UserType};
+
+/// How many verified tokens are remembered; one takes some 400 bytes.
+const REMEMBERED: u64 = 20_000;
 
 /// Why a token was refused. The texts are those that clients of the original application know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -51,6 +55,16 @@ pub struct Tokens {
     verifying: Vec<DecodingKey>,
     validation: Validation,
     lifetime_seconds: Option<i64>,
+    /// What tokens said that were verified: the same ones come with every request, and verifying costs more than the rest of the check.
+    verified: Cache<String, Verified>,
+}
+
+/// What stands in a token of ours.
+#[derive(Clone, Copy)]
+struct Verified {
+    user: UserId,
+    /// In seconds since 1970.
+    ends: Option<i64>,
 }
 
 impl Tokens {
@@ -63,7 +77,8 @@ impl Tokens {
         validation.validate_exp = false;
         validation.validate_aud = false;
         let verifying = std::iter::once(secret).chain(earlier).map(DecodingKey::from_secret).collect();
-        Self { signing: EncodingKey::from_secret(secret), verifying, validation, lifetime_seconds }
+        let verified = Cache::new(REMEMBERED);
+        Self { signing: EncodingKey::from_secret(secret), verifying, validation, lifetime_seconds, verified }
     }
 
     /// A token that says its bearer is `user`.
@@ -84,6 +99,17 @@ impl Tokens {
 
     /// Whom the token speaks for.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<UserId, TokenError> {
+        let Verified { user, ends } = match self.verified.get(token) {
+            Some(known) => known,
+            None => self.read(token).inspect(|verified| self.verified.insert(token.to_owned(), *verified))?,
+        };
+        if ends.is_some_and(|end| now.0.div_euclid(1000) >= end) {
+            return Err(TokenError::Expired);
+        }
+        Ok(user)
+    }
+
+    fn read(&self, token: &str) -> Result<Verified, TokenError> {
         if token.is_empty() {
             return Err(TokenError::Missing);
         }
@@ -94,14 +120,10 @@ impl Tokens {
             return Err(TokenError::Unsigned);
         }
         let claims = self.claims(token)?;
-        if claims.exp.is_some_and(|exp| now.0.div_euclid(1000) >= exp) {
-            return Err(TokenError::Expired);
-        }
-        UserId::parse(&claims.user_id).ok_or(TokenError::Undecodable)
+        let user = UserId::parse(&claims.user_id).ok_or(TokenError::Undecodable)?;
+        Ok(Verified { user, ends: claims.exp })
     }
-}
 
-impl Tokens {
     /// What the token says, if one of the keys has signed it.
     fn claims(&self, token: &str) -> Result<Claims, TokenError> {
         for key in &self.verifying {
