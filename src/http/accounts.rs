@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::{Credentials, User, Username},
+    model::{Credentials, PasswordHash, User, UserId, Username},
     store::Names,
 };
 
@@ -45,19 +45,21 @@ impl Login {
 
     /// The same, as it is kept.
     pub async fn credentials(self, app: &App, user: &User) -> Result<Credentials> {
-        let names = vec![self.username.as_str().to_owned(), user.first_name.clone(), user.last_name.clone()];
-        let password = app.passwords.hash(self.password, names).await?.ok_or_else(|| too_easy("password"))?;
+        let password = hashed(app, self.password, "password", &self.username, user).await?;
         Ok(Credentials { username: self.username, password })
     }
+}
+
+/// The hash of the password in `field`, unless it is easy to guess for somebody who knows the user.
+async fn hashed(app: &App, password: String, field: &'static str, username: &Username, user: &User) -> Result<PasswordHash> {
+    let names = vec![username.as_str().to_owned(), user.first_name.clone(), user.last_name.clone()];
+    let hash = app.passwords.hash(password, names).await?;
+    hash.ok_or_else(|| invalid(field, "this password is too easy to guess".into()))
 }
 
 /// A password as somebody chooses it: counted in characters, not bytes.
 fn new_password(fields: &mut Fields, field: &'static str) -> Option<String> {
     fields.parsed(field, |text| (8..=256).contains(&text.chars().count()).then_some(text), PASSWORD)
-}
-
-fn too_easy(field: &'static str) -> Error {
-    invalid(field, "this password is too easy to guess".into())
 }
 
 /// The error of whoever wants a username that somebody has.
@@ -106,8 +108,7 @@ async fn change_password(
     if !app.passwords.matches(passwords.old, Some(password)).await? {
         return Err(Error::WrongPassword);
     }
-    let names = vec![username.as_str().to_owned(), own.first_name.clone(), own.last_name.clone()];
-    let new = app.passwords.hash(passwords.new, names).await?.ok_or_else(|| too_easy("newPassword"))?;
+    let new = hashed(&app, passwords.new, "newPassword", &username, own).await?;
     if !app.store.set_password(own.id, new).await? {
         return Err(Error::CallerGone);
     }
@@ -116,5 +117,5 @@ async fn change_password(
 
 /// The caller, if the path names nobody else.
 fn own<'a>(caller: &'a User, id: &str) -> Result<&'a User> {
-    if caller.id.to_string() == id { Ok(caller) } else { Err(Error::NotYours) }
+    if UserId::parse(id) == Some(caller.id) { Ok(caller) } else { Err(Error::NotYours) }
 }

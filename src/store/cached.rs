@@ -55,17 +55,13 @@ impl<S: Store> Cached<S> {
     }
 
     /// Changes a user in the store, and forgets what is kept.
-    async fn change_user<T, F>(&self, id: UserId, change: impl FnOnce() -> F + Send + 'static) -> Result<T>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T>> + Send,
-    {
+    async fn change_user<T: Send + 'static>(&self, id: UserId, change: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let (users, changes) = (self.users.clone(), Arc::clone(&self.changes));
         to_the_end(async move {
             let mut outcome = None;
             let change = async |_| {
                 changes.fetch_add(1, Ordering::Release);
-                outcome = Some(change().await?);
+                outcome = Some(change.await?);
                 Ok::<_, StoreError>(Op::Remove)
             };
             users.entry(id).and_try_compute_with(change).await?;
@@ -150,7 +146,7 @@ impl<S: Store> Store for Cached<S> {
 
     async fn rename_user(&self, id: UserId, names: Names, at: Timestamp) -> Result<Option<Arc<User>>> {
         let store = Arc::clone(&self.store);
-        self.change_user(id, async move || store.rename_user(id, names, at).await).await
+        self.change_user(id, async move { store.rename_user(id, names, at).await }).await
     }
 
     async fn account(&self, username: &Username) -> Result<Option<(UserId, PasswordHash)>> {
@@ -167,7 +163,7 @@ impl<S: Store> Store for Cached<S> {
 
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
         let store = Arc::clone(&self.store);
-        self.change_user(id, async move || store.delete_user(id, at).await).await
+        self.change_user(id, async move { store.delete_user(id, at).await }).await
     }
 
     async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)> {

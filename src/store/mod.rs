@@ -94,7 +94,7 @@ pub enum Page {
 }
 
 /// The new names of a user, those that change.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Names {
     /// Given name.
     pub first_name: Option<String>,
