@@ -81,7 +81,7 @@ impl Access {
     fn permits(&self, caller: &Caller, action: Action, room: &Room) -> bool {
         match (self.mode, action) {
             (AccessMode::Open, Action::Subscribe | Action::Delete) => true,
-            (AccessMode::Open, Action::Read | Action::Post | Action::MarkRead) => match caller {
+            (AccessMode::Open, Action::Read | Action::Post | Action::MarkRead) | (AccessMode::Secure, _) => match caller {
                 Caller::User(user) => room.has_member(user.id),
                 Caller::Anyone => false,
             },

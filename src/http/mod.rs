@@ -110,7 +110,7 @@ pub fn router(app: App, sockets: SocketIoLayer, max_packet: usize) -> Router {
 /// credentials, which browsers allow only where the answer says so and names the origin; there are no cookies that this would expose.
 fn cors(origins: &Origins) -> CorsLayer {
     let origins = match origins {
-        Origins::Any => AllowOrigin::mirror_request(),
+        Origins::Any | Origins::ByMode => AllowOrigin::mirror_request(),
         Origins::These(list) => AllowOrigin::list(list.iter().cloned()),
     };
     CorsLayer::new()

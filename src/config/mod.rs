@@ -1,13 +1,18 @@
 //! Settings: built-in default < file < environment, read once at start into types that can only hold what makes sense.
 
-use std::{collections::HashMap, fmt, net::SocketAddr, path::Path, time::Duration};
+mod secrets;
+mod values;
 
-use axum::http::HeaderValue;
+use std::{collections::HashMap, net::SocketAddr, path::Path};
+
 use config::{Environment, File, FileFormat};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
+
+pub use secrets::{DatabaseUrl, Secret, Secrets, masked_url};
+pub use values::{AccessMode, LogFormat, Millis, Networks, Origins, Registration};
 
 /// The defaults, and the documentation of every setting.
-pub const DEFAULTS: &str = include_str!("../config/default.toml");
+pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// The most bytes that a request body may be allowed to have: MongoDB keeps documents of up to 16 MiB.
 const LARGEST_BODY: usize = 15_000_000;
@@ -30,6 +35,8 @@ pub struct Config {
     pub access: AccessMode,
     /// Whether open mode is wanted on an address that others can reach.
     pub allow_open_network: bool,
+    /// Who may register, in secure mode.
+    pub registration: Registration,
     /// Signs tokens, if set.
     pub token_secret: Secret,
     /// Filter of the log.
@@ -38,61 +45,16 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Tokens.
     pub token: TokenConfig,
+    /// Sessions.
+    pub session: SessionConfig,
+    /// How often somebody may do something, in secure mode.
+    pub limits: LimitsConfig,
     /// Requests.
     pub http: HttpConfig,
     /// Sockets.
     pub socket: SocketConfig,
     /// MongoDB, where that is the database.
     pub mongodb: MongoConfig,
-}
-
-/// Who may do what.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase", try_from = "String")]
-pub enum AccessMode {
-    /// Anyone may log in as anyone, as in the original application.
-    Open,
-}
-
-impl TryFrom<String> for AccessMode {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        match name.as_str() {
-            "open" => Ok(Self::Open),
-            _ => Err(format!("access: '{name}' is not a mode of this version, which knows only \"open\"")),
-        }
-    }
-}
-
-impl fmt::Display for AccessMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open => f.write_str("open"),
-        }
-    }
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase", try_from = "String")]
-pub enum LogFormat {
-    /// Text, in colour on a terminal.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-impl TryFrom<String> for LogFormat {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        match name.as_str() {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err(format!("log_format: '{name}' is neither \"text\" nor \"json\"")),
-        }
-    }
 }
 
 /// Settings of tokens.
@@ -103,6 +65,36 @@ pub struct TokenConfig {
     pub lifetime_seconds: u32,
     /// Keys that signed tokens before `token_secret`.
     pub earlier_secrets: Secrets,
+}
+
+/// Settings of sessions: of logins with a password.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionConfig {
+    /// How long an access token is valid, in seconds.
+    pub access_lifetime_seconds: u32,
+    /// How long a session lasts from when it was last refreshed, in seconds.
+    pub refresh_lifetime_seconds: u32,
+}
+
+/// How often somebody may do something, in secure mode. As many as a minute allows may come at once. 0 is no limit.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Logins from one address.
+    pub logins_per_minute: u32,
+    /// Refreshed tokens from one address.
+    pub refreshes_per_minute: u32,
+    /// Registrations from one address.
+    pub registrations_per_minute: u32,
+    /// Messages of one user.
+    pub posts_per_minute: u32,
+    /// Events from all sockets of one user.
+    pub events_per_minute: u32,
+    /// Sockets opened from one address.
+    pub connections_per_minute: u32,
+    /// Sockets from one address at the same time.
+    pub sockets_per_address: u32,
 }
 
 /// Settings of requests.
@@ -119,6 +111,8 @@ pub struct HttpConfig {
     pub max_page: u64,
     /// From which pages browsers may call.
     pub cors_origins: Origins,
+    /// Whose word counts on where a request comes from.
+    pub trusted_proxies: Networks,
     /// Longest time for requests under way to finish at the end.
     pub shutdown_timeout_ms: Millis,
 }
@@ -145,167 +139,6 @@ pub struct MongoConfig {
     pub start_timeout_ms: Millis,
     /// Longest time for an operation of the database.
     pub operation_timeout_ms: Millis,
-}
-
-/// A time span of at least one millisecond, written as a number of milliseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(transparent)]
-pub struct Millis(u64);
-
-impl From<Millis> for Duration {
-    fn from(millis: Millis) -> Self {
-        Self::from_millis(millis.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Millis {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match u64::deserialize(deserializer)? {
-            0 => Err(D::Error::custom("a time of 0 ms leaves no time at all")),
-            millis => Ok(Self(millis)),
-        }
-    }
-}
-
-/// A key that shows itself to nobody.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The bytes of the key, if one is set.
-    #[must_use]
-    pub fn bytes(&self) -> Option<&[u8]> {
-        (!self.0.is_empty()).then_some(self.0.as_bytes())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "" } else { "********" })
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{self:?}"))
-    }
-}
-
-/// Keys, written with commas between them; they show themselves to nobody.
-#[derive(Clone, Debug)]
-pub struct Secrets(Vec<Secret>);
-
-impl Secrets {
-    /// The bytes of each key.
-    pub fn bytes(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().filter_map(Secret::bytes)
-    }
-}
-
-impl<'de> Deserialize<'de> for Secrets {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Ok(Self(text.split(',').map(|secret| Secret(secret.trim().to_owned())).filter(|secret| secret.bytes().is_some()).collect()))
-    }
-}
-
-impl Serialize for Secrets {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let masked: Vec<_> = self.0.iter().map(|secret| format!("{secret:?}")).collect();
-        serializer.serialize_str(&masked.join(","))
-    }
-}
-
-/// The URL of a database; a password in it is shown to nobody.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
-pub struct DatabaseUrl(String);
-
-impl DatabaseUrl {
-    /// The whole URL, password and all: for the store that opens it, and for nothing that is printed.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for DatabaseUrl {
-    fn from(url: String) -> Self {
-        Self(url)
-    }
-}
-
-impl fmt::Display for DatabaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&masked_url(&self.0))
-    }
-}
-
-impl fmt::Debug for DatabaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for DatabaseUrl {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// A URL with what stands between `//user:` and `@` replaced.
-#[must_use]
-pub fn masked_url(url: &str) -> String {
-    let masked = || {
-        let (scheme, rest) = url.split_once("://")?;
-        let (credentials, host) = rest.rsplit_once('@')?;
-        let (user, _) = credentials.split_once(':')?;
-        Some(format!("{scheme}://{user}:********@{host}"))
-    };
-    masked().unwrap_or_else(|| url.to_owned())
-}
-
-/// From which web pages browsers may call.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Origins {
-    /// From any.
-    Any,
-    /// From these; from none if there are none.
-    These(Vec<HeaderValue>),
-}
-
-impl<'de> Deserialize<'de> for Origins {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        match text.trim() {
-            "any" => Ok(Self::Any),
-            "none" => Ok(Self::These(Vec::new())),
-            list => list.split(',').map(origin).collect::<Result<_, _>>().map(Self::These).map_err(D::Error::custom),
-        }
-    }
-}
-
-fn origin(text: &str) -> Result<HeaderValue, String> {
-    let text = text.trim();
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
-    match text.parse() {
-        Ok(value) if !host.is_empty() && !host.contains('/') => Ok(value),
-        _ => Err(format!("'{text}' is not an origin like https://chat.example.com, nor \"any\" or \"none\"")),
-    }
-}
-
-impl Serialize for Origins {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Any => serializer.serialize_str("any"),
-            Self::These(origins) if origins.is_empty() => serializer.serialize_str("none"),
-            Self::These(origins) => {
-                let origins: Vec<_> = origins.iter().filter_map(|origin| origin.to_str().ok()).collect();
-                serializer.serialize_str(&origins.join(","))
-            }
-        }
-    }
 }
 
 /// Why the settings cannot be used, as one line for the person who starts the server.
@@ -339,6 +172,8 @@ impl Config {
             ("http.max_page", self.http.max_page),
             ("socket.max_waiting_events", self.socket.max_waiting_events as u64),
             ("socket.max_packet_bytes", self.socket.max_packet_bytes),
+            ("session.access_lifetime_seconds", self.session.access_lifetime_seconds.into()),
+            ("session.refresh_lifetime_seconds", self.session.refresh_lifetime_seconds.into()),
         ];
         let earlier = self.token.earlier_secrets.bytes().map(|key| ("token.earlier_secrets", Some(key)));
         if self.http.max_body_bytes > LARGEST_BODY {
@@ -352,10 +187,16 @@ impl Config {
         }
         if self.access == AccessMode::Open && !self.listen.ip().is_loopback() && !self.allow_open_network {
             return Err(ConfigError(format!(
-                "listen: whoever reaches {} could act as anyone, since access is \"open\"; listen on 127.0.0.1, or allow it with \
+                "listen: whoever reaches {} could act as anyone, since access is \"open\"; take secure mode (CAUSERIE_ACCESS=secure), listen on 127.0.0.1, or allow it with \
                  allow_open_network = true (CAUSERIE_ALLOW_OPEN_NETWORK=true) where nobody else can reach it",
                 self.listen
             )));
+        }
+        if self.access == AccessMode::Secure {
+            return Err(ConfigError("access: secure mode is still being built".into()));
+        }
+        if self.access == AccessMode::Secure && self.http.cors_origins == Origins::Any {
+            return Err(ConfigError("http.cors_origins: secure mode takes a list of origins, or \"none\", but not \"any\"".into()));
         }
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(ConfigError(format!("{name}: 0 allows nothing at all"))),
@@ -385,6 +226,8 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn load(variables: &[(&str, &str)]) -> Result<Config, String> {
@@ -411,6 +254,7 @@ mod tests {
             ("CAUSERIE_TOKEN__EARLIER_SECRETS", "the key of yesterday is just as long ,the key of the day before is longer"),
             ("CAUSERIE_SOCKET__PING_INTERVAL_MS", "300"),
             ("CAUSERIE_HTTP__CORS_ORIGINS", "https://a.example, https://b.example:8443"),
+            ("CAUSERIE_HTTP__TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.7,fd00::/8"),
             ("CAUSERIE_CONFIG", "elsewhere.toml"),
             ("CAUSERIE_TEST_MONGODB", "mongodb://localhost"),
         ])
@@ -420,6 +264,9 @@ mod tests {
         let earlier: Vec<_> = config.token.earlier_secrets.bytes().collect();
         assert_eq!(earlier, [&b"the key of yesterday is just as long"[..], b"the key of the day before is longer"]);
         assert_eq!(Duration::from(config.socket.ping_interval_ms), Duration::from_millis(300));
+        for (address, trusted) in [("10.1.2.3", true), ("11.1.2.3", false), ("192.0.2.7", true), ("192.0.2.8", false), ("fd00::1", true)] {
+            assert_eq!(config.http.trusted_proxies.contain(address.parse().unwrap()), trusted, "{address}");
+        }
         assert_eq!(
             config.http.cors_origins,
             Origins::These(vec!["https://a.example".parse().unwrap(), "https://b.example:8443".parse().unwrap()])
@@ -435,7 +282,11 @@ mod tests {
             ("CAUSERIE_LISTEN", "192.0.2.1:3000", "listen on 127.0.0.1"),
             ("CAUSERIE_LISTNE", "127.0.0.1:1", "listne"),
             ("CAUSERIE_HTTP__MAX_PAGES", "5", "max_pages"),
-            ("CAUSERIE_ACCESS", "closed", "access: 'closed' is not a mode"),
+            ("CAUSERIE_ACCESS", "closed", "access: 'closed' is neither \"open\" nor \"secure\""),
+            ("CAUSERIE_REGISTRATION", "no", "registration: 'no' is neither \"open\" nor \"closed\""),
+            ("CAUSERIE_HTTP__TRUSTED_PROXIES", "10.0.0.1/8,proxy", "'proxy' is neither an address nor a network"),
+            ("CAUSERIE_SESSION__ACCESS_LIFETIME_SECONDS", "0", "session.access_lifetime_seconds"),
+            ("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "-1", "logins_per_minute"),
             ("CAUSERIE_LOG_FORMAT", "yaml", "neither \"text\" nor \"json\""),
             ("CAUSERIE_HTTP__MAX_PAGE", "0", "http.max_page"),
             ("CAUSERIE_HTTP__MAX_PAGE", "many", "http.max_page"),

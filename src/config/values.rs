@@ -1,0 +1,180 @@
+//! The values that settings take, each a type that can only hold what makes sense.
+
+use std::{fmt, net::IpAddr, time::Duration};
+
+use axum::http::HeaderValue;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// Who may do what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase", try_from = "String")]
+pub enum AccessMode {
+    /// Anyone may log in as anyone, as in the original application.
+    Open,
+    /// Whoever acts as somebody has proved to be that somebody.
+    Secure,
+}
+
+impl TryFrom<String> for AccessMode {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "open" => Ok(Self::Open),
+            "secure" => Ok(Self::Secure),
+            _ => Err(format!("access: '{name}' is neither \"open\" nor \"secure\"")),
+        }
+    }
+}
+
+impl fmt::Display for AccessMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Secure => "secure",
+        })
+    }
+}
+
+/// Who may register in secure mode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase", try_from = "String")]
+pub enum Registration {
+    /// Anyone, as a consumer.
+    Open,
+    /// Only support users may register others.
+    Closed,
+}
+
+impl TryFrom<String> for Registration {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "open" => Ok(Self::Open),
+            "closed" => Ok(Self::Closed),
+            _ => Err(format!("registration: '{name}' is neither \"open\" nor \"closed\"")),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase", try_from = "String")]
+pub enum LogFormat {
+    /// Text, in colour on a terminal.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl TryFrom<String> for LogFormat {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("log_format: '{name}' is neither \"text\" nor \"json\"")),
+        }
+    }
+}
+
+/// A time span of at least one millisecond, written as a number of milliseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Millis(u64);
+
+impl From<Millis> for Duration {
+    fn from(millis: Millis) -> Self {
+        Self::from_millis(millis.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Millis {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u64::deserialize(deserializer)? {
+            0 => Err(D::Error::custom("a time of 0 ms leaves no time at all")),
+            millis => Ok(Self(millis)),
+        }
+    }
+}
+
+/// From which web pages browsers may call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origins {
+    /// As the access mode has it: from any in open mode, from none in secure mode.
+    ByMode,
+    /// From any.
+    Any,
+    /// From these; from none if there are none.
+    These(Vec<HeaderValue>),
+}
+
+impl<'de> Deserialize<'de> for Origins {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.trim() {
+            "" => Ok(Self::ByMode),
+            "any" => Ok(Self::Any),
+            "none" => Ok(Self::These(Vec::new())),
+            list => list.split(',').map(origin).collect::<Result<_, _>>().map(Self::These).map_err(D::Error::custom),
+        }
+    }
+}
+
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let text = text.trim();
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
+    match text.parse() {
+        Ok(value) if !host.is_empty() && !host.contains('/') => Ok(value),
+        _ => Err(format!("'{text}' is not an origin like https://chat.example.com, nor \"any\" or \"none\"")),
+    }
+}
+
+impl Serialize for Origins {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::ByMode => serializer.serialize_str(""),
+            Self::Any => serializer.serialize_str("any"),
+            Self::These(origins) if origins.is_empty() => serializer.serialize_str("none"),
+            Self::These(origins) => {
+                let origins: Vec<_> = origins.iter().filter_map(|origin| origin.to_str().ok()).collect();
+                serializer.serialize_str(&origins.join(","))
+            }
+        }
+    }
+}
+
+/// Networks, written as addresses and prefixes with commas between them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Networks(Vec<IpNet>);
+
+impl Networks {
+    /// Whether the address lies in one of them.
+    #[must_use]
+    pub fn contain(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+impl<'de> Deserialize<'de> for Networks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(network).collect::<Result<_, _>>().map(Self).map_err(D::Error::custom)
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| format!("'{text}' is neither an address nor a network like 10.0.0.0/8"))
+}
+
+impl Serialize for Networks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let networks: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        serializer.serialize_str(&networks.join(","))
+    }
+}
