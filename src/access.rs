@@ -1,26 +1,74 @@
-//! Who may do what. The only place that decides; a handler gets the room from here, or it gets none.
+//! Who somebody is, and who may do what. The only place that decides; a handler gets the room from here, or it gets none.
 //!
-//! | action | open mode |
-//! |---|---|
-//! | read, post, mark as read | members |
-//! | subscribe a socket, delete a room or a message | anyone, as in the original application |
+//! In open mode anyone may log in as anyone, and so may do nearly anything, as in the original application. In secure mode:
+//!
+//! | action | open mode | secure mode |
+//! |---|---|---|
+//! | register a consumer | anyone | anyone, or support users alone (`registration = "closed"`) |
+//! | register a support user | anyone | support users |
+//! | list and read users | anyone | whoever has a token |
+//! | change one's names or password | the user | the user |
+//! | delete a user | anyone | the user, support users |
+//! | initiate a room | whoever has a token | whoever has a token; one with support needs a support user in it |
+//! | read, post, mark as read | members | members |
+//! | subscribe a socket | anyone | members; for another user, who has to be a member too |
+//! | delete a room | anyone | its initiator, support users |
+//! | delete a message | anyone | its author, as a member; support users |
+//!
+//! In secure mode no refusal tells whether there is such a room or message: to whoever may not see it, what is there and what is not are the
+//! same.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
+
+use axum::http::{HeaderMap, header};
+use tracing::field::{DisplayValue, display};
 
 use crate::{
-    config::AccessMode,
+    address::ClientAddress,
+    clock::Clock,
+    config::{AccessMode, Registration},
     error::{Error, Result},
-    model::{Message, MessageId, Room, RoomId, User},
+    model::{Message, MessageId, Room, RoomId, RoomType, Timestamp, User, UserId, UserType},
     store::Store,
+    token::{TokenError, Tokens, Verified},
 };
+
+/// Somebody who has proved who they are.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// Who.
+    pub user: Arc<User>,
+    /// What their token says besides.
+    pub token: Verified,
+}
 
 /// Who asks.
 #[derive(Clone, Debug)]
-pub enum Caller {
-    /// Somebody who proved to be this user.
-    User(Arc<User>),
-    /// Somebody who proved nothing.
-    Anyone,
+pub struct Caller {
+    /// Who they have proved to be, if anybody.
+    pub proof: Option<Proof>,
+    /// From where they ask.
+    pub address: ClientAddress,
+}
+
+impl Caller {
+    /// The user that they have proved to be.
+    #[must_use]
+    pub fn user(&self) -> Option<&User> {
+        self.proof.as_ref().map(|proof| proof.user.as_ref())
+    }
+
+    fn is(&self, user: UserId) -> bool {
+        self.user().is_some_and(|own| own.id == user)
+    }
+
+    fn is_support(&self) -> bool {
+        self.user().is_some_and(|own| own.kind == UserType::Support)
+    }
+
+    fn is_in(&self, room: &Room) -> bool {
+        self.user().is_some_and(|own| room.has_member(own.id))
+    }
 }
 
 /// What they ask for.
@@ -36,55 +84,172 @@ pub enum Action {
     MarkRead,
     /// Hear what happens in the room.
     Subscribe,
-    /// Delete the room, or a message in it.
+    /// Delete the room.
     Delete,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read the room",
+            Self::Post => "post in the room",
+            Self::MarkRead => "mark the room as read",
+            Self::Subscribe => "subscribe to the room",
+            Self::Delete => "delete the room",
+        }
+    }
 }
 
 /// Decides by the mode that the server runs in.
 #[derive(Clone)]
 pub struct Access {
     mode: AccessMode,
+    registration: Registration,
     store: Arc<dyn Store>,
+    tokens: Arc<Tokens>,
+    clock: Clock,
 }
 
 impl Access {
-    /// Access to what is kept in `store`.
+    /// Access to what is kept in `store`, for the bearers of `tokens`.
     #[must_use]
-    pub fn new(mode: AccessMode, store: Arc<dyn Store>) -> Self {
-        Self { mode, store }
+    pub fn new(mode: AccessMode, registration: Registration, store: Arc<dyn Store>, tokens: Arc<Tokens>, clock: Clock) -> Self {
+        Self { mode, registration, store, tokens, clock }
     }
 
-    /// The room with this id, if the caller may do this in it. Errors: [`Error::NoRoom`], [`Error::NotAMember`].
+    /// Whether everybody has to prove who they are.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.mode == AccessMode::Secure
+    }
+
+    /// The time by which tokens expire.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Who the bearer of this token is. Errors: [`Error::Token`], [`Error::SessionOver`], [`Error::CallerGone`].
+    pub async fn prove(&self, token: &str) -> Result<Proof> {
+        let token = self.tokens.verify(token, self.clock.now())?;
+        self.prove_again(token).await
+    }
+
+    /// Whether what a token has said still holds.
+    pub async fn prove_again(&self, token: Verified) -> Result<Proof> {
+        if token.has_ended(self.clock.now()) {
+            return Err(TokenError::Expired.into());
+        }
+        match token.session {
+            Some(session) => {
+                let session = self.store.session(session).await?;
+                session.filter(|session| session.user == token.user).ok_or(Error::SessionOver)?;
+            }
+            // A token that was given without a proof proves nothing.
+            None if self.is_secure() => return Err(TokenError::Undecodable.into()),
+            None => {}
+        }
+        let user = self.store.user(token.user).await?.ok_or(Error::CallerGone)?;
+        Ok(Proof { user, token })
+    }
+
+    /// The room with this id, if the caller may do this in it. Errors: [`Error::NoRoom`], [`Error::NotAMember`], [`Error::NotToDelete`].
     pub async fn admit(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
-        let room = match RoomId::parse(room) {
+        let id = RoomId::parse(room);
+        let found = match id {
             Some(id) => self.store.room(id).await?,
             None => None,
         };
-        let room = room.ok_or(Error::NoRoom)?;
-        self.permits(caller, action, &room).then_some(room).ok_or(Error::NotAMember)
-    }
-
-    /// The message with this id, if the caller may do this in its room; `None` when there is no such message.
-    pub async fn admit_to_message(&self, caller: &Caller, action: Action, message: &str) -> Result<Option<Message>> {
-        let message = match MessageId::parse(message) {
-            Some(id) => self.store.message(id).await?,
-            None => None,
-        };
-        let Some(message) = message else { return Ok(None) };
-        match self.store.room(message.room).await? {
-            Some(room) if self.permits(caller, action, &room) => Ok(Some(message)),
-            Some(_) => Err(Error::NotAMember),
-            None => Ok(None),
+        match found {
+            Some(room) if self.permits(caller, action, &room) => Ok(room),
+            None if !self.is_secure() || (action == Action::Delete && caller.is_support()) => Err(Error::NoRoom),
+            _ if action == Action::Delete => Err(self.refuse(caller, action.name(), shown(id.as_ref()), Error::NotToDelete)),
+            _ => Err(self.refuse(caller, action.name(), shown(id.as_ref()), Error::NotAMember)),
         }
     }
 
     fn permits(&self, caller: &Caller, action: Action, room: &Room) -> bool {
         match (self.mode, action) {
             (AccessMode::Open, Action::Subscribe | Action::Delete) => true,
-            (AccessMode::Open, Action::Read | Action::Post | Action::MarkRead) | (AccessMode::Secure, _) => match caller {
-                Caller::User(user) => room.has_member(user.id),
-                Caller::Anyone => false,
-            },
+            (AccessMode::Secure, Action::Delete) => caller.is_support() || (caller.is(room.initiator) && caller.is_in(room)),
+            (_, Action::Read | Action::Post | Action::MarkRead | Action::Subscribe) => caller.is_in(room),
         }
     }
+
+    /// The message with this id, if the caller may delete it; `None` when there is no such message. Errors: [`Error::NotToDelete`].
+    pub async fn admit_to_delete(&self, caller: &Caller, message: &str) -> Result<Option<Message>> {
+        let id = MessageId::parse(message);
+        let found = match id {
+            Some(id) => self.store.message(id).await?,
+            None => None,
+        };
+        let room = match &found {
+            Some(found) => self.store.room(found.room).await?,
+            None => None,
+        };
+        let may = match (&found, &room) {
+            _ if !self.is_secure() || caller.is_support() => true,
+            (Some(found), Some(room)) => caller.is(found.author) && caller.is_in(room),
+            _ => false,
+        };
+        if !may {
+            return Err(self.refuse(caller, "delete the message", shown(id.as_ref()), Error::NotToDelete));
+        }
+        Ok(found.filter(|_| room.is_some()))
+    }
+
+    /// Whether the caller may see who is there.
+    pub fn admit_to_users(&self, caller: &Caller) -> Result<()> {
+        if self.is_secure() && caller.proof.is_none() { Err(Error::NoToken) } else { Ok(()) }
+    }
+
+    /// The id of the user, if the caller may delete them; `None` when it is no id.
+    pub fn admit_to_delete_user(&self, caller: &Caller, user: &str) -> Result<Option<UserId>> {
+        self.admit_to_users(caller)?;
+        let id = UserId::parse(user);
+        if !self.is_secure() || caller.is_support() || id.is_some_and(|id| caller.is(id)) {
+            return Ok(id);
+        }
+        Err(self.refuse(caller, "delete the user", shown(id.as_ref()), Error::NotToDelete))
+    }
+
+    /// The caller's own id, if the path names nobody else.
+    pub fn admit_to_own(&self, caller: &Caller, user: &str) -> Result<UserId> {
+        let id = UserId::parse(user);
+        id.filter(|id| caller.is(*id)).ok_or_else(|| self.refuse(caller, "change the user", shown(id.as_ref()), Error::NotYours))
+    }
+
+    /// Whether the caller may add a user of this kind.
+    pub fn admit_to_register(&self, caller: &Caller, kind: UserType) -> Result<()> {
+        if !self.is_secure() || caller.is_support() || (kind == UserType::Consumer && self.registration == Registration::Open) {
+            return Ok(());
+        }
+        let error = if kind == UserType::Support { Error::SupportOnly } else { Error::RegistrationClosed };
+        Err(self.refuse(caller, "register a user", shown(Some(&kind.as_str())), error))
+    }
+
+    /// Whether there may be a room of this kind with these members.
+    #[must_use]
+    pub fn allows_room<'a>(&self, kind: RoomType, mut members: impl Iterator<Item = &'a User>) -> bool {
+        !self.is_secure() || kind == RoomType::ConsumerToConsumer || members.any(|member| member.kind == UserType::Support)
+    }
+
+    /// The error again, noted down with who was refused what.
+    pub fn refuse(&self, caller: &Caller, action: &str, target: Option<DisplayValue<&dyn fmt::Display>>, error: Error) -> Error {
+        let user = caller.user().map(|user| display(user.id));
+        tracing::warn!(address = %caller.address, user, action, target, "refused");
+        error
+    }
+}
+
+/// What stands between the first space of the `Authorization` header and the next, whatever the scheme's name.
+pub fn token_in(headers: &HeaderMap) -> Result<String> {
+    let header = headers.get(header::AUTHORIZATION).filter(|value| !value.is_empty()).ok_or(Error::NoToken)?;
+    let header = String::from_utf8_lossy(header.as_bytes());
+    Ok(header.split(' ').nth(1).unwrap_or_default().to_owned())
+}
+
+/// What the log calls that which an action was about. Never what a client has written, unless it is an id.
+pub fn shown(target: Option<&impl fmt::Display>) -> Option<DisplayValue<&dyn fmt::Display>> {
+    target.map(|target| display(target as &dyn fmt::Display))
 }

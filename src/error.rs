@@ -41,6 +41,12 @@ pub enum Error {
     /// 401: the token speaks for a user who was deleted.
     #[error("No user with this id found")]
     CallerGone,
+    /// 401: the token's session was ended.
+    #[error("This session has ended, please log in again")]
+    SessionOver,
+    /// 401: the refresh token is none of ours, or was used, or its session is over.
+    #[error("The refresh token is not valid, please log in again")]
+    BadRefresh,
     /// 401: no account, or another password. Which of the two is nobody's business.
     #[error("Wrong username or password")]
     WrongLogin,
@@ -53,6 +59,24 @@ pub enum Error {
     /// 403: somebody else's account.
     #[error("You can only change your own account")]
     NotYours,
+    /// 403: what is to be deleted is not the caller's, or is not there: which of the two is nobody's business.
+    #[error("This is not yours to delete, or it is not there")]
+    NotToDelete,
+    /// 403: only support users add support users.
+    #[error("Only a support user can register a support user")]
+    SupportOnly,
+    /// 403: only support users add users.
+    #[error("Registration is closed")]
+    RegistrationClosed,
+    /// 403: the id is not that of the socket's token.
+    #[error("This is not the user of your token")]
+    NotYou,
+    /// 403: another user cannot be brought into a room that they are not in.
+    #[error("That user is not a member of this room")]
+    OtherNotAMember,
+    /// 404: the caller has no such session.
+    #[error("No session with this id found")]
+    NoSession,
     /// 400: nobody to log in as, or to be on a socket.
     #[error("No user with this id found")]
     NobodyToBe,
@@ -104,9 +128,16 @@ impl Error {
             | Self::NobodyToBe
             | Self::NoRoom
             | Self::BadEvent(_) => StatusCode::BAD_REQUEST,
-            Self::Token(_) | Self::CallerGone | Self::WrongLogin => StatusCode::UNAUTHORIZED,
-            Self::NotAMember | Self::WrongPassword | Self::NotYours => StatusCode::FORBIDDEN,
-            Self::NoUser | Self::NoEndpoint => StatusCode::NOT_FOUND,
+            Self::Token(_) | Self::CallerGone | Self::SessionOver | Self::BadRefresh | Self::WrongLogin => StatusCode::UNAUTHORIZED,
+            Self::NotAMember
+            | Self::WrongPassword
+            | Self::NotYours
+            | Self::NotToDelete
+            | Self::SupportOnly
+            | Self::RegistrationClosed
+            | Self::NotYou
+            | Self::OtherNotAMember => StatusCode::FORBIDDEN,
+            Self::NoUser | Self::NoSession | Self::NoEndpoint => StatusCode::NOT_FOUND,
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedBody(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -4,16 +4,17 @@
 //!
 //! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`].
 //! - [`http`]: the REST API. [`live`]: the sockets. They do not know each other but for [`live::Live`].
-//! - [`timeline`]: the one door by which messages enter the rooms. [`access`]: who may do what. [`token`]: who somebody is.
-//!   [`password`]: how they prove it.
+//! - [`timeline`]: the one door by which messages enter the rooms. [`access`]: who somebody is, and who may do what. [`sessions`]: what a
+//!   login gives. [`token`], [`password`]: how somebody proves who they are.
 //! - [`view`]: how messages look to clients.
 //! - [`store`]: what is kept, and the databases that keep it.
-//! - [`model`], [`clock`]: the nouns, and time. [`config`], [`error`]: settings, and everything that can go wrong.
+//! - [`model`], [`clock`], [`address`]: the nouns, time, and where a request comes from. [`config`], [`error`]: settings, and everything that can go wrong.
 //!
 //! A room is a log: every message in it has the next number, `seq`, with no hole and no repeat. History is a range of the log, what
 //! somebody has read is a position in it, and what a client missed is everything after the last number it saw.
 
 pub mod access;
+pub mod address;
 pub mod clock;
 pub mod config;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod http;
 pub mod live;
 pub mod model;
 pub mod password;
+pub mod sessions;
 pub mod store;
 pub mod timeline;
 pub mod token;
@@ -34,8 +36,9 @@ use tokio::net::TcpListener;
 use access::Access;
 use clock::Clock;
 use config::Config;
-use live::{Event, Handlers, Live, Sockets};
+use live::{Event, Handlers, Live, Proofs, Sockets};
 use password::Passwords;
+use sessions::Sessions;
 use store::{OpenError, Store};
 use timeline::Timeline;
 use token::Tokens;
@@ -55,9 +58,11 @@ impl Server {
     /// Opens the database and puts everything together. Errors are one line for the person who starts the server.
     pub async fn start(listener: TcpListener, config: Config, clock: Clock) -> Result<Self, OpenError> {
         let store = store::open(&config.database, &config.mongodb).await?;
-        let tokens = tokens(&config, store.as_ref()).await?;
-        let access = Access::new(config.access, Arc::clone(&store));
-        let (sockets, layer) = Sockets::new(&config.socket, Handlers { access: access.clone(), store: Arc::clone(&store) });
+        let tokens = Arc::new(tokens(&config, store.as_ref()).await?);
+        let access = Access::new(config.access, config.registration, Arc::clone(&store), Arc::clone(&tokens), clock.clone());
+        let proofs = Arc::new(Proofs::new(access.clone(), Arc::clone(&store)));
+        let handlers = Handlers { access: access.clone(), store: Arc::clone(&store), proofs };
+        let (sockets, layer) = Sockets::new(&config.socket, handlers);
         let announcer = sockets.clone();
         let announce = move |posts: &[Post]| {
             let events: Vec<_> = posts.iter().map(|message| Event::NewMessage { message }).collect();
@@ -70,7 +75,7 @@ impl Server {
             store: Arc::clone(&store),
             timeline: timeline.clone(),
             access,
-            tokens,
+            sessions: Sessions::new(Arc::clone(&store), tokens, clock.clone(), &config),
             passwords: Passwords::new(),
             live: Arc::new(sockets.clone()),
             clock,
@@ -106,13 +111,12 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
 
 /// Tokens signed with the key that is set, or else with the one that the database keeps.
 async fn tokens(config: &Config, store: &dyn Store) -> Result<Tokens, OpenError> {
-    let lifetime = Some(config.token.lifetime_seconds).filter(|seconds| *seconds > 0).map(i64::from);
     if let Some(secret) = config.token_secret.bytes() {
-        return Ok(Tokens::new(secret, config.token.earlier_secrets.bytes(), lifetime));
+        return Ok(Tokens::new(secret, config.token.earlier_secrets.bytes()));
     }
     let mut candidate = [0; 32];
     getrandom::fill(&mut candidate)
         .map_err(|error| OpenError::Unusable(format!("token_secret: the system gives no random bytes: {error}")))?;
     let kept = store.token_secret(candidate).await.map_err(|error| OpenError::because(&error, format!("token_secret: {error}")))?;
-    Ok(Tokens::new(&kept, config.token.earlier_secrets.bytes(), lifetime))
+    Ok(Tokens::new(&kept, config.token.earlier_secrets.bytes()))
 }

@@ -14,7 +14,7 @@ use std::{
 use causerie::{
     Server,
     clock::Clock,
-    config::{Config, ConfigError, LogFormat},
+    config::{AccessMode, Config, ConfigError, LogFormat},
     store::OpenError,
 };
 use clap::Parser;
@@ -197,7 +197,7 @@ async fn run(config: Config) -> Result<(), Problem> {
     let server = Server::start(listener, config, Clock::system()).await?;
     let address = server.address().map_err(|error| format!("listen: {error}"))?;
     let stopped = stop_signal().map_err(|error| format!("the system delivers no signals: {error}"))?;
-    if !address.ip().is_loopback() {
+    if access == AccessMode::Open && !address.ip().is_loopback() {
         tracing::warn!(%address, "open mode on an address that others can reach, as allowed: whoever reaches it may act as anyone");
     }
     // Whoever started us may not be listening.

@@ -72,6 +72,10 @@ id!(
     /// Names a message.
     MessageId
 );
+id!(
+    /// Names a session.
+    SessionId
+);
 
 /// The number of an entry in its room's log: 1, 2, 3, … with no hole and no repeat. 0 is "before the first".
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize)]
@@ -203,6 +207,32 @@ pub struct Credentials {
     pub username: Username,
     /// What they prove it with.
     pub password: PasswordHash,
+}
+
+/// A login with a password, on one device. It lasts until it is ended, or has not been refreshed for too long.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Session {
+    /// Names the session.
+    pub id: SessionId,
+    /// Who logged in.
+    pub user: UserId,
+    /// What the client called itself when it logged in; empty if it did not.
+    pub user_agent: String,
+    /// When they logged in.
+    pub created_at: Timestamp,
+    /// When the session was last refreshed.
+    pub used_at: Timestamp,
+    /// When it is over, unless it is refreshed before.
+    pub expires_at: Timestamp,
+}
+
+/// What is kept of the refresh token of a session: enough to know it again, and of no use to a thief.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RefreshKey {
+    /// SHA-256 of the part that all tokens of the session have in common.
+    pub line: [u8; 32],
+    /// SHA-256 of the part that only the token issued last has.
+    pub secret: [u8; 32],
 }
 
 impl Serialize for User {

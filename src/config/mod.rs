@@ -192,9 +192,6 @@ impl Config {
                 self.listen
             )));
         }
-        if self.access == AccessMode::Secure {
-            return Err(ConfigError("access: secure mode is still being built".into()));
-        }
         if self.access == AccessMode::Secure && self.http.cors_origins == Origins::Any {
             return Err(ConfigError("http.cors_origins: secure mode takes a list of origins, or \"none\", but not \"any\"".into()));
         }

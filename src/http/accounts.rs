@@ -11,12 +11,12 @@ use super::{
     App, PathId, Shared, Success,
     body::{Body, Fields, Input, invalid},
     caller::Authenticated,
-    success,
+    sessions, success,
 };
 use crate::{
     error::{Error, Result},
-    model::{Credentials, PasswordHash, User, UserId, Username},
-    store::Names,
+    model::{Credentials, PasswordHash, User, Username},
+    store::{Names, Which},
 };
 
 /// What is said of a password of the wrong length.
@@ -33,9 +33,9 @@ pub struct Login {
 }
 
 impl Login {
-    /// Reads both, where one is given.
+    /// Reads both, where one is given; secure mode asks for both.
     pub fn read(fields: &mut Fields) -> Option<Self> {
-        if fields.is_missing("username") && fields.is_missing("password") {
+        if !fields.is_secure() && fields.is_missing("username") && fields.is_missing("password") {
             return None;
         }
         let username = fields.parsed("username", |text| Username::parse(&text), "please provide 3 to 32 of a-z 0-9 . _ -");
@@ -73,14 +73,9 @@ impl Input for Names {
     }
 }
 
-async fn rename(
-    State(app): State<Shared>,
-    PathId(id): PathId,
-    Authenticated(caller): Authenticated,
-    Body(names): Body<Names>,
-) -> Result<Json<Success>> {
-    let own = own(&caller, &id)?;
-    let renamed = app.store.rename_user(own.id, names, app.clock.now()).await?;
+async fn rename(State(app): State<Shared>, PathId(id): PathId, caller: Authenticated, Body(names): Body<Names>) -> Result<Json<Success>> {
+    let own = app.access.admit_to_own(&caller.caller, &id)?;
+    let renamed = app.store.rename_user(own, names, app.clock.now()).await?;
     Ok(success(json!({ "user": renamed.ok_or(Error::CallerGone)? })))
 }
 
@@ -97,25 +92,23 @@ impl Input for NewPassword {
     }
 }
 
+/// Whoever has the account open elsewhere has to log in again, with the new password.
 async fn change_password(
     State(app): State<Shared>,
     PathId(id): PathId,
-    Authenticated(caller): Authenticated,
+    caller: Authenticated,
     Body(passwords): Body<NewPassword>,
 ) -> Result<Json<Success>> {
-    let own = own(&caller, &id)?;
-    let Credentials { username, password } = app.store.credentials(own.id).await?.ok_or(Error::NoPassword)?;
+    let own = app.access.admit_to_own(&caller.caller, &id)?;
+    let Credentials { username, password } = app.store.credentials(own).await?.ok_or(Error::NoPassword)?;
     if !app.passwords.matches(passwords.old, Some(password)).await? {
-        return Err(Error::WrongPassword);
+        return Err(app.access.refuse(&caller.caller, "change the password", None, Error::WrongPassword));
     }
-    let new = hashed(&app, passwords.new, "newPassword", &username, own).await?;
-    if !app.store.set_password(own.id, new).await? {
+    let new = hashed(&app, passwords.new, "newPassword", &username, &caller.user).await?;
+    if !app.store.set_password(own, new).await? {
         return Err(Error::CallerGone);
     }
-    Ok(success(json!({ "message": "The password is changed" })))
-}
-
-/// The caller, if the path names nobody else.
-fn own<'a>(caller: &'a User, id: &str) -> Result<&'a User> {
-    if UserId::parse(id) == Some(caller.id) { Ok(caller) } else { Err(Error::NotYours) }
+    let others = caller.session.map_or(Which::All, Which::AllBut);
+    let ended = sessions::end(&app, caller.caller.address, own, others).await?;
+    Ok(success(json!({ "message": "The password is changed", "endedSessionsCount": ended })))
 }

@@ -34,7 +34,7 @@ impl<T: Input> FromRequest<Shared> for Body<T> {
     async fn from_request(request: Request, app: &Shared) -> Result<Self> {
         let kind = Kind::of(request.headers())?;
         let bytes = read(request.into_body(), app.config.max_body_bytes).await?;
-        let mut fields = Fields { values: kind.parse(&bytes)?, errors: ValidationErrors::new() };
+        let mut fields = Fields { values: kind.parse(&bytes)?, errors: ValidationErrors::new(), secure: app.access.is_secure() };
         match T::read(&mut fields) {
             Some(input) if fields.errors.is_empty() => Ok(Self(input)),
             _ => Err(Error::Invalid(fields.errors)),
@@ -128,9 +128,25 @@ fn parse_form(bytes: &[u8]) -> Map<String, Value> {
 pub struct Fields {
     values: Map<String, Value>,
     errors: ValidationErrors,
+    secure: bool,
 }
 
 impl Fields {
+    /// Whether the server runs in secure mode, which asks for more.
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// Yes or no; no where there is nothing. In a form it is a word.
+    pub fn flag(&mut self, field: &'static str) -> Option<bool> {
+        match self.values.remove(field) {
+            None | Some(Value::Null) => Some(false),
+            Some(Value::Bool(flag)) => Some(flag),
+            Some(Value::String(text)) if text == "true" || text == "false" => Some(text == "true"),
+            Some(_) => self.wrong(field, "please provide true or false"),
+        }
+    }
+
     /// A string that is not blank.
     pub fn text(&mut self, field: &'static str) -> Option<String> {
         match self.values.remove(field) {

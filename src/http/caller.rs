@@ -4,38 +4,57 @@ use std::sync::Arc;
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, header, request::Parts},
+    http::{header, request::Parts},
 };
 
 use super::Shared;
 use crate::{
-    access::Caller,
+    access::{Caller, Proof, token_in},
+    address::ClientAddress,
     error::{Error, Result},
-    model::User,
+    model::{SessionId, User},
 };
 
 /// The user whose token came with the request. A handler that takes it runs for nobody else.
-pub struct Authenticated(pub Arc<User>);
-
-impl Authenticated {
+pub struct Authenticated {
+    /// The user.
+    pub user: Arc<User>,
+    /// The session of the token, if it is of one.
+    pub session: Option<SessionId>,
     /// The same, as access control asks for it.
-    pub fn caller(&self) -> Caller {
-        Caller::User(Arc::clone(&self.0))
-    }
+    pub caller: Caller,
 }
 
 impl FromRequestParts<Shared> for Authenticated {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
-        let user = app.tokens.verify(&token(&parts.headers)?, app.clock.now())?;
-        app.store.user(user).await?.map(Self).ok_or(Error::CallerGone)
+        let (proof, address) = (prove(app, parts).await?, ClientAddress::of(&parts.extensions));
+        let (user, session) = (Arc::clone(&proof.user), proof.token.session);
+        Ok(Self { user, session, caller: Caller { proof: Some(proof), address } })
     }
 }
 
-/// What stands between the first space of the `Authorization` header and the next, whatever the scheme's name.
-fn token(headers: &HeaderMap) -> Result<String> {
-    let header = headers.get(header::AUTHORIZATION).filter(|value| !value.is_empty()).ok_or(Error::NoToken)?;
-    let header = String::from_utf8_lossy(header.as_bytes());
-    Ok(header.split(' ').nth(1).unwrap_or_default().to_owned())
+/// Whoever sent the request. In open mode they need not say who they are, and nobody looks; in secure mode they may say nothing, but nothing
+/// wrong.
+pub struct Anyone(pub Caller);
+
+impl FromRequestParts<Shared> for Anyone {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
+        let proof = match parts.headers.contains_key(header::AUTHORIZATION) && app.access.is_secure() {
+            true => Some(prove(app, parts).await?),
+            false => None,
+        };
+        Ok(Self(Caller { proof, address: ClientAddress::of(&parts.extensions) }))
+    }
+}
+
+async fn prove(app: &Shared, parts: &Parts) -> Result<Proof> {
+    let proved = match token_in(&parts.headers) {
+        Ok(token) => app.access.prove(&token).await,
+        Err(error) => Err(error),
+    };
+    proved.inspect_err(|error| tracing::info!(address = %ClientAddress::of(&parts.extensions), %error, "a token was refused"))
 }

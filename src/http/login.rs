@@ -1,54 +1,101 @@
-//! Login.
+//! Login, with a password or, in open mode, without.
 
-use axum::{Json, Router, extract::State, routing::post};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderMap, header},
+    routing::post,
+};
 use serde_json::json;
 
 use super::{
-    PathId, Shared, Success,
+    App, PathId, Shared, Success,
     body::{Body, Fields, Input},
+    sessions::opened,
     success,
 };
 use crate::{
+    address::ClientAddress,
     error::{Error, Result},
-    model::Username,
+    model::{PasswordHash, UserId, Username},
 };
 
 pub fn routes() -> Router<Shared> {
-    Router::new().route("/login", post(with_password)).route("/login/{userId}", post(as_anyone))
+    Router::new().route("/login", post(with_username)).route("/login/{userId}", post(with_id))
 }
 
-struct WithPassword {
+struct ByUsername {
     username: String,
     password: String,
 }
 
-impl Input for WithPassword {
+impl Input for ByUsername {
     fn read(fields: &mut Fields) -> Option<Self> {
         let (username, password) = (fields.text("username"), fields.text("password"));
         Some(Self { username: username?, password: password? })
     }
 }
 
-/// A wrong password, a username that nobody has and one that is none get the same answer after the same work.
-async fn with_password(State(app): State<Shared>, Body(login): Body<WithPassword>) -> Result<Json<Success>> {
+async fn with_username(
+    State(app): State<Shared>,
+    address: ClientAddress,
+    headers: HeaderMap,
+    Body(login): Body<ByUsername>,
+) -> Result<Json<Success>> {
     let account = match Username::parse(&login.username) {
         Some(username) => app.store.account(&username).await?,
         None => None,
     };
-    let (user, password) = account.unzip();
-    if !app.passwords.matches(login.password, password).await? {
-        return Err(Error::WrongLogin);
-    }
-    let user = match user {
-        Some(user) => app.store.user(user).await?,
-        None => None,
-    };
-    let user = user.ok_or(Error::WrongLogin)?;
-    Ok(success(json!({ "authorization": app.tokens.sign(&user, app.clock.now()), "user": user })))
+    with_password(&app, address, account, login.password, &headers).await
 }
 
-/// In open mode whoever asks gets the token.
-async fn as_anyone(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {
-    let user = app.user(&id).await?.ok_or(Error::NobodyToBe)?;
-    Ok(success(json!({ "authorization": app.tokens.sign(&user, app.clock.now()) })))
+/// In open mode whoever asks gets the token, and the body counts for nothing.
+struct ById {
+    password: Option<String>,
+}
+
+impl Input for ById {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        let password = if fields.is_secure() { Some(fields.text("password")?) } else { None };
+        Some(Self { password })
+    }
+}
+
+async fn with_id(
+    State(app): State<Shared>,
+    PathId(id): PathId,
+    address: ClientAddress,
+    headers: HeaderMap,
+    Body(login): Body<ById>,
+) -> Result<Json<Success>> {
+    let Some(password) = login.password else {
+        let user = app.user(&id).await?.ok_or(Error::NobodyToBe)?;
+        return Ok(success(json!({ "authorization": app.sessions.without_proof(&user) })));
+    };
+    let account = match UserId::parse(&id) {
+        Some(id) => app.store.credentials(id).await?.map(|credentials| (id, credentials.password)),
+        None => None,
+    };
+    with_password(&app, address, account, password, &headers).await
+}
+
+/// A wrong password, a username that nobody has and one that is none get the same answer after the same work.
+async fn with_password(
+    app: &App,
+    address: ClientAddress,
+    account: Option<(UserId, PasswordHash)>,
+    password: String,
+    headers: &HeaderMap,
+) -> Result<Json<Success>> {
+    let (user, hash) = account.unzip();
+    if !app.passwords.matches(password, hash.clone()).await? {
+        tracing::warn!(%address, user = user.map(display), "a login failed");
+        return Err(Error::WrongLogin);
+    }
+    let (user, hash) = user.zip(hash).ok_or(Error::WrongLogin)?;
+    let user = app.store.user(user).await?.ok_or(Error::WrongLogin)?;
+    let user_agent = headers.get(header::USER_AGENT).map(|name| String::from_utf8_lossy(name.as_bytes())).unwrap_or_default();
+    let begun = app.sessions.begin(&user, hash, &user_agent).await?;
+    app.live.close_sessions(&begun.ended);
+    Ok(opened(&begun, &user))
 }

@@ -50,9 +50,9 @@ async fn post_message(
     caller: Authenticated,
     Body(new): Body<NewMessage>,
 ) -> Result<Response> {
-    let room = app.access.admit(&caller.caller(), Action::Post, &room).await?;
+    let room = app.access.admit(&caller.caller, Action::Post, &room).await?;
     let members = present(app.store.people(&room.members).await?);
-    let draft = Draft { room, author: caller.0, members, text: new.text };
+    let draft = Draft { room, author: caller.user, members, text: new.text };
     let post = app.timeline.post(draft).await?;
     // The post is written already.
     let body = ["{\"success\":true,\"post\":", post.json(), "}"].concat();
@@ -66,7 +66,7 @@ async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: A
         conversation: Vec<ConversationMessage<'a>>,
         users: Vec<Arc<User>>,
     }
-    let room = app.access.admit(&caller.caller(), Action::Read, &room).await?;
+    let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
     let messages = app.store.messages(room.id, paging.of_log(), paging.limit()).await?;
     let marks = match &messages[..] {
         [first, .., last] => app.store.read_marks(room.id, &room.members, first.seq, last.seq).await?,
@@ -83,8 +83,8 @@ async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: A
 }
 
 async fn mark_read(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated) -> Result<Json<Success>> {
-    let room = app.access.admit(&caller.caller(), Action::MarkRead, &room).await?;
-    let read = app.store.mark_read(room.id, caller.0.id, app.clock.now()).await?;
+    let room = app.access.admit(&caller.caller, Action::MarkRead, &room).await?;
+    let read = app.store.mark_read(room.id, caller.user.id, app.clock.now()).await?;
     Ok(success(json!({ "data": { "n": read, "nModified": read, "ok": 1 } })))
 }
 

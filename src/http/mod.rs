@@ -12,6 +12,7 @@ mod observe;
 mod paging;
 mod polling;
 mod rooms;
+mod sessions;
 mod users;
 
 use std::{sync::Arc, time::Duration};
@@ -40,9 +41,9 @@ use crate::{
     live::{self, Live},
     model::{User, UserId},
     password::Passwords,
+    sessions::Sessions,
     store::Store,
     timeline::Timeline,
-    token::Tokens,
 };
 
 pub use connections::serve;
@@ -55,8 +56,8 @@ pub struct App {
     pub timeline: Timeline,
     /// Decides who may do what.
     pub access: Access,
-    /// Signs and verifies tokens.
-    pub tokens: Tokens,
+    /// Begins sessions and lets them go on.
+    pub sessions: Sessions,
     /// Hashes passwords.
     pub passwords: Passwords,
     /// The sockets.
@@ -96,6 +97,7 @@ pub fn router(app: App, sockets: SocketIoLayer, max_packet: usize) -> Router {
         .merge(users::routes())
         .merge(accounts::routes())
         .merge(login::routes())
+        .merge(sessions::routes())
         .merge(rooms::routes())
         .merge(messages::routes())
         .merge(delete::routes())

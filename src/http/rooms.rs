@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::{Message, ReadMark, Room, RoomType, UserId},
+    model::{Message, ReadMark, Room, RoomType, User, UserId},
     view::RecentConversation,
 };
 
@@ -44,26 +44,28 @@ impl Input for NewRoom {
 }
 
 async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): Body<NewRoom>) -> Result<Json<Success>> {
-    let mut members = known(&app, &new.users).await?;
-    members.push(caller.0.id);
+    let others = known(&app, &new.users).await?;
+    if !app.access.allows_room(new.kind, others.iter().chain([&caller.user]).map(AsRef::as_ref)) {
+        return Err(invalid("userIds", "a consumer-to-support room needs a support user".into()));
+    }
+    let mut members: Vec<_> = others.iter().map(|user| user.id).chain([caller.user.id]).collect();
     members.sort_unstable();
     members.dedup();
     let now = app.clock.now();
-    let room = Room { id: app.clock.new_id(now).into(), kind: new.kind, initiator: caller.0.id, members, created_at: now };
+    let room = Room { id: app.clock.new_id(now).into(), kind: new.kind, initiator: caller.user.id, members, created_at: now };
     let (room, is_new) = app.store.find_or_add_room(room).await?;
     let message = if is_new { "creating a new chatroom" } else { "retrieving an old chat room" };
     Ok(success(json!({ "chatRoom": { "isNew": is_new, "message": message, "chatRoomId": room.id, "type": room.kind } })))
 }
 
-/// The ids of these users; an error that names those who are not there.
-async fn known(app: &App, ids: &[String]) -> Result<Vec<UserId>> {
+/// These users; an error that names those who are not there.
+async fn known(app: &App, ids: &[String]) -> Result<Vec<Arc<User>>> {
     let asked: Vec<_> = ids.iter().map(|text| (text.as_str(), UserId::parse(text))).collect();
     let there = people(app, asked.iter().filter_map(|(_, id)| *id)).await?;
-    let is_there = |id: &UserId| there.get(id).is_some_and(|user| !user.deleted);
-    let (mut known, mut unknown) = (Vec::with_capacity(ids.len() + 1), Vec::new());
+    let (mut known, mut unknown) = (Vec::with_capacity(ids.len()), Vec::new());
     for (text, id) in asked {
-        match id.filter(is_there) {
-            Some(id) => known.push(id),
+        match id.and_then(|id| there.get(&id)).filter(|user| !user.deleted) {
+            Some(user) => known.push(Arc::clone(user)),
             None => unknown.push(text),
         }
     }
@@ -80,7 +82,7 @@ async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Pagin
         success: bool,
         conversation: Vec<RecentConversation<'a>>,
     }
-    let latest = app.store.recents(caller.0.id, paging.skip(), paging.limit()).await?;
+    let latest = app.store.recents(caller.user.id, paging.skip(), paging.limit()).await?;
     let found: Vec<_> = try_join_all(latest.into_iter().map(|message| with_room(&app, message))).await?;
     // A room that was deleted between the two reads is none any more.
     let found: Vec<_> = found.into_iter().flatten().collect();

@@ -15,12 +15,13 @@ use super::{
     App, PathId, Shared, Success,
     accounts::{self, Login},
     body::{Body, Fields, Input},
+    caller::Anyone,
     paging::Paging,
     success,
 };
 use crate::{
     error::{Error, Result},
-    model::{User, UserId, UserType},
+    model::{User, UserType},
     store::{StoreError, UserCursor},
 };
 
@@ -48,7 +49,8 @@ impl Input for NewUser {
     }
 }
 
-async fn create(State(app): State<Shared>, Body(new): Body<NewUser>) -> Result<Json<Success>> {
+async fn create(State(app): State<Shared>, Anyone(caller): Anyone, Body(new): Body<NewUser>) -> Result<Json<Success>> {
+    app.access.admit_to_register(&caller, new.kind)?;
     let now = app.clock.now();
     let user = User {
         id: app.clock.new_id(now).into(),
@@ -73,21 +75,30 @@ async fn create(State(app): State<Shared>, Body(new): Body<NewUser>) -> Result<J
     Ok(success(answer))
 }
 
-async fn find(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {
+async fn find(State(app): State<Shared>, Anyone(caller): Anyone, PathId(id): PathId) -> Result<Json<Success>> {
+    app.access.admit_to_users(&caller)?;
     Ok(success(json!({ "user": app.user(&id).await?.ok_or(Error::NoUser)? })))
 }
 
-async fn delete(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {
-    let deleted = match UserId::parse(&id) {
-        Some(id) => app.store.delete_user(id, app.clock.now()).await?,
+async fn delete(State(app): State<Shared>, Anyone(caller): Anyone, PathId(id): PathId) -> Result<Json<Success>> {
+    let deleted = match app.access.admit_to_delete_user(&caller, &id)? {
+        Some(user) => {
+            let deleted = app.store.delete_user(user, app.clock.now()).await?;
+            app.live.close_user(user);
+            tracing::info!(address = %caller.address, %user, deleted, "a user was deleted, with all sessions");
+            deleted
+        }
         None => false,
     };
     Ok(success(json!({ "message": format!("Deleted a count of {} user.", u8::from(deleted)) })))
 }
 
-async fn list(State(app): State<Shared>, paging: Paging) -> Result<Response> {
-    if paging.given {
-        let users = app.store.list_users(None, paging.skip(), paging.limit()).await?;
+/// In secure mode page by page only: whoever can register could have everybody listed over and over.
+async fn list(State(app): State<Shared>, Anyone(caller): Anyone, paging: Paging) -> Result<Response> {
+    app.access.admit_to_users(&caller)?;
+    if paging.given || app.access.is_secure() {
+        let limit = if paging.given { paging.limit() } else { app.config.max_page };
+        let users = app.store.list_users(None, paging.skip(), limit).await?;
         return Ok(success(json!({ "users": users })).into_response());
     }
     // The first users are read before the answer begins, so that a database that is away is a 503 and not half an answer.

@@ -20,6 +20,12 @@ pub enum Event<'a> {
         /// The very post of the REST answer.
         message: &'a Post,
     },
+    /// `token expired`: the token of this socket has, and without another one it is disconnected.
+    #[serde(rename_all = "camelCase")]
+    TokenExpired {
+        /// How long it stays connected, in seconds.
+        disconnects_in: u64,
+    },
 }
 
 impl Event<'_> {
@@ -28,14 +34,16 @@ impl Event<'_> {
     pub fn name(&self) -> &'static str {
         match self {
             Self::NewMessage { .. } => "new message",
+            Self::TokenExpired { .. } => "token expired",
         }
     }
 
-    /// The room whose sockets hear of it.
+    /// The room whose sockets hear of it; none, where it concerns one socket alone.
     #[must_use]
-    pub fn room(&self) -> RoomId {
+    pub fn room(&self) -> Option<RoomId> {
         match self {
-            Self::NewMessage { message } => message.room,
+            Self::NewMessage { message } => Some(message.room),
+            Self::TokenExpired { .. } => None,
         }
     }
 }
@@ -43,7 +51,7 @@ impl Event<'_> {
 /// What a client asks for on its socket.
 ///
 /// To add one: the variant here, its reading in [`Command::read`], its effect in `handlers`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Command {
     /// `identity userId`: this socket belongs to that user.
     Identity(UserId),
@@ -56,6 +64,8 @@ pub enum Command {
     },
     /// `unsubscribe room`: this socket leaves the room.
     Unsubscribe(RoomId),
+    /// `refresh token`: from now on this socket has that token.
+    RefreshToken(String),
 }
 
 impl Command {
@@ -74,6 +84,10 @@ impl Command {
             "unsubscribe" => {
                 let room = first.ok_or(Error::BadEvent("unsubscribe takes the id of a room, a string"))?;
                 RoomId::parse(room).map(Self::Unsubscribe).ok_or(Error::NoRoom)
+            }
+            "refresh token" => {
+                let token = first.ok_or(Error::BadEvent("refresh token takes an access token, a string"))?;
+                Ok(Self::RefreshToken(token.to_owned()))
             }
             _ => Err(Error::BadEvent("There is no such event")),
         }

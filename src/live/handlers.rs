@@ -17,11 +17,11 @@ use serde_json::{Value, json};
 use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
 use tokio::sync::oneshot;
 
-use super::{events::Command, room_name, user_name};
+use super::{Proofs, events::Command, is_closing, join, room_name, user_name};
 use crate::{
-    access::{Access, Action, Caller},
+    access::{Access, Action, Caller, shown},
     error::{Error, Fault, Result},
-    model::UserId,
+    model::{Room, UserId},
     store::Store,
 };
 
@@ -36,6 +36,8 @@ pub struct Handlers {
     pub access: Access,
     /// Knows the users.
     pub store: Arc<dyn Store>,
+    /// Knows what sockets have proved.
+    pub proofs: Arc<Proofs>,
 }
 
 /// All arguments of an event, however many there are.
@@ -106,24 +108,30 @@ fn acknowledge(socket: &SocketRef, ack: AckSender, outcome: Result<()>) {
 
 impl Handlers {
     async fn run(&self, socket: &SocketRef, event: &str, arguments: &[Value]) -> Result<()> {
-        match Command::read(event, arguments)? {
-            Command::Identity(user) => self.identify(socket, user).await,
-            Command::Subscribe { room, other } => {
-                let room = self.access.admit(&Caller::Anyone, Action::Subscribe, &room).await?;
-                join(socket, room_name(room.id));
-                for sibling in other.iter().flat_map(|other| socket.within(user_name(*other)).sockets()) {
-                    join(&sibling, room_name(room.id));
-                }
-                Ok(())
-            }
+        if is_closing(socket) {
+            return Err(Error::BadEvent("This socket is being closed"));
+        }
+        let command = Command::read(event, arguments)?;
+        let caller = self.proofs.caller(socket, matches!(command, Command::RefreshToken(_))).await?;
+        match command {
+            Command::Identity(user) => self.identify(socket, &caller, user).await,
+            Command::Subscribe { room, other } => self.subscribe(socket, &caller, &room, other).await,
             Command::Unsubscribe(room) => {
                 socket.leave(room_name(room));
                 Ok(())
             }
+            Command::RefreshToken(token) => self.proofs.replace(socket, &caller, &token).await,
         }
     }
 
-    async fn identify(&self, socket: &SocketRef, user: UserId) -> Result<()> {
+    /// In open mode a socket belongs to whom it says; in secure mode it belongs to the user of its token already.
+    async fn identify(&self, socket: &SocketRef, caller: &Caller, user: UserId) -> Result<()> {
+        if let Some(proved) = caller.user() {
+            return match proved.id == user {
+                true => Ok(()),
+                false => Err(self.access.refuse(caller, "be the user", shown(Some(&user)), Error::NotYou)),
+            };
+        }
         self.store.user(user).await?.ok_or(Error::NobodyToBe)?;
         let name = user_name(user);
         let former = socket.rooms().into_iter().filter(|room| super::is_user_name(room) && *room != name);
@@ -131,13 +139,30 @@ impl Handlers {
         join(socket, name);
         Ok(())
     }
-}
 
-/// Joins a room, unless the socket has been closed meanwhile: nobody would ever take it out again.
-fn join(socket: &SocketRef, room: String) {
-    socket.join(room);
-    if !socket.connected() {
-        socket.leave_all();
+    async fn subscribe(&self, socket: &SocketRef, caller: &Caller, id: &str, other: Option<UserId>) -> Result<()> {
+        let room = self.admit(caller, id, other).await?;
+        let name = room_name(room.id);
+        let siblings = other.map(|other| socket.within(user_name(other)).sockets()).unwrap_or_default();
+        let joining = || siblings.iter().chain([socket]);
+        joining().for_each(|socket| join(socket, name.clone()));
+        // Whoever lost the room meanwhile was taken out of it, perhaps before they were in.
+        let admitted = self.admit(caller, id, other).await;
+        if admitted.is_err() {
+            joining().for_each(|socket| socket.leave(name.clone()));
+        }
+        admitted.map(drop)
+    }
+
+    /// The room, if the caller may subscribe to it, and in secure mode for the other user too.
+    async fn admit(&self, caller: &Caller, room: &str, other: Option<UserId>) -> Result<Arc<Room>> {
+        let room = self.access.admit(caller, Action::Subscribe, room).await?;
+        match other {
+            Some(other) if self.access.is_secure() && !room.has_member(other) => {
+                Err(self.access.refuse(caller, "subscribe for the user", shown(Some(&other)), Error::OtherNotAMember))
+            }
+            _ => Ok(room),
+        }
     }
 }
 

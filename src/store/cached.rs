@@ -1,7 +1,7 @@
-//! Users and rooms are read at every post, so those in use are kept in memory, in front of any other store.
+//! Users, rooms and sessions are read at every post, so those in use are kept in memory, in front of any other store.
 //!
-//! A value read before a change must not be put back after it. A room is read under moka's lock of its key, which a deletion takes as
-//! well. Users are read many at once, so each read notes how many changes have begun, and keeps what it found only if there were no more.
+//! A value read before a change must not be put back after it. A room or a session is read under moka's lock of its key, which its end
+//! takes as well. Users are read many at once, so each read notes how many changes have begun, and keeps what it found only if there were no more.
 
 use std::{
     collections::HashMap,
@@ -16,8 +16,11 @@ use std::{
 use async_trait::async_trait;
 use moka::{future::Cache, ops::compute::Op};
 
-use super::{Names, NewMessage, Page, Placed, Result, Store, StoreError, UserCursor};
-use crate::model::{Credentials, Message, MessageId, PasswordHash, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, Username};
+use super::{Names, NewMessage, Page, Placed, Refresh, Result, Store, StoreError, UserCursor, Which};
+use crate::model::{
+    Credentials, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User, UserId,
+    Username,
+};
 
 /// How much memory all the kept users may take, in bytes.
 const USER_BYTES: u64 = 32 * 1024 * 1024;
@@ -26,7 +29,12 @@ const USER_OVERHEAD: usize = 300;
 /// How many members all the kept rooms may have together. A member takes 16 bytes.
 const ROOM_MEMBERS: u64 = 1_000_000;
 
-/// A store with the users and rooms in use kept in memory.
+/// How many sessions are kept. One takes some 500 bytes.
+const SESSIONS: u64 = 50_000;
+/// How long anything stays in memory, where other servers may change it in the database.
+const SHARED_LIFETIME: Duration = Duration::from_secs(1);
+
+/// A store with the users, rooms and sessions in use kept in memory.
 pub struct Cached<S> {
     store: Arc<S>,
     /// Deleted users among them: they still are authors.
@@ -34,12 +42,13 @@ pub struct Cached<S> {
     /// How many changes of users have begun.
     changes: Arc<AtomicU64>,
     rooms: Cache<RoomId, Arc<Room>>,
+    sessions: Cache<SessionId, Arc<Session>>,
 }
 
 impl<S: Store> Cached<S> {
-    /// Puts a cache in front of `store`. Where others change the database as well, what is kept is forgotten after `lifetime`.
+    /// Puts a cache in front of `store`. Where others change the database as well, what is kept is soon forgotten.
     #[must_use]
-    pub fn new(store: S, lifetime: Option<Duration>) -> Self {
+    pub fn new(store: S) -> Self {
         let rooms = Cache::builder()
             .max_capacity(ROOM_MEMBERS)
             .weigher(|_, room: &Arc<Room>| u32::try_from(room.members.len()).unwrap_or(u32::MAX));
@@ -47,11 +56,32 @@ impl<S: Store> Cached<S> {
         let users = Cache::builder()
             .max_capacity(USER_BYTES)
             .weigher(|_, user: &Arc<User>| u32::try_from(USER_OVERHEAD + user.first_name.len() + user.last_name.len()).unwrap_or(u32::MAX));
-        let (users, rooms) = match lifetime {
-            Some(lifetime) => (users.time_to_live(lifetime), rooms.time_to_live(lifetime)),
-            None => (users, rooms),
+        let sessions = Cache::builder().max_capacity(SESSIONS);
+        let (users, rooms, sessions) = if store.is_shared() {
+            let soon = SHARED_LIFETIME;
+            (users.time_to_live(soon), rooms.time_to_live(soon), sessions.time_to_live(soon))
+        } else {
+            (users, rooms, sessions)
         };
-        Self { store: Arc::new(store), users: users.build(), changes: Arc::default(), rooms: rooms.build() }
+        Self { store: Arc::new(store), users: users.build(), changes: Arc::default(), rooms: rooms.build(), sessions: sessions.build() }
+    }
+
+    /// Changes sessions in the store, and forgets those that `ended` finds in the outcome.
+    async fn change_sessions<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T>> + Send + 'static,
+        ended: impl FnOnce(&T) -> Vec<SessionId> + Send + 'static,
+    ) -> Result<T> {
+        let sessions = self.sessions.clone();
+        to_the_end(async move {
+            let outcome = change.await?;
+            for id in ended(&outcome) {
+                // Behind whoever is reading it just now, and keeps what was read before the change.
+                sessions.entry(id).and_compute_with(async |_| Op::Remove).await;
+            }
+            Ok(outcome)
+        })
+        .await
     }
 
     /// Changes a user in the store, and forgets what is kept.
@@ -161,6 +191,34 @@ impl<S: Store> Store for Cached<S> {
         self.store.set_password(user, password).await
     }
 
+    async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>> {
+        let store = Arc::clone(&self.store);
+        let add = async move { store.add_session(session, key, password).await };
+        self.change_sessions(add, |ended| ended.clone().unwrap_or_default()).await
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<Arc<Session>>> {
+        kept_or_loaded(&self.sessions, id, async || self.store.session(id).await).await
+    }
+
+    async fn sessions(&self, user: UserId, at: Timestamp) -> Result<Vec<Session>> {
+        self.store.sessions(user, at).await
+    }
+
+    async fn refresh_session(&self, id: SessionId, key: RefreshKey, next: [u8; 32], at: Timestamp, until: Timestamp) -> Result<Refresh> {
+        let store = Arc::clone(&self.store);
+        self.change_sessions(async move { store.refresh_session(id, key, next, at, until).await }, move |_| vec![id]).await
+    }
+
+    async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>> {
+        let store = Arc::clone(&self.store);
+        self.change_sessions(async move { store.end_sessions(user, which).await }, Clone::clone).await
+    }
+
+    async fn live_sessions(&self, ids: Vec<SessionId>) -> Result<Vec<SessionId>> {
+        self.store.live_sessions(ids).await
+    }
+
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
         let store = Arc::clone(&self.store);
         self.change_user(id, async move { store.delete_user(id, at).await }).await
@@ -218,6 +276,10 @@ impl<S: Store> Store for Cached<S> {
 
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
         self.store.token_secret(candidate).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.store.is_shared()
     }
 
     async fn ping(&self) -> Result<()> {

@@ -6,14 +6,17 @@ mod cached;
 mod mongo;
 mod sqlite;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
 use crate::{
     config::{DatabaseUrl, MongoConfig},
-    model::{Credentials, Message, MessageId, PasswordHash, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, Username},
+    model::{
+        Credentials, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
+        UserId, Username,
+    },
 };
 
 pub use cached::Cached;
@@ -102,6 +105,28 @@ pub struct Names {
     pub last_name: Option<String>,
 }
 
+/// What came of a refresh token that was handed in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refresh {
+    /// It was the session's latest, and another has taken its place.
+    Renewed(Arc<Session>),
+    /// It was an earlier one, so somebody has a copy. The session has been ended.
+    Replayed(Arc<Session>),
+    /// It is none, or its session is over.
+    Unknown,
+}
+
+/// Which of a user's sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// This one.
+    One(SessionId),
+    /// All of them.
+    All,
+    /// All others than this.
+    AllBut(SessionId),
+}
+
 /// Where a listing of users goes on: behind the user created then, with that id.
 pub type UserCursor = (Timestamp, UserId);
 
@@ -137,7 +162,27 @@ pub trait Store: Send + Sync + 'static {
     /// Gives a user who has credentials another password. False when there is no such user.
     async fn set_password(&self, user: UserId, password: PasswordHash) -> Result<bool>;
 
-    /// Deletes a user and erases the names and the credentials, by which the username is free again. False when there was none.
+    /// Adds a session for a user who has this password still; `None` when they have not. Where the user has more than [`MOST_SESSIONS`] then,
+    /// the oldest are ended; answers which.
+    async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>>;
+
+    /// The session with this id, unless it was ended.
+    async fn session(&self, id: SessionId) -> Result<Option<Arc<Session>>>;
+
+    /// The sessions of a user that are not over at the time given, the newest first.
+    async fn sessions(&self, user: UserId, at: Timestamp) -> Result<Vec<Session>>;
+
+    /// Replaces the refresh token of a session that is not over, if `key` is its latest; ends the session, if it was an earlier one.
+    async fn refresh_session(&self, id: SessionId, key: RefreshKey, next: [u8; 32], at: Timestamp, until: Timestamp) -> Result<Refresh>;
+
+    /// Ends sessions of a user. Answers which there were.
+    async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>>;
+
+    /// Which of these sessions have not been ended, by whichever server.
+    async fn live_sessions(&self, ids: Vec<SessionId>) -> Result<Vec<SessionId>>;
+
+    /// Deletes a user with the sessions, and erases the names and the credentials, by which the username is free again. False when there
+    /// was none.
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool>;
 
     /// The room of the same kind with the same members, or else this one, added. True when it was added. However many callers ask at
@@ -177,12 +222,18 @@ pub trait Store: Send + Sync + 'static {
     /// The key that signs tokens: `candidate` if none was kept yet, and from then on always the same.
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]>;
 
+    /// Whether other servers may work on the same database at the same time.
+    fn is_shared(&self) -> bool;
+
     /// Answers when the database does.
     async fn ping(&self) -> Result<()>;
 
     /// Finishes what is under way and closes the database. Calls after it fail.
     async fn close(&self);
 }
+
+/// How many sessions a user can have. Who logs in on and on, and never out, loses the oldest.
+pub const MOST_SESSIONS: usize = 100;
 
 /// Up to this many members a room's latest activity is noted down for each of them; in a larger one that would cost too much with every post.
 const SMALL: usize = 100;
@@ -202,14 +253,11 @@ fn member_key(room: &Room) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// How long users and rooms stay in memory, where other servers may change them in the database.
-const SHARED_LIFETIME: Duration = Duration::from_secs(1);
-
 /// Opens the store that `url` names, with the users and rooms in use cached in front of it.
 pub async fn open(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::result::Result<Arc<dyn Store>, OpenError> {
     match url.reveal().split_once(':') {
-        Some(("sqlite", path)) => Ok(Arc::new(Cached::new(Sqlite::open(path.into()).await?, None))),
-        Some(("mongodb" | "mongodb+srv", _)) => Ok(Arc::new(Cached::new(Mongo::open(url, mongodb).await?, Some(SHARED_LIFETIME)))),
+        Some(("sqlite", path)) => Ok(Arc::new(Cached::new(Sqlite::open(path.into()).await?))),
+        Some(("mongodb" | "mongodb+srv", _)) => Ok(Arc::new(Cached::new(Mongo::open(url, mongodb).await?))),
         _ => Err(OpenError::Unusable(format!("database: '{url}' is neither sqlite:PATH nor mongodb://HOST/NAME"))),
     }
 }

@@ -52,6 +52,8 @@ pub struct Connection {
     pub marks: Collection<RawDocumentBuf>,
     /// How many entries of a stretch of a log are whose.
     pub tallies: Collection<RawDocumentBuf>,
+    /// Logins with a password.
+    pub sessions: Collection<RawDocumentBuf>,
     /// What Causerie notes down for itself: the version of the schema, the key that signs tokens.
     pub notes: Collection<RawDocumentBuf>,
     /// The longest time for one operation.
@@ -82,6 +84,7 @@ impl Connection {
             messages: database.collection("chatmessages"),
             marks: database.collection("readmarks"),
             tallies: database.collection("tallies"),
+            sessions: database.collection("sessions"),
             notes: database.collection("causerie"),
             durable: rawdoc! { "w": "majority", "j": true, "wtimeout": millis(limit) },
             standalone: false,

@@ -3,8 +3,8 @@
 //! Every write is on the disks of the majority before anybody hears of it, and every read sees only that. There are no transactions, which
 //! a server of its own would not have: each method comes down to one change of one document that either happens or does not, or to steps
 //! that can be repeated. This module is the [`Store`]; [`connection`] speaks to the database, [`schema`] makes it ready, [`takeover`] takes
-//! over that of the original application, [`documents`] are what is kept, and the queries stand by noun in `users`, `rooms`, `log`
-//! (appending), `pages` (reading) and `tallies` (counting).
+//! over that of the original application, [`documents`] are what is kept, and the queries stand by noun in `users`, `sessions`, `rooms`,
+//! `log` (appending), `pages` (reading) and `tallies` (counting).
 //!
 //! In a sharded cluster the collections `chatmessages`, by `{chatRoomId: 1, seq: 1}`, and `readmarks`, by `{chatRoomId: 1}`, can be sharded.
 
@@ -14,6 +14,7 @@ mod log;
 mod pages;
 mod rooms;
 mod schema;
+mod sessions;
 mod takeover;
 mod tallies;
 mod users;
@@ -24,10 +25,13 @@ use async_trait::async_trait;
 use mongodb::bson::{Binary, doc, spec::BinarySubtype};
 use tokio::sync::OnceCell;
 
-use super::{Names, NewMessage, OpenError, Page, Placed, Result, Store, StoreError, UserCursor};
+use super::{Names, NewMessage, OpenError, Page, Placed, Refresh, Result, Store, StoreError, UserCursor, Which};
 use crate::{
     config::{DatabaseUrl, MongoConfig},
-    model::{Credentials, Message, MessageId, PasswordHash, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, Username},
+    model::{
+        Credentials, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
+        UserId, Username,
+    },
 };
 use connection::Connection;
 use log::Log;
@@ -112,6 +116,30 @@ impl Store for Mongo {
         users::set_password(self.connection(), user, &password).await
     }
 
+    async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>> {
+        sessions::add(self.connection(), &session, &key, &password).await
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<Arc<Session>>> {
+        Ok(sessions::find(self.connection(), id).await?.map(Arc::new))
+    }
+
+    async fn sessions(&self, user: UserId, at: Timestamp) -> Result<Vec<Session>> {
+        sessions::of_user(self.connection(), user, at).await
+    }
+
+    async fn refresh_session(&self, id: SessionId, key: RefreshKey, next: [u8; 32], at: Timestamp, until: Timestamp) -> Result<Refresh> {
+        sessions::refresh(self.connection(), id, &key, next, at, until).await
+    }
+
+    async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>> {
+        sessions::end(self.connection(), user, which).await
+    }
+
+    async fn live_sessions(&self, ids: Vec<SessionId>) -> Result<Vec<SessionId>> {
+        sessions::live(self.connection(), &ids).await
+    }
+
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
         users::delete(self.connection(), id, at).await
     }
@@ -166,6 +194,10 @@ impl Store for Mongo {
         let kept = connection.notes.find_one(doc! { "_id": "tokenSecret" });
         let kept = connection.one(kept, |note| note.get_binary("value").ok()?.bytes.try_into().ok()).await?;
         kept.ok_or_else(|| StoreError::Fault("the key that signs tokens is not 32 bytes".into()))
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     async fn ping(&self) -> Result<()> {

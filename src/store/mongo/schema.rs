@@ -35,6 +35,9 @@ pub const BY_USERNAME: &str = "byUsername";
 /// The rooms of each user: the large ones, and the others by when they were active.
 pub const BY_MEMBER: &str = "byMember";
 
+/// The sessions of each user, the newest at the end.
+pub const BY_USER: &str = "byUser";
+
 /// How long a turn lasts unless it is renewed. The server's clock counts.
 const TURN: Duration = Duration::from_secs(10);
 /// How often whoever has the turn renews it.
@@ -109,7 +112,9 @@ async fn indexes(connection: &Connection) -> Result<()> {
         partial(index(DELETED, doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1 }), doc! { "deleted": true }),
     ];
     build(&connection.messages, messages).await?;
-    build(&connection.marks, vec![index("byReader", doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 })]).await
+    build(&connection.marks, vec![index("byReader", doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 })]).await?;
+    let sessions = vec![index(BY_USER, doc! { "userId": 1, "createdAt": 1, "_id": 1 }), expiring(index("byEnd", doc! { "expiresAt": 1 }))];
+    build(&connection.sessions, sessions).await
 }
 
 /// Finds a room by its members. Sparse, since rooms that were doubled in the original application have no key but the oldest.
@@ -134,6 +139,11 @@ fn sparse(name: &str, keys: Document) -> IndexModel {
 
 fn unique(index: IndexModel) -> IndexModel {
     with(index, |options| options.unique = Some(true))
+}
+
+/// MongoDB takes away what is past the time in the index.
+fn expiring(index: IndexModel) -> IndexModel {
+    with(index, |options| options.expire_after = Some(Duration::ZERO))
 }
 
 fn partial(index: IndexModel, filter: Document) -> IndexModel {

@@ -10,10 +10,11 @@ use super::{
     documents::{self, date, text_in},
     rows,
     schema::{self, by_name},
+    sessions,
 };
 use crate::{
     model::{Credentials, PasswordHash, Timestamp, User, UserId, Username},
-    store::{Names, Result, StoreError, UserCursor},
+    store::{Names, Result, StoreError, UserCursor, Which},
 };
 
 pub async fn add(connection: &Connection, user: &User, credentials: Option<&Credentials>) -> Result<bool> {
@@ -91,5 +92,6 @@ async fn page(connection: &Connection, mut filter: Document, skip: u64, limit: u
 pub async fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool> {
     let erase = doc! { "$set": { "firstName": "", "lastName": "", "updatedAt": date(at), "deleted": true }, "$unset": { "username": "", "password": "" } };
     let erased = connection.within(connection.users.update_one(doc! { "_id": id.to_string(), "deleted": null }, erase)).await?;
+    sessions::end(connection, id, Which::All).await?;
     Ok(erased.matched_count > 0)
 }

@@ -1,12 +1,13 @@
 //! The embedded store: one SQLite file, written by one process.
 //!
 //! WAL with `synchronous=FULL`: a commit is on disk before anybody hears of it. This module is the [`Store`]; [`open`](file::open) makes
-//! the file ready, [`threads`] runs the statements, and the statements stand by noun in `users`, `rooms` and `log`.
+//! the file ready, [`threads`] runs the statements, and the statements stand by noun in `users`, `sessions`, `rooms` and `log`.
 
 mod file;
 mod log;
 mod rooms;
 mod rows;
+mod sessions;
 mod threads;
 mod users;
 
@@ -18,8 +19,11 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Names, NewMessage, OpenError, Page, Placed, Result, Store, StoreError, UserCursor};
-use crate::model::{Credentials, Message, MessageId, PasswordHash, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, Username};
+use super::{Names, NewMessage, OpenError, Page, Placed, Refresh, Result, Store, StoreError, UserCursor, Which};
+use crate::model::{
+    Credentials, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User, UserId,
+    Username,
+};
 use threads::Threads;
 
 /// How many threads read. Reads are short; more threads than cores only add switching.
@@ -89,6 +93,30 @@ impl Store for Sqlite {
         self.threads.write(move |connection| users::set_password(connection, user, &password)).await
     }
 
+    async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>> {
+        self.threads.write(move |connection| sessions::add(connection, &session, &key, &password)).await
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<Arc<Session>>> {
+        Ok(self.threads.read(move |connection| sessions::find(connection, id)).await?.map(Arc::new))
+    }
+
+    async fn sessions(&self, user: UserId, at: Timestamp) -> Result<Vec<Session>> {
+        self.threads.read(move |connection| sessions::of_user(connection, user, at)).await
+    }
+
+    async fn refresh_session(&self, id: SessionId, key: RefreshKey, next: [u8; 32], at: Timestamp, until: Timestamp) -> Result<Refresh> {
+        self.threads.write(move |connection| sessions::refresh(connection, id, &key, next, at, until)).await
+    }
+
+    async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>> {
+        self.threads.write(move |connection| sessions::end(connection, user, which)).await
+    }
+
+    async fn live_sessions(&self, ids: Vec<SessionId>) -> Result<Vec<SessionId>> {
+        self.threads.read(move |connection| sessions::live(connection, &ids)).await
+    }
+
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
         self.threads.write(move |connection| users::delete(connection, id, at)).await
     }
@@ -147,6 +175,10 @@ impl Store for Sqlite {
 
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
         self.threads.write(move |connection| file::token_secret(connection, candidate)).await
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     async fn ping(&self) -> Result<()> {

@@ -5,7 +5,7 @@ use rusqlite::{
     types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef},
 };
 
-use crate::model::{Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType};
+use crate::model::{Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, SessionId, Timestamp, User, UserId, UserType};
 
 macro_rules! id_column {
     ($($id:ty),+) => {$(
@@ -23,7 +23,7 @@ macro_rules! id_column {
     )+};
 }
 
-id_column!(UserId, RoomId, MessageId);
+id_column!(UserId, RoomId, MessageId, SessionId);
 
 macro_rules! name_column {
     ($($name:ty),+) => {$(

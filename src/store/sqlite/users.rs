@@ -79,5 +79,6 @@ pub fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool
         .prepare_cached("UPDATE users SET first_name = '', last_name = '', updated_at = ?, deleted = 1 WHERE id = ? AND NOT deleted")?
         .execute(params![at, id])?;
     connection.prepare_cached("DELETE FROM accounts WHERE user = ?")?.execute([id])?;
+    connection.prepare_cached("DELETE FROM sessions WHERE user = ?")?.execute([id])?;
     Ok(deleted > 0)
 }

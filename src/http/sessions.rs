@@ -1,0 +1,134 @@
+//! Sessions: refresh them, list one's own, end them.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    routing::{delete, get, post},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    App, PathId, Shared, Success,
+    body::{Body, Fields, Input},
+    caller::Authenticated,
+    success,
+};
+use crate::{
+    address::ClientAddress,
+    error::{Error, Result},
+    model::{Session, SessionId, Timestamp, User, UserId},
+    sessions::{Opened, Refreshed},
+    store::Which,
+};
+
+pub fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/login/refresh", post(refresh))
+        .route("/logout", post(log_out))
+        .route("/sessions", get(list))
+        .route("/sessions/{sessionId}", delete(end_one))
+}
+
+/// The answer to whoever has logged in.
+pub fn opened(opened: &Opened, user: &User) -> Json<Success> {
+    success(json!({
+        "authorization": opened.authorization,
+        "refreshToken": opened.refresh_token,
+        "expiresIn": opened.expires_in,
+        "user": user,
+    }))
+}
+
+struct RefreshToken {
+    token: String,
+}
+
+impl Input for RefreshToken {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { token: fields.text("refreshToken")? })
+    }
+}
+
+async fn refresh(State(app): State<Shared>, address: ClientAddress, Body(refresh): Body<RefreshToken>) -> Result<Json<Success>> {
+    match app.sessions.refresh(&refresh.token).await? {
+        Refreshed::Goes(next, user) => Ok(opened(&next, &user)),
+        Refreshed::Stolen(session) => {
+            app.live.close_sessions(&[session.id]);
+            tracing::warn!(%address, user = %session.user, session = %session.id, "a refresh token was used twice; its session is ended");
+            Err(Error::BadRefresh)
+        }
+        Refreshed::Unknown => {
+            tracing::warn!(%address, "a refresh token was refused");
+            Err(Error::BadRefresh)
+        }
+    }
+}
+
+/// `{all: true}`: not here alone, but everywhere.
+struct LogOut {
+    all: bool,
+}
+
+impl Input for LogOut {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { all: fields.flag("all")? })
+    }
+}
+
+async fn log_out(State(app): State<Shared>, caller: Authenticated, Body(log_out): Body<LogOut>) -> Result<Json<Success>> {
+    let which = match caller.session {
+        _ if log_out.all => Some(Which::All),
+        Some(session) => Some(Which::One(session)),
+        // The token of a login without a password; it ends by itself.
+        None => None,
+    };
+    let ended = match which {
+        Some(which) => end(&app, caller.caller.address, caller.user.id, which).await?,
+        None => 0,
+    };
+    Ok(success(json!({ "message": "You are logged out", "endedSessionsCount": ended })))
+}
+
+async fn list(State(app): State<Shared>, caller: Authenticated) -> Result<Json<Success>> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shown {
+        #[serde(rename = "_id")]
+        id: SessionId,
+        created_at: Timestamp,
+        last_used_at: Timestamp,
+        expires_at: Timestamp,
+        user_agent: String,
+        /// Whether it is the one that asks.
+        current: bool,
+    }
+    let shown = |session: Session| Shown {
+        id: session.id,
+        created_at: session.created_at,
+        last_used_at: session.used_at,
+        expires_at: session.expires_at,
+        current: caller.session == Some(session.id),
+        user_agent: session.user_agent,
+    };
+    let sessions = app.store.sessions(caller.user.id, app.clock.now()).await?;
+    Ok(success(json!({ "sessions": sessions.into_iter().map(shown).collect::<Vec<_>>() })))
+}
+
+async fn end_one(State(app): State<Shared>, PathId(id): PathId, caller: Authenticated) -> Result<Json<Success>> {
+    let session = SessionId::parse(&id).ok_or(Error::NoSession)?;
+    match end(&app, caller.caller.address, caller.user.id, Which::One(session)).await? {
+        0 => Err(Error::NoSession),
+        ended => Ok(success(json!({ "endedSessionsCount": ended }))),
+    }
+}
+
+/// Ends sessions, and the sockets that are of them. Answers how many.
+pub async fn end(app: &App, address: ClientAddress, user: UserId, which: Which) -> Result<usize> {
+    let ended = app.store.end_sessions(user, which).await?;
+    app.live.close_sessions(&ended);
+    if !ended.is_empty() {
+        tracing::info!(%address, %user, sessions = ended.len(), "sessions were ended");
+    }
+    Ok(ended.len())
+}

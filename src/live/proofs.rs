@@ -1,0 +1,211 @@
+//! What sockets have proved, and until when that is good. In open mode they prove nothing, and there is nothing to watch.
+//!
+//! A socket has the [`Proof`] of its token among its extensions. It is told when the token expires, and closed when no other comes within
+//! [`GRACE`]. When a session ends on this server its sockets are closed at once; sessions that another server may end are looked after
+//! every [`TICK`].
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::http::request::Parts;
+use serde_json::Value;
+use socketioxide::{SocketIo, extract::SocketRef, socket::Sid};
+
+use super::{close, events::Event, join, session_name, session_of, user_name};
+use crate::{
+    access::{Access, Caller, Proof, token_in},
+    address::ClientAddress,
+    error::{Error, Result},
+    model::Timestamp,
+    store::Store,
+};
+
+/// How long a socket stays connected whose token has expired.
+const GRACE: Duration = Duration::from_secs(30);
+/// How often tokens and sessions are looked after. Twice within the second in which the end of a session has to take hold.
+const TICK: Duration = Duration::from_millis(400);
+/// How many sessions are asked for at once.
+const SESSIONS_AT_ONCE: usize = 1_000;
+
+/// What happens to a socket whose token has expired.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Then {
+    Tell,
+    Close,
+}
+
+/// Watches over the tokens of the sockets.
+pub struct Proofs {
+    access: Access,
+    store: Arc<dyn Store>,
+    due: Mutex<BTreeSet<(Timestamp, Sid, Then)>>,
+}
+
+impl Proofs {
+    /// Proofs that `access` accepts, of sessions that `store` keeps.
+    #[must_use]
+    pub fn new(access: Access, store: Arc<dyn Store>) -> Self {
+        Self { access, store, due: Mutex::default() }
+    }
+
+    /// Lets a socket connect whose client has a valid token; in open mode any. Errors are for `connect_error`.
+    pub async fn admit(&self, socket: &SocketRef, auth: &Value) -> Result<()> {
+        if !self.access.is_secure() {
+            return Ok(());
+        }
+        let proved = match token(auth, socket.req_parts()) {
+            Ok(token) => self.access.prove(&token).await,
+            Err(error) => Err(error),
+        };
+        let address = ClientAddress::of(&socket.req_parts().extensions);
+        let proof = proved.inspect_err(|error| tracing::info!(%address, %error, "a socket was refused"))?;
+        socket.extensions.insert(proof);
+        Ok(())
+    }
+
+    /// Makes a socket that has just connected one of its user's.
+    pub async fn settle(self: Arc<Self>, socket: SocketRef) {
+        let Some(proof) = socket.extensions.get::<Proof>() else { return };
+        let proofs = Arc::clone(&self);
+        socket.on_disconnect(move |socket: SocketRef| {
+            proofs.forget(&socket);
+            std::future::ready(())
+        });
+        self.take(&socket, proof).await;
+    }
+
+    /// Gives a socket another token, which has to be of the same user.
+    pub async fn replace(&self, socket: &SocketRef, caller: &Caller, token: &str) -> Result<()> {
+        let proof = self.access.prove(token).await?;
+        let Some(former) = &caller.proof else { return Ok(()) };
+        if former.user.id != proof.user.id {
+            return Err(self.access.refuse(caller, "take another user's token", None, Error::NotYou));
+        }
+        self.forget(socket);
+        socket.leave(former.token.session.map(session_name).into_iter().collect::<Vec<_>>());
+        self.take(socket, proof).await;
+        Ok(())
+    }
+
+    async fn take(&self, socket: &SocketRef, proof: Proof) {
+        let token = proof.token;
+        join(socket, user_name(proof.user.id));
+        if let Some(session) = token.session {
+            join(socket, session_name(session));
+        }
+        socket.extensions.insert(proof);
+        if let Some(end) = end(token.ends) {
+            self.due().insert((end, socket.id, Then::Tell));
+        }
+        // The session may have ended before the socket was where those are found that have to be closed.
+        if self.access.prove_again(token).await.is_err_and(|error| is_over(&error)) {
+            close(socket);
+        }
+    }
+
+    fn forget(&self, socket: &SocketRef) {
+        let ends = socket.extensions.get::<Proof>().and_then(|proof| end(proof.token.ends));
+        if let Some(end) = ends {
+            self.due().remove(&(end, socket.id, Then::Tell));
+        }
+    }
+
+    /// Who has sent an event, if their token is still good. One that has expired is good for nothing but being replaced.
+    pub async fn caller(&self, socket: &SocketRef, replaces_token: bool) -> Result<Caller> {
+        let address = ClientAddress::of(&socket.req_parts().extensions);
+        let proof = match socket.extensions.get::<Proof>() {
+            Some(proof) if !replaces_token => Some(self.prove_again(socket, &proof).await?),
+            known => known,
+        };
+        Ok(Caller { proof, address })
+    }
+
+    async fn prove_again(&self, socket: &SocketRef, proof: &Proof) -> Result<Proof> {
+        let proved = self.access.prove_again(proof.token).await;
+        if proved.as_ref().is_err_and(is_over) {
+            close(socket);
+        }
+        proved
+    }
+
+    /// Watches for as long as it is not dropped.
+    pub async fn watch(self: Arc<Self>, io: SocketIo) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.expire(&io);
+            if self.store.is_shared() {
+                self.close_ended(&io).await;
+            }
+        }
+    }
+
+    fn expire(&self, io: &SocketIo) {
+        let now = self.access.now();
+        while let Some((_, id, then)) = self.pop_due(now) {
+            let Some(socket) = io.of("/").and_then(|sockets| sockets.get_socket(id)) else { continue };
+            let has_expired = socket.extensions.get::<Proof>().is_some_and(|proof| proof.token.has_ended(now));
+            match then {
+                Then::Tell if has_expired => {
+                    let event = Event::TokenExpired { disconnects_in: GRACE.as_secs() };
+                    // A client that reads too slowly to be told is closed all the same.
+                    let _ = socket.emit(event.name(), &event);
+                    let until = i64::try_from(GRACE.as_millis()).unwrap_or(i64::MAX);
+                    self.due().insert((Timestamp(now.0.saturating_add(until)), id, Then::Close));
+                }
+                Then::Close if has_expired => close(&socket),
+                // Another token has come meanwhile.
+                Then::Tell | Then::Close => {}
+            }
+        }
+    }
+
+    fn pop_due(&self, now: Timestamp) -> Option<(Timestamp, Sid, Then)> {
+        let mut due = self.due();
+        let is_due = due.first().is_some_and(|(at, ..)| *at <= now);
+        if is_due { due.pop_first() } else { None }
+    }
+
+    fn due(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, Sid, Then)>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the sockets of sessions that another server has ended.
+    async fn close_ended(&self, io: &SocketIo) {
+        let Some(sockets) = io.of("/") else { return };
+        let Ok(rooms) = sockets.rooms().await;
+        let sessions: Vec<_> = rooms.iter().filter_map(|room| session_of(room)).collect();
+        for piece in sessions.chunks(SESSIONS_AT_ONCE) {
+            // While the database is away nobody knows; it is asked again soon.
+            let Ok(live) = self.store.live_sessions(piece.to_vec()).await else { return };
+            let live: HashSet<_> = live.into_iter().collect();
+            for ended in piece.iter().filter(|session| !live.contains(session)) {
+                io.within(session_name(*ended)).sockets().iter().for_each(close);
+            }
+        }
+    }
+}
+
+/// Whether the session itself is over, and not just its access token.
+fn is_over(error: &Error) -> bool {
+    matches!(error, Error::SessionOver | Error::CallerGone)
+}
+
+/// When a token ends, to the millisecond.
+fn end(ends: Option<i64>) -> Option<Timestamp> {
+    ends.map(|seconds| Timestamp(seconds.saturating_mul(1_000)))
+}
+
+/// The token with which a client connects: in its `auth`, in the query (socket.io 2), or in the header.
+fn token(auth: &Value, request: &Parts) -> Result<String> {
+    if let Some(token) = auth.get("token").and_then(Value::as_str) {
+        return Ok(token.to_owned());
+    }
+    let query = request.uri.query().unwrap_or_default();
+    let in_query = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "token");
+    in_query.map_or_else(|| token_in(&request.headers), |(_, token)| Ok(token.into_owned()))
+}

@@ -1,0 +1,181 @@
+//! Sessions: what a login with a password gives, how it goes on, and whose it is.
+//!
+//! A session has access tokens, each valid for some minutes, and one refresh token at a time, by which to get the next of both. A refresh
+//! token is made of the session's id, a part that all tokens of the session have in common, and a part that it has alone. The hashes of the
+//! last two are kept. So one that has the common part and another last part was issued before and has been used: there are two who have it,
+//! one of them a thief, and the session ends.
+
+use std::{fmt, sync::Arc};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    clock::Clock,
+    config::{Config, SessionConfig},
+    error::{Error, Result},
+    model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, User},
+    store::{Refresh, Store},
+    token::Tokens,
+};
+
+/// The longest name of a client that is kept, in characters.
+const USER_AGENT: usize = 200;
+
+/// What whoever has logged in goes on with.
+#[derive(Debug)]
+pub struct Opened {
+    /// The access token.
+    pub authorization: String,
+    /// The token by which to get the next ones.
+    pub refresh_token: String,
+    /// How long the access token is valid, in seconds.
+    pub expires_in: u32,
+    /// The user's sessions that had to end, since there were too many.
+    pub ended: Vec<SessionId>,
+}
+
+/// What came of a refresh token.
+#[derive(Debug)]
+pub enum Refreshed {
+    /// The session of this user goes on.
+    Goes(Opened, Arc<User>),
+    /// The token had been used before, so the session has ended.
+    Stolen(Arc<Session>),
+    /// It is none of ours, or its session is over.
+    Unknown,
+}
+
+/// Begins sessions and lets them go on.
+#[derive(Clone)]
+pub struct Sessions {
+    store: Arc<dyn Store>,
+    tokens: Arc<Tokens>,
+    clock: Clock,
+    config: SessionConfig,
+    /// Of a token without a session, in seconds.
+    open_lifetime: Option<u32>,
+}
+
+impl Sessions {
+    /// Sessions that are kept in `store`.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, tokens: Arc<Tokens>, clock: Clock, config: &Config) -> Self {
+        let open_lifetime = Some(config.token.lifetime_seconds).filter(|seconds| *seconds > 0);
+        Self { store, tokens, clock, config: config.session.clone(), open_lifetime }
+    }
+
+    /// The token of somebody who logs in without a password.
+    #[must_use]
+    pub fn without_proof(&self, user: &User) -> String {
+        self.tokens.sign(user, None, self.clock.now(), self.open_lifetime)
+    }
+
+    /// Begins a session of a user whose password has that hash. [`Error::WrongLogin`] where it has been changed meanwhile.
+    pub async fn begin(&self, user: &User, password: PasswordHash, user_agent: &str) -> Result<Opened> {
+        let now = self.clock.now();
+        let session = Session {
+            id: self.clock.new_id(now).into(),
+            user: user.id,
+            user_agent: user_agent.chars().take(USER_AGENT).collect(),
+            created_at: now,
+            used_at: now,
+            expires_at: self.over(now),
+        };
+        let token = RefreshToken::new(session.id)?;
+        let id = session.id;
+        let ended = self.store.add_session(session, token.key(), password).await?.ok_or(Error::WrongLogin)?;
+        Ok(Opened { ended, ..self.opened(user, id, &token) })
+    }
+
+    /// Gives the next tokens for a refresh token, which is used up by that.
+    pub async fn refresh(&self, token: &str) -> Result<Refreshed> {
+        let Some(token) = RefreshToken::parse(token) else { return Ok(Refreshed::Unknown) };
+        let next = token.next()?;
+        let now = self.clock.now();
+        Ok(match self.store.refresh_session(token.session, token.key(), next.key().secret, now, self.over(now)).await? {
+            Refresh::Renewed(session) => match self.store.user(session.user).await? {
+                Some(user) => Refreshed::Goes(self.opened(&user, session.id, &next), user),
+                None => Refreshed::Unknown,
+            },
+            Refresh::Replayed(session) => Refreshed::Stolen(session),
+            Refresh::Unknown => Refreshed::Unknown,
+        })
+    }
+
+    fn opened(&self, user: &User, session: SessionId, token: &RefreshToken) -> Opened {
+        let expires_in = self.config.access_lifetime_seconds;
+        let authorization = self.tokens.sign(user, Some(session), self.clock.now(), Some(expires_in));
+        Opened { authorization, refresh_token: token.to_string(), expires_in, ended: Vec::new() }
+    }
+
+    /// When a session is over that is not refreshed from now on.
+    fn over(&self, now: Timestamp) -> Timestamp {
+        Timestamp(now.0.saturating_add(i64::from(self.config.refresh_lifetime_seconds) * 1_000))
+    }
+}
+
+/// A refresh token, written as hexadecimal digits.
+struct RefreshToken {
+    session: SessionId,
+    line: [u8; 16],
+    secret: [u8; 32],
+}
+
+impl RefreshToken {
+    fn new(session: SessionId) -> Result<Self> {
+        Ok(Self { session, line: random()?, secret: random()? })
+    }
+
+    /// The one that takes its place.
+    fn next(&self) -> Result<Self> {
+        Ok(Self { secret: random()?, ..*self })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (session, rest) = text.split_at_checked(32)?;
+        let (line, secret) = rest.split_at_checked(32)?;
+        Some(Self { session: SessionId::parse(session)?, line: from_hex(line)?, secret: from_hex(secret)? })
+    }
+
+    fn key(&self) -> RefreshKey {
+        RefreshKey { line: Sha256::digest(self.line).into(), secret: Sha256::digest(self.secret).into() }
+    }
+}
+
+impl fmt::Display for RefreshToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.session)?;
+        self.line.iter().chain(&self.secret).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("the system gives no random bytes: {error}")))?;
+    Ok(bytes)
+}
+
+fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits: Vec<_> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
+    let bytes: Vec<_> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte * 16 + digit)).collect();
+    bytes.into_iter().map(|byte| u8::try_from(byte).ok()).collect::<Option<Vec<_>>>()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refresh_token_is_read_as_it_was_written_and_nothing_else_is_one() {
+        let token = RefreshToken::new(SessionId::from_bytes([7; 16])).unwrap();
+        let text = token.to_string();
+        let read = RefreshToken::parse(&text).unwrap();
+        assert_eq!((read.session, read.key()), (token.session, token.key()));
+        let next = token.next().unwrap().key();
+        assert_eq!(next.line, token.key().line);
+        assert_ne!(next.secret, token.key().secret);
+        for wrong in ["", "x", &text[1..], &format!("{text}0"), &text.replace(char::is_numeric, "g"), &"é".repeat(64), &"+1".repeat(64)] {
+            assert!(RefreshToken::parse(wrong).is_none(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Sessions in MongoDB, which takes away those that are over by itself.
+
+use mongodb::{
+    bson::{Binary, Document, RawDocument, doc, spec::BinarySubtype},
+    options::ReturnDocument,
+};
+
+use super::{
+    connection::Connection,
+    documents::{date, text_in, time_in},
+    rows,
+    schema::{self, by_name},
+    users,
+};
+use crate::{
+    model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, UserId},
+    store::{MOST_SESSIONS, Refresh, Result, Which},
+};
+
+fn hash(bytes: [u8; 32]) -> Binary {
+    Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() }
+}
+
+fn document(session: &Session, key: &RefreshKey) -> Document {
+    doc! {
+        "_id": session.id.to_string(),
+        "userId": session.user.to_string(),
+        "line": hash(key.line),
+        "secret": hash(key.secret),
+        "userAgent": &session.user_agent,
+        "createdAt": date(session.created_at),
+        "usedAt": date(session.used_at),
+        "expiresAt": date(session.expires_at),
+    }
+}
+
+fn session(document: &RawDocument) -> Option<Session> {
+    Some(Session {
+        id: id(document)?,
+        user: UserId::parse(text_in(document, "userId"))?,
+        user_agent: text_in(document, "userAgent").to_owned(),
+        created_at: time_in(document, "createdAt"),
+        used_at: time_in(document, "usedAt"),
+        expires_at: time_in(document, "expiresAt"),
+    })
+}
+
+fn id(document: &RawDocument) -> Option<SessionId> {
+    SessionId::parse(text_in(document, "_id"))
+}
+
+/// The session is there before the password is compared. Whoever changes that changes it first and then ends the sessions, and so one of
+/// the two sees the other.
+pub async fn add(connection: &Connection, session: &Session, key: &RefreshKey, password: &PasswordHash) -> Result<Option<Vec<SessionId>>> {
+    connection.add(&connection.sessions, &document(session, key)).await?;
+    let credentials = users::credentials(connection, session.user).await?;
+    if credentials.is_none_or(|credentials| credentials.password.0 != password.0) {
+        end(connection, session.user, Which::One(session.id)).await?;
+        return Ok(None);
+    }
+    let of_user = connection.sessions.find(doc! { "userId": session.user.to_string() }).projection(doc! { "_id": 1 });
+    let oldest = of_user.sort(doc! { "createdAt": -1, "_id": -1 }).skip(MOST_SESSIONS as u64).hint(by_name(schema::BY_USER));
+    let too_many = connection.all(oldest, id).await?;
+    if !too_many.is_empty() {
+        remove(connection, &too_many).await?;
+    }
+    Ok(Some(too_many))
+}
+
+pub async fn find(connection: &Connection, id: SessionId) -> Result<Option<Session>> {
+    connection.one(connection.sessions.find_one(doc! { "_id": id.to_string() }), session).await
+}
+
+pub async fn of_user(connection: &Connection, user: UserId, at: Timestamp) -> Result<Vec<Session>> {
+    let of_user = connection.sessions.find(doc! { "userId": user.to_string(), "expiresAt": { "$gt": date(at) } });
+    connection.all(of_user.sort(doc! { "createdAt": -1, "_id": -1 }).hint(by_name(schema::BY_USER)), session).await
+}
+
+pub async fn refresh(
+    connection: &Connection,
+    id: SessionId,
+    key: &RefreshKey,
+    next: [u8; 32],
+    at: Timestamp,
+    until: Timestamp,
+) -> Result<Refresh> {
+    let known = doc! { "_id": id.to_string(), "line": hash(key.line), "expiresAt": { "$gt": date(at) } };
+    let mut latest = known.clone();
+    latest.insert("secret", hash(key.secret));
+    let renew = doc! { "$set": { "secret": hash(next), "usedAt": date(at), "expiresAt": date(until) } };
+    let renew = connection.sessions.find_one_and_update(latest, renew).return_document(ReturnDocument::After);
+    if let Some(renewed) = connection.one(renew, session).await? {
+        return Ok(Refresh::Renewed(renewed.into()));
+    }
+    let replayed = connection.one(connection.sessions.find_one_and_delete(known), session).await?;
+    Ok(replayed.map_or(Refresh::Unknown, |session| Refresh::Replayed(session.into())))
+}
+
+pub async fn end(connection: &Connection, user: UserId, which: Which) -> Result<Vec<SessionId>> {
+    let mut those = doc! { "userId": user.to_string() };
+    match which {
+        Which::One(id) => _ = those.insert("_id", id.to_string()),
+        Which::All => {}
+        Which::AllBut(id) => _ = those.insert("_id", doc! { "$ne": id.to_string() }),
+    }
+    let ended = connection.all(connection.sessions.find(those).projection(doc! { "_id": 1 }).hint(by_name(schema::BY_USER)), id).await?;
+    remove(connection, &ended).await?;
+    Ok(ended)
+}
+
+async fn remove(connection: &Connection, ids: &[SessionId]) -> Result<()> {
+    connection.within(connection.sessions.delete_many(doc! { "_id": { "$in": texts(ids) } })).await.map(|_| ())
+}
+
+pub async fn live(connection: &Connection, ids: &[SessionId]) -> Result<Vec<SessionId>> {
+    let live = connection.sessions.find(doc! { "_id": { "$in": texts(ids) } }).projection(doc! { "_id": 1 });
+    connection.all(live.limit(rows(ids.len() as u64)), id).await
+}
+
+fn texts(ids: &[SessionId]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,116 @@
+//! Sessions in SQLite.
+
+use rusqlite::{Connection, OptionalExtension, Result, Row, params};
+
+use super::rows::count;
+use crate::{
+    model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, UserId},
+    store::{MOST_SESSIONS, Refresh, Which},
+};
+
+/// How many sessions that are over are taken away with each that begins: more than one, so that they cannot pile up.
+const SWEEP: u64 = 10;
+
+/// The columns of [`session`], in its order.
+const SESSION: &str = "id, user, user_agent, created_at, used_at, expires_at";
+
+fn session(row: &Row<'_>) -> Result<Session> {
+    Ok(Session {
+        id: row.get(0)?,
+        user: row.get(1)?,
+        user_agent: row.get(2)?,
+        created_at: row.get(3)?,
+        used_at: row.get(4)?,
+        expires_at: row.get(5)?,
+    })
+}
+
+pub fn add(connection: &Connection, session: &Session, key: &RefreshKey, password: &PasswordHash) -> Result<Option<Vec<SessionId>>> {
+    let still_so = connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM accounts WHERE user = ? AND password = ?)")?
+        .query_row(params![session.user, password.0], |row| row.get::<_, bool>(0))?;
+    if !still_so {
+        return Ok(None);
+    }
+    connection
+        .prepare_cached("DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)")?
+        .execute(params![session.created_at, count(SWEEP)])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO sessions (id, user, line, secret, user_agent, created_at, used_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            session.id,
+            session.user,
+            key.line,
+            key.secret,
+            session.user_agent,
+            session.created_at,
+            session.used_at,
+            session.expires_at
+        ])?;
+    let too_many = "user = ?1 AND id IN (SELECT id FROM sessions WHERE user = ?1 ORDER BY created_at DESC, id DESC LIMIT -1 OFFSET ?2)";
+    end_those(connection, too_many, params![session.user, count(MOST_SESSIONS as u64)]).map(Some)
+}
+
+pub fn find(connection: &Connection, id: SessionId) -> Result<Option<Session>> {
+    connection.prepare_cached(&format!("SELECT {SESSION} FROM sessions WHERE id = ?"))?.query_row([id], session).optional()
+}
+
+pub fn of_user(connection: &Connection, user: UserId, at: Timestamp) -> Result<Vec<Session>> {
+    connection
+        .prepare_cached(&format!("SELECT {SESSION} FROM sessions WHERE user = ? AND expires_at > ? ORDER BY created_at DESC, id DESC"))?
+        .query_map(params![user, at], session)?
+        .collect()
+}
+
+pub fn refresh(
+    connection: &Connection,
+    id: SessionId,
+    key: &RefreshKey,
+    next: [u8; 32],
+    at: Timestamp,
+    until: Timestamp,
+) -> Result<Refresh> {
+    let renewed = connection
+        .prepare_cached(&format!(
+            "UPDATE sessions SET secret = ?, used_at = ?, expires_at = ?
+             WHERE id = ? AND line = ? AND secret = ? AND expires_at > ? RETURNING {SESSION}"
+        ))?
+        .query_row(params![next, at, until, id, key.line, key.secret, at], session)
+        .optional()?;
+    if let Some(renewed) = renewed {
+        return Ok(Refresh::Renewed(renewed.into()));
+    }
+    let replayed = connection
+        .prepare_cached(&format!("DELETE FROM sessions WHERE id = ? AND line = ? AND expires_at > ? RETURNING {SESSION}"))?
+        .query_row(params![id, key.line, at], session)
+        .optional()?;
+    Ok(replayed.map_or(Refresh::Unknown, |session| Refresh::Replayed(session.into())))
+}
+
+pub fn end(connection: &Connection, user: UserId, which: Which) -> Result<Vec<SessionId>> {
+    match which {
+        Which::One(id) => end_those(connection, "user = ? AND id = ?", params![user, id]),
+        Which::All => end_those(connection, "user = ?", params![user]),
+        Which::AllBut(id) => end_those(connection, "user = ? AND id <> ?", params![user, id]),
+    }
+}
+
+fn end_those(connection: &Connection, condition: &str, parameters: &[&dyn rusqlite::ToSql]) -> Result<Vec<SessionId>> {
+    connection
+        .prepare_cached(&format!("DELETE FROM sessions WHERE {condition} RETURNING id"))?
+        .query_map(parameters, |row| row.get(0))?
+        .collect()
+}
+
+pub fn live(connection: &Connection, ids: &[SessionId]) -> Result<Vec<SessionId>> {
+    let mut exists = connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM sessions WHERE id = ?)")?;
+    let mut live = Vec::with_capacity(ids.len());
+    for id in ids {
+        if exists.query_row([id], |row| row.get(0))? {
+            live.push(*id);
+        }
+    }
+    Ok(live)
+}

@@ -1,0 +1,13 @@
+-- Logins with a password: version 3.
+CREATE TABLE sessions (
+    id         BLOB NOT NULL PRIMARY KEY,
+    user       BLOB NOT NULL,
+    line       BLOB NOT NULL, -- SHA-256 of what all refresh tokens of the session have in common
+    secret     BLOB NOT NULL, -- SHA-256 of what the latest alone has
+    user_agent TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    used_at    INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_by_user ON sessions (user, created_at, id);
+CREATE INDEX sessions_by_end  ON sessions (expires_at);
