@@ -5,19 +5,22 @@
 //! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`].
 //! - [`http`]: the REST API. [`live`]: the sockets. They do not know each other but for [`live::Live`].
 //! - [`timeline`]: the one door by which messages enter the rooms. [`access`]: who may do what. [`token`]: who somebody is.
-//!   [`password`]: how they prove it.
+//!   [`password`]: how they prove it. [`limits`]: how often they may.
 //! - [`view`]: how messages look to clients.
 //! - [`store`]: what is kept, and the databases that keep it.
-//! - [`model`], [`clock`]: the nouns, and time. [`config`], [`error`]: settings, and everything that can go wrong.
+//! - [`model`], [`clock`]: the nouns, and time. [`address`]: where a request comes from. [`config`], [`error`]: settings, and
+//!   everything that can go wrong.
 //!
 //! A room is a log: every message in it has the next number, `seq`, with no hole and no repeat. History is a range of the log, what
 //! somebody has read is a position in it, and what a client missed is everything after the last number it saw.
 
 pub mod access;
+pub mod address;
 pub mod clock;
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod limits;
 pub mod live;
 pub mod model;
 pub mod password;
@@ -34,6 +37,7 @@ use tokio::net::TcpListener;
 use access::Access;
 use clock::Clock;
 use config::Config;
+use limits::Limits;
 use live::{Event, Handlers, Live, Sockets};
 use password::Passwords;
 use store::{OpenError, Store};
@@ -57,7 +61,9 @@ impl Server {
         let store = store::open(&config.database, &config.mongodb).await?;
         let tokens = tokens(&config, store.as_ref()).await?;
         let access = Access::new(config.access, Arc::clone(&store));
-        let (sockets, layer) = Sockets::new(&config.socket, Handlers { access: access.clone(), store: Arc::clone(&store) });
+        let limits = Arc::new(Limits::new(&config.limits, config.access));
+        let handlers = Handlers { access: access.clone(), store: Arc::clone(&store), limits: Arc::clone(&limits) };
+        let (sockets, layer) = Sockets::new(&config.socket, handlers);
         let announcer = sockets.clone();
         let announce = move |posts: &[Post]| {
             let events: Vec<_> = posts.iter().map(|message| Event::NewMessage { message }).collect();
@@ -72,6 +78,7 @@ impl Server {
             access,
             tokens,
             passwords: Passwords::new(),
+            limits,
             live: Arc::new(sockets.clone()),
             clock,
             config: config.http.clone(),
@@ -86,7 +93,7 @@ impl Server {
 
     /// Serves until `shutdown`; then finishes what is under way, closes the sockets, and closes the database.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let open = http::serve(self.listener, self.router, self.config.http.header_timeout_ms.into(), shutdown).await;
+        let open = http::serve(self.listener, self.router, &self.config.http, shutdown).await;
         tracing::info!("stopping");
         let ended = async { tokio::join!(open.shutdown(), self.sockets.close()) };
         if tokio::time::timeout(self.config.http.shutdown_timeout_ms.into(), ended).await.is_err() {

@@ -9,6 +9,7 @@ use super::{
     success,
 };
 use crate::{
+    address::ClientAddress,
     error::{Error, Result},
     model::Username,
 };
@@ -30,7 +31,8 @@ impl Input for WithPassword {
 }
 
 /// A wrong password, a username that nobody has and one that is none get the same answer after the same work.
-async fn with_password(State(app): State<Shared>, Body(login): Body<WithPassword>) -> Result<Json<Success>> {
+async fn with_password(State(app): State<Shared>, from: ClientAddress, Body(login): Body<WithPassword>) -> Result<Json<Success>> {
+    app.limits.login(from)?;
     let account = match Username::parse(&login.username) {
         Some(username) => app.store.account(&username).await?,
         None => None,
@@ -48,7 +50,8 @@ async fn with_password(State(app): State<Shared>, Body(login): Body<WithPassword
 }
 
 /// In open mode whoever asks gets the token.
-async fn as_anyone(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {
+async fn as_anyone(State(app): State<Shared>, from: ClientAddress, PathId(id): PathId) -> Result<Json<Success>> {
+    app.limits.login(from)?;
     let user = app.user(&id).await?.ok_or(Error::NobodyToBe)?;
     Ok(success(json!({ "authorization": app.tokens.sign(&user, app.clock.now()) })))
 }

@@ -19,6 +19,7 @@ use super::{
     success,
 };
 use crate::{
+    address::ClientAddress,
     error::{Error, Result},
     model::{User, UserId, UserType},
     store::{StoreError, UserCursor},
@@ -48,7 +49,8 @@ impl Input for NewUser {
     }
 }
 
-async fn create(State(app): State<Shared>, Body(new): Body<NewUser>) -> Result<Json<Success>> {
+async fn create(State(app): State<Shared>, from: ClientAddress, Body(new): Body<NewUser>) -> Result<Json<Success>> {
+    app.limits.registration(from)?;
     let now = app.clock.now();
     let user = User {
         id: app.clock.new_id(now).into(),

@@ -21,6 +21,7 @@ use super::{events::Command, room_name, user_name};
 use crate::{
     access::{Access, Action, Caller},
     error::{Error, Fault, Result},
+    limits::Limits,
     model::UserId,
     store::Store,
 };
@@ -36,6 +37,8 @@ pub struct Handlers {
     pub access: Access,
     /// Knows the users.
     pub store: Arc<dyn Store>,
+    /// Knows who comes too often.
+    pub limits: Arc<Limits>,
 }
 
 /// All arguments of an event, however many there are.
