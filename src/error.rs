@@ -35,6 +35,9 @@ pub enum Error {
     /// 400: there is no `Authorization` header.
     #[error("No access token provided")]
     NoToken,
+    /// 400: there are several `Authorization` headers. A proxy in front may have looked at another one than we would.
+    #[error("The request has more than one Authorization header")]
+    TwoTokens,
     /// 401: the token is not one of ours, or no longer.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -103,6 +106,7 @@ impl Error {
             Self::Invalid(_)
             | Self::Malformed(_)
             | Self::NoToken
+            | Self::TwoTokens
             | Self::NoPassword
             | Self::NobodyToBe
             | Self::NoRoom

@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{body, connections};
+use super::{body, caller, connections};
 use crate::{
     error::{Error, Result},
     limits::Limits,
@@ -40,6 +40,8 @@ pub async fn check(bounds: Bounds, request: Request, next: Next) -> Response {
 }
 
 async fn checked(request: Request, bounds: &Bounds) -> Result<Request> {
+    // Later only one would be left, and nobody could tell.
+    caller::authorization(request.headers())?;
     if is_handshake(&request) {
         bounds.limits.connection(connections::client(request.extensions())?)?;
     }
