@@ -20,7 +20,7 @@
 
 use std::{fmt, sync::Arc};
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use tracing::field::{DisplayValue, display};
 
 use crate::{
@@ -242,9 +242,18 @@ impl Access {
     }
 }
 
+/// The `Authorization` header, if there is one. Of two somebody in front of us may have looked at the other.
+pub fn authorization(headers: &HeaderMap) -> Result<Option<&HeaderValue>> {
+    let mut found = headers.get_all(header::AUTHORIZATION).iter();
+    match (found.next(), found.next()) {
+        (header, None) => Ok(header),
+        _ => Err(Error::TwoTokens),
+    }
+}
+
 /// What stands between the first space of the `Authorization` header and the next, whatever the scheme's name.
 pub fn token_in(headers: &HeaderMap) -> Result<String> {
-    let header = headers.get(header::AUTHORIZATION).filter(|value| !value.is_empty()).ok_or(Error::NoToken)?;
+    let header = authorization(headers)?.filter(|value| !value.is_empty()).ok_or(Error::NoToken)?;
     let header = String::from_utf8_lossy(header.as_bytes());
     Ok(header.split(' ').nth(1).unwrap_or_default().to_owned())
 }

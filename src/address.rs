@@ -1,25 +1,56 @@
-//! Where a request comes from.
+//! Where a request comes from: the address of the connection or, behind a proxy that the settings name, the one that the proxy reports.
 
 use std::{
     convert::Infallible,
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
 };
 
 use axum::{
     extract::FromRequestParts,
-    http::{Extensions, request::Parts},
+    http::{Extensions, HeaderMap, HeaderValue, request::Parts},
 };
 
-/// The address of a client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ClientAddress(pub IpAddr);
+use crate::config::Networks;
+
+/// In which proxies report where a request came from: each adds, at the end, whom it has the request from.
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// The bits of an IPv6 address that name its network. The others belong to whoever has the network, all of them.
+const NETWORK: u128 = !0 << 64;
+
+/// The address of a client. An IPv4 address that is written as an IPv6 address is an IPv4 address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ClientAddress(IpAddr);
 
 impl ClientAddress {
-    /// The address that was noted beside a request.
+    /// The address that was noted beside a request when it came in.
     #[must_use]
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get().copied().unwrap_or(Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+    }
+
+    /// What counts as one origin of requests: the address; of an IPv6 address the first 64 bits, the rest being zero.
+    #[must_use]
+    pub fn network(self) -> IpAddr {
+        match self.0 {
+            IpAddr::V4(_) => self.0,
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
+        }
+    }
+
+    /// Reads an address as proxies write it: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
+    fn parse(text: &str) -> Option<Self> {
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        let address = bare.parse().or_else(|_| text.parse().map(|address: SocketAddr| address.ip()));
+        address.ok().map(Self::from)
+    }
+}
+
+impl From<IpAddr> for ClientAddress {
+    fn from(address: IpAddr) -> Self {
+        Self(address.to_canonical())
     }
 }
 
@@ -34,5 +65,123 @@ impl<S: Send + Sync> FromRequestParts<S> for ClientAddress {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         Ok(Self::of(&parts.extensions))
+    }
+}
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    address: ClientAddress,
+    /// The proxies whose word counts, if it is one of them.
+    proxies: Option<Arc<Networks>>,
+}
+
+impl Peer {
+    /// Whoever connects from this address, where these are the proxies whose word counts.
+    #[must_use]
+    pub fn new(address: IpAddr, proxies: &Arc<Networks>) -> Self {
+        let address = ClientAddress::from(address);
+        Self { address, proxies: proxies.contain(address.0).then(|| Arc::clone(proxies)) }
+    }
+
+    /// Where a request with these headers comes from.
+    ///
+    /// The list is read from its end: what a trusted proxy has added is true, and what stands before that is true if it was a trusted
+    /// proxy that it came from. The first address that is no trusted proxy is the client, and what that claims counts for nothing.
+    #[must_use]
+    pub fn client(&self, headers: &HeaderMap) -> ClientAddress {
+        let Some(proxies) = &self.proxies else { return self.address };
+        let mut client = self.address;
+        for text in headers.get_all(FORWARDED_FOR).iter().rev().flat_map(from_the_end) {
+            let Some(address) = text.and_then(ClientAddress::parse) else { break };
+            client = address;
+            if !proxies.contain(address.0) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+/// The elements of a list, the last one first; one that is no text where the whole list is none.
+fn from_the_end(list: &HeaderValue) -> impl Iterator<Item = Option<&str>> {
+    let list = list.to_str().ok();
+    let texts = list.into_iter().flat_map(|list| list.rsplit(',')).map(|text| Some(text.trim()));
+    texts.chain(list.is_none().then_some(None))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, de::value::StrDeserializer};
+
+    use super::*;
+
+    fn client(peer: &str, lists: &[&[u8]]) -> String {
+        let text: StrDeserializer<'_, serde::de::value::Error> = StrDeserializer::new("10.0.0.0/8, fd00::/8, 127.0.0.1");
+        let proxies = Arc::new(Networks::deserialize(text).unwrap());
+        let mut headers = HeaderMap::new();
+        for list in lists {
+            headers.append(FORWARDED_FOR, HeaderValue::from_bytes(list).unwrap());
+        }
+        Peer::new(peer.parse().unwrap(), &proxies).client(&headers).to_string()
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        assert_eq!(client("192.0.2.1", &[b"198.51.100.7"]), "192.0.2.1");
+        assert_eq!(client("11.0.0.1", &[b"198.51.100.7"]), "11.0.0.1");
+        for proxy in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::1", "127.0.0.1"] {
+            assert_eq!(client(proxy, &[b"198.51.100.7"]), "198.51.100.7", "{proxy}");
+        }
+    }
+
+    #[test]
+    fn what_the_client_claims_stands_before_what_the_proxies_say() {
+        for (lists, expected) in [
+            (&[&b"1.1.1.1, 198.51.100.7"[..]][..], "198.51.100.7"),
+            (&[b"1.1.1.1,198.51.100.7,10.9.9.9"], "198.51.100.7"),
+            (&[b"1.1.1.1", b"198.51.100.7", b"10.9.9.9, fd00::7"], "198.51.100.7"),
+            (&[b"198.51.100.7", b"1.1.1.1"], "1.1.1.1"),
+            (&[b"10.0.0.2, 10.0.0.3"], "10.0.0.2"),
+            (&[], "10.0.0.1"),
+        ] {
+            assert_eq!(client("10.0.0.1", lists), expected, "{lists:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_as_proxies_write_them() {
+        for (text, expected) in [
+            ("198.51.100.7", "198.51.100.7"),
+            (" 198.51.100.7:4711 ", "198.51.100.7"),
+            ("2001:DB8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:4711", "2001:db8::1"),
+            ("::ffff:198.51.100.7", "198.51.100.7"),
+            ("[::ffff:198.51.100.7]:1", "198.51.100.7"),
+        ] {
+            assert_eq!(client("10.0.0.1", &[text.as_bytes()]), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn nonsense_ends_what_is_believed() {
+        for nonsense in
+            [&b"unknown"[..], b"_hidden", b"", b"198.51.100.300", b"198.51.100.7:port", b"for=198.51.100.7", b"\xff", b"[::1", b"::1]"]
+        {
+            assert_eq!(client("10.0.0.1", &[b"1.1.1.1", nonsense]), "10.0.0.1");
+            assert_eq!(client("10.0.0.1", &[b"1.1.1.1", nonsense, b"10.0.0.2"]), "10.0.0.2");
+            let inside = [b"1.1.1.1,", nonsense, b",10.0.0.3"].concat();
+            assert_ne!(client("10.0.0.1", &[&inside]), "1.1.1.1");
+        }
+    }
+
+    #[test]
+    fn whoever_has_an_ipv6_network_is_one_origin() {
+        let network = |text: &str| ClientAddress::from(text.parse::<IpAddr>().unwrap()).network();
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), network("2001:db8:1:2:ffff::"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+        assert_ne!(network("198.51.100.7"), network("198.51.100.8"));
+        assert_eq!(network("::ffff:198.51.100.7"), network("198.51.100.7"));
     }
 }

@@ -1,6 +1,6 @@
 //! Everything that can go wrong for a client: one enum, its form in HTTP and its form in the acknowledgement of a socket event.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -35,6 +35,9 @@ pub enum Error {
     /// 400: there is no `Authorization` header.
     #[error("No access token provided")]
     NoToken,
+    /// 400: there are several `Authorization` headers. A proxy in front may have looked at another one than we would.
+    #[error("The request has more than one Authorization header")]
+    TwoTokens,
     /// 401: the token is not one of ours, or no longer.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -95,6 +98,9 @@ pub enum Error {
     /// 405: the path exists, but not for this method.
     #[error("API endpoint doesnt exist")]
     NoMethod,
+    /// 429: too often, or too many at once. After this time another try may succeed.
+    #[error("rate limited")]
+    RateLimited(Duration),
     /// 503: the request took longer than the setting allows.
     #[error("The request took too long and was given up")]
     TooSlow,
@@ -124,6 +130,7 @@ impl Error {
             Self::Invalid(_)
             | Self::Malformed(_)
             | Self::NoToken
+            | Self::TwoTokens
             | Self::NoPassword
             | Self::NobodyToBe
             | Self::NoRoom
@@ -141,6 +148,7 @@ impl Error {
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedBody(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::TooSlow | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -154,10 +162,26 @@ impl Error {
             Self::Invalid(errors) => body["errors"] = first_texts(errors),
             // The original application answered with the error it threw; its clients may look for it there.
             Self::NoUser => body["error"] = json!({ "error": self.to_string() }),
+            Self::RateLimited(wait) => body["retryAfter"] = json!(seconds(*wait)),
             _ => {}
         }
         body
     }
+
+    /// When to try again, where that is known.
+    fn retry_after(&self) -> Option<HeaderValue> {
+        match self {
+            Self::RateLimited(wait) => Some(seconds(*wait).into()),
+            Self::TooSlow | Self::Unavailable(_) => Some(HeaderValue::from_static("1")),
+            _ => None,
+        }
+    }
+}
+
+/// Whole seconds, at least one: whoever waits so long does not come too early.
+fn seconds(wait: Duration) -> u64 {
+    let up = u64::from(wait.subsec_nanos() > 0);
+    wait.as_secs().saturating_add(up).max(1)
 }
 
 /// For each wrong field, the first thing that is wrong with it.
@@ -181,14 +205,28 @@ impl From<StoreError> for Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let status = self.status();
-        let mut response = (status, Json(self.to_json())).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let mut response = (self.status(), Json(self.to_json())).into_response();
+        if let Some(wait) = self.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, wait);
         }
         if let Self::Unavailable(fault) | Self::Internal(fault) = self {
             response.extensions_mut().insert(fault);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_limited_is_told_when_to_come_back_and_not_too_early() {
+        for (milliseconds, expected) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (29_500, 30)] {
+            let error = || Error::RateLimited(Duration::from_millis(milliseconds));
+            assert_eq!(error().to_json(), json!({ "success": false, "message": "rate limited", "retryAfter": expected }));
+            let response = error().into_response();
+            assert_eq!((response.status().as_u16(), &response.headers()[header::RETRY_AFTER]), (429, &HeaderValue::from(expected)));
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`].
 //! - [`http`]: the REST API. [`live`]: the sockets. They do not know each other but for [`live::Live`].
 //! - [`timeline`]: the one door by which messages enter the rooms. [`access`]: who somebody is, and who may do what. [`sessions`]: what a
-//!   login gives. [`token`], [`password`]: how somebody proves who they are.
+//!   login gives. [`token`], [`password`]: how somebody proves who they are. [`limits`]: how often they may.
 //! - [`view`]: how messages look to clients.
 //! - [`store`]: what is kept, and the databases that keep it.
 //! - [`model`], [`clock`], [`address`]: the nouns, time, and where a request comes from. [`config`], [`error`]: settings, and everything that can go wrong.
@@ -19,6 +19,7 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod limits;
 pub mod live;
 pub mod model;
 pub mod password;
@@ -36,6 +37,7 @@ use tokio::net::TcpListener;
 use access::Access;
 use clock::Clock;
 use config::Config;
+use limits::Limits;
 use live::{Event, Handlers, Live, Proofs, Sockets};
 use password::Passwords;
 use sessions::Sessions;
@@ -60,8 +62,9 @@ impl Server {
         let store = store::open(&config.database, &config.mongodb).await?;
         let tokens = Arc::new(tokens(&config, store.as_ref()).await?);
         let access = Access::new(config.access, config.registration, Arc::clone(&store), Arc::clone(&tokens), clock.clone());
-        let proofs = Arc::new(Proofs::new(access.clone(), Arc::clone(&store)));
-        let handlers = Handlers { access: access.clone(), store: Arc::clone(&store), proofs };
+        let limits = Arc::new(Limits::new(&config.limits, config.access));
+        let proofs = Arc::new(Proofs::new(access.clone(), Arc::clone(&store), Arc::clone(&limits)));
+        let handlers = Handlers { access: access.clone(), store: Arc::clone(&store), proofs, limits: Arc::clone(&limits) };
         let (sockets, layer) = Sockets::new(&config.socket, handlers);
         let announcer = sockets.clone();
         let announce = move |posts: &[Post]| {
@@ -77,6 +80,7 @@ impl Server {
             access,
             sessions: Sessions::new(Arc::clone(&store), tokens, clock.clone(), &config),
             passwords: Passwords::new(),
+            limits,
             live: Arc::new(sockets.clone()),
             clock,
             config: config.http.clone(),
@@ -91,7 +95,7 @@ impl Server {
 
     /// Serves until `shutdown`; then finishes what is under way, closes the sockets, and closes the database.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let open = http::serve(self.listener, self.router, self.config.http.header_timeout_ms.into(), shutdown).await;
+        let open = http::serve(self.listener, self.router, &self.config.http, shutdown).await;
         tracing::info!("stopping");
         let ended = async { tokio::join!(open.shutdown(), self.sockets.close()) };
         if tokio::time::timeout(self.config.http.shutdown_timeout_ms.into(), ended).await.is_err() {

@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::{
-    extract::FromRequestParts,
-    http::{header, request::Parts},
-};
+use axum::{extract::FromRequestParts, http::request::Parts};
 
 use super::Shared;
 use crate::{
-    access::{Caller, Proof, token_in},
+    access::{Caller, Proof, authorization, token_in},
     address::ClientAddress,
     error::{Error, Result},
     model::{SessionId, User},
@@ -43,7 +40,7 @@ impl FromRequestParts<Shared> for Anyone {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
-        let proof = match parts.headers.contains_key(header::AUTHORIZATION) && app.access.is_secure() {
+        let proof = match app.access.is_secure() && authorization(&parts.headers)?.is_some() {
             true => Some(prove(app, parts).await?),
             false => None,
         };

@@ -1,17 +1,19 @@
 //! The connections: accepted one by one, each served by a task of its own, all asked to end when the server stops.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{Request, body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
+
+use crate::{address::Peer, config::HttpConfig};
 
 /// How long to wait before accepting again when the system has no room for one more connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -33,9 +35,14 @@ impl Open {
         self.tasks.wait().await;
     }
 
-    fn spawn(&self, stream: TcpStream, service: NormalizePath<Router>, http: &http1::Builder) {
+    fn spawn(&self, stream: TcpStream, peer: Peer, service: NormalizePath<Router>, http: &http1::Builder) {
         // Without it small answers wait for the acknowledgement of the one before. Where it fails the connection is gone already.
         let _ = stream.set_nodelay(true);
+        let service = service.map_request(move |mut request: Request<Incoming>| {
+            let client = peer.client(request.headers());
+            request.extensions_mut().insert(client);
+            request
+        });
         let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).with_upgrades();
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
@@ -56,19 +63,20 @@ impl Open {
 
 /// Serves `router` to whoever connects, until `shutdown`. Answers the connections that are still open: nothing new comes in on them once
 /// they are asked to shut down.
-pub async fn serve(listener: TcpListener, router: Router, header_timeout: Duration, shutdown: impl Future<Output = ()>) -> Open {
+pub async fn serve(listener: TcpListener, router: Router, config: &HttpConfig, shutdown: impl Future<Output = ()>) -> Open {
+    let proxies = Arc::new(config.trusted_proxies.clone());
     // Outside of the router, since it changes the path by which the router chooses.
     let service = NormalizePathLayer::trim_trailing_slash().layer(router);
     // Not the builder that finds the version out by itself: it also speaks HTTP/2, and waits for the first bytes for ever.
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(READ_BUFFER);
+    http.timer(TokioTimer::new()).header_read_timeout(Duration::from(config.header_timeout_ms)).max_buf_size(READ_BUFFER);
     let open = Open::default();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return open,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => open.spawn(stream, service.clone(), &http),
+                Ok((stream, peer)) => open.spawn(stream, Peer::new(peer.ip(), &proxies), service.clone(), &http),
                 Err(error) => refused(&error).await,
             },
         }

@@ -42,6 +42,7 @@ async fn with_username(
     headers: HeaderMap,
     Body(login): Body<ByUsername>,
 ) -> Result<Json<Success>> {
+    app.limits.login(address)?;
     let account = match Username::parse(&login.username) {
         Some(username) => app.store.account(&username).await?,
         None => None,
@@ -68,6 +69,7 @@ async fn with_id(
     headers: HeaderMap,
     Body(login): Body<ById>,
 ) -> Result<Json<Success>> {
+    app.limits.login(address)?;
     let Some(password) = login.password else {
         let user = app.user(&id).await?.ok_or(Error::NobodyToBe)?;
         return Ok(success(json!({ "authorization": app.sessions.without_proof(&user) })));

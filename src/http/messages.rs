@@ -50,6 +50,7 @@ async fn post_message(
     caller: Authenticated,
     Body(new): Body<NewMessage>,
 ) -> Result<Response> {
+    app.limits.post(caller.user.id)?;
     let room = app.access.admit(&caller.caller, Action::Post, &room).await?;
     let members = present(app.store.people(&room.members).await?);
     let draft = Draft { room, author: caller.user, members, text: new.text };

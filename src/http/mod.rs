@@ -38,6 +38,7 @@ use crate::{
     clock::Clock,
     config::{HttpConfig, Origins},
     error::{Error, Result},
+    limits::Limits,
     live::{self, Live},
     model::{User, UserId},
     password::Passwords,
@@ -47,6 +48,7 @@ use crate::{
 };
 
 pub use connections::serve;
+use polling::Bounds;
 
 /// What the handlers work with.
 pub struct App {
@@ -60,6 +62,8 @@ pub struct App {
     pub sessions: Sessions,
     /// Hashes passwords.
     pub passwords: Passwords,
+    /// Knows who comes too often.
+    pub limits: Arc<Limits>,
     /// The sockets.
     pub live: Arc<dyn Live>,
     /// Time and ids.
@@ -83,11 +87,11 @@ type Shared = Arc<App>;
 
 /// The whole API, with the sockets' path beside it, on which packets may be as large as `max_packet` bytes.
 pub fn router(app: App, sockets: SocketIoLayer, max_packet: usize) -> Router {
-    let limits = polling::Limits { bytes: max_packet, time: app.config.request_timeout_ms.into() };
+    let bounds = Bounds { bytes: max_packet, time: app.config.request_timeout_ms.into(), limits: Arc::clone(&app.limits) };
     // One layer made of many: a router wraps each of its routes in every layer anew, and every wrapping costs each request.
     let around = ServiceBuilder::new()
         .layer(cors(&app.config.cors_origins))
-        .layer(middleware::from_fn_with_state(limits, observe::around))
+        .layer(middleware::from_fn_with_state(bounds, observe::around))
         .map_request(live::slim)
         .map_response(IntoResponse::into_response)
         .layer(sockets)

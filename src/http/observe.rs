@@ -15,7 +15,7 @@ use axum::{
 use serde_json::json;
 use uuid::Uuid;
 
-use super::polling::{self, Limits};
+use super::polling::{self, Bounds};
 use crate::{
     error::{Error, Fault},
     live,
@@ -26,16 +26,16 @@ pub const REQUEST_ID: &str = "x-request-id";
 
 /// Gives the request an id, ends it when it takes too long, and writes one line about it when it has been answered. Where a
 /// fault of ours was the answer, the line says what it was, and the answer only its id.
-pub async fn around(State(limits): State<Limits>, request: Request, next: Next) -> Response {
+pub async fn around(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = Uuid::new_v4().simple().to_string();
     let method = request.method().clone();
     let route = Route::of(&request);
     let mut response = match route {
         // A poll waits until there is something to say.
-        Route::Sockets => polling::check(limits, request, next).await,
+        Route::Sockets => polling::check(bounds, request, next).await,
         Route::Api(_) | Route::None => {
-            tokio::time::timeout(limits.time, next.run(request)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
+            tokio::time::timeout(bounds.time, next.run(request)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
         }
     };
     if let Some(Fault(cause)) = response.extensions_mut().remove() {
@@ -102,21 +102,28 @@ pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::HashMap, sync::Arc};
+
     use axum::{Router, body::Body, middleware, routing::get};
     use http_body_util::BodyExt;
     use tower::{ServiceBuilder, ServiceExt};
     use tower_http::catch_panic::CatchPanicLayer;
 
     use super::*;
+    use crate::{
+        config::{AccessMode, Config},
+        limits::Limits,
+    };
 
     #[tokio::test]
     async fn a_panic_is_a_500_that_names_the_request_and_nothing_else() {
         async fn panics() {
             panic!("a secret of ours");
         }
-        let limits = Limits { bytes: 1, time: Duration::from_secs(1) };
+        let limits = Limits::new(&Config::load(None, &HashMap::new()).unwrap().limits, AccessMode::Open);
+        let bounds = Bounds { bytes: 1, time: Duration::from_secs(1), limits: Arc::new(limits) };
         let around = ServiceBuilder::new()
-            .layer(middleware::from_fn_with_state(limits, around))
+            .layer(middleware::from_fn_with_state(bounds, around))
             .map_response(IntoResponse::into_response)
             .layer(CatchPanicLayer::custom(panicked));
         let router = Router::new().route("/", get(panics)).layer(around);

@@ -1,10 +1,10 @@
-//! What clients that poll send, looked at before the library sees it.
+//! Requests for sockets, looked at before the library sees them: whether their client may open one more, and what it sends when it polls.
 //!
-//! Two things it does not do itself: it waits for a payload for ever, and (engineioxide-core 0.2.3) where the length of a packet of
+//! Two things the library does not do itself: it waits for a payload for ever, and (engineioxide-core 0.2.3) where the length of a packet of
 //! Engine.IO 3 ends between the two halves of a surrogate pair and more follows, its decoder runs in circles for ever, and a thread of the
 //! runtime with it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -15,40 +15,62 @@ use axum::{
 };
 
 use super::body;
-use crate::error::{Error, Result};
+use crate::{
+    access::authorization,
+    address::ClientAddress,
+    error::{Error, Result},
+    limits::Limits,
+};
 
-/// What a payload may take.
-#[derive(Clone, Copy)]
-pub struct Limits {
+/// What requests may take.
+#[derive(Clone)]
+pub struct Bounds {
     /// The largest payload, in bytes.
     pub bytes: usize,
-    /// How long its client may take to send it.
+    /// How long a request may take, or its client to send a payload.
     pub time: Duration,
+    /// How often a client may open a connection for sockets.
+    pub limits: Arc<Limits>,
 }
 
 /// Answers a request for sockets. Lets only payloads through that are whole and, in version 3, made of packets that end where they say.
-pub async fn check(limits: Limits, request: Request, next: Next) -> Response {
-    if request.method() != Method::POST {
-        return next.run(request).await;
-    }
-    match checked(request, limits).await {
+pub async fn check(bounds: Bounds, request: Request, next: Next) -> Response {
+    match checked(request, &bounds).await {
         Ok(request) => next.run(request).await,
         Err(error) => error.into_response(),
     }
 }
 
-async fn checked(request: Request, limits: Limits) -> Result<Request> {
+async fn checked(request: Request, bounds: &Bounds) -> Result<Request> {
+    // Later only one would be left, and nobody could tell.
+    authorization(request.headers())?;
+    if is_handshake(&request) {
+        bounds.limits.connection(ClientAddress::of(request.extensions()))?;
+    }
+    if request.method() != Method::POST {
+        return Ok(request);
+    }
     let is_framed = is_text_of_version_3(&request);
     let (parts, body) = request.into_parts();
-    let payload = tokio::time::timeout(limits.time, body::read(body, limits.bytes)).await.map_err(|_| Error::TooSlow)??;
+    let payload = tokio::time::timeout(bounds.time, body::read(body, bounds.bytes)).await.map_err(|_| Error::TooSlow)??;
     if is_framed && !str::from_utf8(&payload).is_ok_and(is_well_framed) {
         return Err(Error::Malformed("The payload is not made of packets with their lengths in front".into()));
     }
     Ok(Request::from_parts(parts, Body::from(payload)))
 }
 
+/// Whether a new connection is asked for: those that are there have an id.
+fn is_handshake(request: &Request) -> bool {
+    !parameters(request).any(|pair| pair.starts_with("sid="))
+}
+
+/// The parameters of the query, as the library takes it apart.
+fn parameters(request: &Request) -> impl Iterator<Item = &str> {
+    request.uri().query().unwrap_or_default().split('&')
+}
+
 fn is_text_of_version_3(request: &Request) -> bool {
-    let version = request.uri().query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("EIO="));
+    let version = parameters(request).find_map(|pair| pair.strip_prefix("EIO="));
     let is_binary = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream");
     version.is_some_and(is_3) && !is_binary
 }

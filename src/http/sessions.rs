@@ -51,6 +51,7 @@ impl Input for RefreshToken {
 }
 
 async fn refresh(State(app): State<Shared>, address: ClientAddress, Body(refresh): Body<RefreshToken>) -> Result<Json<Success>> {
+    app.limits.refresh(address)?;
     match app.sessions.refresh(&refresh.token).await? {
         Refreshed::Goes(next, user) => Ok(opened(&next, &user)),
         Refreshed::Stolen(session) => {

@@ -50,6 +50,7 @@ impl Input for NewUser {
 }
 
 async fn create(State(app): State<Shared>, Anyone(caller): Anyone, Body(new): Body<NewUser>) -> Result<Json<Success>> {
+    app.limits.registration(caller.address)?;
     app.access.admit_to_register(&caller, new.kind)?;
     let now = app.clock.now();
     let user = User {

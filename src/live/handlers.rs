@@ -19,8 +19,9 @@ use tokio::sync::oneshot;
 
 use super::{Proofs, events::Command, is_closing, join, room_name, user_name};
 use crate::{
-    access::{Access, Action, Caller, shown},
+    access::{Access, Action, Caller, Proof, shown},
     error::{Error, Fault, Result},
+    limits::Limits,
     model::{Room, UserId},
     store::Store,
 };
@@ -38,6 +39,8 @@ pub struct Handlers {
     pub store: Arc<dyn Store>,
     /// Knows what sockets have proved.
     pub proofs: Arc<Proofs>,
+    /// Knows who comes too often.
+    pub limits: Arc<Limits>,
 }
 
 /// All arguments of an event, however many there are.
@@ -110,6 +113,9 @@ impl Handlers {
     async fn run(&self, socket: &SocketRef, event: &str, arguments: &[Value]) -> Result<()> {
         if is_closing(socket) {
             return Err(Error::BadEvent("This socket is being closed"));
+        }
+        if let Some(proof) = socket.extensions.get::<Proof>() {
+            self.limits.event(proof.user.id)?;
         }
         let command = Command::read(event, arguments)?;
         let caller = self.proofs.caller(socket, matches!(command, Command::RefreshToken(_))).await?;

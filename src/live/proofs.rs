@@ -19,6 +19,7 @@ use crate::{
     access::{Access, Caller, Proof, token_in},
     address::ClientAddress,
     error::{Error, Result},
+    limits::Limits,
     model::Timestamp,
     store::Store,
 };
@@ -41,14 +42,15 @@ enum Then {
 pub struct Proofs {
     access: Access,
     store: Arc<dyn Store>,
+    limits: Arc<Limits>,
     due: Mutex<BTreeSet<(Timestamp, Sid, Then)>>,
 }
 
 impl Proofs {
     /// Proofs that `access` accepts, of sessions that `store` keeps.
     #[must_use]
-    pub fn new(access: Access, store: Arc<dyn Store>) -> Self {
-        Self { access, store, due: Mutex::default() }
+    pub fn new(access: Access, store: Arc<dyn Store>, limits: Arc<Limits>) -> Self {
+        Self { access, store, limits, due: Mutex::default() }
     }
 
     /// Lets a socket connect whose client has a valid token; in open mode any. Errors are for `connect_error`.
@@ -56,12 +58,13 @@ impl Proofs {
         if !self.access.is_secure() {
             return Ok(());
         }
+        let address = ClientAddress::of(&socket.req_parts().extensions);
         let proved = match token(auth, socket.req_parts()) {
             Ok(token) => self.access.prove(&token).await,
             Err(error) => Err(error),
         };
-        let address = ClientAddress::of(&socket.req_parts().extensions);
         let proof = proved.inspect_err(|error| tracing::info!(%address, %error, "a socket was refused"))?;
+        socket.extensions.insert(self.limits.socket(address)?);
         socket.extensions.insert(proof);
         Ok(())
     }

@@ -1,0 +1,281 @@
+//! How often somebody may do something, and how many sockets may come from one place. In secure mode; open mode limits nothing.
+//!
+//! Each limit is a bucket that is full at first: as many as a minute allows may come at once, and then one whenever the bucket has gained
+//! one (GCRA, as in the `governor` crate). The buckets of those who have done nothing for a minute are full again, and forgotten; and of
+//! more buckets than fit, those that were not used for longest.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, MonotonicClock},
+    middleware::NoOpMiddleware,
+    state::{InMemoryState, NotKeyed},
+};
+use moka::{policy::EvictionPolicy, sync::Cache};
+
+use crate::{
+    address::ClientAddress,
+    config::{AccessMode, LimitsConfig},
+    error::{Error, Result},
+    model::UserId,
+};
+
+/// How long it takes an empty bucket to be full again.
+const MINUTE: Duration = Duration::from_mins(1);
+/// The most buckets of one limit: a few hundred bytes each.
+const BUCKETS: u64 = 50_000;
+/// When to try again where all places for sockets are taken. Nobody knows when one will be free.
+const PLACE_RETRY: Duration = Duration::from_secs(10);
+
+/// The limits of the server.
+pub struct Limits {
+    logins: Option<Rate<IpAddr>>,
+    refreshes: Option<Rate<IpAddr>>,
+    registrations: Option<Rate<IpAddr>>,
+    connections: Option<Rate<IpAddr>>,
+    posts: Option<Rate<UserId>>,
+    events: Option<Rate<UserId>>,
+    places: Option<Arc<Places>>,
+}
+
+/// Every question takes what it asks for, if there is some left. Otherwise the answer is [`Error::RateLimited`].
+impl Limits {
+    /// What the settings say.
+    #[must_use]
+    pub fn new(config: &LimitsConfig, mode: AccessMode) -> Self {
+        let limit = |number| NonZeroU32::new(number).filter(|_| mode == AccessMode::Secure);
+        let by_address = |number| limit(number).map(|number| Rate::new(number, MonotonicClock));
+        let by_user = |number| limit(number).map(|number| Rate::new(number, MonotonicClock));
+        Self {
+            logins: by_address(config.logins_per_minute),
+            refreshes: by_address(config.refreshes_per_minute),
+            registrations: by_address(config.registrations_per_minute),
+            connections: by_address(config.connections_per_minute),
+            posts: by_user(config.posts_per_minute),
+            events: by_user(config.events_per_minute),
+            places: limit(config.sockets_per_address).map(|most| Arc::new(Places { most, taken: Mutex::default() })),
+        }
+    }
+
+    /// May somebody at this address try to log in?
+    pub fn login(&self, address: ClientAddress) -> Result<()> {
+        check(self.logins.as_ref(), address.network())
+    }
+
+    /// May somebody at this address refresh a token?
+    pub fn refresh(&self, address: ClientAddress) -> Result<()> {
+        check(self.refreshes.as_ref(), address.network())
+    }
+
+    /// May somebody at this address register?
+    pub fn registration(&self, address: ClientAddress) -> Result<()> {
+        check(self.registrations.as_ref(), address.network())
+    }
+
+    /// May somebody at this address open one more connection for sockets?
+    pub fn connection(&self, address: ClientAddress) -> Result<()> {
+        check(self.connections.as_ref(), address.network())
+    }
+
+    /// May this user post?
+    pub fn post(&self, user: UserId) -> Result<()> {
+        check(self.posts.as_ref(), user)
+    }
+
+    /// May a socket of this user send an event?
+    pub fn event(&self, user: UserId) -> Result<()> {
+        check(self.events.as_ref(), user)
+    }
+
+    /// A place for one more socket from this address.
+    pub fn socket(&self, address: ClientAddress) -> Result<Place> {
+        let Some(places) = &self.places else { return Ok(Place { _taken: None }) };
+        let taken = Places::take(places, address.network()).ok_or(Error::RateLimited(PLACE_RETRY))?;
+        Ok(Place { _taken: Some(Arc::new(taken)) })
+    }
+}
+
+fn check<K: Hash + Eq + Send + Sync + 'static>(rate: Option<&Rate<K>>, key: K) -> Result<()> {
+    rate.map_or(Ok(()), |rate| rate.check(key))
+}
+
+/// One limit: a bucket for each key.
+struct Rate<K, C: Clock = MonotonicClock> {
+    quota: Quota,
+    clock: C,
+    buckets: Cache<K, Arc<Bucket<C>>>,
+}
+
+type Bucket<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
+
+impl<K: Hash + Eq + Send + Sync + 'static, C: Clock + Clone + Send + Sync + 'static> Rate<K, C>
+where
+    C::Instant: Send + Sync,
+{
+    fn new(per_minute: NonZeroU32, clock: C) -> Self {
+        // The other policy may choose to forget the newest, which would be no limit for whoever comes for the first time.
+        let buckets = Cache::builder().eviction_policy(EvictionPolicy::lru()).max_capacity(BUCKETS).time_to_idle(MINUTE).build();
+        Self { quota: Quota::per_minute(per_minute), clock, buckets }
+    }
+
+    fn check(&self, key: K) -> Result<()> {
+        let bucket = self.buckets.get_with(key, || Arc::new(RateLimiter::direct_with_clock(self.quota, self.clock.clone())));
+        bucket.check().map_err(|until| Error::RateLimited(until.wait_time_from(self.clock.now())))
+    }
+}
+
+/// How many sockets are connected from where. An address without sockets takes no room.
+struct Places {
+    most: NonZeroU32,
+    taken: Mutex<HashMap<IpAddr, u32>>,
+}
+
+impl Places {
+    fn take(places: &Arc<Self>, from: IpAddr) -> Option<Taken> {
+        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(from).or_default();
+        if *count >= places.most.get() {
+            return None;
+        }
+        *count += 1;
+        Some(Taken { places: Arc::clone(places), from })
+    }
+}
+
+/// The place of a connected socket. It is free again when the last clone is dropped.
+#[derive(Clone)]
+pub struct Place {
+    _taken: Option<Arc<Taken>>,
+}
+
+struct Taken {
+    places: Arc<Places>,
+    from: IpAddr,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = taken.entry(self.from) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use governor::clock::FakeRelativeClock;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// Seconds to wait, where it is refused.
+    #[track_caller]
+    fn refused<T>(outcome: Result<T>) -> f64 {
+        match outcome {
+            Err(Error::RateLimited(wait)) => wait.as_secs_f64(),
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("it was allowed"),
+        }
+    }
+
+    fn address(text: &str) -> ClientAddress {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn config(number: u32) -> LimitsConfig {
+        let mut limits = Config::load(None, &HashMap::new()).unwrap().limits;
+        limits.logins_per_minute = number;
+        limits.posts_per_minute = number;
+        limits.sockets_per_address = number;
+        limits
+    }
+
+    #[test]
+    fn what_a_minute_allows_may_come_at_once_and_then_bit_by_bit() {
+        let clock = FakeRelativeClock::default();
+        let rate = Rate::new(NonZeroU32::new(60).unwrap(), clock.clone());
+        (0..60).for_each(|_| rate.check("alice").unwrap());
+        assert!((refused(rate.check("alice")) - 1.0).abs() < 1e-6);
+        rate.check("bob").unwrap();
+        clock.advance(Duration::from_millis(600));
+        assert!((refused(rate.check("alice")) - 0.4).abs() < 1e-6);
+        clock.advance(Duration::from_millis(401));
+        rate.check("alice").unwrap();
+        refused(rate.check("alice"));
+        clock.advance(MINUTE);
+        (0..60).for_each(|_| rate.check("alice").unwrap());
+        refused(rate.check("alice"));
+    }
+
+    #[test]
+    fn of_too_many_buckets_those_in_use_are_kept() {
+        let rate = Rate::new(NonZeroU32::MIN, FakeRelativeClock::default());
+        for stranger in 0..3 * BUCKETS {
+            rate.check(stranger).unwrap();
+            refused(rate.check(stranger));
+            if stranger % 1_000 == 0 {
+                rate.buckets.run_pending_tasks();
+            }
+        }
+        rate.buckets.run_pending_tasks();
+        assert!(rate.buckets.entry_count() <= BUCKETS);
+        refused(rate.check(3 * BUCKETS - 1));
+    }
+
+    #[test]
+    fn one_network_is_limited_and_not_its_neighbours() {
+        let limits = Limits::new(&config(2), AccessMode::Secure);
+        limits.login(address("2001:db8::1")).unwrap();
+        limits.login(address("2001:db8::2")).unwrap();
+        assert!(refused(limits.login(address("2001:db8::3"))) > 29.0);
+        limits.login(address("2001:db8:0:1::3")).unwrap();
+        limits.registration(address("2001:db8::3")).unwrap();
+        let [alice, bob] = [1, 2].map(|n| UserId::from(Uuid::from_u128(n)));
+        limits.post(alice).unwrap();
+        limits.post(alice).unwrap();
+        refused(limits.post(alice));
+        limits.post(bob).unwrap();
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_its_socket_is_gone() {
+        let limits = Limits::new(&config(2), AccessMode::Secure);
+        let (first, second) = (limits.socket(address("192.0.2.1")).unwrap(), limits.socket(address("192.0.2.1")).unwrap());
+        refused(limits.socket(address("192.0.2.1")));
+        let elsewhere = limits.socket(address("192.0.2.2")).unwrap();
+        let clone = first.clone();
+        drop(first);
+        refused(limits.socket(address("192.0.2.1")));
+        drop(clone);
+        let third = limits.socket(address("192.0.2.1")).unwrap();
+        drop([second, third, elsewhere]);
+        assert!(limits.places.unwrap().taken.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn open_mode_and_a_limit_of_0_limit_nothing() {
+        for limits in [Limits::new(&config(1), AccessMode::Open), Limits::new(&config(0), AccessMode::Secure)] {
+            let user = UserId::from(Uuid::from_u128(1));
+            let places: Vec<_> = (0..10).map(|_| limits.socket(address("192.0.2.1")).unwrap()).collect();
+            for _ in places {
+                limits.login(address("192.0.2.1")).unwrap();
+                limits.post(user).unwrap();
+            }
+        }
+    }
+}
