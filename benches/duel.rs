@@ -20,6 +20,14 @@ pub struct Contender {
     pub doors: Vec<Door>,
 }
 
+impl Contender {
+    async fn start(launcher: &Launcher, kind: Kind, database: &str) -> Outcome<Self> {
+        let server = launcher.start(kind, database).await?;
+        let doors = if kind == Kind::Yardstick { unlocked_doors() } else { doors(&server, kind).await? };
+        Ok(Self { server, doors })
+    }
+}
+
 /// A room of two members.
 pub struct Door {
     /// The room's id.
@@ -32,21 +40,15 @@ pub struct Door {
 pub struct Pair {
     /// Causerie (a second yardstick when calibrating).
     pub ours: Contender,
-    /// The bare server.
+    /// The bare server, or Causerie in another mode.
     pub yardstick: Contender,
 }
 
 impl Pair {
     /// Starts both.
-    pub async fn start(launcher: &Launcher, ours: Kind) -> Outcome<Self> {
-        let server = launcher.start(ours, "posts").await?;
-        let doors = match ours {
-            Kind::OnSqlite | Kind::OnMongodb => doors(&server).await?,
-            Kind::Yardstick => unlocked_doors(),
-        };
-        let ours = Contender { server, doors };
-        let server = launcher.start(Kind::Yardstick, "").await?;
-        Ok(Self { ours, yardstick: Contender { server, doors: unlocked_doors() } })
+    pub async fn start(launcher: &Launcher, ours: Kind, yardstick: Kind) -> Outcome<Self> {
+        let ours = Contender::start(launcher, ours, "posts").await?;
+        Ok(Self { ours, yardstick: Contender::start(launcher, yardstick, "compared").await? })
     }
 
     /// Stops both.
@@ -57,11 +59,11 @@ impl Pair {
     }
 }
 
-async fn doors(server: &Server) -> Outcome<Vec<Door>> {
+async fn doors(server: &Server, kind: Kind) -> Outcome<Vec<Door>> {
     let mut connection = Connection::open(server.address).await?;
     let mut doors = Vec::new();
     for _ in 0..ROOMS {
-        let pair = seed::people(&mut connection, 2).await?;
+        let pair = if kind.is_secure() { seed::accounts(&mut connection, 2).await? } else { seed::people(&mut connection, 2).await? };
         let room = seed::room(&mut connection, &pair[0], &pair[1..], "consumer").await?;
         let tokens = [pair[0].token.clone(), pair[1].token.clone()];
         doors.push(Door { room, tokens });
@@ -126,6 +128,11 @@ impl Duel {
 
     /// Writes the row, and whether the target was reached.
     pub fn report(&self, figure: &str, target: f64, report: &mut Report) {
+        self.report_against(figure, "the yardstick", target, report);
+    }
+
+    /// The same, where something else stands in the yardstick's place.
+    pub fn report_against(&self, figure: &str, other: &str, target: f64, report: &mut Report) {
         let ratio = self.median(|ours, yardstick| ours.rate() / yardstick.rate());
         let (ours, yardstick) = self.latencies();
         report.row(Row {
@@ -151,7 +158,7 @@ impl Duel {
             report.row(Row { figure, ours: format!("{:.0} %", share * 100.0), ..Row::default() });
         }
         let found = format!("{:.0} %", ratio * 100.0);
-        report.verdict(&format!("{figure}: at least {:.0} % of the yardstick", target * 100.0), ratio >= target, &found);
+        report.verdict(&format!("{figure}: at least {:.0} % of {other}", target * 100.0), ratio >= target, &found);
     }
 
     /// The machine's speed drifts; within one pair it hardly does.

@@ -5,7 +5,7 @@
 //! child processes, take turns, and are driven over loopback by this process. The figures about growth (deep pages,
 //! many rooms, much unread) compare Causerie with itself.
 //!
-//! `cargo bench -- --quick` takes two minutes; `--only posts` (deliveries, reads, idle) runs a part;
+//! `cargo bench -- --quick` takes two minutes; `--only posts` (secure, deliveries, reads, idle) runs a part;
 //! `--calibrate` puts a second yardstick in Causerie's place: how far its ratios are from 1 is the noise of the method.
 
 mod deliveries;
@@ -91,6 +91,14 @@ impl Store {
         }
     }
 
+    /// The same in secure mode.
+    fn secure(self) -> Kind {
+        match self {
+            Self::Sqlite => Kind::SecureOnSqlite,
+            Self::Mongodb | Self::ReplicaSet => Kind::SecureOnMongodb,
+        }
+    }
+
     /// The least share of the yardstick's posts per second that we want.
     fn posts_target(self) -> f64 {
         match self {
@@ -108,6 +116,8 @@ impl Store {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Posts,
+    /// Posts in secure mode, beside posts in open mode
+    Secure,
     Deliveries,
     Reads,
     Idle,
@@ -182,13 +192,18 @@ async fn run_parts_on(store: Store, arguments: &Arguments, launcher: &Launcher, 
     let ours = arguments.ours(store);
     let wants = |part| arguments.wants(part) && store.has(part);
     if wants(Part::Posts) || wants(Part::Deliveries) {
-        let pair = Pair::start(launcher, ours).await?;
+        let pair = Pair::start(launcher, ours, Kind::Yardstick).await?;
         if wants(Part::Posts) {
             posts::measure(&pair, store.posts_target(), scale, report).await?;
         }
         if wants(Part::Deliveries) {
             deliveries::measure(&pair, scale, report).await?;
         }
+        pair.stop().await?;
+    }
+    if wants(Part::Secure) && !arguments.calibrate {
+        let pair = Pair::start(launcher, store.secure(), store.kind()).await?;
+        posts::compare_modes(&pair, scale, report).await?;
         pair.stop().await?;
     }
     if wants(Part::Reads) && !arguments.calibrate {

@@ -26,6 +26,14 @@ pub async fn measure(pair: &Pair, target: f64, scale: &Scale, report: &mut Repor
     Ok(())
 }
 
+/// What secure mode costs: it and open mode take turns.
+pub async fn compare_modes(pair: &Pair, scale: &Scale, report: &mut Report) -> Outcome<()> {
+    let figure = "posts/s in secure mode, beside open mode in the yardstick's place";
+    report.progress(figure);
+    duel(pair, 16, scale).await?.report_against(figure, "open mode", 0.95, report);
+    Ok(())
+}
+
 /// A yardstick that answers less than we do would measure nothing.
 async fn compare_answers(pair: &Pair, report: &mut Report) -> Outcome<()> {
     let mut lengths = Vec::new();

@@ -38,6 +38,22 @@ pub async fn person(connection: &mut Connection) -> Outcome<Person> {
     Ok(Person { id, token: string(&answer, "/authorization")? })
 }
 
+/// Creates several users with a password each, and logs in with it.
+pub async fn accounts(connection: &mut Connection, count: usize) -> Outcome<Vec<Person>> {
+    let mut accounts = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (username, password) = (format!("user{:016x}", rand::random::<u64>()), "quite well measured");
+        let mut user = json!({"firstName": FIRST_NAME, "lastName": LAST_NAME, "type": "consumer"});
+        user["username"] = json!(username);
+        user["password"] = json!(password);
+        let answer = connection.ask(&request("POST", "/users", "", Some(&user))).await?;
+        let login = json!({"username": username, "password": password});
+        let login = connection.ask(&request("POST", "/login", "", Some(&login))).await?;
+        accounts.push(Person { id: string(&answer, "/user/_id")?, token: string(&login, "/authorization")? });
+    }
+    Ok(accounts)
+}
+
 /// Creates several.
 pub async fn people(connection: &mut Connection, count: usize) -> Outcome<Vec<Person>> {
     let mut people = Vec::with_capacity(count);

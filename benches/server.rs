@@ -16,6 +16,13 @@ use crate::mongod::{Mongod, ReplicaSet};
 /// A server that is not ready, or not gone, after this time never will be.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// All comes from one address, and far more than one person ever posts. The limit of posts stays, out of reach, so that its price is paid.
+const NO_LIMITS: [(&str, &str); 3] = [
+    ("CAUSERIE_LIMITS__REGISTRATIONS_PER_MINUTE", "0"),
+    ("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "0"),
+    ("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "4000000000"),
+];
+
 /// Which server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -23,8 +30,23 @@ pub enum Kind {
     OnSqlite,
     /// The same on the MongoDB that was started last.
     OnMongodb,
+    /// The same as the first, in secure mode.
+    SecureOnSqlite,
+    /// The same as the second, in secure mode.
+    SecureOnMongodb,
     /// This binary in its other role.
     Yardstick,
+}
+
+impl Kind {
+    /// Whether everybody needs a password.
+    pub fn is_secure(self) -> bool {
+        matches!(self, Self::SecureOnSqlite | Self::SecureOnMongodb)
+    }
+
+    fn is_on_mongodb(self) -> bool {
+        matches!(self, Self::OnMongodb | Self::SecureOnMongodb)
+    }
 }
 
 /// Starts servers whose files are in one folder, and the MongoDB of those that need one.
@@ -82,27 +104,31 @@ impl Launcher {
         timeout(PATIENCE, stdout.read_line(&mut line)).await??;
         let address = announced_address(&line).ok_or_else(|| format!("not a ready line: {line:?}"))?;
         let pid = child.id().ok_or("the server died at once")?;
-        let mongod = self.mongodb.as_ref().filter(|_| kind == Kind::OnMongodb).map(Mongodb::pid);
+        let mongod = self.mongodb.as_ref().filter(|_| kind.is_on_mongodb()).map(Mongodb::pid);
         Ok(Server { child, pid, mongod, address, ready_after: started.elapsed(), _stdout: stdout })
     }
 
     fn command(&self, kind: Kind, database: &str) -> Outcome<Command> {
         let mut command = match kind {
-            Kind::OnSqlite | Kind::OnMongodb => Command::new(env!("CARGO_BIN_EXE_causerie")),
+            Kind::OnSqlite | Kind::OnMongodb | Kind::SecureOnSqlite | Kind::SecureOnMongodb => {
+                Command::new(env!("CARGO_BIN_EXE_causerie"))
+            }
             Kind::Yardstick => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.arg("yardstick");
                 command
             }
         };
-        let url = match (kind, &self.mongodb) {
-            (Kind::OnMongodb, Some(mongodb)) => mongodb.url(database),
-            (Kind::OnMongodb, None) => return Err("MongoDB was not started".into()),
+        let url = match (kind.is_on_mongodb(), &self.mongodb) {
+            (true, Some(mongodb)) => mongodb.url(database),
+            (true, None) => return Err("MongoDB was not started".into()),
             _ => format!("sqlite:{}", self.folder.join(database).with_extension("db").display()),
         };
         command
             .env("CAUSERIE_LISTEN", "127.0.0.1:0")
             .env("CAUSERIE_DATABASE", url)
+            .env("CAUSERIE_ACCESS", if kind.is_secure() { "secure" } else { "open" })
+            .envs(NO_LIMITS)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
