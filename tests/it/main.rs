@@ -23,6 +23,7 @@ fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] k
 mod accounts;
 mod compose;
 mod crash;
+mod create_user;
 mod delete;
 mod deployments;
 mod hostile;
