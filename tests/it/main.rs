@@ -35,6 +35,7 @@ mod hostile_siege;
 mod login;
 mod messages;
 mod outages;
+mod perimeter;
 mod program;
 mod real_clients;
 mod replay;
