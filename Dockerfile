@@ -22,4 +22,5 @@ VOLUME /var/lib/causerie
 ENV CAUSERIE_LISTEN=0.0.0.0:3000
 EXPOSE 3000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["causerie", "--health"]
+# Arguments go to the program: docker run causerie --help. In a container that runs, docker exec CONTAINER causerie create-user … adds a user.
 ENTRYPOINT ["causerie"]

@@ -2,7 +2,7 @@
 //!
 //! The map, from the top down; imports point down only:
 //!
-//! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`].
+//! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`]. [`operator`]: what can be done beside a running one.
 //! - [`http`]: the REST API. [`live`]: the sockets. They do not know each other but for [`live::Live`].
 //! - [`timeline`]: the one door by which messages enter the rooms. [`access`]: who somebody is, and who may do what. [`sessions`]: what a
 //!   login gives. [`token`], [`password`]: how somebody proves who they are. [`limits`]: how often they may.
@@ -22,6 +22,7 @@ pub mod http;
 pub mod limits;
 pub mod live;
 pub mod model;
+pub mod operator;
 pub mod password;
 pub mod sessions;
 pub mod store;

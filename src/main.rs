@@ -1,29 +1,35 @@
 //! The program: arguments, settings, log and signals around the server of the library.
 
+#[path = "main/create_user.rs"]
+mod create_user;
+#[path = "main/log.rs"]
+mod log;
+
 use std::{
     collections::HashMap,
     error::Error,
-    io::{self, IsTerminal, Read, Write},
+    io::{self, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     path::PathBuf,
     process::ExitCode,
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use causerie::{
     Server,
     clock::Clock,
-    config::{AccessMode, Config, ConfigError, LogFormat},
+    config::{AccessMode, Config, ConfigError},
     store::OpenError,
 };
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+
+use create_user::CreateUser;
+use log::Log;
 
 /// A post is many small pieces of memory that one thread asks for and another gives back, at which the system's allocator is slow.
 #[global_allocator]
@@ -39,12 +45,6 @@ const NOT_NOW: u8 = 1;
 const REACHED: Duration = Duration::from_secs(1);
 const READY: Duration = Duration::from_secs(3);
 
-/// How many buffers full of log lines, of 8 KiB each, may wait to be written. When more come in faster than they can be written, lines are
-/// dropped, not requests held up.
-const LOG_BUFFERS: usize = 1_024;
-/// How long a log line may wait in a buffer that is not full.
-const LOG_FLUSH: Duration = Duration::from_millis(20);
-
 /// A chat server: REST and Socket.IO on an embedded database or on MongoDB.
 #[derive(Parser)]
 #[command(
@@ -54,7 +54,7 @@ const LOG_FLUSH: Duration = Duration::from_millis(20);
 )]
 struct Arguments {
     /// Read settings from this TOML file (also: the environment variable `CAUSERIE_CONFIG`)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Print the settings in force, with secrets masked, and exit
     #[arg(long)]
@@ -62,6 +62,14 @@ struct Arguments {
     /// Ask the server that runs here with these settings whether it is ready, and exit: with 0 if it is, with 1 if not
     #[arg(long)]
     health: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What else the program does than to serve.
+#[derive(Subcommand)]
+enum Command {
+    CreateUser(CreateUser),
 }
 
 fn main() -> ExitCode {
@@ -91,6 +99,9 @@ fn start() -> Result<(), Problem> {
     if arguments.health {
         return Ok(ask_for_health(config.listen)?);
     }
+    if let Some(Command::CreateUser(user)) = arguments.command {
+        return user.run(&config);
+    }
     let log = Log::start(filter, config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -105,58 +116,6 @@ fn load(arguments: &Arguments) -> Result<Config, ConfigError> {
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
     let file = arguments.config.clone().or_else(|| environment.get("CAUSERIE_CONFIG").map(PathBuf::from));
     Config::load(file.as_deref(), &environment)
-}
-
-/// The log, for as long as the program runs. Dropped, it writes what is left.
-struct Log {
-    lines: Arc<LogLines>,
-    _writer: WorkerGuard,
-}
-
-/// Log lines on their way to the thread that writes them to standard error. They go there many at a time: waking it for every line would
-/// cost more than the line.
-struct LogLines(Mutex<io::BufWriter<NonBlocking>>);
-
-impl Write for &LogLines {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(line)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush()
-    }
-}
-
-impl Log {
-    fn start(filter: EnvFilter, format: LogFormat) -> Self {
-        let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_BUFFERS).finish(io::stderr());
-        let lines = Arc::new(LogLines(Mutex::new(io::BufWriter::new(writer))));
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Arc::clone(&lines)).with_ansi(io::stderr().is_terminal());
-        match format {
-            LogFormat::Text => log.init(),
-            LogFormat::Json => log.json().flatten_event(true).init(),
-        }
-        Self { lines, _writer: guard }
-    }
-
-    /// Passes on what is in the buffer, again and again.
-    fn keep_flushing(&self) -> impl Future<Output = ()> + use<> {
-        let lines = Arc::clone(&self.lines);
-        async move {
-            let mut ticks = tokio::time::interval(LOG_FLUSH);
-            loop {
-                ticks.tick().await;
-                // What cannot be written has nobody to be told to.
-                let _ = lines.as_ref().flush();
-            }
-        }
-    }
-}
-
-impl Drop for Log {
-    fn drop(&mut self) {
-        let _ = self.lines.as_ref().flush();
-    }
 }
 
 /// The server is not ready, or not there.

@@ -174,6 +174,9 @@ pub struct User {
 pub struct Username(String);
 
 impl Username {
+    /// What is said of one that is none.
+    pub const FORM: &str = "please provide 3 to 32 of a-z 0-9 . _ -";
+
     /// The name as it is kept, if it is one.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -305,6 +308,18 @@ pub struct ReadMark {
     pub up_to: Seq,
     /// When.
     pub read_at: Timestamp,
+}
+
+/// Whether a text that somebody gave shows nothing: it is empty, or white space alone.
+#[must_use]
+pub fn is_blank(text: &str) -> bool {
+    text.chars().all(is_js_space)
+}
+
+/// White space as JavaScript's `trim` knows it (ECMA-262, 12.2 and 12.3).
+#[must_use]
+pub fn is_js_space(c: char) -> bool {
+    c == '\u{feff}' || (c.is_whitespace() && c != '\u{85}')
 }
 
 #[cfg(test)]

@@ -15,11 +15,22 @@ use zxcvbn::{Score, zxcvbn};
 
 use crate::{
     error::{Error, Result},
-    model::PasswordHash,
+    model::{PasswordHash, User, Username},
 };
 
 /// A hash that no password has, at the price of any: what a password is compared with where there is no account.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyBpdCE$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// What is said of a new password of the wrong length.
+pub const LENGTH: &str = "please provide 8 to 256 characters";
+/// What is said of a new password that is easy to guess.
+pub const TOO_EASY: &str = "this password is too easy to guess";
+
+/// Whether a new password is neither too short nor too long: counted in characters, not bytes.
+#[must_use]
+pub fn has_right_length(password: &str) -> bool {
+    (8..=256).contains(&password.chars().count())
+}
 
 /// Hashes passwords and compares them.
 #[derive(Clone)]
@@ -35,8 +46,9 @@ impl Passwords {
         Self { at_once: Arc::new(Semaphore::new(cores)) }
     }
 
-    /// The hash of a new password; `None` when it is one of those that everybody tries first, or made of `names`.
-    pub async fn hash(&self, password: String, names: Vec<String>) -> Result<Option<PasswordHash>> {
+    /// The hash of a new password; `None` when it is one of those that everybody tries first, or made of the user's names.
+    pub async fn hash(&self, password: String, username: &Username, user: &User) -> Result<Option<PasswordHash>> {
+        let names = [username.as_str().to_owned(), user.first_name.clone(), user.last_name.clone()];
         self.run(move || {
             let names: Vec<_> = names.iter().map(String::as_str).collect();
             if zxcvbn(&password, &names).score() < Score::Two {
@@ -84,14 +96,23 @@ fn fault(error: &impl Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Timestamp, UserId, UserType};
+
+    async fn hash_of(passwords: &Passwords, password: &str) -> Result<Option<PasswordHash>> {
+        let (username, now) = (Username::parse("marlene1987").unwrap(), Timestamp(0));
+        let (first_name, last_name) = ("Marlene".to_owned(), "Test".to_owned());
+        let id = UserId::from_bytes([1; 16]);
+        let user = User { id, first_name, last_name, kind: UserType::Consumer, created_at: now, updated_at: now, deleted: false };
+        passwords.hash(password.to_owned(), &username, &user).await
+    }
 
     #[tokio::test]
     async fn a_password_is_known_again_and_no_other() {
         let passwords = Passwords::new();
         let [one, other] = ["tall green kettle", "tall green kettles"].map(str::to_owned);
-        let hash = passwords.hash(one.clone(), vec![]).await.unwrap().unwrap();
+        let hash = hash_of(&passwords, &one).await.unwrap().unwrap();
         assert!(hash.0.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", hash.0);
-        assert_ne!(passwords.hash(one.clone(), vec![]).await.unwrap().unwrap().0, hash.0, "each has its own salt");
+        assert_ne!(hash_of(&passwords, &one).await.unwrap().unwrap().0, hash.0, "each has its own salt");
         assert!(passwords.matches(one.clone(), Some(hash.clone())).await.unwrap());
         assert!(!passwords.matches(other, Some(hash)).await.unwrap());
         assert!(!passwords.matches(one, None).await.unwrap());
@@ -99,9 +120,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_everybody_tries_first_will_not_do() {
-        let names = vec!["marlene1987".to_owned()];
         for weak in ["password", "12345678", "qwertyuiop", "iloveyou", "aaaaaaaaaaaa", "password123", "marlene1987"] {
-            assert!(Passwords::new().hash(weak.into(), names.clone()).await.unwrap().is_none(), "{weak}");
+            assert!(hash_of(&Passwords::new(), weak).await.unwrap().is_none(), "{weak}");
         }
     }
 }

@@ -16,11 +16,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     model::{Credentials, PasswordHash, User, Username},
+    password,
     store::{Names, Which},
 };
-
-/// What is said of a password of the wrong length.
-const PASSWORD: &str = "please provide 8 to 256 characters";
 
 pub fn routes() -> Router<Shared> {
     Router::new().route("/users/{userId}", patch(rename)).route("/users/{userId}/password", put(change_password))
@@ -38,7 +36,7 @@ impl Login {
         if !fields.is_secure() && fields.is_missing("username") && fields.is_missing("password") {
             return None;
         }
-        let username = fields.parsed("username", |text| Username::parse(&text), "please provide 3 to 32 of a-z 0-9 . _ -");
+        let username = fields.parsed("username", |text| Username::parse(&text), Username::FORM);
         let password = new_password(fields, "password");
         Some(Self { username: username?, password: password? })
     }
@@ -52,14 +50,13 @@ impl Login {
 
 /// The hash of the password in `field`, unless it is easy to guess for somebody who knows the user.
 async fn hashed(app: &App, password: String, field: &'static str, username: &Username, user: &User) -> Result<PasswordHash> {
-    let names = vec![username.as_str().to_owned(), user.first_name.clone(), user.last_name.clone()];
-    let hash = app.passwords.hash(password, names).await?;
-    hash.ok_or_else(|| invalid(field, "this password is too easy to guess".into()))
+    let hash = app.passwords.hash(password, username, user).await?;
+    hash.ok_or_else(|| invalid(field, password::TOO_EASY.into()))
 }
 
-/// A password as somebody chooses it: counted in characters, not bytes.
+/// A password as somebody chooses it.
 fn new_password(fields: &mut Fields, field: &'static str) -> Option<String> {
-    fields.parsed(field, |text| (8..=256).contains(&text.chars().count()).then_some(text), PASSWORD)
+    fields.parsed(field, |text| password::has_right_length(&text).then_some(text), password::LENGTH)
 }
 
 /// The error of whoever wants a username that somebody has.

@@ -9,10 +9,13 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
-use validator::{ValidateLength, ValidationError, ValidationErrors};
+use validator::{ValidationError, ValidationErrors};
 
 use super::Shared;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    model::is_blank,
+};
 
 /// What is read of a body that is too large, so that its sender gets to read the answer: this many times what is allowed.
 const DISCARD: usize = 100;
@@ -225,13 +228,4 @@ fn identity(value: &Value) -> Option<Cow<'_, str>> {
         Value::Number(number) => Some(number.as_f64().map_or_else(|| number.to_string(), |number| (number + 0.0).to_string()).into()),
         Value::Bool(_) | Value::Null => Some(value.to_string().into()),
     }
-}
-
-fn is_blank(text: &str) -> bool {
-    !text.trim_matches(is_js_space).validate_length(Some(1), None, None)
-}
-
-/// White space as JavaScript's `trim` knows it (ECMA-262, 12.2 and 12.3).
-pub fn is_js_space(c: char) -> bool {
-    c == '\u{feff}' || (c.is_whitespace() && c != '\u{85}')
 }

@@ -5,6 +5,7 @@ mod body;
 mod caller;
 mod connections;
 mod delete;
+mod hardening;
 mod health;
 mod login;
 mod messages;
@@ -27,7 +28,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::Value;
 use socketioxide::layer::SocketIoLayer;
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, util::MapResponseLayer};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowHeaders, AllowOrigin, CorsLayer},
@@ -90,7 +91,8 @@ pub fn router(app: App, sockets: SocketIoLayer, max_packet: usize) -> Router {
     let bounds = Bounds { bytes: max_packet, time: app.config.request_timeout_ms.into(), limits: Arc::clone(&app.limits) };
     // One layer made of many: a router wraps each of its routes in every layer anew, and every wrapping costs each request.
     let around = ServiceBuilder::new()
-        .layer(cors(&app.config.cors_origins))
+        .option_layer(app.access.is_secure().then(|| MapResponseLayer::new(hardening::harden)))
+        .layer(cors(&app.config.cors_origins, app.access.is_secure()))
         .layer(middleware::from_fn_with_state(bounds, observe::around))
         .map_request(live::slim)
         .map_response(IntoResponse::into_response)
@@ -114,8 +116,9 @@ pub fn router(app: App, sockets: SocketIoLayer, max_packet: usize) -> Router {
 
 /// Lets web pages call. A list of headers would have to name each that a frontend may ever send. Clients of socket.io 2 poll with
 /// credentials, which browsers allow only where the answer says so and names the origin; there are no cookies that this would expose.
-fn cors(origins: &Origins) -> CorsLayer {
+fn cors(origins: &Origins, is_secure: bool) -> CorsLayer {
     let origins = match origins {
+        Origins::ByMode if is_secure => AllowOrigin::list([]),
         Origins::Any | Origins::ByMode => AllowOrigin::mirror_request(),
         Origins::These(list) => AllowOrigin::list(list.iter().cloned()),
     };

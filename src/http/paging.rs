@@ -5,7 +5,7 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use super::Shared;
 use crate::{
     error::{Error, Result},
-    model::Seq,
+    model::{Seq, is_js_space},
     store::Page,
 };
 
@@ -67,7 +67,7 @@ impl FromRequestParts<Shared> for Paging {
 /// JavaScript's `parseInt` (ECMA-262, 19.2.5), for numbers that are not negative: white space, a sign, `0x` for hexadecimal, then digits
 /// up to the first character that is none. What is too large to count is the largest number there is.
 fn parse_int(text: &str) -> Option<u64> {
-    let text = text.trim_start_matches(super::body::is_js_space);
+    let text = text.trim_start_matches(is_js_space);
     let text = text.strip_prefix('+').unwrap_or(text);
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),

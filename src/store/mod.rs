@@ -253,11 +253,24 @@ fn member_key(room: &Room) -> [u8; 32] {
     hash.finalize().into()
 }
 
+/// Opens the store that `url` names beside a server that may be running on it, to add something. Nothing is cached.
+pub async fn open_beside(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::result::Result<Arc<dyn Store>, OpenError> {
+    match url.reveal().split_once(':') {
+        Some(("sqlite", path)) => Ok(Arc::new(Sqlite::open_beside(path.into()).await?)),
+        Some(("mongodb" | "mongodb+srv", _)) => Ok(Arc::new(Mongo::open(url, mongodb).await?)),
+        _ => Err(unknown(url)),
+    }
+}
+
 /// Opens the store that `url` names, with the users and rooms in use cached in front of it.
 pub async fn open(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::result::Result<Arc<dyn Store>, OpenError> {
     match url.reveal().split_once(':') {
         Some(("sqlite", path)) => Ok(Arc::new(Cached::new(Sqlite::open(path.into()).await?))),
         Some(("mongodb" | "mongodb+srv", _)) => Ok(Arc::new(Cached::new(Mongo::open(url, mongodb).await?))),
-        _ => Err(OpenError::Unusable(format!("database: '{url}' is neither sqlite:PATH nor mongodb://HOST/NAME"))),
+        _ => Err(unknown(url)),
     }
+}
+
+fn unknown(url: &DatabaseUrl) -> OpenError {
+    OpenError::Unusable(format!("database: '{url}' is neither sqlite:PATH nor mongodb://HOST/NAME"))
 }

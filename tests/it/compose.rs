@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use causerie::config::Config;
+use causerie::config::{AccessMode, Config};
 use yaml_rust2::{Yaml, YamlLoader};
 
 /// What makes up docker-compose in Python, where there is none.
@@ -72,14 +72,25 @@ fn fetched() -> PathBuf {
     folder
 }
 
-/// `docker-compose.yml` as docker-compose understands it.
+/// These files as docker-compose understands them.
+fn together(files: &[&str]) -> Yaml {
+    let named = files.iter().flat_map(|file| ["-f", file]);
+    let output = run(docker_compose().args(named).arg("config")).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    YamlLoader::load_from_str(&String::from_utf8(output.stdout).unwrap()).unwrap().remove(0)
+}
+
 fn understood() -> &'static Yaml {
     static UNDERSTOOD: OnceLock<Yaml> = OnceLock::new();
-    UNDERSTOOD.get_or_init(|| {
-        let output = run(docker_compose().args(["-f", "docker-compose.yml", "config"])).unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        YamlLoader::load_from_str(&String::from_utf8(output.stdout).unwrap()).unwrap().remove(0)
-    })
+    UNDERSTOOD.get_or_init(|| together(&["docker-compose.yml"]))
+}
+
+/// The settings of the server in its container, with those that the image brings.
+fn settings(compose: &Yaml) -> Config {
+    let environment = compose["services"]["causerie"]["environment"].as_hash().unwrap();
+    let mut settings = HashMap::from([("CAUSERIE_LISTEN".to_owned(), "0.0.0.0:3000".to_owned())]);
+    settings.extend(environment.iter().map(|(name, value)| (name.as_str().unwrap().to_owned(), value.as_str().unwrap().to_owned())));
+    Config::load(None, &settings).unwrap()
 }
 
 fn service(name: &str) -> &'static Yaml {
@@ -126,10 +137,22 @@ fn only_this_machine_reaches_what_docker_compose_starts() {
     let published: Vec<_> = ports.iter().map(|port| short(port, &["host_ip", "published", "target"])).collect();
     assert_eq!(published, ["127.0.0.1:3000:3000"]);
     assert_eq!(list(&service("mongodb")["ports"]), []);
-    // Open mode listens on all addresses of the container only when it is told to.
-    assert_eq!(service("causerie")["environment"]["CAUSERIE_ALLOW_OPEN_NETWORK"].as_str(), Some("true"));
     for name in ["causerie", "mongodb"] {
         assert!(service(name)["network_mode"].is_badvalue(), "{name} is not in the network of the machine");
+    }
+}
+
+#[test]
+fn everybody_proves_who_they_are_unless_open_mode_is_asked_for() {
+    let secure = settings(understood());
+    assert_eq!((secure.access, secure.allow_open_network), (AccessMode::Secure, false));
+    let both = together(&["docker-compose.yml", "docker-compose.open.yml"]);
+    let open = settings(&both);
+    assert_eq!((open.access, open.allow_open_network), (AccessMode::Open, true));
+    assert_eq!(open.database.reveal(), secure.database.reveal());
+    assert_eq!(both["services"]["causerie"]["ports"], understood()["services"]["causerie"]["ports"], "still from this machine only");
+    for config in [secure, open] {
+        assert_eq!(config.listen.to_string(), "0.0.0.0:3000", "on all addresses of the container");
     }
 }
 

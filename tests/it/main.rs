@@ -23,6 +23,7 @@ fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] k
 mod accounts;
 mod compose;
 mod crash;
+mod create_user;
 mod delete;
 mod deployments;
 mod hostile;
@@ -34,6 +35,7 @@ mod hostile_siege;
 mod login;
 mod messages;
 mod outages;
+mod perimeter;
 mod program;
 mod real_clients;
 mod replay;

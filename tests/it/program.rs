@@ -64,7 +64,7 @@ async fn it_starts_with_nothing_and_says_where_it_is() {
 fn it_explains_itself() {
     let folder = TempDir::new().unwrap();
     let help = String::from_utf8(run(folder.path(), &["--help"], &[]).stdout).unwrap();
-    for word in ["--check-config", "--health", "CAUSERIE_LISTEN"] {
+    for word in ["--check-config", "--health", "CAUSERIE_LISTEN", "create-user"] {
         assert!(help.contains(word), "{word} in {help}");
     }
     let version = String::from_utf8(run(folder.path(), &["--version"], &[]).stdout).unwrap();

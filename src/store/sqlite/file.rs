@@ -24,7 +24,22 @@ const CHECK_WHOLE: u64 = 16 << 20;
 
 /// Opens or creates the database and starts its threads.
 pub fn open(path: &Path) -> Result<(Threads, File), OpenError> {
-    let name = path.display();
+    make_folder(path)?;
+    let in_use = || OpenError::Unusable(format!("database: {} is in use by another server", path.display()));
+    let lock = lock(path)?.ok_or_else(in_use)?;
+    Ok((start(path, READERS, prepare)?, lock))
+}
+
+/// The same, or where a server is running on the database, opens it as it is. Writing beside the server is safe: SQLite lets one write at a
+/// time, and the others wait for their turn.
+pub fn open_beside(path: &Path) -> Result<(Threads, Option<File>), OpenError> {
+    make_folder(path)?;
+    let lock = lock(path)?;
+    let prepare = if lock.is_some() { prepare } else { prepare_beside };
+    Ok((start(path, 1, prepare)?, lock))
+}
+
+fn make_folder(path: &Path) -> Result<(), OpenError> {
     if path.as_os_str().is_empty() {
         return Err(OpenError::Unusable("database: 'sqlite:' needs the path of a file after it".into()));
     }
@@ -32,14 +47,18 @@ pub fn open(path: &Path) -> Result<(Threads, File), OpenError> {
         fs::create_dir_all(folder)
             .map_err(|error| OpenError::Unusable(format!("database: cannot create the folder {}: {error}", folder.display())))?;
     }
-    let lock = lock(path)?;
-    let writer = Connection::open(path).map_err(|error| OpenError::Unusable(format!("database: cannot open {name}: {error}")))?;
-    prepare(&writer, path).map_err(|problem| problem.explain(path))?;
-    let threads = Threads::start(path, writer, READERS).map_err(|error| Problem::from(error).explain(path))?;
-    Ok((threads, lock))
+    Ok(())
 }
 
-fn lock(path: &Path) -> Result<File, OpenError> {
+fn start(path: &Path, readers: usize, prepare: fn(&Connection, &Path) -> Result<(), Problem>) -> Result<Threads, OpenError> {
+    let cannot_open = |error| OpenError::Unusable(format!("database: cannot open {}: {error}", path.display()));
+    let writer = Connection::open(path).map_err(cannot_open)?;
+    prepare(&writer, path).map_err(|problem| problem.explain(path))?;
+    Threads::start(path, writer, readers).map_err(|error| Problem::from(error).explain(path))
+}
+
+/// The lock of the database; none when a server holds it.
+fn lock(path: &Path) -> Result<Option<File>, OpenError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push("-lock");
     let beside = PathBuf::from(beside);
@@ -50,8 +69,8 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .open(&beside)
         .map_err(|error| OpenError::Unusable(format!("database: cannot write {}: {error}", beside.display())))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Unusable(format!("database: {} is in use by another server", path.display()))),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(OpenError::Unusable(format!("database: cannot lock {}: {error}", beside.display()))),
     }
 }
@@ -60,6 +79,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 enum Problem {
     Foreign,
     Newer(i64),
+    Other(i64),
     Damaged(String),
     Sqlite(rusqlite::Error),
 }
@@ -78,6 +98,10 @@ impl Problem {
             Self::Newer(version) => {
                 format!("database: {name} was written by a newer Causerie (schema {version}; this one knows {})", SCHEMA.len())
             }
+            Self::Other(version) => format!(
+                "database: {name} is in use by a server of another version (schema {version}; this one knows {}): take that server's program",
+                SCHEMA.len()
+            ),
             Self::Damaged(detail) => format!("database: {name} is damaged: {detail}"),
             Self::Sqlite(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::NotADatabase) => format!("database: {name} is not a database"),
@@ -90,8 +114,7 @@ impl Problem {
 
 fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     threads::prepare(connection)?;
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let (application, version) = marks(connection)?;
     let empty = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get::<_, bool>(0))?;
     if application != APPLICATION_ID && !empty {
         return Err(Problem::Foreign);
@@ -99,11 +122,9 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     let steps = usize::try_from(version).ok().and_then(|version| SCHEMA.get(version..)).ok_or(Problem::Newer(version))?;
     check(connection, path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
+    write_safely(connection)?;
     // Pages written again and again between two checkpoints are written back once: the fewer checkpoints, the less work.
     connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
-    // What is deleted is overwritten, so that the text of a deleted message is gone from the file.
-    connection.pragma_update(None, "secure_delete", "ON")?;
     if !steps.is_empty() {
         connection.execute_batch(&format!(
             "BEGIN IMMEDIATE; {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}; COMMIT;",
@@ -112,6 +133,27 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
         ))?;
     }
     Ok(())
+}
+
+/// What a database needs on which a server is running: nothing, but to be one that we know.
+fn prepare_beside(connection: &Connection, _: &Path) -> Result<(), Problem> {
+    threads::prepare(connection)?;
+    match marks(connection)? {
+        (APPLICATION_ID, version) if usize::try_from(version) == Ok(SCHEMA.len()) => Ok(write_safely(connection)?),
+        (_, version) => Err(Problem::Other(version)),
+    }
+}
+
+/// Whose database it is, and of which version.
+fn marks(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
+    Ok((pragma("application_id")?, pragma("user_version")?))
+}
+
+fn write_safely(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // What is deleted is overwritten, so that the text of a deleted message is gone from the file.
+    connection.pragma_update(None, "secure_delete", "ON")
 }
 
 /// Finds damage before the first request does: all of it in a small file, in a large one that of the first and last rows.

@@ -32,19 +32,31 @@ const READERS: usize = 2;
 /// A store in one SQLite file.
 pub struct Sqlite {
     threads: Arc<Threads>,
-    /// Held for as long as the database is open: a second process is turned away instead of writing beside us.
+    /// Held for as long as the database is open: a second server is turned away instead of writing beside us. None where we are beside one.
     lock: Mutex<Option<File>>,
 }
 
 impl Sqlite {
     /// Opens the database at `path`, made with its folder if it is missing.
     pub async fn open(path: PathBuf) -> std::result::Result<Self, OpenError> {
-        let (threads, lock) = tokio::task::spawn_blocking(move || file::open(&path))
-            .await
-            .unwrap_or_else(|lost| Err(OpenError::Unusable(format!("database: opening it failed: {lost}"))))?;
-        let store = Self { threads: Arc::new(threads), lock: Mutex::new(Some(lock)) };
+        let store = Self::opened(move || file::open(&path).map(|(threads, lock)| (threads, Some(lock)))).await?;
         store.purge();
         Ok(store)
+    }
+
+    /// Opens the database at `path` beside a server that may be running on it. For adding something: what the server keeps in memory, it
+    /// would not notice being changed.
+    pub async fn open_beside(path: PathBuf) -> std::result::Result<Self, OpenError> {
+        Self::opened(move || file::open_beside(&path)).await
+    }
+
+    async fn opened<F>(open: F) -> std::result::Result<Self, OpenError>
+    where
+        F: FnOnce() -> std::result::Result<(Threads, Option<File>), OpenError> + Send + 'static,
+    {
+        let opened = tokio::task::spawn_blocking(open).await;
+        let (threads, lock) = opened.unwrap_or_else(|lost| Err(OpenError::Unusable(format!("database: opening it failed: {lost}"))))?;
+        Ok(Self { threads: Arc::new(threads), lock: Mutex::new(lock) })
     }
 
     /// Takes away what is left of deleted rooms, piece by piece between the work of others.

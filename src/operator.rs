@@ -1,0 +1,67 @@
+//! What the operator may do to the database while the server is running on it, and without asking the server.
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    error::Error,
+    model::{Credentials, User, UserId, UserType, Username, is_blank},
+    password::{self, Passwords},
+    store::{self, OpenError, StoreError},
+};
+
+/// Who is to be added.
+pub struct NewUser {
+    kind: UserType,
+    username: Username,
+    first_name: String,
+    last_name: String,
+}
+
+/// Why a user was not added, as one line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdded {
+    /// What was given is not fit for it.
+    #[error("{0}: {1}")]
+    Unfit(&'static str, &'static str),
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The database does not carry it out.
+    #[error("database: {0}")]
+    Store(#[from] StoreError),
+    /// The password cannot be hashed.
+    #[error("{0}")]
+    Hash(#[from] Error),
+}
+
+impl NewUser {
+    /// Checks what was given as registration over the API does.
+    pub fn read(kind: &str, username: &str, first_name: String, last_name: String) -> Result<Self, NotAdded> {
+        let kind = UserType::parse(kind).ok_or(NotAdded::Unfit("type", "it is neither consumer nor support"))?;
+        let username = Username::parse(username).ok_or(NotAdded::Unfit("username", Username::FORM))?;
+        for (name, text) in [("first-name", &first_name), ("last-name", &last_name)] {
+            if is_blank(text) {
+                return Err(NotAdded::Unfit(name, "it cannot be empty"));
+            }
+        }
+        Ok(Self { kind, username, first_name, last_name })
+    }
+
+    /// Adds the user with this password to the database that the settings name.
+    pub async fn add(self, password: String, config: &Config, clock: &Clock) -> Result<UserId, NotAdded> {
+        if !password::has_right_length(&password) {
+            return Err(NotAdded::Unfit("password", password::LENGTH));
+        }
+        let now = clock.now();
+        let id = clock.new_id(now).into();
+        let Self { kind, username, first_name, last_name } = self;
+        let user = User { id, first_name, last_name, kind, created_at: now, updated_at: now, deleted: false };
+        // Before the database is opened: a server that starts meanwhile should not find it taken for longer than need be.
+        let hash = Passwords::new().hash(password, &username, &user).await?;
+        let password = hash.ok_or(NotAdded::Unfit("password", password::TOO_EASY))?;
+        let store = store::open_beside(&config.database, &config.mongodb).await?;
+        let added = store.add_user(user, Some(Credentials { username, password })).await;
+        store.close().await;
+        if added? { Ok(id) } else { Err(NotAdded::Unfit("username", "this username is taken")) }
+    }
+}

@@ -1,0 +1,197 @@
+//! What stands between the internet and the server in secure mode: limits, addresses behind proxies, what browsers may do.
+
+use causerie::model::UserType;
+use reqwest::{Method, RequestBuilder};
+use rstest_reuse::apply;
+use serde_json::{Value, json};
+
+use crate::{databases::Kind, each_store, harness::TestServer, people::Answer, wire::Socket};
+
+const PASSWORD: &str = "tall green kettle";
+
+/// A server in secure mode with these settings besides.
+async fn secure(kind: Kind, settings: &[(&str, &str)]) -> TestServer {
+    let mut all = vec![("CAUSERIE_ACCESS", "secure")];
+    all.extend(settings);
+    TestServer::with(kind, &all).await
+}
+
+fn registration(username: &str) -> Value {
+    let kind = UserType::Consumer.as_str();
+    json!({ "firstName": username, "lastName": "Test", "type": kind, "username": username, "password": PASSWORD })
+}
+
+fn login(username: &str) -> Value {
+    json!({ "username": username, "password": PASSWORD })
+}
+
+/// Refused for coming too often, with the same time to wait in the header and in the body.
+#[track_caller]
+fn limited(answer: Answer) -> u64 {
+    let header: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    let body = answer.refused(429, "rate limited");
+    assert_eq!(body["retryAfter"], header);
+    assert!((1..=60).contains(&header), "{header}");
+    header
+}
+
+impl TestServer {
+    /// A request that comes through a proxy, which says where it has it from.
+    async fn through_a_proxy(&self, address: &str, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).header("x-forwarded-for", address).json(body)).await
+    }
+
+    async fn token(&self, username: &str) -> String {
+        self.post("/users", &registration(username)).await.ok();
+        let answer = self.post("/login", &login(username)).await.ok();
+        format!("Bearer {}", answer["authorization"].as_str().unwrap())
+    }
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn whoever_tries_too_many_passwords_has_to_wait(kind: Kind) {
+    let server = secure(kind, &[("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "3")]).await;
+    let user = server.post("/users", &registration("carol")).await.ok()["user"]["_id"].as_str().unwrap().to_owned();
+    for path in ["/login".to_owned(), format!("/login/{user}"), "/login".to_owned()] {
+        let guess = json!({ "username": "carol", "password": "a guess" });
+        server.post(&path, &guess).await.refused(401, "Wrong username or password");
+    }
+    assert!(limited(server.post("/login", &login("carol")).await) > 10, "also with the right password");
+    limited(server.post(&format!("/login/{user}"), &login("carol")).await);
+}
+
+#[tokio::test]
+async fn registrations_from_one_address_are_limited() {
+    let server = secure(Kind::Sqlite, &[("CAUSERIE_LIMITS__REGISTRATIONS_PER_MINUTE", "2")]).await;
+    server.post("/users", &registration("carol")).await.ok();
+    server.post("/users", &registration("carol")).await.invalid(json!({ "username": "this username is taken" }));
+    limited(server.post("/users", &registration("dave")).await);
+}
+
+#[tokio::test]
+async fn whoever_posts_too_fast_has_to_wait_and_nobody_else() {
+    let server = secure(Kind::Sqlite, &[("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "3")]).await;
+    let [carol, dave] = [server.token("carol").await, server.token("dave").await];
+    let send =
+        async |token: &str, request: RequestBuilder, body: Value| Answer::of(request.header("authorization", token).json(&body)).await;
+    let me = send(&dave, server.request(Method::GET, "/users?limit=9"), json!({})).await.ok();
+    let ids: Vec<_> = me["users"].as_array().unwrap().iter().map(|user| user["_id"].clone()).collect();
+    let asked = json!({ "userIds": ids, "type": "consumer-to-consumer" });
+    let room = send(&carol, server.request(Method::POST, "/room/initiate"), asked).await.ok();
+    let path = format!("/room/{}/message", room["chatRoom"]["chatRoomId"].as_str().unwrap());
+    let post = async |token: &str| send(token, server.request(Method::POST, &path), json!({ "messageText": "hello" })).await;
+    for _ in 0..3 {
+        post(&carol).await.ok();
+    }
+    limited(post(&carol).await);
+    post(&dave).await.ok();
+}
+
+#[tokio::test]
+async fn whoever_connects_too_often_has_to_wait() {
+    let server = secure(Kind::Sqlite, &[("CAUSERIE_LIMITS__CONNECTIONS_PER_MINUTE", "2")]).await;
+    let path = "/socket.io/?EIO=4&transport=polling";
+    let open = server.request(Method::GET, path).send().await.unwrap();
+    assert_eq!(open.status(), 200);
+    let text = open.text().await.unwrap();
+    let sid = serde_json::from_str::<Value>(&text[1..]).unwrap()["sid"].as_str().unwrap().to_owned();
+    assert_eq!(server.request(Method::GET, path).send().await.unwrap().status(), 200);
+    limited(server.get(path).await);
+    limited(server.get("/socket.io/?EIO=4&transport=websocket").await);
+    // Those who are connected go on.
+    let going_on = server.request(Method::POST, &format!("{path}&sid={sid}")).body("40").send().await.unwrap();
+    assert_eq!(going_on.status(), 200);
+}
+
+#[tokio::test]
+async fn only_a_proxy_that_the_settings_name_says_where_a_request_comes_from() {
+    let limit = ("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "2");
+    let behind_a_proxy = secure(Kind::Sqlite, &[limit, ("CAUSERIE_HTTP__TRUSTED_PROXIES", "127.0.0.0/8")]).await;
+    for address in ["198.51.100.1", "1.1.1.1, 198.51.100.1:4711"] {
+        behind_a_proxy.through_a_proxy(address, "/login", &login("carol")).await.refused(401, "Wrong username or password");
+    }
+    limited(behind_a_proxy.through_a_proxy("2.2.2.2,198.51.100.1", "/login", &login("carol")).await);
+    behind_a_proxy.through_a_proxy("198.51.100.2", "/login", &login("carol")).await.refused(401, "Wrong username or password");
+
+    let alone = secure(Kind::Sqlite, &[limit]).await;
+    for address in ["198.51.100.1", "198.51.100.2"] {
+        alone.through_a_proxy(address, "/login", &login("carol")).await.refused(401, "Wrong username or password");
+    }
+    limited(alone.through_a_proxy("198.51.100.3", "/login", &login("carol")).await);
+}
+
+#[tokio::test]
+async fn open_mode_limits_nothing() {
+    let server = TestServer::with(
+        Kind::Sqlite,
+        &[
+            ("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "1"),
+            ("CAUSERIE_LIMITS__CONNECTIONS_PER_MINUTE", "1"),
+            ("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "1"),
+        ],
+    )
+    .await;
+    let (alice, _, room) = server.two_in_a_room().await;
+    for _ in 0..3 {
+        alice.posts(&room, "hello").await.ok();
+        Socket::of(&alice, &room).await;
+    }
+}
+
+const SAID: [(&str, &str); 4] = [
+    ("x-content-type-options", "nosniff"),
+    ("cache-control", "no-store"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("referrer-policy", "no-referrer"),
+];
+
+#[tokio::test]
+async fn browsers_are_told_what_they_may_make_of_an_answer_in_secure_mode() {
+    let (secure, open) = (secure(Kind::Sqlite, &[]).await, TestServer::start(Kind::Sqlite).await);
+    for path in ["/health", "/nothing", "/users", "/socket.io/?EIO=4&transport=polling", "/socket.io/?EIO=9"] {
+        for (name, value) in SAID {
+            let header = secure.request(Method::GET, path).send().await.unwrap().headers().get(name).cloned();
+            assert_eq!(header.unwrap(), value, "{name} of {path}");
+            let header = open.request(Method::GET, path).send().await.unwrap().headers().get(name).cloned();
+            assert_ne!(header.as_ref().map(|header| header.to_str().unwrap()), Some(value), "{name} of {path} in open mode");
+        }
+    }
+}
+
+/// The headers of the answer to a page of this origin by which a browser knows what the page may do.
+async fn allowed(server: &TestServer, method: Method, path: &str, origin: &str, asks: &str) -> Vec<(String, String)> {
+    let request = server.request(method, path).header("origin", origin);
+    let request =
+        request.header("access-control-request-method", asks).header("access-control-request-headers", "authorization,content-type");
+    let answer = request.send().await.unwrap();
+    assert!(answer.status() == 200 || answer.status() == 401, "{}", answer.status());
+    let headers = answer.headers().iter().filter(|(name, _)| name.as_str().starts_with("access-control-"));
+    headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect()
+}
+
+#[tokio::test]
+async fn a_page_calls_only_where_its_origin_is_listed() {
+    let listed = "https://chat.example.com";
+    let [none, some] = [secure(Kind::Sqlite, &[]).await, secure(Kind::Sqlite, &[("CAUSERIE_HTTP__CORS_ORIGINS", listed)]).await];
+    for path in ["/health", "/socket.io/?EIO=4&transport=polling"] {
+        for method in [Method::GET, Method::OPTIONS] {
+            for (server, origin) in [(&none, listed), (&none, "null"), (&some, "https://evil.example"), (&some, "null")] {
+                assert_eq!(allowed(server, method.clone(), path, origin, "POST").await, [], "{method} {path} from {origin}");
+            }
+        }
+    }
+    let has =
+        |headers: &[(String, String)], name: &str, part: &str| headers.iter().any(|(header, value)| header == name && value.contains(part));
+    for asked in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+        let headers = allowed(&some, Method::OPTIONS, "/room/x", listed, asked).await;
+        assert!(has(&headers, "access-control-allow-origin", listed), "{headers:?}");
+        assert!(has(&headers, "access-control-allow-methods", asked), "{headers:?}");
+        assert!(has(&headers, "access-control-allow-headers", "authorization"), "{headers:?}");
+    }
+    let headers = allowed(&some, Method::GET, "/health", listed, "GET").await;
+    assert!(
+        has(&headers, "access-control-allow-origin", listed) && has(&headers, "access-control-allow-credentials", "true"),
+        "{headers:?}"
+    );
+}
