@@ -11,6 +11,9 @@
 //! | delete a user | anyone | the user, support users |
 //! | initiate a room | whoever has a token | whoever has a token; one with support needs a support user in it |
 //! | read, post, mark as read | members | members |
+//! | edit a message | its author, as a member | its author, as a member |
+//! | add people, name the room, leave it | members | members |
+//! | take others out of a room | its initiator, as a member; support users | its initiator, as a member; support users |
 //! | subscribe a socket | anyone | members; for another user, who has to be a member too |
 //! | delete a room | anyone | its initiator, support users |
 //! | delete a message | anyone | its author, as a member; support users |
@@ -84,6 +87,12 @@ pub enum Action {
     MarkRead,
     /// Hear what happens in the room.
     Subscribe,
+    /// Let people in, or name the room.
+    Change,
+    /// Go.
+    Leave,
+    /// Take somebody else out.
+    Remove,
     /// Delete the room.
     Delete,
 }
@@ -95,6 +104,9 @@ impl Action {
             Self::Post => "post in the room",
             Self::MarkRead => "mark the room as read",
             Self::Subscribe => "subscribe to the room",
+            Self::Change => "change the room",
+            Self::Leave => "leave the room",
+            Self::Remove => "take somebody out of the room",
             Self::Delete => "delete the room",
         }
     }
@@ -163,6 +175,9 @@ impl Access {
         match found {
             Some(room) if self.permits(caller, action, &room) => Ok(room),
             None if !self.is_secure() || (action == Action::Delete && caller.is_support()) => Err(Error::NoRoom),
+            Some(room) if action == Action::Remove && caller.is_in(&room) => {
+                Err(self.refuse(caller, action.name(), shown(id.as_ref()), Error::NotYoursToRemove))
+            }
             _ if action == Action::Delete => Err(self.refuse(caller, action.name(), shown(id.as_ref()), Error::NotToDelete)),
             _ => Err(self.refuse(caller, action.name(), shown(id.as_ref()), Error::NotAMember)),
         }
@@ -172,7 +187,8 @@ impl Access {
         match (self.mode, action) {
             (AccessMode::Open, Action::Subscribe | Action::Delete) => true,
             (AccessMode::Secure, Action::Delete) => caller.is_support() || (caller.is(room.initiator) && caller.is_in(room)),
-            (_, Action::Read | Action::Post | Action::MarkRead | Action::Subscribe) => caller.is_in(room),
+            (_, Action::Remove) => caller.is_support() || (caller.is(room.initiator) && caller.is_in(room)),
+            (_, Action::Read | Action::Post | Action::MarkRead | Action::Subscribe | Action::Change | Action::Leave) => caller.is_in(room),
         }
     }
 

@@ -65,6 +65,18 @@ pub enum Error {
     /// 403: what is to be deleted is not the caller's, or is not there: which of the two is nobody's business.
     #[error("This is not yours to delete, or it is not there")]
     NotToDelete,
+    /// 403: only the initiator of a room, and support users, take others out of it.
+    #[error("Only the initiator of a room or a support user can take others out of it")]
+    NotYoursToRemove,
+    /// 403: the message is somebody else's.
+    #[error("You can only edit your own messages")]
+    NotYourMessage,
+    /// 404: there is no such message in the room.
+    #[error("No message with this id found")]
+    NoMessage,
+    /// 400: a socket that has not said whose it is.
+    #[error("Please say who you are with identity first")]
+    NoIdentity,
     /// 403: only support users add support users.
     #[error("Only a support user can register a support user")]
     SupportOnly,
@@ -133,6 +145,7 @@ impl Error {
             | Self::TwoTokens
             | Self::NoPassword
             | Self::NobodyToBe
+            | Self::NoIdentity
             | Self::NoRoom
             | Self::BadEvent(_) => StatusCode::BAD_REQUEST,
             Self::Token(_) | Self::CallerGone | Self::SessionOver | Self::BadRefresh | Self::WrongLogin => StatusCode::UNAUTHORIZED,
@@ -140,11 +153,13 @@ impl Error {
             | Self::WrongPassword
             | Self::NotYours
             | Self::NotToDelete
+            | Self::NotYoursToRemove
+            | Self::NotYourMessage
             | Self::SupportOnly
             | Self::RegistrationClosed
             | Self::NotYou
             | Self::OtherNotAMember => StatusCode::FORBIDDEN,
-            Self::NoUser | Self::NoSession | Self::NoEndpoint => StatusCode::NOT_FOUND,
+            Self::NoUser | Self::NoSession | Self::NoMessage | Self::NoEndpoint => StatusCode::NOT_FOUND,
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedBody(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::model::{Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId};
+use crate::{
+    model::{ClientId, Entry, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, What},
+    store::Unread,
+};
 
 /// The text of a message, in the object in which clients look for it.
 #[derive(Serialize)]
@@ -50,7 +53,7 @@ impl Post {
     /// # Panics
     /// Never: the shape is of strings, numbers and lists.
     #[must_use]
-    pub fn new(message: &Message, author: &User, members: &[Arc<User>]) -> Self {
+    pub fn new(message: &Message, author: &User, members: &Members) -> Self {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Shape<'a> {
@@ -65,8 +68,16 @@ impl Post {
             posted_by_user: &'a User,
             read_by_recipients: [Reader; 1],
             chat_room_info: &'a [Arc<User>],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            member_count: Option<usize>,
             created_at: Timestamp,
             updated_at: Timestamp,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            edited_at: Option<Timestamp>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            client_message_id: Option<&'a ClientId>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            deleted: Option<bool>,
         }
         let shape = Shape {
             id: message.room,
@@ -77,9 +88,14 @@ impl Post {
             kind: "text",
             posted_by_user: author,
             read_by_recipients: [Reader { read_by_user_id: message.author, read_at: message.created_at }],
-            chat_room_info: members,
+            chat_room_info: &members.listed,
+            member_count: members.count,
             created_at: message.created_at,
-            updated_at: message.created_at,
+            updated_at: message.edited_at.unwrap_or(message.created_at),
+            edited_at: message.edited_at,
+            client_message_id: message.client_id.as_ref(),
+            // No message is empty but one that has lost its text.
+            deleted: message.text.is_empty().then_some(true),
         };
         Self { room: message.room, json: to_raw_value(&shape).expect("strings, numbers and lists serialize").into() }
     }
@@ -102,6 +118,44 @@ impl Serialize for Post {
 /// Users by their ids: authors and readers of the messages that are shown.
 pub type People = HashMap<UserId, Arc<User>>;
 
+/// Who is shown as being in a room.
+#[derive(Clone, Debug)]
+pub struct Members {
+    /// All members, or in a large room those who matter.
+    pub listed: Vec<Arc<User>>,
+    /// How many members there are, where not all are listed.
+    pub count: Option<usize>,
+}
+
+/// What is shown with messages of a room.
+pub struct Shown {
+    /// Their authors, at least.
+    pub people: People,
+    /// The read marks around them.
+    pub marks: Vec<ReadMark>,
+    /// How many readers are listed with a message at most, where not all are: in a large room.
+    pub listed: Option<usize>,
+}
+
+impl Shown {
+    /// Who read a message: those who are listed, and of a large room how many there are.
+    fn readers(&self, message: &Message) -> (Vec<Reader>, Option<usize>) {
+        let mut readers = readers(message, &self.marks);
+        let count = self.listed.map(|_| readers.len());
+        readers.truncate(self.listed.unwrap_or(usize::MAX));
+        (readers, count)
+    }
+}
+
+/// JSON that is written once.
+///
+/// # Panics
+/// Never, for shapes of strings, numbers and lists.
+#[must_use]
+pub fn raw(shape: &impl Serialize) -> Box<RawValue> {
+    to_raw_value(shape).expect("strings, numbers and lists serialize")
+}
+
 /// A message of a conversation.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -115,27 +169,161 @@ pub struct ConversationMessage<'a> {
     kind: &'static str,
     posted_by_user: Option<&'a User>,
     read_by_recipients: Vec<Reader>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_count: Option<usize>,
     created_at: Timestamp,
     updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edited_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_message_id: Option<&'a ClientId>,
 }
 
 impl<'a> ConversationMessage<'a> {
     /// A message as its room's conversation shows it.
     #[must_use]
-    pub fn new(message: &'a Message, marks: &[ReadMark], people: &'a People) -> Self {
-        let read_by_recipients = readers(message, marks);
+    pub fn new(message: &'a Message, shown: &'a Shown) -> Self {
+        let (read_by_recipients, read_count) = shown.readers(message);
         // In the original a message is rewritten when somebody reads it.
-        let updated_at = read_by_recipients.iter().map(|reader| reader.read_at).max().unwrap_or(message.created_at);
+        let read = read_by_recipients.iter().map(|reader| reader.read_at).max();
+        let updated_at = read.max(message.edited_at).unwrap_or(message.created_at);
         Self {
             id: message.id,
             chat_room_id: message.room,
             seq: message.seq,
             message: Content { message_text: &message.text },
             kind: "text",
-            posted_by_user: people.get(&message.author).map(AsRef::as_ref),
+            posted_by_user: shown.people.get(&message.author).map(AsRef::as_ref),
             read_by_recipients,
+            read_count,
             created_at: message.created_at,
             updated_at,
+            edited_at: message.edited_at,
+            client_message_id: message.client_id.as_ref(),
+        }
+    }
+}
+
+/// An entry of a room's log: the event that somebody missed, under the event's name.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryView<'a> {
+    seq: Seq,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    chat_room_id: RoomId,
+    /// Who did it.
+    by_user_id: UserId,
+    created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<MessageId>,
+    /// The message as it is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<ConversationMessage<'a>>,
+    /// Whether the message has been deleted since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<UserId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a Option<String>>,
+}
+
+impl<'a> EntryView<'a> {
+    /// An entry, with its message as it is now.
+    #[must_use]
+    pub fn new(entry: &'a Entry, shown: &'a Shown) -> Self {
+        let view = Self {
+            seq: entry.seq,
+            kind: entry.what.event(),
+            chat_room_id: entry.room,
+            by_user_id: entry.author,
+            created_at: entry.created_at,
+            message_id: None,
+            message: None,
+            deleted: None,
+            user_id: None,
+            name: None,
+        };
+        let message = |id, message: Option<&'a Message>| Self {
+            message_id: Some(id),
+            message: message.map(|message| ConversationMessage::new(message, shown)),
+            deleted: message.is_none().then_some(true),
+            ..view
+        };
+        match &entry.what {
+            What::Message(posted) => message(posted.id, Some(posted)),
+            What::Deleted(id) => message(*id, None),
+            What::Edit { message: id, current } => message(*id, current.as_ref()),
+            What::Deletion(id) => Self { message_id: Some(*id), ..view },
+            What::MemberAdded(user) | What::MemberRemoved(user) => Self { user_id: Some(*user), ..view },
+            What::Renamed(name) => Self { name: Some(name), ..view },
+        }
+    }
+}
+
+impl What {
+    /// The name of the event by which sockets hear of it.
+    #[must_use]
+    pub fn event(&self) -> &'static str {
+        match self {
+            Self::Message(_) | Self::Deleted(_) => "new message",
+            Self::Edit { .. } => "message edited",
+            Self::Deletion(_) => "message deleted",
+            Self::MemberAdded(_) => "member added",
+            Self::MemberRemoved(_) => "member removed",
+            Self::Renamed(_) => "room changed",
+        }
+    }
+}
+
+/// What happened in a room behind an entry.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogPage {
+    /// Where it is the whole answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub success: Option<bool>,
+    /// The entries, ascending, without a hole.
+    pub entries: Vec<Box<RawValue>>,
+    /// Where the log ends.
+    pub last_seq: Seq,
+    /// Whether there is more before that.
+    pub has_more: bool,
+    /// Whether the log is not the one that was asked about, so that all that is known of it has to be forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset: Option<bool>,
+}
+
+/// A room as clients see it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoomView<'a> {
+    chat_room_id: RoomId,
+    #[serde(rename = "type")]
+    kind: RoomType,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    initiator_id: UserId,
+    /// All of them, or in a large room none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member_ids: Option<&'a [UserId]>,
+    member_count: usize,
+    created_at: Timestamp,
+}
+
+impl<'a> RoomView<'a> {
+    /// A room, with its members if they are no more than `listed`.
+    #[must_use]
+    pub fn new(room: &'a Room, listed: usize) -> Self {
+        Self {
+            chat_room_id: room.id,
+            kind: room.kind,
+            name: room.name.as_deref(),
+            initiator_id: room.initiator,
+            member_ids: (room.members.len() <= listed).then_some(&room.members[..]),
+            member_count: room.members.len(),
+            created_at: room.created_at,
         }
     }
 }
@@ -155,7 +343,17 @@ pub struct RecentConversation<'a> {
     posted_by_user: Option<&'a User>,
     read_by_recipients: Vec<NamedReader<'a>>,
     room_info: RoomInfo<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member_count: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_count: Option<usize>,
+    unread_count: u64,
+    last_seq: Seq,
     created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edited_at: Option<Timestamp>,
 }
 
 /// A reader with the user that they are.
@@ -168,9 +366,10 @@ struct NamedReader<'a> {
 }
 
 impl<'a> RecentConversation<'a> {
-    /// A room as the list of recent conversations shows it. `people` hold its members and the author.
+    /// A room as the list of recent conversations shows it. `people` hold its members, or in a large room the author, and the readers.
     #[must_use]
-    pub fn new(latest: &'a Message, room: &'a Room, marks: &[ReadMark], people: &'a People) -> Self {
+    pub fn new(latest: &'a Message, room: &'a Room, shown: &'a Shown, people: &'a People, unread: Unread) -> Self {
+        let (readers, read_count) = shown.readers(latest);
         let named = |reader: Reader| NamedReader { reader, read_by_user: people.get(&reader.read_by_user_id).map(|user| [user.as_ref()]) };
         Self {
             id: latest.room,
@@ -180,23 +379,31 @@ impl<'a> RecentConversation<'a> {
             message: Content { message_text: &latest.text },
             kind: "text",
             posted_by_user: people.get(&latest.author).map(AsRef::as_ref),
-            read_by_recipients: readers(latest, marks).into_iter().map(named).collect(),
-            room_info: RoomInfo { room, people },
+            read_by_recipients: readers.into_iter().map(named).collect(),
+            room_info: RoomInfo { room, people, author: shown.listed.map(|_| latest.author) },
+            member_count: shown.listed.map(|_| room.members.len()),
+            name: room.name.as_deref(),
+            read_count,
+            unread_count: unread.unread,
+            last_seq: unread.last_seq,
             created_at: latest.created_at,
+            edited_at: latest.edited_at,
         }
     }
 }
 
-/// The members of a room, each in an array of its own: `[[user], [user]]`.
+/// The members of a room, each in an array of its own: `[[user], [user]]`. Of a large room the author alone.
 struct RoomInfo<'a> {
     room: &'a Room,
     people: &'a People,
+    author: Option<UserId>,
 }
 
 impl Serialize for RoomInfo<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut members = serializer.serialize_seq(None)?;
-        for user in self.room.members.iter().filter_map(|id| self.people.get(id)).filter(|user| !user.deleted) {
+        let listed = self.author.as_ref().map_or(&self.room.members[..], std::slice::from_ref);
+        for user in listed.iter().filter_map(|id| self.people.get(id)).filter(|user| !user.deleted) {
             members.serialize_element(&[user])?;
         }
         members.end()

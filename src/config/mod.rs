@@ -9,7 +9,7 @@ use config::{Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
 pub use secrets::{DatabaseUrl, Secret, Secrets, masked_url};
-pub use values::{AccessMode, LogFormat, Millis, Networks, Origins, Registration};
+pub use values::{AccessMode, History, LogFormat, Millis, Networks, Origins, Registration};
 
 /// The defaults, and the documentation of every setting.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -49,6 +49,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// How often somebody may do something, in secure mode.
     pub limits: LimitsConfig,
+    /// Rooms.
+    pub rooms: RoomsConfig,
     /// Requests.
     pub http: HttpConfig,
     /// Sockets.
@@ -95,6 +97,16 @@ pub struct LimitsConfig {
     pub connections_per_minute: u32,
     /// Sockets from one address at the same time.
     pub sockets_per_address: u32,
+}
+
+/// Settings of rooms.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoomsConfig {
+    /// Up to how many members all of them stand in posts and events, and all readers with a message.
+    pub listed_members: usize,
+    /// What whoever is added to a room sees of what was there before.
+    pub history: History,
 }
 
 /// Settings of requests.

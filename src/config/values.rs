@@ -59,6 +59,30 @@ impl TryFrom<String> for Registration {
     }
 }
 
+/// What whoever is added to a room sees of what was there before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(try_from = "String")]
+pub enum History {
+    /// Everything.
+    #[serde(rename = "all")]
+    All,
+    /// Nothing.
+    #[serde(rename = "from joining")]
+    FromJoining,
+}
+
+impl TryFrom<String> for History {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "all" => Ok(Self::All),
+            "from joining" => Ok(Self::FromJoining),
+            _ => Err(format!("rooms.history: '{name}' is neither \"all\" nor \"from joining\"")),
+        }
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase", try_from = "String")]

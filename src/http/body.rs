@@ -172,6 +172,24 @@ impl Fields {
         }
     }
 
+    /// The same, where there is something; `Some(None)` where there is nothing.
+    #[expect(clippy::option_option, reason = "wrong, nothing, something: as all that reads a field")]
+    pub fn optional<T>(&mut self, field: &'static str, read: impl FnOnce(String) -> Option<T>, expected: &'static str) -> Option<Option<T>> {
+        if self.is_missing(field) { Some(None) } else { self.parsed(field, read, expected).map(Some) }
+    }
+
+    /// A whole number that is not negative, where there is one. In a form it is made of digits.
+    #[expect(clippy::option_option, reason = "wrong, nothing, something: as all that reads a field")]
+    pub fn optional_number(&mut self, field: &'static str) -> Option<Option<u64>> {
+        let number = match self.values.remove(field) {
+            None | Some(Value::Null) => return Some(None),
+            Some(Value::Number(number)) => number.as_u64(),
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(_) => None,
+        };
+        number.map(Some).or_else(|| self.wrong(field, "please provide a whole number, 0 or more"))
+    }
+
     /// Whether there is no such field, or nothing in it.
     pub fn is_missing(&self, field: &str) -> bool {
         self.values.get(field).is_none_or(Value::is_null)

@@ -1,4 +1,4 @@
-//! Messages of a room: post one, read the conversation, mark it as read.
+//! Messages of a room: post one, edit it, read the conversation, catch up, mark it as read.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    App, PathId, Shared, Success,
+    PathId, Shared, Success,
     body::{Body, Fields, Input},
     caller::Authenticated,
     paging::Paging,
@@ -22,25 +22,29 @@ use super::{
 use crate::{
     access::Action,
     error::Result,
-    model::{User, UserId},
-    timeline::Draft,
-    view::{ConversationMessage, People},
+    model::{ClientId, Seq, User},
+    view::{ConversationMessage, LogPage},
 };
 
 pub fn routes() -> Router<Shared> {
     Router::new()
         .route("/room/{roomId}", get(conversation))
         .route("/room/{roomId}/message", post(post_message))
+        .route("/room/{roomId}/message/{messageId}", put(edit_message))
+        .route("/room/{roomId}/sync", get(sync))
         .route("/room/{roomId}/mark-read", put(mark_read))
 }
 
 struct NewMessage {
     text: String,
+    client_id: Option<ClientId>,
 }
 
 impl Input for NewMessage {
     fn read(fields: &mut Fields) -> Option<Self> {
-        Some(Self { text: fields.text("messageText")? })
+        let text = fields.text("messageText");
+        let client_id = fields.optional("clientMessageId", |text| ClientId::parse(&text), "please provide 1 to 64 printable characters");
+        Some(Self { text: text?, client_id: client_id? })
     }
 }
 
@@ -50,56 +54,83 @@ async fn post_message(
     caller: Authenticated,
     Body(new): Body<NewMessage>,
 ) -> Result<Response> {
-    app.limits.post(caller.user.id)?;
-    let room = app.access.admit(&caller.caller, Action::Post, &room).await?;
-    let members = present(app.store.people(&room.members).await?);
-    let draft = Draft { room, author: caller.user, members, text: new.text };
-    let post = app.timeline.post(draft).await?;
+    let posted = app.chat.post(&caller.caller, &room, new.text, new.client_id).await?;
+    let duplicate = if posted.duplicate { "true" } else { "false" };
     // The post is written already.
+    let body = ["{\"success\":true,\"duplicate\":", duplicate, ",\"post\":", posted.post.json(), "}"].concat();
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+struct NewText {
+    text: String,
+}
+
+impl Input for NewText {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { text: fields.text("messageText")? })
+    }
+}
+
+async fn edit_message(
+    State(app): State<Shared>,
+    PathId((room, message)): PathId<(String, String)>,
+    caller: Authenticated,
+    Body(new): Body<NewText>,
+) -> Result<Response> {
+    let post = app.chat.edit(&caller.caller, &room, &message, new.text).await?;
     let body = ["{\"success\":true,\"post\":", post.json(), "}"].concat();
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Response> {
     #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
     struct Answer<'a> {
         success: bool,
         conversation: Vec<ConversationMessage<'a>>,
         users: Vec<Arc<User>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        member_count: Option<usize>,
+        last_seq: Seq,
+        has_more: bool,
     }
     let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
-    let messages = app.store.messages(room.id, paging.of_log(), paging.limit()).await?;
-    let marks = match &messages[..] {
-        [first, .., last] => app.store.read_marks(room.id, &room.members, first.seq, last.seq).await?,
-        [only] => app.store.read_marks(room.id, &room.members, only.seq, only.seq).await?,
-        [] => Vec::new(),
-    };
-    let people = people(&app, messages.iter().map(|message| message.author)).await?;
+    let page = app.chat.conversation(caller.user.id, &room, paging.of_log(), paging.limit()).await?;
+    let shown = app.chat.shown(&room, page.messages.iter()).await?;
+    let users = app.chat.users(&room, &shown.people).await?;
     let answer = Answer {
         success: true,
-        conversation: messages.iter().map(|message| ConversationMessage::new(message, &marks, &people)).collect(),
-        users: present(app.store.people(&room.members).await?),
+        conversation: page.messages.iter().map(|message| ConversationMessage::new(message, &shown)).collect(),
+        users: users.listed,
+        member_count: users.count,
+        last_seq: page.last_seq,
+        has_more: page.has_more,
     };
     Ok(Json(answer).into_response())
 }
 
-async fn mark_read(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated) -> Result<Json<Success>> {
-    let room = app.access.admit(&caller.caller, Action::MarkRead, &room).await?;
-    let read = app.store.mark_read(room.id, caller.user.id, app.clock.now()).await?;
-    Ok(success(json!({ "data": { "n": read, "nModified": read, "ok": 1 } })))
+async fn sync(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Json<LogPage>> {
+    let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
+    let page = app.chat.log(caller.user.id, &room, paging.since(), None, paging.limit_or_max()).await?;
+    Ok(Json(LogPage { success: Some(true), ..page }))
 }
 
-/// These users, each read once.
-pub async fn people(app: &App, ids: impl Iterator<Item = UserId>) -> Result<People> {
-    let mut ids: Vec<_> = ids.collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let people = app.store.people(&ids).await?;
-    Ok(people.into_iter().map(|user| (user.id, user)).collect())
+struct Read {
+    up_to: Option<Seq>,
 }
 
-/// Without those who were deleted: they have written, but they are no longer there.
-fn present(mut people: Vec<Arc<User>>) -> Vec<Arc<User>> {
-    people.retain(|user| !user.deleted);
-    people
+impl Input for Read {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { up_to: fields.optional_number("upToSeq")?.map(Seq) })
+    }
+}
+
+async fn mark_read(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, Body(read): Body<Read>) -> Result<Json<Success>> {
+    let marked = app.chat.mark_read(&caller.caller, &room, read.up_to).await?;
+    let read = marked.became_read;
+    Ok(success(json!({
+        "data": { "n": read, "nModified": read, "ok": 1 },
+        "lastReadSeq": marked.last_read,
+        "unreadCount": marked.unread,
+    })))
 }

@@ -8,11 +8,13 @@ mod delete;
 mod hardening;
 mod health;
 mod login;
+mod members;
 mod messages;
 mod observe;
 mod paging;
 mod polling;
 mod rooms;
+mod search;
 mod sessions;
 mod users;
 
@@ -25,7 +27,7 @@ use axum::{
     middleware,
     response::IntoResponse,
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use socketioxide::layer::SocketIoLayer;
 use tower::{ServiceBuilder, util::MapResponseLayer};
@@ -36,6 +38,7 @@ use tower_http::{
 
 use crate::{
     access::Access,
+    chat::Chat,
     clock::Clock,
     config::{HttpConfig, Origins},
     error::{Error, Result},
@@ -45,7 +48,6 @@ use crate::{
     password::Passwords,
     sessions::Sessions,
     store::Store,
-    timeline::Timeline,
 };
 
 pub use connections::serve;
@@ -55,8 +57,8 @@ use polling::Bounds;
 pub struct App {
     /// Everything that is kept.
     pub store: Arc<dyn Store>,
-    /// The door into the logs.
-    pub timeline: Timeline,
+    /// Does what people ask for in rooms.
+    pub chat: Chat,
     /// Decides who may do what.
     pub access: Access,
     /// Begins sessions and lets them go on.
@@ -106,6 +108,8 @@ pub fn router(app: App, sockets: SocketIoLayer, max_packet: usize) -> Router {
         .merge(sessions::routes())
         .merge(rooms::routes())
         .merge(messages::routes())
+        .merge(members::routes())
+        .merge(search::routes())
         .merge(delete::routes())
         .merge(health::routes())
         .fallback(async || Error::NoEndpoint)
@@ -131,14 +135,14 @@ fn cors(origins: &Origins, is_secure: bool) -> CorsLayer {
         .max_age(Duration::from_hours(1))
 }
 
-/// The one parameter of a path, decoded. What it names, if anything, is for the handler to find out.
-struct PathId(String);
+/// The parameters of a path, decoded. What they name, if anything, is for the handler to find out.
+struct PathId<T = String>(T);
 
-impl<S: Send + Sync> FromRequestParts<S> for PathId {
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathId<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
-        let path: std::result::Result<axum::extract::Path<String>, PathRejection> =
+        let path: std::result::Result<axum::extract::Path<T>, PathRejection> =
             axum::extract::Path::from_request_parts(parts, state).await;
         path.map(|path| Self(path.0)).map_err(|_| Error::Malformed("The path of the request is not valid UTF-8".into()))
     }

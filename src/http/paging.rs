@@ -17,6 +17,7 @@ pub struct Paging {
     limit: Option<u64>,
     before: Option<Seq>,
     after: Option<Seq>,
+    since: Option<Seq>,
     max: u64,
     /// Whether `page` or `limit` stands in the query at all.
     pub given: bool,
@@ -26,6 +27,21 @@ impl Paging {
     /// The most items on the page.
     pub fn limit(&self) -> u64 {
         self.limit.unwrap_or(DEFAULT_LIMIT).min(self.max)
+    }
+
+    /// The same, where what is asked for is everything, piece by piece.
+    pub fn limit_or_max(&self) -> u64 {
+        self.limit.unwrap_or(self.max).min(self.max)
+    }
+
+    /// The entry behind which to catch up.
+    pub fn since(&self) -> Seq {
+        self.since.unwrap_or_default()
+    }
+
+    /// The entry before which to look.
+    pub fn before(&self) -> Option<Seq> {
+        self.before
     }
 
     /// How many items to leave out in front of the page.
@@ -58,6 +74,7 @@ impl FromRequestParts<Shared> for Paging {
             before: positive("before").map(Seq),
             // 0 is a place in the log: in front of its first entry.
             after: number("after").map(Seq),
+            since: number("since").map(Seq),
             max: app.config.max_page,
             given: value("page").is_some() || value("limit").is_some(),
         })

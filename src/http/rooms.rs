@@ -1,6 +1,6 @@
-//! Rooms: initiate or find again, and the recent conversations of the caller.
+//! Rooms: initiate or find again, the recent conversations of the caller, and what is unread in them.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -16,31 +16,42 @@ use super::{
     App, Shared, Success,
     body::{Body, Fields, Input, invalid},
     caller::Authenticated,
-    messages::people,
     paging::Paging,
     success,
 };
 use crate::{
     error::{Error, Result},
-    model::{Message, ReadMark, Room, RoomType, User, UserId},
-    view::RecentConversation,
+    model::{Message, Room, RoomType, User, UserId, is_blank},
+    store::Unread,
+    view::{RecentConversation, Shown},
 };
 
+/// The longest name of a room, in characters.
+const LONGEST_NAME: usize = 200;
+
 pub fn routes() -> Router<Shared> {
-    Router::new().route("/room", get(recents)).route("/room/initiate", post(initiate))
+    Router::new().route("/room", get(recents)).route("/room/initiate", post(initiate)).route("/room/unread", get(unread))
 }
 
 struct NewRoom {
     users: Vec<String>,
     kind: RoomType,
+    name: Option<String>,
 }
 
 impl Input for NewRoom {
     fn read(fields: &mut Fields) -> Option<Self> {
         let users = fields.texts("userIds");
         let kind = fields.one_of("type", RoomType::ALL, RoomType::as_str);
-        Some(Self { users: users?, kind: kind? })
+        let name = if fields.is_missing("name") { Some(None) } else { room_name(fields).map(Some) };
+        Some(Self { users: users?, kind: kind?, name: name? })
     }
+}
+
+/// What a room is to be called.
+pub fn room_name(fields: &mut Fields) -> Option<String> {
+    let fits = |text: String| (!is_blank(&text) && text.chars().count() <= LONGEST_NAME).then_some(text);
+    fields.parsed("name", fits, "please provide 1 to 200 characters")
 }
 
 async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): Body<NewRoom>) -> Result<Json<Success>> {
@@ -52,16 +63,20 @@ async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): B
     members.sort_unstable();
     members.dedup();
     let now = app.clock.now();
-    let room = Room { id: app.clock.new_id(now).into(), kind: new.kind, initiator: caller.user.id, members, created_at: now };
-    let (room, is_new) = app.store.find_or_add_room(room).await?;
+    let (id, kind, name, initiator) = (app.clock.new_id(now).into(), new.kind, new.name, caller.user.id);
+    let (room, is_new) = app.chat.initiate(Room { id, kind, name, initiator, members, joined: Vec::new(), created_at: now }).await?;
     let message = if is_new { "creating a new chatroom" } else { "retrieving an old chat room" };
-    Ok(success(json!({ "chatRoom": { "isNew": is_new, "message": message, "chatRoomId": room.id, "type": room.kind } })))
+    let mut shown = json!({ "isNew": is_new, "message": message, "chatRoomId": room.id, "type": room.kind });
+    if let Some(name) = &room.name {
+        shown["name"] = json!(name);
+    }
+    Ok(success(json!({ "chatRoom": shown })))
 }
 
 /// These users; an error that names those who are not there.
-async fn known(app: &App, ids: &[String]) -> Result<Vec<Arc<User>>> {
+pub async fn known(app: &App, ids: &[String]) -> Result<Vec<Arc<User>>> {
     let asked: Vec<_> = ids.iter().map(|text| (text.as_str(), UserId::parse(text))).collect();
-    let there = people(app, asked.iter().filter_map(|(_, id)| *id)).await?;
+    let there = app.chat.people(asked.iter().filter_map(|(_, id)| *id)).await?;
     let (mut known, mut unknown) = (Vec::with_capacity(ids.len()), Vec::new());
     for (text, id) in asked {
         match id.and_then(|id| there.get(&id)).filter(|user| !user.deleted) {
@@ -83,17 +98,39 @@ async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Pagin
         conversation: Vec<RecentConversation<'a>>,
     }
     let latest = app.store.recents(caller.user.id, paging.skip(), paging.limit()).await?;
-    let found: Vec<_> = try_join_all(latest.into_iter().map(|message| with_room(&app, message))).await?;
-    // A room that was deleted between the two reads is none any more.
-    let found: Vec<_> = found.into_iter().flatten().collect();
-    let shown = found.iter().flat_map(|(message, room, _)| room.members.iter().copied().chain([message.author]));
-    let people = people(&app, shown).await?;
-    let conversation = found.iter().map(|(message, room, marks)| RecentConversation::new(message, room, marks, &people)).collect();
+    let rooms: Vec<_> = latest.iter().map(|message| message.room).collect();
+    let unread = app.chat.unread(caller.user.id, Some(&rooms)).await?;
+    let unread: HashMap<_, _> = unread.into_iter().map(|unread| (unread.room, unread)).collect();
+    let found = try_join_all(latest.into_iter().map(|message| with_room(&app, message))).await?;
+    // A room that was deleted or left between the two reads is none of the caller's any more.
+    let found: Vec<_> = found.into_iter().flatten().filter_map(|found| Some((unread.get(&found.1.id).copied()?, found))).collect();
+    let people = app.chat.people(found.iter().flat_map(|(_, (message, room, shown))| appearing(message, room, shown))).await?;
+    let recent = |(unread, (message, room, shown)): &'_ (Unread, Found)| RecentConversation::new(message, room, shown, &people, *unread);
+    let conversation = found.iter().map(recent).collect();
     Ok(Json(Answer { success: true, conversation }).into_response())
 }
 
-async fn with_room(app: &App, latest: Message) -> Result<Option<(Message, Arc<Room>, Vec<ReadMark>)>> {
+/// A message, its room, and what is shown with it.
+type Found = (Message, Arc<Room>, Shown);
+
+async fn with_room(app: &App, latest: Message) -> Result<Option<Found>> {
     let Some(room) = app.store.room(latest.room).await? else { return Ok(None) };
-    let marks = app.store.read_marks(room.id, &room.members, latest.seq, latest.seq).await?;
-    Ok::<_, Error>(Some((latest, room, marks)))
+    let shown = app.chat.shown(&room, std::iter::once(&latest)).await?;
+    Ok::<_, Error>(Some((latest, room, shown)))
+}
+
+/// Whose names stand in a recent conversation.
+fn appearing(latest: &Message, room: &Room, shown: &Shown) -> Vec<UserId> {
+    let readers = shown.marks.iter().map(|mark| mark.user).chain([latest.author]);
+    if shown.listed.is_some() { readers.collect() } else { readers.chain(room.members.iter().copied()).collect() }
+}
+
+/// What is unread in all rooms of the caller; those in which nothing is are left out.
+async fn unread(State(app): State<Shared>, caller: Authenticated) -> Result<Json<Success>> {
+    let mut unread = app.chat.unread(caller.user.id, None).await?;
+    unread.retain(|room| room.unread > 0);
+    unread.sort_unstable_by_key(|room| room.room);
+    let total: u64 = unread.iter().map(|room| room.unread).sum();
+    let shown = |room: &Unread| json!({ "chatRoomId": room.room, "unreadCount": room.unread, "lastSeq": room.last_seq });
+    Ok(success(json!({ "total": total, "rooms": unread.iter().map(shown).collect::<Vec<_>>() })))
 }

@@ -1,6 +1,7 @@
 //! What each event of a client does.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -10,38 +11,46 @@ use std::{
 };
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{SeqAccess, Visitor},
 };
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
 use tokio::sync::oneshot;
 
-use super::{Proofs, events::Command, is_closing, join, room_name, user_name};
+use super::{Proofs, Sockets, events::Command, is_closing, join, room_name, user_name};
 use crate::{
-    access::{Access, Action, Caller, Proof, shown},
+    access::{Action, Caller, Proof, shown},
+    chat::Chat,
     error::{Error, Fault, Result},
-    limits::Limits,
-    model::{Room, UserId},
-    store::Store,
+    model::{ClientId, Room, RoomId, Seq, UserId},
+    token::Verified,
+    view::{Post, raw},
 };
 
 /// The most events of one socket that may be under way: a client may well subscribe to all its rooms in one go.
 const UNDER_WAY: usize = 4_096;
+/// The most rooms that are entered in one go.
+const ROOMS_AT_ONCE: u64 = 1_000;
+/// The most entries in the answer to `sync`, of one room and of all.
+const ENTRIES_OF_A_ROOM: u64 = 1_000;
+const ENTRIES_AT_ONCE: u64 = 5_000;
 /// How long an event waits for the one in front of it.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What the handlers work with.
 pub struct Handlers {
-    /// Decides who may subscribe to what.
-    pub access: Access,
-    /// Knows the users.
-    pub store: Arc<dyn Store>,
+    /// Does what people ask for.
+    pub chat: Chat,
     /// Knows what sockets have proved.
     pub proofs: Arc<Proofs>,
-    /// Knows who comes too often.
-    pub limits: Arc<Limits>,
+    /// The other sockets.
+    pub sockets: Sockets,
 }
+
+/// Whose socket it is, as it has said itself: in open mode.
+#[derive(Clone, Copy)]
+struct Claimed(UserId);
 
 /// All arguments of an event, however many there are.
 struct Arguments(Vec<Value>);
@@ -100,49 +109,77 @@ pub fn connected(socket: &SocketRef) {
     socket.extensions.remove::<Connecting>();
 }
 
-fn acknowledge(socket: &SocketRef, ack: AckSender, outcome: Result<()>) {
+fn acknowledge(socket: &SocketRef, ack: AckSender, outcome: Result<Answer>) {
     if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
         tracing::error!(socket = %socket.id, %cause, "an event was not carried out");
     }
-    let answer = outcome.map_or_else(|error| error.to_json(), |()| json!({ "success": true }));
+    let answer = outcome.unwrap_or_else(|error| raw(&error.to_json()));
     // A client that has gone away, or reads too slowly to be told, needs no answer.
     let _ = ack.send(&answer);
 }
 
+/// The acknowledgement of an event, written.
+type Answer = Box<RawValue>;
+
+fn done() -> Answer {
+    raw(&json!({ "success": true }))
+}
+
 impl Handlers {
-    async fn run(&self, socket: &SocketRef, event: &str, arguments: &[Value]) -> Result<()> {
+    async fn run(&self, socket: &SocketRef, event: &str, arguments: &[Value]) -> Result<Answer> {
         if is_closing(socket) {
             return Err(Error::BadEvent("This socket is being closed"));
         }
         if let Some(proof) = socket.extensions.get::<Proof>() {
-            self.limits.event(proof.user.id)?;
+            self.chat.limits.event(proof.user.id)?;
         }
         let command = Command::read(event, arguments)?;
         let caller = self.proofs.caller(socket, matches!(command, Command::RefreshToken(_))).await?;
         match command {
-            Command::Identity(user) => self.identify(socket, &caller, user).await,
-            Command::Subscribe { room, other } => self.subscribe(socket, &caller, &room, other).await,
+            Command::Identity(user) => self.identify(socket, &caller, user).await.map(|()| done()),
+            Command::Subscribe { room, other } => self.subscribe(socket, &caller, &room, other).await.map(|()| done()),
+            Command::RefreshToken(token) => self.proofs.replace(socket, &caller, &token).await.map(|()| done()),
             Command::Unsubscribe(room) => {
                 socket.leave(room_name(room));
-                Ok(())
+                Ok(done())
             }
-            Command::RefreshToken(token) => self.proofs.replace(socket, &caller, &token).await,
+            Command::SubscribeToAll => self.subscribe_to_all(socket, &self.acting(socket, caller).await?).await,
+            Command::SendMessage { room, text, client_id } => {
+                self.send_message(&self.acting(socket, caller).await?, &room, text, client_id).await
+            }
+            Command::Sync(rooms) => self.sync(socket, &self.acting(socket, caller).await?, rooms).await,
+            Command::MarkRead { room, up_to } => self.mark_read(&self.acting(socket, caller).await?, &room, up_to).await,
+            Command::Typing { room, begun } => self.typing(socket, &self.acting(socket, caller).await?, &room, begun).await,
         }
+    }
+
+    /// The caller as the user that they are: proved or, in open mode, said.
+    async fn acting(&self, socket: &SocketRef, caller: Caller) -> Result<Caller> {
+        if caller.proof.is_some() {
+            return Ok(caller);
+        }
+        let Claimed(id) = socket.extensions.get().ok_or(Error::NoIdentity)?;
+        let user = self.chat.store.user(id).await?.ok_or(Error::CallerGone)?;
+        let token = Verified { user: id, session: None, ends: None };
+        Ok(Caller { proof: Some(Proof { user, token }), ..caller })
     }
 
     /// In open mode a socket belongs to whom it says; in secure mode it belongs to the user of its token already.
     async fn identify(&self, socket: &SocketRef, caller: &Caller, user: UserId) -> Result<()> {
+        let access = &self.chat.access;
         if let Some(proved) = caller.user() {
             return match proved.id == user {
                 true => Ok(()),
-                false => Err(self.access.refuse(caller, "be the user", shown(Some(&user)), Error::NotYou)),
+                false => Err(access.refuse(caller, "be the user", shown(Some(&user)), Error::NotYou)),
             };
         }
-        self.store.user(user).await?.ok_or(Error::NobodyToBe)?;
+        self.chat.store.user(user).await?.ok_or(Error::NobodyToBe)?;
         let name = user_name(user);
         let former = socket.rooms().into_iter().filter(|room| super::is_user_name(room) && *room != name);
         socket.leave(former.collect::<Vec<_>>());
+        socket.extensions.insert(Claimed(user));
         join(socket, name);
+        self.sockets.came(socket, user);
         Ok(())
     }
 
@@ -162,14 +199,109 @@ impl Handlers {
 
     /// The room, if the caller may subscribe to it, and in secure mode for the other user too.
     async fn admit(&self, caller: &Caller, room: &str, other: Option<UserId>) -> Result<Arc<Room>> {
-        let room = self.access.admit(caller, Action::Subscribe, room).await?;
+        let access = &self.chat.access;
+        let room = access.admit(caller, Action::Subscribe, room).await?;
         match other {
-            Some(other) if self.access.is_secure() && !room.has_member(other) => {
-                Err(self.access.refuse(caller, "subscribe for the user", shown(Some(&other)), Error::OtherNotAMember))
+            Some(other) if access.is_secure() && !room.has_member(other) => {
+                Err(access.refuse(caller, "subscribe for the user", shown(Some(&other)), Error::OtherNotAMember))
             }
             _ => Ok(room),
         }
     }
+
+    async fn subscribe_to_all(&self, socket: &SocketRef, caller: &Caller) -> Result<Answer> {
+        let user = id_of(caller)?;
+        let (mut rooms, mut after) = (Vec::new(), None);
+        loop {
+            let piece = self.chat.store.rooms_of(user, after, ROOMS_AT_ONCE).await?;
+            after = piece.last().copied();
+            let is_last = (piece.len() as u64) < ROOMS_AT_ONCE;
+            rooms.extend(self.enter(socket, user, piece).await?);
+            if is_last {
+                break;
+            }
+        }
+        let shown = |(room, seq): &(RoomId, Seq)| json!({ "chatRoomId": room, "lastSeq": seq });
+        Ok(raw(&json!({ "success": true, "rooms": rooms.iter().map(shown).collect::<Vec<_>>() })))
+    }
+
+    /// Lets a socket into rooms, between two announcements: what it hears from now on is what comes behind the entries that are answered.
+    async fn enter(&self, socket: &SocketRef, user: UserId, rooms: Vec<RoomId>) -> Result<Vec<(RoomId, Seq)>> {
+        let (joining, names) = (socket.clone(), rooms.iter().copied().map(room_name).collect::<Vec<_>>());
+        let ends = self.chat.timeline.between(rooms, move || names.into_iter().for_each(|name| join(&joining, name))).await?;
+        let mut entered = Vec::with_capacity(ends.len());
+        for (id, end) in ends {
+            // Whoever lost the room meanwhile was taken out of it, perhaps before they were in.
+            match self.chat.store.room(id).await?.filter(|room| room.has_member(user)) {
+                Some(_) => entered.push((id, end)),
+                None => socket.leave(room_name(id)),
+            }
+        }
+        Ok(entered)
+    }
+
+    async fn send_message(&self, caller: &Caller, room: &str, text: String, client_id: Option<ClientId>) -> Result<Answer> {
+        #[derive(Serialize)]
+        struct Sent<'a> {
+            success: bool,
+            duplicate: bool,
+            post: &'a Post,
+        }
+        let posted = self.chat.post(caller, room, text, client_id).await?;
+        Ok(raw(&Sent { success: true, duplicate: posted.duplicate, post: &posted.post }))
+    }
+
+    /// Subscribes to rooms and tells what happened in each. One that the caller may not read is refused by itself.
+    async fn sync(&self, socket: &SocketRef, caller: &Caller, rooms: HashMap<String, Seq>) -> Result<Answer> {
+        #[derive(Serialize)]
+        struct Synced {
+            success: bool,
+            rooms: BTreeMap<String, Answer>,
+        }
+        if rooms.len() as u64 > ROOMS_AT_ONCE {
+            return Err(Error::BadEvent("sync takes at most 1000 rooms at once"));
+        }
+        let user = id_of(caller)?;
+        let (mut answers, mut admitted) = (BTreeMap::new(), HashMap::new());
+        for (id, since) in rooms {
+            match self.chat.access.admit(caller, Action::Read, &id).await {
+                Ok(room) => _ = admitted.insert(room.id, (room, since)),
+                Err(error) => _ = answers.insert(id, raw(&error.to_json())),
+            }
+        }
+        let mut left = ENTRIES_AT_ONCE;
+        for (id, end) in self.enter(socket, user, admitted.keys().copied().collect()).await? {
+            let Some((room, since)) = admitted.remove(&id) else { continue };
+            let page = self.chat.log(user, &room, since, Some(end), left.min(ENTRIES_OF_A_ROOM)).await?;
+            left = left.saturating_sub(page.entries.len() as u64);
+            answers.insert(id.to_string(), raw(&page));
+        }
+        // Those that ended while they were being entered.
+        answers.extend(admitted.into_keys().map(|id| (id.to_string(), raw(&Error::NotAMember.to_json()))));
+        Ok(raw(&Synced { success: true, rooms: answers }))
+    }
+
+    async fn mark_read(&self, caller: &Caller, room: &str, up_to: Option<Seq>) -> Result<Answer> {
+        let marked = self.chat.mark_read(caller, room, up_to).await?;
+        let read = marked.became_read;
+        Ok(raw(&json!({
+            "success": true,
+            "data": { "n": read, "nModified": read, "ok": 1 },
+            "lastReadSeq": marked.last_read,
+            "unreadCount": marked.unread,
+        })))
+    }
+
+    async fn typing(&self, socket: &SocketRef, caller: &Caller, room: &str, begun: bool) -> Result<Answer> {
+        let user = id_of(caller)?;
+        let room = self.chat.access.admit(caller, Action::Post, room).await?;
+        self.sockets.types(room.id, user, socket, begun);
+        Ok(done())
+    }
+}
+
+fn id_of(caller: &Caller) -> Result<UserId> {
+    caller.user().map(|user| user.id).ok_or(Error::NoIdentity)
 }
 
 /// Lets the events of one socket run in the order in which they came in, though each runs in a task of its own. An idle socket keeps

@@ -6,9 +6,16 @@
 mod events;
 mod handlers;
 mod handshake;
+mod presence;
 mod proofs;
+mod typing;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::ready,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use serde::{Serialize, Serializer, ser::Error as _};
@@ -18,13 +25,17 @@ use socketioxide::{
     extract::{SocketRef, TryData},
     handler::ConnectHandler,
     layer::SocketIoLayer,
+    operators::BroadcastOperators,
 };
-use tokio::task::AbortHandle;
+use tokio::{task::AbortHandle, time::MissedTickBehavior};
 
+use events::Audience;
 pub use events::Event;
 pub use handlers::Handlers;
 pub use handshake::slim;
+pub use presence::Presence;
 pub use proofs::Proofs;
+use typing::Typing;
 
 use crate::{
     config::SocketConfig,
@@ -39,6 +50,8 @@ pub const PATH: &str = "/socket.io";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that a socket reads at once. Events of clients are small, and every idle socket holds a buffer of this size.
 const READ_BUFFER: usize = 512;
+/// How often what ends by itself is looked after. Twice within the second in which the end of a session has to take hold.
+const TICK: Duration = Duration::from_millis(400);
 /// How often it is tried again to tell a client that its socket is closed.
 const CLOSE_RETRY: Duration = Duration::from_millis(250);
 
@@ -53,14 +66,14 @@ pub trait Live: Send + Sync + 'static {
     /// Sends events, each to every socket in its room. A socket hears the events of a room in the order given, call by call.
     fn announce(&self, events: &[Event<'_>]);
 
-    /// Takes every socket out of a room that is gone.
-    fn close_room(&self, room: RoomId);
-
     /// Closes every socket of sessions that have ended.
     fn close_sessions(&self, sessions: &[SessionId]);
 
     /// Closes every socket of a user who was deleted.
     fn close_user(&self, user: UserId);
+
+    /// Which of these users are connected, or were a moment ago.
+    fn online(&self, users: &[UserId]) -> Vec<bool>;
 }
 
 fn room_name(room: RoomId) -> String {
@@ -88,14 +101,16 @@ fn is_user_name(room: &str) -> bool {
 #[derive(Clone)]
 pub struct Sockets {
     io: SocketIo,
-    /// Watches over the tokens of the sockets; in open mode they have none.
-    watch: Option<AbortHandle>,
+    presence: Arc<Presence>,
+    typing: Arc<Typing>,
+    /// Looks after what ends by itself.
+    watch: Arc<OnceLock<AbortHandle>>,
 }
 
 impl Sockets {
-    /// The sockets, and the layer that lets clients of socket.io 2, 3 and 4 connect to them.
+    /// No sockets yet, and the layer that lets clients of socket.io 2, 3 and 4 connect to them.
     #[must_use]
-    pub fn new(config: &SocketConfig, handlers: Handlers) -> (Self, SocketIoLayer) {
+    pub fn new(config: &SocketConfig, presence: Presence) -> (Self, SocketIoLayer) {
         let max_packet = max_packet(config);
         let (layer, io) = SocketIo::builder()
             .req_path(PATH)
@@ -108,32 +123,99 @@ impl Sockets {
             .ws_max_frame_size(max_packet)
             .ws_read_buffer_size(READ_BUFFER)
             .build_layer();
-        let proofs = Arc::clone(&handlers.proofs);
-        let watch = handlers.access.is_secure().then(|| tokio::spawn(Arc::clone(&proofs).watch(io.clone())).abort_handle());
+        (Self { io, presence: Arc::new(presence), typing: Arc::default(), watch: Arc::default() }, layer)
+    }
+
+    /// Lets clients connect.
+    pub fn listen(&self, handlers: Handlers) {
         let handlers = Arc::new(handlers);
+        let connecting = Arc::clone(&handlers);
         let listen = move |socket: SocketRef, TryData(auth): TryData<Value>| {
-            let handlers = Arc::clone(&handlers);
+            let handlers = Arc::clone(&connecting);
             async move {
                 handlers.proofs.admit(&socket, &auth.unwrap_or_default()).await?;
                 handlers::listen(&handlers, &socket);
                 Ok::<_, Error>(())
             }
         };
+        let (sockets, proofs) = (self.clone(), Arc::clone(&handlers.proofs));
         let connected = move |socket: SocketRef| {
-            let proofs = Arc::clone(&proofs);
+            let (sockets, proofs) = (sockets.clone(), Arc::clone(&proofs));
             async move {
-                proofs.settle(socket.clone()).await;
+                sockets.settle(&proofs, &socket).await;
                 handlers::connected(&socket);
             }
         };
-        io.ns("/", connected.with(listen));
-        (Self { io, watch }, layer)
+        self.io.ns("/", connected.with(listen));
+        let watching = tokio::spawn(self.clone().watch(Arc::clone(&handlers.proofs)));
+        // Set once, here.
+        let _ = self.watch.set(watching.abort_handle());
     }
 
-    /// Sends an event to the sockets in its room. False when it did not fit into the buffer of every one.
-    fn broadcast(&self, event: &Event<'_>) -> bool {
-        let Some(room) = event.room() else { return true };
-        let sending = self.io.to(room_name(room)).emit(event.name(), event);
+    /// Makes a socket that has just connected one of its user's, and sees to it that it is forgotten when it goes.
+    async fn settle(&self, proofs: &Arc<Proofs>, socket: &SocketRef) {
+        let (sockets, leaving) = (self.clone(), Arc::clone(proofs));
+        socket.on_disconnect(move |socket: SocketRef| {
+            leaving.forget(&socket);
+            sockets.presence.went(&sockets, &socket);
+            sockets.tell_stopped(sockets.typing.gone(socket.id));
+            ready(())
+        });
+        if let Some(user) = proofs.settle(socket).await {
+            self.came(socket, user);
+        }
+    }
+
+    /// Notes whose socket it is.
+    fn came(&self, socket: &SocketRef, user: UserId) {
+        self.presence.came(self, socket, user);
+    }
+
+    /// Tells the others in the room that somebody types, or has stopped.
+    fn types(&self, room: RoomId, user: UserId, socket: &SocketRef, begun: bool) {
+        let tell = if begun { self.typing.begins(room, user, socket.id) } else { self.typing.stops(room, user) };
+        if tell {
+            self.announce(&[Event::Typing { chat_room_id: room, user_id: user, begun }]);
+        }
+    }
+
+    fn tell_stopped(&self, stopped: Vec<(RoomId, UserId)>) {
+        for (chat_room_id, user_id) in stopped {
+            self.announce(&[Event::Typing { chat_room_id, user_id, begun: false }]);
+        }
+    }
+
+    /// Looks after what ends by itself: tokens, sessions that other servers end, and typing.
+    async fn watch(self, proofs: Arc<Proofs>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.tell_stopped(self.typing.expired());
+            proofs.look_after(&self.io).await;
+        }
+    }
+
+    /// Sends an event to those sockets of its audience that have room for it. Whoever has none is disconnected, and no longer among them.
+    fn send(&self, event: &Event<'_>, audience: &Audience, listeners: &mut Vec<SocketRef>) {
+        // A broadcast writes the event once for all, but does not say whose buffer was full; so that is asked before.
+        listeners.retain(|listener| {
+            let fits = has_room(listener);
+            if !fits {
+                evict(listener);
+            }
+            fits
+        });
+        if !listeners.is_empty() && !self.broadcast(event, audience) {
+            // An acknowledgement or a ping took the last place in somebody's buffer in this very moment: somebody has missed the event, and
+            // nobody can say who.
+            listeners.drain(..).for_each(|listener| evict(&listener));
+        }
+    }
+
+    /// False when the event did not fit into the buffer of every socket.
+    fn broadcast(&self, event: &Event<'_>, audience: &Audience) -> bool {
+        let sending = self.select(audience).emit(event.name(), event);
         // To sockets of this process everything is sent at once; there is nothing to wait for.
         match sending.now_or_never() {
             Some(Err(BroadcastError::Socket(errors))) => !errors.iter().any(|error| matches!(error, SocketError::InternalChannelFull)),
@@ -145,11 +227,33 @@ impl Sockets {
         }
     }
 
+    fn select(&self, audience: &Audience) -> BroadcastOperators {
+        let those = self.io.within(audience.names.clone());
+        match &audience.except {
+            Some(name) => those.except(name.clone()),
+            None => those,
+        }
+    }
+
+    /// What the sockets go through when they have heard of it.
+    fn follow(&self, event: &Event<'_>) {
+        match event {
+            Event::MemberRemoved { chat_room_id, user_id, .. } => {
+                self.io.within(user_name(*user_id)).sockets().iter().for_each(|socket| socket.leave(room_name(*chat_room_id)));
+            }
+            Event::RoomDeleted { chat_room_id, .. } => {
+                self.io.within(room_name(*chat_room_id)).sockets().iter().for_each(|socket| socket.leave(room_name(*chat_room_id)));
+            }
+            _ => {}
+        }
+    }
+
     /// Closes every socket. Clients see their connection end, and try to connect again.
     pub async fn close(&self) {
-        if let Some(watch) = &self.watch {
+        if let Some(watch) = self.watch.get() {
             watch.abort();
         }
+        self.presence.close().await;
         self.io.close().await;
     }
 }
@@ -157,31 +261,22 @@ impl Sockets {
 impl Live for Sockets {
     fn announce(&self, events: &[Event<'_>]) {
         for (room, events) in by_room(events) {
-            let mut listeners = self.io.within(room_name(room)).sockets();
-            if listeners.is_empty() {
-                continue;
-            }
+            let of_room = Audience { names: room.map(room_name).into_iter().collect(), except: None };
+            // Who is in the room, for as long as nobody comes or goes.
+            let mut listeners = None;
             for event in events {
-                // A broadcast writes the event once for all, but does not say whose buffer was full; so that is asked before.
-                listeners.retain(|listener| {
-                    let fits = has_room(listener);
-                    if !fits {
-                        evict(listener);
+                match event.audience() {
+                    None => {
+                        let listeners = listeners.get_or_insert_with(|| self.select(&of_room).sockets());
+                        self.send(event, &of_room, listeners);
                     }
-                    fits
-                });
-                if !self.broadcast(event) {
-                    // An acknowledgement or a ping took the last place in somebody's buffer in this very moment: somebody has missed
-                    // the event, and nobody can say who.
-                    listeners.drain(..).for_each(|listener| evict(&listener));
+                    Some(audience) => {
+                        self.send(event, &audience, &mut self.select(&audience).sockets());
+                        self.follow(event);
+                        listeners = None;
+                    }
                 }
             }
-        }
-    }
-
-    fn close_room(&self, room: RoomId) {
-        for socket in self.io.within(room_name(room)).sockets() {
-            socket.leave(room_name(room));
         }
     }
 
@@ -193,6 +288,10 @@ impl Live for Sockets {
 
     fn close_user(&self, user: UserId) {
         self.io.within(user_name(user)).sockets().iter().for_each(close);
+    }
+
+    fn online(&self, users: &[UserId]) -> Vec<bool> {
+        self.presence.online(users)
     }
 }
 
@@ -229,13 +328,11 @@ fn close(socket: &SocketRef) {
     });
 }
 
-/// The events of each room, in their order.
-fn by_room<'a, 'b>(events: &'a [Event<'b>]) -> HashMap<RoomId, Vec<&'a Event<'b>>> {
+/// The events of each room, in their order; those of no room together.
+fn by_room<'a, 'b>(events: &'a [Event<'b>]) -> HashMap<Option<RoomId>, Vec<&'a Event<'b>>> {
     let mut rooms: HashMap<_, Vec<_>> = HashMap::new();
     for event in events {
-        if let Some(room) = event.room() {
-            rooms.entry(room).or_default().push(event);
-        }
+        rooms.entry(event.room()).or_default().push(event);
     }
     rooms
 }

@@ -2,7 +2,7 @@
 //!
 //! A socket has the [`Proof`] of its token among its extensions. It is told when the token expires, and closed when no other comes within
 //! [`GRACE`]. When a session ends on this server its sockets are closed at once; sessions that another server may end are looked after
-//! every [`TICK`].
+//! again and again.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -20,14 +20,12 @@ use crate::{
     address::ClientAddress,
     error::{Error, Result},
     limits::Limits,
-    model::Timestamp,
+    model::{Timestamp, UserId},
     store::Store,
 };
 
 /// How long a socket stays connected whose token has expired.
 const GRACE: Duration = Duration::from_secs(30);
-/// How often tokens and sessions are looked after. Twice within the second in which the end of a session has to take hold.
-const TICK: Duration = Duration::from_millis(400);
 /// How many sessions are asked for at once.
 const SESSIONS_AT_ONCE: usize = 1_000;
 
@@ -69,15 +67,12 @@ impl Proofs {
         Ok(())
     }
 
-    /// Makes a socket that has just connected one of its user's.
-    pub async fn settle(self: Arc<Self>, socket: SocketRef) {
-        let Some(proof) = socket.extensions.get::<Proof>() else { return };
-        let proofs = Arc::clone(&self);
-        socket.on_disconnect(move |socket: SocketRef| {
-            proofs.forget(&socket);
-            std::future::ready(())
-        });
-        self.take(&socket, proof).await;
+    /// Makes a socket that has just connected one of its user's, and answers whose; in open mode it is nobody's yet.
+    pub async fn settle(&self, socket: &SocketRef) -> Option<UserId> {
+        let proof = socket.extensions.get::<Proof>()?;
+        let user = proof.user.id;
+        self.take(socket, proof).await;
+        Some(user)
     }
 
     /// Gives a socket another token, which has to be of the same user.
@@ -109,7 +104,8 @@ impl Proofs {
         }
     }
 
-    fn forget(&self, socket: &SocketRef) {
+    /// Watches over the token of a socket no longer.
+    pub fn forget(&self, socket: &SocketRef) {
         let ends = socket.extensions.get::<Proof>().and_then(|proof| end(proof.token.ends));
         if let Some(end) = ends {
             self.due().remove(&(end, socket.id, Then::Tell));
@@ -134,16 +130,11 @@ impl Proofs {
         proved
     }
 
-    /// Watches for as long as it is not dropped.
-    pub async fn watch(self: Arc<Self>, io: SocketIo) {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.expire(&io);
-            if self.store.is_shared() {
-                self.close_ended(&io).await;
-            }
+    /// Looks after tokens that expire, and sessions that other servers end.
+    pub async fn look_after(&self, io: &SocketIo) {
+        self.expire(io);
+        if self.access.is_secure() && self.store.is_shared() {
+            self.close_ended(io).await;
         }
     }
 

@@ -1,0 +1,274 @@
+//! What people do in rooms, whether by REST or by socket: here it is decided whether they may, done, and told to those who listen.
+
+use std::sync::Arc;
+
+use crate::{
+    access::{Access, Action, Caller},
+    clock::Clock,
+    config::{History, RoomsConfig},
+    error::{Error, Result},
+    limits::Limits,
+    model::{ClientId, Message, MessageId, Room, RoomId, Seq, Timestamp, User, UserId, What},
+    store::{Marked, Page, Scope, Search, Store, Unread},
+    timeline::{Draft, Edit, News, Posted, Timeline, Told},
+    view::{ConversationMessage, EntryView, LogPage, Members, People, Post, Shown, raw},
+};
+
+/// Does what people ask for.
+#[derive(Clone)]
+pub struct Chat {
+    /// Decides who may do what.
+    pub access: Access,
+    /// Everything that is kept.
+    pub store: Arc<dyn Store>,
+    /// The door into the logs.
+    pub timeline: Timeline,
+    /// Knows who comes too often.
+    pub limits: Arc<Limits>,
+    /// Time and ids.
+    pub clock: Clock,
+    /// Settings of rooms.
+    pub config: RoomsConfig,
+}
+
+/// Where a message stands among those of many rooms.
+pub type Place = (Timestamp, MessageId);
+
+/// A page of a conversation.
+pub struct Conversation {
+    /// The messages, ascending.
+    pub messages: Vec<Message>,
+    /// The last entry of the room's log.
+    pub last_seq: Seq,
+    /// Whether there are more messages beyond the page, on the side to which it was asked for.
+    pub has_more: bool,
+}
+
+impl Chat {
+    /// Posts a message, unless the author's client has sent it before.
+    pub async fn post(&self, caller: &Caller, room: &str, text: String, client_id: Option<ClientId>) -> Result<Posted> {
+        let author = author(caller)?;
+        self.limits.post(author.id)?;
+        let room = self.access.admit(caller, Action::Post, room).await?;
+        let members = self.members(&room, &author).await?;
+        self.timeline.post(Draft { room, author, members, text, client_id }).await
+    }
+
+    /// Edits a message of the caller's. Errors: [`Error::NoMessage`], [`Error::NotYourMessage`].
+    pub async fn edit(&self, caller: &Caller, room: &str, message: &str, text: String) -> Result<Post> {
+        let author = author(caller)?;
+        self.limits.post(author.id)?;
+        let room = self.access.admit(caller, Action::Post, room).await?;
+        let message = self.message_in(&room, message).await?;
+        if message.author != author.id {
+            return Err(self.access.refuse(caller, "edit the message", None, Error::NotYourMessage));
+        }
+        let members = self.members(&room, &author).await?;
+        let edited = self.timeline.edit(Edit { message, author, members, text }).await?;
+        edited.map(|(post, _)| post).ok_or(Error::NoMessage)
+    }
+
+    async fn message_in(&self, room: &Room, message: &str) -> Result<Message> {
+        let id = MessageId::parse(message).ok_or(Error::NoMessage)?;
+        self.store.message(id).await?.filter(|message| message.room == room.id).ok_or(Error::NoMessage)
+    }
+
+    /// Deletes a message. False when there is none, or no longer.
+    pub async fn delete_message(&self, caller: &Caller, message: &str) -> Result<bool> {
+        let Some(message) = self.access.admit_to_delete(caller, message).await? else { return Ok(false) };
+        let by = caller.user().map_or(UserId::NOBODY, |user| user.id);
+        match self.timeline.delete(message.room, message.id, by).await {
+            Ok(deleted) => Ok(deleted.is_some()),
+            // With its room the message has gone as well.
+            Err(Error::NoRoom) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a room with all messages; answers how many. `None` when there is none, or no longer.
+    pub async fn delete_room(&self, caller: &Caller, room: &str) -> Result<Option<u64>> {
+        let room = match self.access.admit(caller, Action::Delete, room).await {
+            Ok(room) => room,
+            // Already gone is as good as deleted, as in the original.
+            Err(Error::NoRoom) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let deleted = self.store.delete_room(room.id).await?;
+        if deleted.is_some() {
+            self.timeline.tell(News::aside(room.id, Told::RoomDeleted(room.members.clone()))).await;
+        }
+        Ok(deleted)
+    }
+
+    /// Marks a room as read, up to an entry or to its end.
+    pub async fn mark_read(&self, caller: &Caller, room: &str, up_to: Option<Seq>) -> Result<Marked> {
+        let reader = author(caller)?;
+        let room = self.access.admit(caller, Action::MarkRead, room).await?;
+        let marked = self.store.mark_read(room.id, reader.id, up_to, self.clock.now()).await?.ok_or(Error::NotAMember)?;
+        if let Some(mark) = marked.mark {
+            self.timeline.tell(News::aside(room.id, Told::Read(mark))).await;
+        }
+        Ok(marked)
+    }
+
+    /// The room of these people, or a new one; with a name always a new one. True when it is new.
+    pub async fn initiate(&self, room: Room) -> Result<(Arc<Room>, bool)> {
+        let (room, is_new) = self.store.find_or_add_room(room).await?;
+        if is_new {
+            self.timeline.tell(News::aside(room.id, Told::RoomCreated(Arc::clone(&room)))).await;
+        }
+        Ok((room, is_new))
+    }
+
+    /// Lets people into a room, those of them who are not in it.
+    pub async fn add_members(&self, caller: &Caller, room: &str, users: &[Arc<User>]) -> Result<Arc<Room>> {
+        let by = author(caller)?.id;
+        let room = self.access.admit(caller, Action::Change, room).await?;
+        for user in users {
+            self.timeline.add_member(room.id, user.id, by).await?;
+        }
+        self.store.room(room.id).await?.ok_or(Error::NoRoom)
+    }
+
+    /// Takes somebody out of a room: the caller, or another. `None` when they are not in it.
+    pub async fn remove_member(&self, caller: &Caller, room: &str, user: &str) -> Result<Option<Seq>> {
+        let by = author(caller)?.id;
+        let leaves = UserId::parse(user) == Some(by);
+        let room = self.access.admit(caller, if leaves { Action::Leave } else { Action::Remove }, room).await?;
+        let user = UserId::parse(user).filter(|user| room.has_member(*user));
+        let Some(user) = user else { return Ok(None) };
+        Ok(self.timeline.remove_member(room.id, user, by).await?.map(|placed| placed.seq))
+    }
+
+    /// Gives a room another name.
+    pub async fn rename(&self, caller: &Caller, room: &str, name: String) -> Result<Arc<Room>> {
+        let by = author(caller)?.id;
+        let room = self.access.admit(caller, Action::Change, room).await?;
+        self.timeline.rename(room.id, Some(name), by).await?;
+        self.store.room(room.id).await?.ok_or(Error::NoRoom)
+    }
+
+    /// A page of the messages of a room.
+    pub async fn conversation(&self, user: UserId, room: &Room, page: Page, limit: u64) -> Result<Conversation> {
+        let hidden = self.hidden(room, user);
+        let page = match page {
+            Page::After(after) => Page::After(after.max(hidden)),
+            other => other,
+        };
+        let rooms = [room.id];
+        let (messages, last) = tokio::try_join!(self.store.messages(room.id, page, limit.saturating_add(1)), self.store.last_seqs(&rooms))?;
+        let mut messages: Vec<_> = messages.into_iter().filter(|message| message.seq > hidden).collect();
+        let has_more = messages.len() as u64 > limit;
+        if has_more {
+            match page {
+                Page::After(_) => _ = messages.pop(),
+                Page::Newest { .. } | Page::Before(_) => _ = messages.remove(0),
+            }
+        }
+        Ok(Conversation { messages, last_seq: last.first().map(|(_, seq)| *seq).unwrap_or_default(), has_more })
+    }
+
+    /// What happened in a room behind an entry, at most `limit` entries, up to `up_to` or to the end of the log. Behind an entry that is not
+    /// there, as if from the beginning.
+    pub async fn log(&self, user: UserId, room: &Room, since: Seq, up_to: Option<Seq>, limit: u64) -> Result<LogPage> {
+        let last_seq = match up_to {
+            Some(seq) => seq,
+            None => self.store.last_seqs(&[room.id]).await?.first().map(|(_, seq)| *seq).ok_or(Error::NoRoom)?,
+        };
+        let reset = since > last_seq;
+        let since = if reset { Seq(0) } else { since }.max(self.hidden(room, user));
+        let entries = if limit > 0 && since < last_seq { self.store.entries(room.id, since, Some(last_seq), limit).await? } else { Vec::new() };
+        let has_more = entries.last().map_or(since, |entry| entry.seq) < last_seq;
+        let messages = entries.iter().filter_map(|entry| match &entry.what {
+            What::Message(message) | What::Edit { current: Some(message), .. } => Some(message),
+            _ => None,
+        });
+        let shown = self.shown(room, messages.clone()).await?;
+        let entries = entries.iter().map(|entry| raw(&EntryView::new(entry, &shown))).collect();
+        Ok(LogPage { success: None, entries, last_seq, has_more, reset: reset.then_some(true) })
+    }
+
+    /// How messages of a room look, the newest page of them or any other.
+    pub async fn shown<'a>(&self, room: &Room, messages: impl Iterator<Item = &'a Message> + Clone) -> Result<Shown> {
+        let seqs = || messages.clone().map(|message| message.seq);
+        let marks = match (seqs().min(), seqs().max()) {
+            (Some(first), Some(last)) => self.store.read_marks(room.id, &room.members, first, last).await?,
+            _ => Vec::new(),
+        };
+        let people = self.people(messages.map(|message| message.author)).await?;
+        let is_large = room.members.len() > self.config.listed_members;
+        Ok(Shown { people, marks, listed: is_large.then_some(self.config.listed_members) })
+    }
+
+    /// Messages with these words, in one room or in all of the caller's.
+    pub async fn search(&self, user: UserId, room: Option<&Room>, words: String, before: Option<Place>, limit: u64) -> Result<Vec<Message>> {
+        let scope = match room {
+            Some(room) => Scope::Room { room: room.id, after: self.hidden(room, user) },
+            None => Scope::RoomsOf { user, since_joined: self.config.history == History::FromJoining },
+        };
+        Ok(self.store.search(Search { scope, words, before, limit }).await?)
+    }
+
+    /// Found messages as clients read them.
+    pub async fn found(&self, messages: &[Message]) -> Result<Vec<Box<serde_json::value::RawValue>>> {
+        let mut found = Vec::with_capacity(messages.len());
+        for message in messages {
+            // One that was deleted with its room meanwhile is not there any more.
+            let Some(room) = self.store.room(message.room).await? else { continue };
+            let shown = self.shown(&room, std::iter::once(message)).await?;
+            found.push(raw(&ConversationMessage::new(message, &shown)));
+        }
+        Ok(found)
+    }
+
+    /// What the caller has not read, room by room.
+    pub async fn unread(&self, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
+        Ok(self.store.unread(user, among).await?)
+    }
+
+    /// The entry up to which a member does not see the log.
+    fn hidden(&self, room: &Room, user: UserId) -> Seq {
+        match self.config.history {
+            History::All => Seq(0),
+            History::FromJoining => Seq(room.visible_from(user).0.saturating_sub(1)),
+        }
+    }
+
+    /// Who is shown as being in a room: all its members, or in a large one the author, and how many there are.
+    async fn members(&self, room: &Room, author: &Arc<User>) -> Result<Members> {
+        if room.members.len() > self.config.listed_members {
+            return Ok(Members { listed: vec![Arc::clone(author)], count: Some(room.members.len()) });
+        }
+        Ok(Members { listed: present(self.store.people(&room.members).await?), count: None })
+    }
+
+    /// The members of a room as users; of a large one those who appear among the people shown, and how many there are.
+    pub async fn users(&self, room: &Room, shown: &People) -> Result<Members> {
+        if room.members.len() > self.config.listed_members {
+            let mut listed: Vec<_> = shown.values().filter(|user| room.has_member(user.id)).cloned().collect();
+            listed.sort_unstable_by_key(|user| user.id);
+            return Ok(Members { listed: present(listed), count: Some(room.members.len()) });
+        }
+        Ok(Members { listed: present(self.store.people(&room.members).await?), count: None })
+    }
+
+    /// These users, each read once.
+    pub async fn people(&self, ids: impl Iterator<Item = UserId>) -> Result<People> {
+        let mut ids: Vec<_> = ids.collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let people = self.store.people(&ids).await?;
+        Ok(people.into_iter().map(|user| (user.id, user)).collect())
+    }
+}
+
+/// Whoever does it. Nobody does anything in a room without saying who they are.
+fn author(caller: &Caller) -> Result<Arc<User>> {
+    caller.proof.as_ref().map(|proof| Arc::clone(&proof.user)).ok_or(Error::NoToken)
+}
+
+/// Without those who were deleted: they have written, but they are no longer there.
+fn present(mut people: Vec<Arc<User>>) -> Vec<Arc<User>> {
+    people.retain(|user| !user.deleted);
+    people
+}
