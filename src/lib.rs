@@ -4,13 +4,13 @@
 //!
 //! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`].
 //! - [`http`]: the REST API. [`live`]: the sockets. They do not know each other but for [`live::Live`].
-//! - [`timeline`]: the one door by which messages enter the rooms. [`access`]: who may do what. [`token`]: who somebody is.
+//! - [`timeline`]: the one door by which entries enter the rooms. [`access`]: who may do what. [`token`]: who somebody is.
 //!   [`password`]: how they prove it.
 //! - [`view`]: how messages look to clients.
 //! - [`store`]: what is kept, and the databases that keep it.
 //! - [`model`], [`clock`]: the nouns, and time. [`config`], [`error`]: settings, and everything that can go wrong.
 //!
-//! A room is a log: every message in it has the next number, `seq`, with no hole and no repeat. History is a range of the log, what
+//! A room is a log: everything that happens in it, a message above all, has the next number, `seq`, with no hole and no repeat. History is a range of the log, what
 //! somebody has read is a position in it, and what a client missed is everything after the last number it saw.
 
 pub mod access;
@@ -37,9 +37,8 @@ use config::Config;
 use live::{Event, Handlers, Live, Sockets};
 use password::Passwords;
 use store::{OpenError, Store};
-use timeline::Timeline;
+use timeline::{News, Timeline, Told};
 use token::Tokens;
-use view::Post;
 
 /// A server that is ready: its database is open, and clients that connect are served as soon as it [runs](Self::run).
 pub struct Server {
@@ -59,8 +58,8 @@ impl Server {
         let access = Access::new(config.access, Arc::clone(&store));
         let (sockets, layer) = Sockets::new(&config.socket, Handlers { access: access.clone(), store: Arc::clone(&store) });
         let announcer = sockets.clone();
-        let announce = move |posts: &[Post]| {
-            let events: Vec<_> = posts.iter().map(|message| Event::NewMessage { message }).collect();
+        let announce = move |news: &[News]| {
+            let events: Vec<_> = news.iter().filter_map(event).collect();
             announcer.announce(&events);
         };
         let timeline = Timeline::start(Arc::clone(&store), clock.clone(), announce)
@@ -95,6 +94,14 @@ impl Server {
         self.timeline.close().await;
         self.store.close().await;
         tracing::info!("stopped");
+    }
+}
+
+/// What the sockets hear of the news.
+fn event(news: &News) -> Option<Event<'_>> {
+    match &news.what {
+        Told::Posted(message) => Some(Event::NewMessage { message }),
+        _ => None,
     }
 }
 

@@ -7,6 +7,7 @@ use super::{PathId, Shared, Success, success};
 use crate::{
     access::{Action, Caller},
     error::{Error, Result},
+    model::UserId,
 };
 
 pub fn routes() -> Router<Shared> {
@@ -31,8 +32,13 @@ fn deleted(rooms: u8, messages: u64) -> Json<Success> {
 
 async fn message(State(app): State<Shared>, PathId(id): PathId) -> Result<Json<Success>> {
     let deleted = match app.access.admit_to_message(&Caller::Anyone, Action::Delete, &id).await? {
-        Some(message) => app.store.delete_message(message.id).await?,
-        None => false,
+        Some(message) => app.timeline.delete(message.room, message.id, UserId::NOBODY).await,
+        None => Ok(None),
     };
-    Ok(success(json!({ "deletedMessagesCount": u8::from(deleted) })))
+    // With its room the message has gone as well.
+    let deleted = match deleted {
+        Err(Error::NoRoom) => None,
+        other => other?,
+    };
+    Ok(success(json!({ "deletedMessagesCount": u8::from(deleted.is_some()) })))
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     access::Action,
-    error::Result,
+    error::{Error, Result},
     model::{User, UserId},
     timeline::Draft,
     view::{ConversationMessage, People},
@@ -52,8 +52,8 @@ async fn post_message(
 ) -> Result<Response> {
     let room = app.access.admit(&caller.caller(), Action::Post, &room).await?;
     let members = present(app.store.people(&room.members).await?);
-    let draft = Draft { room, author: caller.0, members, text: new.text };
-    let post = app.timeline.post(draft).await?;
+    let draft = Draft { room, author: caller.0, members, text: new.text, client_id: None };
+    let post = app.timeline.post(draft).await?.post;
     // The post is written already.
     let body = ["{\"success\":true,\"post\":", post.json(), "}"].concat();
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
@@ -84,7 +84,8 @@ async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: A
 
 async fn mark_read(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated) -> Result<Json<Success>> {
     let room = app.access.admit(&caller.caller(), Action::MarkRead, &room).await?;
-    let read = app.store.mark_read(room.id, caller.0.id, app.clock.now()).await?;
+    let marked = app.store.mark_read(room.id, caller.0.id, None, app.clock.now()).await?;
+    let read = marked.ok_or(Error::NoRoom)?.became_read;
     Ok(success(json!({ "data": { "n": read, "nModified": read, "ok": 1 } })))
 }
 

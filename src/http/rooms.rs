@@ -49,7 +49,8 @@ async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): B
     members.sort_unstable();
     members.dedup();
     let now = app.clock.now();
-    let room = Room { id: app.clock.new_id(now).into(), kind: new.kind, initiator: caller.0.id, members, created_at: now };
+    let (id, kind, initiator) = (app.clock.new_id(now).into(), new.kind, caller.0.id);
+    let room = Room { id, kind, name: None, initiator, members, joined: Vec::new(), created_at: now };
     let (room, is_new) = app.store.find_or_add_room(room).await?;
     let message = if is_new { "creating a new chatroom" } else { "retrieving an old chat room" };
     Ok(success(json!({ "chatRoom": { "isNew": is_new, "message": message, "chatRoomId": room.id, "type": room.kind } })))
