@@ -110,9 +110,7 @@ impl Launcher {
 
     fn command(&self, kind: Kind, database: &str) -> Outcome<Command> {
         let mut command = match kind {
-            Kind::OnSqlite | Kind::OnMongodb | Kind::SecureOnSqlite | Kind::SecureOnMongodb => {
-                Command::new(env!("CARGO_BIN_EXE_causerie"))
-            }
+            Kind::OnSqlite | Kind::OnMongodb | Kind::SecureOnSqlite | Kind::SecureOnMongodb => Command::new(env!("CARGO_BIN_EXE_causerie")),
             Kind::Yardstick => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.arg("yardstick");

@@ -177,7 +177,8 @@ impl Chat {
         };
         let reset = since > last_seq;
         let since = if reset { Seq(0) } else { since }.max(self.hidden(room, user));
-        let entries = if limit > 0 && since < last_seq { self.store.entries(room.id, since, Some(last_seq), limit).await? } else { Vec::new() };
+        let entries =
+            if limit > 0 && since < last_seq { self.store.entries(room.id, since, Some(last_seq), limit).await? } else { Vec::new() };
         let has_more = entries.last().map_or(since, |entry| entry.seq) < last_seq;
         let messages = entries.iter().filter_map(|entry| match &entry.what {
             What::Message(message) | What::Edit { current: Some(message), .. } => Some(message),
@@ -201,7 +202,14 @@ impl Chat {
     }
 
     /// Messages with these words, in one room or in all of the caller's.
-    pub async fn search(&self, user: UserId, room: Option<&Room>, words: String, before: Option<Place>, limit: u64) -> Result<Vec<Message>> {
+    pub async fn search(
+        &self,
+        user: UserId,
+        room: Option<&Room>,
+        words: String,
+        before: Option<Place>,
+        limit: u64,
+    ) -> Result<Vec<Message>> {
         let scope = match room {
             Some(room) => Scope::Room { room: room.id, after: self.hidden(room, user) },
             None => Scope::RoomsOf { user, since_joined: self.config.history == History::FromJoining },

@@ -4,17 +4,19 @@
 //!
 //! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`]. [`operator`]: what can be done beside a running one.
 //! - [`http`]: the REST API. [`live`]: the sockets. They do not know each other but for [`live::Live`].
-//! - [`timeline`]: the one door by which messages enter the rooms. [`access`]: who somebody is, and who may do what. [`sessions`]: what a
+//! - [`chat`]: what people do in rooms, by REST and by socket alike.
+//! - [`timeline`]: the one door by which entries enter the logs of the rooms. [`access`]: who somebody is, and who may do what. [`sessions`]: what a
 //!   login gives. [`token`], [`password`]: how somebody proves who they are. [`limits`]: how often they may.
 //! - [`view`]: how messages look to clients.
 //! - [`store`]: what is kept, and the databases that keep it.
 //! - [`model`], [`clock`], [`address`]: the nouns, time, and where a request comes from. [`config`], [`error`]: settings, and everything that can go wrong.
 //!
-//! A room is a log: every message in it has the next number, `seq`, with no hole and no repeat. History is a range of the log, what
-//! somebody has read is a position in it, and what a client missed is everything after the last number it saw.
+//! A room is a log: everything that happens in it, a message above all, has the next number, `seq`, with no hole and no repeat. History
+//! is a range of the log, what somebody has read is a position in it, and what a client missed is everything after the last number it saw.
 
 pub mod access;
 pub mod address;
+pub mod chat;
 pub mod clock;
 pub mod config;
 pub mod error;
@@ -36,16 +38,17 @@ use axum::Router;
 use tokio::net::TcpListener;
 
 use access::Access;
+use chat::Chat;
 use clock::Clock;
 use config::Config;
 use limits::Limits;
-use live::{Event, Handlers, Live, Proofs, Sockets};
+use live::{Event, Handlers, Live, Presence, Proofs, Sockets};
 use password::Passwords;
 use sessions::Sessions;
 use store::{OpenError, Store};
-use timeline::Timeline;
+use timeline::{News, Timeline, Told};
 use token::Tokens;
-use view::Post;
+use view::RoomView;
 
 /// A server that is ready: its database is open, and clients that connect are served as soon as it [runs](Self::run).
 pub struct Server {
@@ -64,20 +67,26 @@ impl Server {
         let tokens = Arc::new(tokens(&config, store.as_ref()).await?);
         let access = Access::new(config.access, config.registration, Arc::clone(&store), Arc::clone(&tokens), clock.clone());
         let limits = Arc::new(Limits::new(&config.limits, config.access));
-        let proofs = Arc::new(Proofs::new(access.clone(), Arc::clone(&store), Arc::clone(&limits)));
-        let handlers = Handlers { access: access.clone(), store: Arc::clone(&store), proofs, limits: Arc::clone(&limits) };
-        let (sockets, layer) = Sockets::new(&config.socket, handlers);
-        let announcer = sockets.clone();
-        let announce = move |posts: &[Post]| {
-            let events: Vec<_> = posts.iter().map(|message| Event::NewMessage { message }).collect();
-            announcer.announce(&events);
-        };
+        let presence = Presence::new(Arc::clone(&store), clock.clone(), config.rooms.listed_members);
+        let (sockets, layer) = Sockets::new(&config.socket, presence);
+        let (announcer, listed) = (sockets.clone(), config.rooms.listed_members);
+        let announce = move |news: &[News]| announcer.announce(&news.iter().map(|news| event(news, listed)).collect::<Vec<_>>());
         let timeline = Timeline::start(Arc::clone(&store), clock.clone(), announce)
             .map_err(|error| OpenError::Unusable(format!("the system gives no thread to commit on: {error}")))?;
+        let chat = Chat {
+            access: access.clone(),
+            store: Arc::clone(&store),
+            timeline: timeline.clone(),
+            limits: Arc::clone(&limits),
+            clock: clock.clone(),
+            config: config.rooms.clone(),
+        };
+        let proofs = Arc::new(Proofs::new(access.clone(), Arc::clone(&store), Arc::clone(&limits)));
+        sockets.listen(Handlers { chat: chat.clone(), proofs, sockets: sockets.clone() });
         let max_packet = live::max_packet(&config.socket);
         let app = http::App {
             store: Arc::clone(&store),
-            timeline: timeline.clone(),
+            chat,
             access,
             sessions: Sessions::new(Arc::clone(&store), tokens, clock.clone(), &config),
             passwords: Passwords::new(),
@@ -105,6 +114,22 @@ impl Server {
         self.timeline.close().await;
         self.store.close().await;
         tracing::info!("stopped");
+    }
+}
+
+/// What the sockets hear of the news.
+fn event(news: &News, listed: usize) -> Event<'_> {
+    let (chat_room_id, seq) = (news.room, news.placed.seq);
+    match &news.what {
+        Told::Posted(message) => Event::NewMessage { message },
+        Told::Edited(message) => Event::MessageEdited { message, seq },
+        Told::Deleted(message_id) => Event::MessageDeleted { chat_room_id, message_id: *message_id, seq },
+        Told::MemberAdded(user_id) => Event::MemberAdded { chat_room_id, user_id: *user_id, seq },
+        Told::MemberRemoved(user_id) => Event::MemberRemoved { chat_room_id, user_id: *user_id, seq },
+        Told::Renamed(name) => Event::RoomChanged { chat_room_id, name: name.as_deref(), seq },
+        Told::Read(mark) => Event::read(chat_room_id, *mark),
+        Told::RoomCreated(room) => Event::RoomCreated { chat_room: RoomView::new(room, listed), members: &room.members },
+        Told::RoomDeleted(members) => Event::RoomDeleted { chat_room_id, members },
     }
 }
 

@@ -64,6 +64,11 @@ id!(
     /// Names a user.
     UserId
 );
+impl UserId {
+    /// Nobody: who deleted a message without saying who they are, for one.
+    pub const NOBODY: Self = Self(Uuid::nil());
+}
+
 id!(
     /// Names a room.
     RoomId
@@ -265,10 +270,14 @@ pub struct Room {
     pub id: RoomId,
     /// The kind of conversation.
     pub kind: RoomType,
+    /// What it is called, if it is called anything.
+    pub name: Option<String>,
     /// Who asked for the room first.
     pub initiator: UserId,
     /// Who is in it: ascending, each once.
     pub members: Vec<UserId>,
+    /// Those of the members who were added later, ascending, each with the entry that says so.
+    pub joined: Vec<(UserId, Seq)>,
     /// When the room was created.
     pub created_at: Timestamp,
 }
@@ -278,6 +287,33 @@ impl Room {
     #[must_use]
     pub fn has_member(&self, user: UserId) -> bool {
         self.members.binary_search(&user).is_ok()
+    }
+
+    /// The entry by which this user came into the room; 0 for one who was in it from the beginning. What stands behind it was posted while
+    /// they were there; what stands before it, they may be shown or not.
+    #[must_use]
+    pub fn visible_from(&self, user: UserId) -> Seq {
+        self.joined.binary_search_by_key(&user, |(member, _)| *member).map(|index| self.joined[index].1).unwrap_or_default()
+    }
+}
+
+/// What a client calls a message of its own, so that sending it twice posts it once: 1 to 64 characters, none of them a control character.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(transparent)]
+pub struct ClientId(String);
+
+impl ClientId {
+    /// The id, if it is one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// The id as the client wrote it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -296,6 +332,49 @@ pub struct Message {
     pub text: String,
     /// When it was posted; within a room never before the message in front of it.
     pub created_at: Timestamp,
+    /// When its text was last changed, if it ever was.
+    pub edited_at: Option<Timestamp>,
+    /// What its author's client calls it, if anything.
+    pub client_id: Option<ClientId>,
+}
+
+/// An entry of a room's log, as whoever catches up reads it: what happened, and for a message what became of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The room in whose log it stands.
+    pub room: RoomId,
+    /// Its number in the log.
+    pub seq: Seq,
+    /// Who did it; [nobody](UserId::NOBODY) where that is not known.
+    pub author: UserId,
+    /// When; within a room never before the entry in front of it.
+    pub created_at: Timestamp,
+    /// What happened.
+    pub what: What,
+}
+
+/// What an entry says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum What {
+    /// A message was posted: as it is now, edits included.
+    Message(Message),
+    /// A message was posted, and deleted since.
+    Deleted(MessageId),
+    /// A message was edited.
+    Edit {
+        /// Which.
+        message: MessageId,
+        /// As it is now; `None` when it was deleted since.
+        current: Option<Message>,
+    },
+    /// A message was deleted.
+    Deletion(MessageId),
+    /// Somebody came into the room.
+    MemberAdded(UserId),
+    /// Somebody is no longer in the room.
+    MemberRemoved(UserId),
+    /// The room got another name, or none.
+    Renamed(Option<String>),
 }
 
 /// "This user has read everything in the room up to here." Marks are appended, never rewritten: the reader of a message is whoever
@@ -340,6 +419,16 @@ mod tests {
         assert_eq!(Username::parse("Al.B_c-9").as_ref().map(Username::as_str), Some("al.b_c-9"));
         for wrong in ["", "ab", "a b", "al@ce", "ålice", "alice\0", &"a".repeat(33)] {
             assert_eq!(Username::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_client_id_is_short_and_printable() {
+        for right in ["1", " ", "message 7/ä", &"é".repeat(64)] {
+            assert_eq!(ClientId::parse(right).as_ref().map(ClientId::as_str), Some(right));
+        }
+        for wrong in ["", "a\nb", "\0", &"a".repeat(65)] {
+            assert_eq!(ClientId::parse(wrong), None, "{wrong:?}");
         }
     }
 

@@ -6,7 +6,7 @@
 //! before it is announced to many: a task that announces, and a thread that commits. Every post waits for that thread, and so it stands in
 //! no line behind the requests that the other threads are busy with.
 
-use std::{io, sync::Arc, thread};
+use std::{collections::HashMap, io, sync::Arc, thread};
 
 use tokio::{
     runtime,
@@ -17,9 +17,9 @@ use tokio::{
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    model::{Message, MessageId, Room, Timestamp, User},
-    store::{self, NewMessage, Placed, Store},
-    view::Post,
+    model::{ClientId, Entry, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, What},
+    store::{self, Appended, Change, NewEntry, Placed, Store},
+    view::{Members, Post},
 };
 
 /// How many drafts may wait before callers wait to hand theirs in.
@@ -35,19 +35,120 @@ pub struct Draft {
     /// By whom.
     pub author: Arc<User>,
     /// Who is shown as being in the room.
-    pub members: Vec<Arc<User>>,
+    pub members: Members,
     /// What it says.
+    pub text: String,
+    /// What the author's client calls it, so that sending it again posts nothing.
+    pub client_id: Option<ClientId>,
+}
+
+/// A message that its author wants to say something else.
+#[derive(Debug)]
+pub struct Edit {
+    /// As it is.
+    pub message: Message,
+    /// By whom.
+    pub author: Arc<User>,
+    /// Who is shown as being in the room.
+    pub members: Members,
+    /// What it is to say.
     pub text: String,
 }
 
+/// A draft that became a post, now or before.
+#[derive(Debug)]
+pub struct Posted {
+    /// As it is now: without its text when it was deleted since.
+    pub post: Post,
+    /// Whether the author's client had sent it before.
+    pub duplicate: bool,
+}
+
+/// Something that happened in a room, for those who listen.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// Where.
+    pub room: RoomId,
+    /// Where it stands in the room's log, and since when.
+    pub placed: Placed,
+    /// Who did it; [nobody](UserId::NOBODY) where that is not known.
+    pub author: UserId,
+    /// What happened.
+    pub what: Told,
+}
+
+impl News {
+    /// Something that is no entry of the log.
+    #[must_use]
+    pub fn aside(room: RoomId, what: Told) -> Self {
+        let placed = Placed { seq: Seq::default(), created_at: Timestamp::default() };
+        Self { room, placed, author: UserId::NOBODY, what }
+    }
+}
+
+/// What there is to tell of an entry, or besides.
+///
+/// To add one: the variant here, its case in `Waiting::told` where it is an entry, and its event in `lib.rs`.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// A message was posted.
+    Posted(Post),
+    /// A message was edited: as it is now.
+    Edited(Post),
+    /// A message was deleted.
+    Deleted(MessageId),
+    /// Somebody came into the room.
+    MemberAdded(UserId),
+    /// Somebody is no longer in the room.
+    MemberRemoved(UserId),
+    /// The room has another name, or none.
+    Renamed(Option<String>),
+    /// Somebody has read up to an entry; not an entry itself.
+    Read(ReadMark),
+    /// There is a new room.
+    RoomCreated(Arc<Room>),
+    /// The room is gone, in which these were.
+    RoomDeleted(Vec<UserId>),
+}
+
+/// A draft of any kind on its way.
 struct Waiting {
-    draft: Draft,
-    reply: oneshot::Sender<Result<Post>>,
+    room: RoomId,
+    author: UserId,
+    change: Change,
+    shown: Option<Shown>,
+    reply: oneshot::Sender<Result<Done>>,
+}
+
+/// What a post shows beside the message.
+struct Shown {
+    author: Arc<User>,
+    members: Members,
+    /// The message that is edited, as it was.
+    edited: Option<Message>,
+}
+
+/// What became of a draft.
+#[derive(Default)]
+struct Done {
+    /// Where its entry stands; none when there was nothing to do.
+    placed: Option<Placed>,
+    /// How the message looks.
+    post: Option<Post>,
 }
 
 enum Job {
-    Post(Box<Waiting>),
+    Commit(Box<Waiting>),
+    Tell(News, oneshot::Sender<()>),
+    Between(Between),
     Close(oneshot::Sender<()>),
+}
+
+/// Something to be done between two announcements.
+struct Between {
+    rooms: Vec<RoomId>,
+    act: Box<dyn FnOnce() + Send>,
+    reply: oneshot::Sender<Result<Vec<(RoomId, Seq)>>>,
 }
 
 /// Hands drafts to the thread that commits them.
@@ -57,9 +158,9 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Starts the task and the thread. They call `announce` with the posts of every batch, in order. An error is the system's, which may
-    /// have no more threads to give.
-    pub fn start(store: Arc<dyn Store>, clock: Clock, announce: impl Fn(&[Post]) + Send + 'static) -> io::Result<Self> {
+    /// Starts the task and the thread. They call `announce` with the news of every batch, those of each room in the order of their
+    /// numbers. An error is the system's, which may have no more threads to give.
+    pub fn start(store: Arc<dyn Store>, clock: Clock, announce: impl Fn(&[News]) + Send + 'static) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (on_disk, batches) = mpsc::channel(1);
         let announcer = tokio::spawn(announce_all(batches, announce));
@@ -69,11 +170,65 @@ impl Timeline {
         Ok(Self { queue })
     }
 
-    /// Posts a message; answers once it is on disk and announced. Dropping the future does not take the draft back. Errors:
-    /// [`Error::NoRoom`] when the room is gone, and those of the store.
-    pub async fn post(&self, draft: Draft) -> Result<Post> {
+    /// Posts a message, unless the author's client has sent it before; answers once it is on disk and announced. Dropping the future does
+    /// not take the draft back, here and below. Errors: [`Error::NoRoom`] when the room is gone, [`Error::NotAMember`] when the author has
+    /// been taken out of it, and those of the store.
+    pub async fn post(&self, draft: Draft) -> Result<Posted> {
+        let Draft { room, author, members, text, client_id } = draft;
+        let by = author.id;
+        let done = self.commit(room.id, by, Change::Message { text, client_id }, Some(Shown { author, members, edited: None })).await?;
+        Ok(Posted { post: done.post.ok_or_else(closed)?, duplicate: done.placed.is_none() })
+    }
+
+    /// Edits a message. `None` when it was deleted meanwhile. Errors as in [`post`](Self::post).
+    pub async fn edit(&self, edit: Edit) -> Result<Option<(Post, Placed)>> {
+        let Edit { message, author, members, text } = edit;
+        let (room, by, change) = (message.room, author.id, Change::Edit { message: message.id, text });
+        let done = self.commit(room, by, change, Some(Shown { author, members, edited: Some(message) })).await?;
+        Ok(done.post.zip(done.placed))
+    }
+
+    /// Deletes a message. `None` when there is none, or no longer. Errors as in [`post`](Self::post).
+    pub async fn delete(&self, room: RoomId, message: MessageId, by: UserId) -> Result<Option<Placed>> {
+        Ok(self.commit(room, by, Change::Deletion(message), None).await?.placed)
+    }
+
+    /// Lets somebody into a room. `None` when they are in it. Errors as in [`post`](Self::post).
+    pub async fn add_member(&self, room: RoomId, user: UserId, by: UserId) -> Result<Option<Placed>> {
+        Ok(self.commit(room, by, Change::AddMember(user), None).await?.placed)
+    }
+
+    /// Takes somebody out of a room. `None` when they are not in it. Errors as in [`post`](Self::post).
+    pub async fn remove_member(&self, room: RoomId, user: UserId, by: UserId) -> Result<Option<Placed>> {
+        Ok(self.commit(room, by, Change::RemoveMember(user), None).await?.placed)
+    }
+
+    /// Gives a room another name, or none. `None` when that is its name. Errors as in [`post`](Self::post).
+    pub async fn rename(&self, room: RoomId, name: Option<String>, by: UserId) -> Result<Option<Placed>> {
+        Ok(self.commit(room, by, Change::Rename(name), None).await?.placed)
+    }
+
+    /// Tells those who listen of something that is no entry, behind all that was handed in before it. Answers when it is told.
+    pub async fn tell(&self, news: News) {
+        let (reply, told) = oneshot::channel();
+        if self.queue.send(Job::Tell(news, reply)).await.is_ok() {
+            // An error: the server is stopping, and nobody listens any more.
+            let _ = told.await;
+        }
+    }
+
+    /// Does something between two announcements. Answers where the logs of these rooms end: what stands there has been announced as far
+    /// as this server announces it, and what comes behind has not. Rooms that are not there are left out.
+    pub async fn between(&self, rooms: Vec<RoomId>, act: impl FnOnce() + Send + 'static) -> Result<Vec<(RoomId, Seq)>> {
+        let (reply, ends) = oneshot::channel();
+        let job = Job::Between(Between { rooms, act: Box::new(act), reply });
+        self.queue.send(job).await.map_err(|_| closed())?;
+        ends.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    async fn commit(&self, room: RoomId, author: UserId, change: Change, shown: Option<Shown>) -> Result<Done> {
         let (reply, answer) = oneshot::channel();
-        let job = Job::Post(Box::new(Waiting { draft, reply }));
+        let job = Job::Commit(Box::new(Waiting { room, author, change, shown, reply }));
         self.queue.send(job).await.map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -93,12 +248,19 @@ fn closed() -> Error {
 }
 
 /// A batch that is on disk.
-type Committed = Vec<(Waiting, MessageId, Option<Placed>)>;
+type Committed = Vec<(Waiting, MessageId, Appended)>;
+
+/// What the announcer is handed, in order.
+enum Step {
+    Announce(Committed),
+    Tell(News, oneshot::Sender<()>),
+    Between(Between, Vec<(RoomId, Seq)>),
+}
 
 struct Committer {
     store: Arc<dyn Store>,
     clock: Clock,
-    on_disk: mpsc::Sender<Committed>,
+    on_disk: mpsc::Sender<Step>,
     /// The time of the latest batch: a clock that goes back does not take the messages with it.
     last: Timestamp,
 }
@@ -110,9 +272,12 @@ impl Committer {
         let mut closers = Vec::new();
         while jobs.recv_many(&mut gathered, BATCH).await > 0 {
             let mut batch = Vec::with_capacity(gathered.len());
+            let (mut asides, mut betweens) = (Vec::new(), Vec::new());
             for job in gathered.drain(..) {
                 match job {
-                    Job::Post(waiting) => batch.push(*waiting),
+                    Job::Commit(waiting) => batch.push(*waiting),
+                    Job::Tell(news, reply) => asides.push(Step::Tell(news, reply)),
+                    Job::Between(between) => betweens.push(between),
                     Job::Close(closer) => {
                         closers.push(closer);
                         jobs.close();
@@ -122,6 +287,13 @@ impl Committer {
             if !batch.is_empty() {
                 self.commit(batch).await;
             }
+            for aside in asides {
+                // Refused only where the announcer has panicked, here and below.
+                let _ = self.on_disk.send(aside).await;
+            }
+            if !betweens.is_empty() {
+                self.look(betweens).await;
+            }
         }
         drop(self.on_disk);
         // It ends once it has announced what it was given; a panic in it has been reported by the panic hook.
@@ -130,13 +302,13 @@ impl Committer {
 
     async fn commit(&mut self, batch: Vec<Waiting>) {
         self.last = self.last.max(self.clock.now());
-        let new: Vec<_> = batch.iter().map(|waiting| self.number(&waiting.draft)).collect();
-        let ids: Vec<_> = new.iter().map(|message| message.id).collect();
+        let new: Vec<_> = batch.iter().map(|waiting| self.number(waiting)).collect();
+        let ids: Vec<_> = new.iter().map(|entry| entry.id).collect();
         match self.store.append(new).await {
-            Ok(placed) => {
-                let committed = batch.into_iter().zip(ids).zip(placed).map(|((waiting, id), placed)| (waiting, id, placed));
+            Ok(appended) => {
+                let committed = batch.into_iter().zip(ids).zip(appended).map(|((waiting, id), appended)| (waiting, id, appended));
                 // Refused only where the announcer has panicked; the callers are then told that there is no answer.
-                let _ = self.on_disk.send(committed.collect()).await;
+                let _ = self.on_disk.send(Step::Announce(committed.collect())).await;
             }
             Err(error) => {
                 for waiting in batch {
@@ -146,45 +318,119 @@ impl Committer {
         }
     }
 
-    fn number(&self, draft: &Draft) -> NewMessage {
-        NewMessage {
+    /// Looks where the logs end, for all who ask at once. Nothing is appended meanwhile, but by other servers.
+    async fn look(&self, betweens: Vec<Between>) {
+        let mut rooms: Vec<_> = betweens.iter().flat_map(|between| between.rooms.iter().copied()).collect();
+        rooms.sort_unstable();
+        rooms.dedup();
+        match self.store.last_seqs(&rooms).await {
+            Ok(ends) => {
+                let ends: HashMap<_, _> = ends.into_iter().collect();
+                for between in betweens {
+                    let own = between.rooms.iter().filter_map(|room| Some((*room, *ends.get(room)?))).collect();
+                    let _ = self.on_disk.send(Step::Between(between, own)).await;
+                }
+            }
+            Err(error) => betweens.into_iter().for_each(|between| _ = between.reply.send(Err(error.clone().into()))),
+        }
+    }
+
+    fn number(&self, waiting: &Waiting) -> NewEntry {
+        NewEntry {
             id: self.clock.new_id(self.last).into(),
-            room: draft.room.id,
-            author: draft.author.id,
-            text: draft.text.clone(),
+            room: waiting.room,
+            author: waiting.author,
             created_at: self.last,
+            change: waiting.change.clone(),
         }
     }
 }
 
-async fn announce_all(mut batches: mpsc::Receiver<Committed>, announce: impl Fn(&[Post])) {
-    while let Some(batch) = batches.recv().await {
-        let (mut posts, mut posted) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-        for (mut waiting, id, placed) in batch {
-            match placed {
-                Some(placed) => {
-                    posts.push(waiting.post(id, placed));
-                    posted.push(waiting);
-                }
-                None => waiting.answer(Err(Error::NoRoom)),
+async fn announce_all(mut steps: mpsc::Receiver<Step>, announce: impl Fn(&[News])) {
+    while let Some(step) = steps.recv().await {
+        match step {
+            Step::Announce(batch) => announce_batch(batch, &announce),
+            Step::Tell(news, reply) => {
+                announce(&[news]);
+                let _ = reply.send(());
+            }
+            Step::Between(Between { act, reply, .. }, ends) => {
+                act();
+                let _ = reply.send(Ok(ends));
             }
         }
-        announce(&posts);
-        for (waiting, post) in posted.into_iter().zip(posts) {
-            waiting.answer(Ok(post));
+    }
+}
+
+fn announce_batch(batch: Committed, announce: impl Fn(&[News])) {
+    let mut told = Vec::with_capacity(batch.len());
+    for (mut waiting, id, appended) in batch {
+        match appended {
+            Appended::Placed(placed) => told.push((waiting.news(id, placed), waiting)),
+            Appended::Duplicate(earlier) => waiting.answer_with_earlier(*earlier),
+            Appended::Unchanged => waiting.answer(Ok(Done::default())),
+            Appended::NotAMember => waiting.answer(Err(Error::NotAMember)),
+            Appended::NoRoom => waiting.answer(Err(Error::NoRoom)),
         }
+    }
+    // A store may have needed several attempts for a batch.
+    told.sort_by_key(|(news, _)| news.placed.seq);
+    let (news, waiting): (Vec<_>, Vec<_>) = told.into_iter().unzip();
+    announce(&news);
+    for (waiting, News { placed, what, .. }) in waiting.into_iter().zip(news) {
+        let post = match what {
+            Told::Posted(post) | Told::Edited(post) => Some(post),
+            _ => None,
+        };
+        waiting.answer(Ok(Done { placed: Some(placed), post }));
     }
 }
 
 impl Waiting {
-    fn post(&mut self, id: MessageId, Placed { seq, created_at }: Placed) -> Post {
-        let text = std::mem::take(&mut self.draft.text);
-        let draft = &self.draft;
-        let message = Message { id, room: draft.room.id, seq, author: draft.author.id, text, created_at };
-        Post::new(&message, &draft.author, &draft.members)
+    fn news(&mut self, id: MessageId, placed: Placed) -> News {
+        News { room: self.room, placed, author: self.author, what: self.told(id, placed) }
     }
 
-    fn answer(self, outcome: Result<Post>) {
+    fn told(&mut self, id: MessageId, Placed { seq, created_at }: Placed) -> Told {
+        // Told once, and not needed any more.
+        match std::mem::replace(&mut self.change, Change::Rename(None)) {
+            Change::Message { text, client_id } => {
+                let (room, author) = (self.room, self.author);
+                Told::Posted(self.post(&Message { id, room, seq, author, text, created_at, edited_at: None, client_id }))
+            }
+            Change::Edit { message, text } => {
+                let was = self.shown.as_mut().and_then(|shown| shown.edited.take());
+                let was = was.unwrap_or_else(|| self.empty(message, seq, created_at));
+                Told::Edited(self.post(&Message { text, edited_at: Some(created_at), ..was }))
+            }
+            Change::Deletion(message) => Told::Deleted(message),
+            Change::AddMember(user) => Told::MemberAdded(user),
+            Change::RemoveMember(user) => Told::MemberRemoved(user),
+            Change::Rename(name) => Told::Renamed(name),
+        }
+    }
+
+    fn post(&self, message: &Message) -> Post {
+        let shown = self.shown.as_ref().expect("whoever hands in a text says what is shown beside it");
+        Post::new(message, &shown.author, &shown.members)
+    }
+
+    /// A message that lost its text.
+    fn empty(&self, id: MessageId, seq: Seq, created_at: Timestamp) -> Message {
+        Message { id, room: self.room, seq, author: self.author, text: String::new(), created_at, edited_at: None, client_id: None }
+    }
+
+    fn answer_with_earlier(self, earlier: Entry) {
+        let message = match earlier.what {
+            What::Message(message) => message,
+            What::Deleted(id) => self.empty(id, earlier.seq, earlier.created_at),
+            _ => return self.answer(Ok(Done::default())),
+        };
+        let post = Some(self.post(&message));
+        self.answer(Ok(Done { placed: None, post }));
+    }
+
+    fn answer(self, outcome: Result<Done>) {
         // A caller that has gone away needs no answer.
         let _ = self.reply.send(outcome);
     }

@@ -424,6 +424,8 @@ mod tests {
             author: alice,
             text: "hello".into(),
             created_at: Timestamp(50),
+            edited_at: None,
+            client_id: None,
         };
         let mark = |user, up_to, read_at| ReadMark { user, up_to: Seq(up_to), read_at: Timestamp(read_at) };
         let marks = [mark(alice, 6, 60), mark(bob, 4, 55), mark(bob, 6, 70), mark(bob, 9, 90), mark(carol, 5, 60)];

@@ -174,7 +174,12 @@ impl Fields {
 
     /// The same, where there is something; `Some(None)` where there is nothing.
     #[expect(clippy::option_option, reason = "wrong, nothing, something: as all that reads a field")]
-    pub fn optional<T>(&mut self, field: &'static str, read: impl FnOnce(String) -> Option<T>, expected: &'static str) -> Option<Option<T>> {
+    pub fn optional<T>(
+        &mut self,
+        field: &'static str,
+        read: impl FnOnce(String) -> Option<T>,
+        expected: &'static str,
+    ) -> Option<Option<T>> {
         if self.is_missing(field) { Some(None) } else { self.parsed(field, read, expected).map(Some) }
     }
 

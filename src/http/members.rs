@@ -51,11 +51,7 @@ async fn list(State(app): State<Shared>, PathId(room): PathId, caller: Authentic
     Ok(success(json!({ "users": users, "memberCount": room.members.len() })))
 }
 
-async fn remove(
-    State(app): State<Shared>,
-    PathId((room, user)): PathId<(String, String)>,
-    caller: Authenticated,
-) -> Result<Json<Success>> {
+async fn remove(State(app): State<Shared>, PathId((room, user)): PathId<(String, String)>, caller: Authenticated) -> Result<Json<Success>> {
     let removed = app.chat.remove_member(&caller.caller, &room, &user).await?;
     Ok(success(json!({ "removedMembersCount": u8::from(removed.is_some()) })))
 }

@@ -125,7 +125,12 @@ impl Input for Read {
     }
 }
 
-async fn mark_read(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, Body(read): Body<Read>) -> Result<Json<Success>> {
+async fn mark_read(
+    State(app): State<Shared>,
+    PathId(room): PathId,
+    caller: Authenticated,
+    Body(read): Body<Read>,
+) -> Result<Json<Success>> {
     let marked = app.chat.mark_read(&caller.caller, &room, read.up_to).await?;
     let read = marked.became_read;
     Ok(success(json!({

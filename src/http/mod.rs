@@ -142,8 +142,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathId<
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
-        let path: std::result::Result<axum::extract::Path<T>, PathRejection> =
-            axum::extract::Path::from_request_parts(parts, state).await;
+        let path: std::result::Result<axum::extract::Path<T>, PathRejection> = axum::extract::Path::from_request_parts(parts, state).await;
         path.map(|path| Self(path.0)).map_err(|_| Error::Malformed("The path of the request is not valid UTF-8".into()))
     }
 }

@@ -105,8 +105,8 @@ async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Pagin
     // A room that was deleted or left between the two reads is none of the caller's any more.
     let found: Vec<_> = found.into_iter().flatten().filter_map(|found| Some((unread.get(&found.1.id).copied()?, found))).collect();
     let people = app.chat.people(found.iter().flat_map(|(_, (message, room, shown))| appearing(message, room, shown))).await?;
-    let recent = |(unread, (message, room, shown)): &'_ (Unread, Found)| RecentConversation::new(message, room, shown, &people, *unread);
-    let conversation = found.iter().map(recent).collect();
+    let conversation =
+        found.iter().map(|(unread, (message, room, shown))| RecentConversation::new(message, room, shown, &people, *unread)).collect();
     Ok(Json(Answer { success: true, conversation }).into_response())
 }
 

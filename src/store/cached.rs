@@ -16,10 +16,10 @@ use std::{
 use async_trait::async_trait;
 use moka::{future::Cache, ops::compute::Op};
 
-use super::{Names, NewMessage, Page, Placed, Refresh, Result, Store, StoreError, UserCursor, Which};
+use super::{Appended, Marked, Names, NewEntry, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which};
 use crate::model::{
-    Credentials, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User, UserId,
-    Username,
+    Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
+    UserId, Username,
 };
 
 /// How much memory all the kept users may take, in bytes.
@@ -246,8 +246,25 @@ impl<S: Store> Store for Cached<S> {
         .await
     }
 
-    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Option<Placed>>> {
-        self.store.append(batch).await
+    async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
+        self.store.rooms_of(user, after, limit).await
+    }
+
+    async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
+        let changed: Vec<_> = batch.iter().filter(|entry| entry.change.is_of_room()).map(|entry| entry.room).collect();
+        if changed.is_empty() {
+            return self.store.append(batch).await;
+        }
+        let (store, rooms) = (Arc::clone(&self.store), self.rooms.clone());
+        to_the_end(async move {
+            let appended = store.append(batch).await;
+            // Also after a failure: some may have been appended.
+            for room in changed {
+                rooms.entry(room).and_compute_with(async |_| Op::Remove).await;
+            }
+            appended
+        })
+        .await
     }
 
     async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {
@@ -258,24 +275,44 @@ impl<S: Store> Store for Cached<S> {
         self.store.message(id).await
     }
 
-    async fn delete_message(&self, id: MessageId) -> Result<bool> {
-        self.store.delete_message(id).await
-    }
-
     async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
         self.store.recents(user, skip, limit).await
     }
 
-    async fn mark_read(&self, room: RoomId, user: UserId, at: Timestamp) -> Result<u64> {
-        self.store.mark_read(room, user, at).await
+    async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>> {
+        self.store.entries(room, after, up_to, limit).await
+    }
+
+    async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
+        self.store.last_seqs(rooms).await
+    }
+
+    async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>> {
+        self.store.mark_read(room, user, up_to, at).await
     }
 
     async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
         self.store.read_marks(room, readers, first, last).await
     }
 
+    async fn unread(&self, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
+        self.store.unread(user, among).await
+    }
+
+    async fn search(&self, search: Search) -> Result<Vec<Message>> {
+        self.store.search(search).await
+    }
+
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
         self.store.token_secret(candidate).await
+    }
+
+    async fn seen(&self, users: Vec<(UserId, Timestamp)>) -> Result<()> {
+        self.store.seen(users).await
+    }
+
+    async fn last_seen(&self, users: &[UserId]) -> Result<Vec<(UserId, Timestamp)>> {
+        self.store.last_seen(users).await
     }
 
     fn is_shared(&self) -> bool {

@@ -3,7 +3,9 @@
 //! To add a store: implement [`Store`], name its URL scheme in [`open`], and run the contract suite of the tests against it.
 
 mod cached;
+mod entry;
 mod mongo;
+mod search;
 mod sqlite;
 
 use std::sync::Arc;
@@ -14,13 +16,15 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::{DatabaseUrl, MongoConfig},
     model::{
-        Credentials, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
+        Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
         UserId, Username,
     },
 };
 
 pub use cached::Cached;
+pub use entry::{Appended, Change, NewEntry, Placed};
 pub use mongo::Mongo;
+pub use search::{Scope, Search};
 pub use sqlite::Sqlite;
 
 /// Why a store could not answer. What is simply not there is `Ok(None)`, never an error.
@@ -58,30 +62,6 @@ impl OpenError {
 /// What a store answers.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// A message on its way into the log: everything but its `seq`.
-#[derive(Clone, Debug)]
-pub struct NewMessage {
-    /// Names the message.
-    pub id: MessageId,
-    /// The room it goes into.
-    pub room: RoomId,
-    /// Who wrote it.
-    pub author: UserId,
-    /// What they wrote.
-    pub text: String,
-    /// When it was posted. The store moves it forward where the room's log is already later.
-    pub created_at: Timestamp,
-}
-
-/// Where a message came to stand.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Placed {
-    /// Its number in the room's log.
-    pub seq: Seq,
-    /// Its time: never before that of the entry in front of it.
-    pub created_at: Timestamp,
-}
-
 /// Which messages of a room are asked for. Deleted messages are never among them and do not count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Page {
@@ -94,6 +74,30 @@ pub enum Page {
     Before(Seq),
     /// The oldest after this entry.
     After(Seq),
+}
+
+/// How far somebody has read a room, and what that changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Marked {
+    /// How many messages of others became read.
+    pub became_read: u64,
+    /// The last entry that is read.
+    pub last_read: Seq,
+    /// How many messages of others are still unread behind it.
+    pub unread: u64,
+    /// The mark that was appended; none when it had been read that far already.
+    pub mark: Option<ReadMark>,
+}
+
+/// What somebody has not read in a room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unread {
+    /// The room.
+    pub room: RoomId,
+    /// How many messages of others, written since the user came into the room, stand behind what they have read. Deleted ones do not count.
+    pub unread: u64,
+    /// The last entry of the room's log; 0 when it is empty.
+    pub last_seq: Seq,
 }
 
 /// The new names of a user, those that change.
@@ -186,7 +190,7 @@ pub trait Store: Send + Sync + 'static {
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool>;
 
     /// The room of the same kind with the same members, or else this one, added. True when it was added. However many callers ask at
-    /// once, one room is added.
+    /// once, one room is added. A room with a name is always added; it, and one whose members have changed, is found by no members.
     async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)>;
 
     /// The room with this id.
@@ -195,9 +199,14 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes a room with its log and its read marks. Answers how many messages it had; `None` when there was no room.
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>>;
 
-    /// Appends messages to the logs of their rooms, in the order given. Each gets the next `seq` of its room; `None` stands for a
-    /// message whose room is gone, which takes no number. When it fails, the first of them may have been appended.
-    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Option<Placed>>>;
+    /// The rooms that a user is in, at most `limit`, ascending, from behind `after`.
+    async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>>;
+
+    /// Appends entries to the logs of their rooms, in the order given, and does what they say: the text of a deleted message is erased
+    /// and its number stays taken, that of an edited one is replaced, members come and go, the room is renamed. Each entry gets the next
+    /// `seq` of its room. One that may not be, or would change nothing, takes no number and does nothing; see [`Appended`]. When the call
+    /// fails, some of them may have been appended.
+    async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>>;
 
     /// One page of a room, at most `limit` messages, ascending by `seq`. The cost is that of the page, wherever in the log it lies.
     async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>>;
@@ -205,22 +214,40 @@ pub trait Store: Send + Sync + 'static {
     /// The message with this id, unless it or its room was deleted.
     async fn message(&self, id: MessageId) -> Result<Option<Message>>;
 
-    /// Deletes a message: its text is erased, its number stays taken. False when there was none.
-    async fn delete_message(&self, id: MessageId) -> Result<bool>;
-
     /// The latest message of each of the user's rooms that have one, the latest first, leaving out the first `skip` rooms.
     async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>>;
 
-    /// Marks as read by `user` what stands in the room's log now, and nothing that comes later; at the time given, or that of the last
-    /// message where it is later: nothing is read before it was written. Answers how many messages of others became read by that.
-    async fn mark_read(&self, room: RoomId, user: UserId, at: Timestamp) -> Result<u64>;
+    /// The entries of a room behind `after`, up to `up_to` if it is given, at most `limit`: all of them, without a hole. The messages
+    /// that they are about are told as they are now.
+    async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>>;
+
+    /// Where the logs of these rooms end, in the order of `rooms`: 0 for an empty one; rooms that are not there are left out.
+    async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>>;
+
+    /// Marks as read by `user` what stands in the room's log up to `up_to`, or up to its end as it is now, and nothing that comes later;
+    /// at the time given, or that of the last entry read where it is later: nothing is read before it was written. What was read stays
+    /// read, whatever `up_to` says. `None` when there is no such room or the user is not in it.
+    async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>>;
 
     /// For each of `readers` the marks in which entries `first..=last` were first read: ascending from the first mark at or after
     /// `first` to the first at or after `last`.
     async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>>;
 
+    /// What the user has not read, in each of their rooms, or in those of `among` that they are in. In no order.
+    async fn unread(&self, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>>;
+
+    /// Messages with these words, the newest first; those of the same time in an order that stays. Every message that was posted before the call is among those
+    /// that are looked through, as it is now: what it said before an edit finds nothing, nor does one that was deleted.
+    async fn search(&self, search: Search) -> Result<Vec<Message>>;
+
     /// The key that signs tokens: `candidate` if none was kept yet, and from then on always the same.
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]>;
+
+    /// Notes when users were last there; what is noted already and later stays.
+    async fn seen(&self, users: Vec<(UserId, Timestamp)>) -> Result<()>;
+
+    /// When these users were last there, those of whom it is known. In no order.
+    async fn last_seen(&self, users: &[UserId]) -> Result<Vec<(UserId, Timestamp)>>;
 
     /// Whether other servers may work on the same database at the same time.
     fn is_shared(&self) -> bool;

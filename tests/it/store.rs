@@ -1,10 +1,11 @@
-//! The contract of `Store`, pinned at its awkward places. Every store has to pass.
+//! The contract of `Store`, pinned at its awkward places. Every store has to pass. What happens to messages stands in `store_log`, who is in
+//! the rooms and what they have read in `store_members`.
 
 use std::sync::Arc;
 
 use causerie::{
     model::{Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType},
-    store::{NewMessage, Page, Placed, Store},
+    store::{Appended, Change, NewEntry, Page, Placed, Store},
 };
 use rstest_reuse::apply;
 
@@ -13,11 +14,11 @@ use crate::{
     each_deployment,
 };
 
-fn user_id(n: u8) -> UserId {
+pub fn user_id(n: u8) -> UserId {
     UserId::from_bytes([n; 16])
 }
 
-fn user(n: u8) -> User {
+pub fn user(n: u8) -> User {
     let created_at = Timestamp(1_000 + i64::from(n));
     User {
         id: user_id(n),
@@ -30,33 +31,58 @@ fn user(n: u8) -> User {
     }
 }
 
-fn room(n: u8, members: &[u8]) -> Room {
+pub fn room(n: u8, members: &[u8]) -> Room {
     Room {
         id: RoomId::from_bytes([n; 16]),
         kind: RoomType::ConsumerToConsumer,
+        name: None,
         initiator: user_id(members[0]),
         members: members.iter().map(|n| user_id(*n)).collect(),
+        joined: Vec::new(),
         created_at: Timestamp(5_000),
     }
 }
 
 /// A message by member `author`, whose id ascends with `n`.
-fn draft(room: &Room, author: u8, n: u64) -> NewMessage {
-    NewMessage {
+pub fn draft(room: &Room, author: u8, n: u64) -> NewEntry {
+    NewEntry {
         id: MessageId::from_bytes(u128::from(n).to_be_bytes()),
         room: room.id,
         author: user_id(author),
-        text: format!("text {n}"),
         created_at: Timestamp(10_000 + i64::try_from(n).unwrap()),
+        change: Change::Message { text: format!("text {n}"), client_id: None },
     }
 }
 
-fn seqs(messages: &[Message]) -> Vec<u64> {
+/// An entry by member `author` that is no message. It is made at the beginning of time, and so at that of the entry in front of it.
+pub fn change(room: &Room, author: u8, change: Change) -> NewEntry {
+    let id = uuid::Uuid::new_v4().into();
+    NewEntry { id, room: room.id, author: user_id(author), created_at: Timestamp(1), change }
+}
+
+/// Appends one entry.
+pub async fn append(store: &Arc<dyn Store>, entry: NewEntry) -> Appended {
+    store.append(vec![entry]).await.unwrap().remove(0)
+}
+
+/// Deletes message `n`, by member 1. False when there was none.
+pub async fn delete(store: &Arc<dyn Store>, room: &Room, n: u64) -> bool {
+    let outcome = append(store, change(room, 1, Change::Deletion(draft(room, 1, n).id))).await;
+    assert!(matches!(outcome, Appended::Placed(_) | Appended::Unchanged | Appended::NoRoom), "{outcome:?}");
+    outcome.placed().is_some()
+}
+
+/// How many messages become read when the user reads to the end.
+async fn mark_read(store: &Arc<dyn Store>, room: &Room, user: UserId, at: i64) -> u64 {
+    store.mark_read(room.id, user, None, Timestamp(at)).await.unwrap().unwrap().became_read
+}
+
+pub fn seqs(messages: &[Message]) -> Vec<u64> {
     messages.iter().map(|message| message.seq.0).collect()
 }
 
 /// A store with one room of users 1 and 2, in which messages 1 to `count` stand, by the two in turn, 1 first.
-async fn with_messages(database: &Database, count: u64) -> (Arc<dyn Store>, Room) {
+pub async fn with_messages(database: &Database, count: u64) -> (Arc<dyn Store>, Room) {
     let store = database.open().await;
     for n in [1, 2] {
         store.add_user(user(n), None).await.unwrap();
@@ -79,15 +105,20 @@ async fn what_is_not_there_is_none(kind: Kind) {
     assert!(!store.delete_user(user_id(9), Timestamp(1)).await.unwrap());
     assert_eq!(store.room(nowhere.id).await.unwrap(), None);
     assert_eq!(store.delete_room(nowhere.id).await.unwrap(), None);
-    assert_eq!(store.append(vec![draft(&nowhere, 9, 1)]).await.unwrap(), [None]);
+    assert_eq!(store.append(vec![draft(&nowhere, 9, 1)]).await.unwrap(), [Appended::NoRoom]);
     assert_eq!(store.append(vec![]).await.unwrap(), []);
     for page in [Page::Newest { skip: 0 }, Page::Before(Seq(5)), Page::After(Seq(0))] {
         assert_eq!(store.messages(nowhere.id, page, 10).await.unwrap(), []);
     }
     assert_eq!(store.message(MessageId::from_bytes([9; 16])).await.unwrap(), None);
-    assert!(!store.delete_message(MessageId::from_bytes([9; 16])).await.unwrap());
+    assert!(!delete(&store, &nowhere, 9).await);
     assert_eq!(store.recents(user_id(9), 0, 10).await.unwrap(), []);
-    assert_eq!(store.mark_read(nowhere.id, user_id(9), Timestamp(1)).await.unwrap(), 0);
+    assert_eq!(store.mark_read(nowhere.id, user_id(9), None, Timestamp(1)).await.unwrap(), None);
+    assert_eq!(store.entries(nowhere.id, Seq(0), None, 10).await.unwrap(), []);
+    assert_eq!(store.last_seqs(&[nowhere.id]).await.unwrap(), []);
+    assert_eq!(store.unread(user_id(9), None).await.unwrap(), []);
+    assert_eq!(store.unread(user_id(9), Some(&[nowhere.id])).await.unwrap(), []);
+    assert_eq!(store.rooms_of(user_id(9), None, 10).await.unwrap(), []);
     assert_eq!(store.read_marks(nowhere.id, &[user_id(9)], Seq(1), Seq(9)).await.unwrap(), []);
     store.ping().await.unwrap();
 }
@@ -163,7 +194,7 @@ async fn logs_are_numbered_without_holes_whoever_appends(kind: Kind) {
     let (mut in_first, mut in_second) = (Vec::new(), Vec::new());
     for appender in appending {
         let placed = appender.await.unwrap();
-        let [Some(a), None, Some(b), Some(c)] = placed[..] else { panic!("{placed:?}") };
+        let [Appended::Placed(a), Appended::NoRoom, Appended::Placed(b), Appended::Placed(c)] = placed[..] else { panic!("{placed:?}") };
         assert_eq!(c.seq.0, a.seq.0 + 1, "a batch stays together");
         in_first.extend([a.seq.0, c.seq.0]);
         in_second.push(b.seq.0);
@@ -180,9 +211,9 @@ async fn logs_are_numbered_without_holes_whoever_appends(kind: Kind) {
 async fn time_never_runs_backwards_within_a_log(kind: Kind) {
     let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 1).await;
-    let earlier = NewMessage { created_at: Timestamp(1), ..draft(&room, 1, 2) };
+    let earlier = NewEntry { created_at: Timestamp(1), ..draft(&room, 1, 2) };
     let placed = store.append(vec![earlier, draft(&room, 2, 3)]).await.unwrap();
-    let at = |seq, time| Some(Placed { seq: Seq(seq), created_at: Timestamp(time) });
+    let at = |seq, time| Appended::Placed(Placed { seq: Seq(seq), created_at: Timestamp(time) });
     assert_eq!(placed, [at(2, 10_001), at(3, 10_003)]);
     assert_eq!(store.messages(room.id, Page::After(Seq(1)), 1).await.unwrap()[0].created_at, Timestamp(10_001));
 }
@@ -196,8 +227,8 @@ async fn pages_leave_out_what_was_deleted_and_nothing_else(kind: Kind) {
     for n in [60, 59, 1, 30, 31, 32, 33, 10, 58, 20, 40, 41] {
         let id = draft(&room, 1, n).id;
         assert!(store.message(id).await.unwrap().is_some_and(|message| message.text == format!("text {n}")));
-        assert!(store.delete_message(id).await.unwrap());
-        assert!(!store.delete_message(id).await.unwrap());
+        assert!(delete(&store, &room, n).await);
+        assert!(!delete(&store, &room, n).await);
         assert_eq!(store.message(id).await.unwrap(), None);
         left.retain(|seq| *seq != n);
         for limit in [1, 7, 60] {
@@ -218,7 +249,7 @@ async fn pages_leave_out_what_was_deleted_and_nothing_else(kind: Kind) {
         }
     }
     let placed = store.append(vec![draft(&room, 1, 61)]).await.unwrap();
-    assert_eq!(placed[0].map(|placed| placed.seq), Some(Seq(61)), "the number of a deleted message is not given again");
+    assert_eq!(placed[0].placed().map(|placed| placed.seq), Some(Seq(73)), "each deletion has a number, and none is given again");
 }
 
 #[apply(each_deployment)]
@@ -227,22 +258,22 @@ async fn marks_count_what_became_read_and_remember_when(kind: Kind) {
     let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 10).await;
     let (one, two) = (user_id(1), user_id(2));
-    store.delete_message(draft(&room, 1, 3).id).await.unwrap();
-    assert_eq!(store.mark_read(room.id, two, Timestamp(20_100)).await.unwrap(), 4, "1, 5, 7 and 9");
-    assert_eq!(store.mark_read(room.id, two, Timestamp(20_200)).await.unwrap(), 0);
+    delete(&store, &room, 3).await;
+    assert_eq!(mark_read(&store, &room, two, 20_100).await, 4, "1, 5, 7 and 9");
+    assert_eq!(mark_read(&store, &room, two, 20_200).await, 0);
     store.append(vec![draft(&room, 2, 11)]).await.unwrap();
-    assert_eq!(store.mark_read(room.id, two, Timestamp(20_300)).await.unwrap(), 0, "one's own");
+    assert_eq!(mark_read(&store, &room, two, 20_300).await, 0, "one's own");
     store.append(vec![draft(&room, 1, 12), draft(&room, 1, 13)]).await.unwrap();
-    assert_eq!(store.mark_read(room.id, two, Timestamp(20_400)).await.unwrap(), 2);
-    // By a clock that is behind: nothing is read before it was written.
-    assert_eq!(store.mark_read(room.id, one, Timestamp(5)).await.unwrap(), 6);
+    assert_eq!(mark_read(&store, &room, two, 20_400).await, 2);
+    assert_eq!(mark_read(&store, &room, one, 5).await, 6);
     // One marks by a clock that is behind: nothing is read before it was written.
     let mark = |user, up_to, at| ReadMark { user, up_to: Seq(up_to), read_at: Timestamp(at) };
     let marks = async |readers: &[UserId], first, last| store.read_marks(room.id, readers, Seq(first), Seq(last)).await.unwrap();
-    assert_eq!(marks(&[one, two], 1, 13).await, [mark(one, 13, 10_013), mark(two, 10, 20_100), mark(two, 13, 20_400)]);
-    assert_eq!(marks(&[two], 1, 10).await, [mark(two, 10, 20_100)], "later marks say nothing about this page");
-    assert_eq!(marks(&[two], 11, 11).await, [mark(two, 13, 20_400)]);
-    assert_eq!(marks(&[two], 14, 20).await, []);
+    let all = [mark(one, 14, 10_013), mark(two, 11, 20_100), mark(two, 12, 20_300), mark(two, 14, 20_400)];
+    assert_eq!(marks(&[one, two], 1, 14).await, all);
+    assert_eq!(marks(&[two], 1, 11).await, all[1..2], "later marks say nothing about this page");
+    assert_eq!(marks(&[two], 13, 13).await, all[3..]);
+    assert_eq!(marks(&[two], 15, 20).await, []);
 }
 
 #[apply(each_deployment)]
@@ -263,13 +294,13 @@ async fn marks_count_long_stretches_exactly(kind: Kind) {
             store.append(some.to_vec()).await.unwrap();
         }
         for n in (end + 1..=up_to).filter(|n| n % 501 == 0) {
-            assert!(store.delete_message(draft(&room, 1, n).id).await.unwrap());
+            assert!(delete(&store, &room, n).await);
             gone.push(n);
         }
         end = up_to;
         let read = &mut read[usize::from(reader)];
         let unread = (*read + 1..=up_to).filter(|n| author(*n) != reader && !gone.contains(n)).count();
-        let marked = store.mark_read(room.id, user_id(reader), Timestamp(1)).await.unwrap();
+        let marked = mark_read(&store, &room, user_id(reader), 1).await;
         assert_eq!(marked, u64::try_from(unread).unwrap(), "{reader} read {read}, and now {up_to}");
         *read = up_to;
     }
@@ -295,9 +326,9 @@ async fn recents_follow_the_latest_message(kind: Kind) {
     assert_eq!(recents(0, 10).await, [(3, 2), (4, 1), (0, 1)]);
     assert_eq!(recents(1, 1).await, [(4, 1)]);
     assert_eq!(recents(3, 10).await, []);
-    store.delete_message(draft(&rooms[3], 1, 4).id).await.unwrap();
+    delete(&store, &rooms[3], 4).await;
     assert_eq!(recents(0, 10).await, [(4, 1), (0, 1), (3, 1)]);
-    store.delete_message(draft(&rooms[0], 1, 2).id).await.unwrap();
+    delete(&store, &rooms[0], 2).await;
     store.delete_room(rooms[4].id).await.unwrap();
     assert_eq!(recents(0, 10).await, [(3, 1)]);
 }
@@ -317,11 +348,11 @@ async fn recents_are_in_order_among_many_rooms_small_and_large(kind: Kind) {
     for n in 1..=122_u32 {
         let index = usize::try_from(n * 37 % 61).unwrap();
         let created_at = Timestamp(10_000 + 40 * i64::from(n));
-        store.append(vec![NewMessage { created_at, ..draft(&rooms[index], 1, n.into()) }]).await.unwrap();
+        store.append(vec![NewEntry { created_at, ..draft(&rooms[index], 1, n.into()) }]).await.unwrap();
         latest[index].push(n);
     }
-    for n in (70..=122).step_by(2) {
-        store.delete_message(draft(&rooms[0], 1, n).id).await.unwrap();
+    for n in (70..=122_u64).step_by(2) {
+        delete(&store, &rooms[usize::try_from(n * 37 % 61).unwrap()], n).await;
     }
     let mut expected: Vec<_> = latest.iter().filter_map(|posted| posted.iter().rfind(|n| **n < 70 || **n % 2 == 1).copied()).collect();
     expected.sort_unstable_by(|a, b| b.cmp(a));
@@ -338,13 +369,13 @@ async fn recents_are_in_order_among_many_rooms_small_and_large(kind: Kind) {
 async fn a_room_goes_with_all_it_holds_however_much_that_is(kind: Kind) {
     let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 2_500).await;
-    store.mark_read(room.id, user_id(2), Timestamp(1)).await.unwrap();
-    store.delete_message(draft(&room, 1, 7).id).await.unwrap();
+    mark_read(&store, &room, user_id(2), 1).await;
+    delete(&store, &room, 7).await;
     assert_eq!(store.room(room.id).await.unwrap().as_deref(), Some(&room));
     assert_eq!(store.delete_room(room.id).await.unwrap(), Some(2_499));
     assert_eq!(store.room(room.id).await.unwrap(), None);
     assert_eq!(store.message(draft(&room, 1, 2_000).id).await.unwrap(), None);
-    assert!(!store.delete_message(draft(&room, 1, 2_000).id).await.unwrap());
+    assert!(!delete(&store, &room, 2_000).await);
     assert_eq!(store.recents(user_id(1), 0, 10).await.unwrap(), []);
     let again = Room { id: RoomId::from_bytes([55; 16]), ..room.clone() };
     assert!(store.find_or_add_room(again).await.unwrap().1);
@@ -363,7 +394,7 @@ async fn a_room_goes_with_all_it_holds_however_much_that_is(kind: Kind) {
 async fn everything_is_there_after_a_restart(kind: Kind) {
     let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 3).await;
-    store.mark_read(room.id, user_id(2), Timestamp(100)).await.unwrap();
+    mark_read(&store, &room, user_id(2), 100).await;
     let secret = store.token_secret([1; 32]).await.unwrap();
     assert_eq!(secret, [1; 32]);
     let before = store.messages(room.id, Page::After(Seq(0)), 10).await.unwrap();
@@ -374,9 +405,9 @@ async fn everything_is_there_after_a_restart(kind: Kind) {
     assert_eq!(store.messages(room.id, Page::After(Seq(0)), 10).await.unwrap(), before);
     assert_eq!(store.user(user_id(1)).await.unwrap().as_deref(), Some(&user(1)));
     assert_eq!(store.room(room.id).await.unwrap().as_deref(), Some(&room));
-    assert_eq!(store.mark_read(room.id, user_id(2), Timestamp(200)).await.unwrap(), 0);
+    assert_eq!(mark_read(&store, &room, user_id(2), 200).await, 0);
     assert_eq!(store.token_secret([2; 32]).await.unwrap(), secret, "the first secret stays");
-    assert_eq!(store.append(vec![draft(&room, 1, 4)]).await.unwrap()[0].map(|placed| placed.seq), Some(Seq(4)));
+    assert_eq!(store.append(vec![draft(&room, 1, 4)]).await.unwrap()[0].placed().map(|placed| placed.seq), Some(Seq(4)));
 }
 
 #[apply(each_deployment)]

@@ -189,6 +189,11 @@ impl Connection {
         self.within(insert).await
     }
 
+    /// The write concern of commands that are put together as documents.
+    pub fn durable(&self) -> Document {
+        Document::try_from(&self.durable).unwrap_or_else(|_| doc! { "w": "majority", "j": true })
+    }
+
     /// Ends all connections. Operations after it fail.
     pub async fn close(&self) {
         self.client.clone().shutdown().immediate(true).await;

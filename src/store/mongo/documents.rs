@@ -4,11 +4,11 @@
 //! What the original application wrote is read as well, and it was less strict: a field may be missing or of another type. Whatever names
 //! nothing (an id that is none) is left out, and for the rest there is a value that harms nobody.
 
-use mongodb::bson::{DateTime, Document, RawDocument, RawDocumentBuf, doc, raw::cstr};
+use mongodb::bson::{DateTime, Document, RawDocument, doc};
 
 use crate::{
-    model::{Message, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType},
-    store::{self, NewMessage},
+    model::{ClientId, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType},
+    store,
 };
 
 /// A point in time as MongoDB keeps it: in milliseconds as well.
@@ -72,18 +72,22 @@ pub fn user(document: &RawDocument) -> Option<User> {
     })
 }
 
-/// The document of a new room.
+/// The document of a new room. One that has a name is found by no members.
 pub fn from_room(room: &Room) -> Document {
-    doc! {
+    let mut document = doc! {
         "_id": room.id.to_string(),
         "userIds": room.members.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "type": room.kind.as_str(),
         "chatInitiator": room.initiator.to_string(),
         "createdAt": date(room.created_at),
         "updatedAt": date(room.created_at),
-        "memberKey": member_key(room),
         "large": store::is_large(room),
-    }
+    };
+    match &room.name {
+        Some(name) => document.insert("name", name),
+        None => document.insert("memberKey", member_key(room)),
+    };
+    document
 }
 
 /// A room, unless it is being deleted. Its members are a set, also where the original application named one twice.
@@ -98,32 +102,31 @@ pub fn room(document: &RawDocument) -> Option<Room> {
     Some(Room {
         id: RoomId::parse(text_in(document, "_id"))?,
         kind: RoomType::parse(text_in(document, "type")).unwrap_or(RoomType::ConsumerToConsumer),
-        // Nobody in particular, where the document does not tell.
-        initiator: UserId::parse(text_in(document, "chatInitiator")).unwrap_or(UserId::from_bytes([0; 16])),
+        name: document.get_str("name").ok().map(ToOwned::to_owned),
+        initiator: user_in(document, "chatInitiator"),
         members,
+        joined: joined(document),
         created_at: time_in(document, "createdAt"),
     })
+}
+
+/// The members of a room who came later, each with the entry that says so.
+pub fn joined(room: &RawDocument) -> Vec<(UserId, Seq)> {
+    let listed = room.get_array("joined").ok().into_iter().flatten().flatten();
+    let member = |entry: &RawDocument| Some((UserId::parse(text_in(entry, "userId"))?, seq_in(entry, "seq")));
+    let mut joined: Vec<_> = listed.filter_map(|entry| member(entry.as_document()?)).collect();
+    joined.sort_unstable();
+    joined
+}
+
+/// The user in a field; nobody in particular, where it does not tell.
+pub fn user_in(document: &RawDocument, field: &str) -> UserId {
+    UserId::parse(text_in(document, field)).unwrap_or(UserId::NOBODY)
 }
 
 /// The member key of a room, in hex digits.
 pub fn member_key(room: &Room) -> String {
     store::member_key(room).iter().fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
-}
-
-/// The document of a message that gets this place in the log. Put together without detours: this is the hot path.
-pub fn from_message(message: &NewMessage, seq: Seq, created_at: Timestamp) -> RawDocumentBuf {
-    let mut content = RawDocumentBuf::new();
-    content.append(cstr!("messageText"), message.text.as_str());
-    let mut document = RawDocumentBuf::new();
-    document.append(cstr!("_id"), message.id.to_string());
-    document.append(cstr!("chatRoomId"), message.room.to_string());
-    document.append(cstr!("seq"), number(seq.0));
-    document.append(cstr!("message"), content);
-    document.append(cstr!("type"), "text");
-    document.append(cstr!("postedByUser"), message.author.to_string());
-    document.append(cstr!("createdAt"), date(created_at));
-    document.append(cstr!("updatedAt"), date(created_at));
-    document
 }
 
 /// The document of the entry that closes the log of a deleted room. Its id is that of no message.
@@ -145,12 +148,14 @@ pub fn message(document: &RawDocument) -> Option<Message> {
     }
     let content = document.get_document("message").ok();
     Some(Message {
-        id: crate::model::MessageId::parse(text_in(document, "_id"))?,
+        id: MessageId::parse(text_in(document, "_id"))?,
         room: RoomId::parse(text_in(document, "chatRoomId"))?,
         seq: Some(seq_in(document, "seq")).filter(|seq| *seq > Seq(0))?,
-        author: UserId::parse(text_in(document, "postedByUser")).unwrap_or(UserId::from_bytes([0; 16])),
+        author: user_in(document, "postedByUser"),
         text: content.map(|content| text_in(content, "messageText").to_owned()).unwrap_or_default(),
         created_at: time_in(document, "createdAt"),
+        edited_at: document.get_datetime("editedAt").ok().map(|date| Timestamp(date.timestamp_millis())),
+        client_id: document.get_str("clientMessageId").ok().and_then(ClientId::parse),
     })
 }
 

@@ -3,42 +3,68 @@
 //! Every write is on the disks of the majority before anybody hears of it, and every read sees only that. There are no transactions, which
 //! a server of its own would not have: each method comes down to one change of one document that either happens or does not, or to steps
 //! that can be repeated. This module is the [`Store`]; [`connection`] speaks to the database, [`schema`] makes it ready, [`takeover`] takes
-//! over that of the original application, [`documents`] are what is kept, and the queries stand by noun in `users`, `sessions`, `rooms`,
-//! `log` (appending), `pages` (reading) and `tallies` (counting).
+//! over that of the original application, [`documents`] and [`entries`] are what is kept, and the queries stand by noun in
+//! `users`, `sessions`, `rooms`, `log` with `batch`, `checks` and `changes` (appending), `pages` (reading), `marks` (how far it was read),
+//! `tallies` (counting) and `search`.
 //!
 //! In a sharded cluster the collections `chatmessages`, by `{chatRoomId: 1, seq: 1}`, and `readmarks`, by `{chatRoomId: 1}`, can be sharded.
 
+mod batch;
+mod changes;
+mod checks;
 mod connection;
 mod documents;
+mod entries;
 mod log;
+mod marks;
 mod pages;
 mod rooms;
 mod schema;
+mod search;
 mod sessions;
 mod takeover;
 mod tallies;
 mod users;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use mongodb::bson::{Binary, doc, spec::BinarySubtype};
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, task::AbortHandle, time::sleep};
 
-use super::{Names, NewMessage, OpenError, Page, Placed, Refresh, Result, Store, StoreError, UserCursor, Which};
+use super::{
+    Appended, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
+    search::{Behind, PAUSE, rooms_of},
+};
 use crate::{
     config::{DatabaseUrl, MongoConfig},
     model::{
-        Credentials, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
+        Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
         UserId, Username,
     },
 };
 use connection::Connection;
 use log::Log;
 
+/// How often every server looks for entries that say something that was not done.
+const FINISH: Duration = Duration::from_secs(3);
+
+/// Behind every entry.
+const END: Seq = Seq(u64::MAX);
+
 /// A store in a MongoDB database.
 pub struct Mongo {
     shared: Arc<Shared>,
+    /// Where there are messages without their words.
+    behind: Arc<Behind>,
+    /// Look for entries that say something that was not done, and give messages their words.
+    on_the_side: [AbortHandle; 2],
+}
+
+impl Drop for Mongo {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 struct Shared {
@@ -54,9 +80,20 @@ impl Mongo {
     pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
         let connection = Connection::open(url, config).await?;
         schema::prepare(&connection).await?;
-        let store = Self { shared: Arc::new(Shared { connection, appending: OnceCell::new(), log: Log::new() }) };
+        let behind = Arc::<Behind>::default();
+        let on_the_side = [
+            tokio::spawn(finish_now_and_then(connection.clone())).abort_handle(),
+            tokio::spawn(index_on_the_side(connection.clone(), Arc::clone(&behind))).abort_handle(),
+        ];
+        let shared = Arc::new(Shared { connection, appending: OnceCell::new(), log: Log::new() });
+        let store = Self { shared, behind, on_the_side };
         store.purge();
         Ok(store)
+    }
+
+    /// Ends what is done on the side.
+    fn stop(&self) {
+        self.on_the_side.iter().for_each(AbortHandle::abort);
     }
 
     fn connection(&self) -> &Connection {
@@ -71,6 +108,29 @@ impl Mongo {
                 tracing::warn!(%error, "what deleted rooms left behind stays until the next room is deleted, or the next start");
             }
         });
+    }
+}
+
+/// Finishes what servers that were killed have left.
+async fn finish_now_and_then(connection: Connection) {
+    loop {
+        if let Err(error) = changes::finish(&connection, None).await {
+            tracing::debug!(%error, "what entries say that is still to be done is left for later");
+        }
+        sleep(FINISH).await;
+    }
+}
+
+/// Gives new messages their words, so slowly that posting does not suffer.
+async fn index_on_the_side(connection: Connection, behind: Arc<Behind>) {
+    let mut rooms = Vec::new();
+    loop {
+        sleep(PAUSE).await;
+        if rooms.is_empty() {
+            rooms = behind.take();
+        }
+        // What fails is left to whoever searches.
+        rooms = search::catch_up(&connection, rooms).await.unwrap_or_default();
     }
 }
 
@@ -158,7 +218,12 @@ impl Store for Mongo {
         deleted
     }
 
-    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Option<Placed>>> {
+    async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
+        rooms::of_user(self.connection(), user, after, limit).await
+    }
+
+    async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
+        self.behind.note(rooms_of(&batch).into_iter());
         let appending = self.shared.appending.get_or_try_init(|| async { self.connection().another() }).await?;
         self.shared.log.append(appending, &batch).await
     }
@@ -171,20 +236,34 @@ impl Store for Mongo {
         pages::find(self.connection(), id).await
     }
 
-    async fn delete_message(&self, id: MessageId) -> Result<bool> {
-        pages::delete(self.connection(), id).await
-    }
-
     async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
         rooms::recents(self.connection(), user, skip, limit).await
     }
 
-    async fn mark_read(&self, room: RoomId, user: UserId, at: Timestamp) -> Result<u64> {
-        pages::mark_read(self.connection(), room, user, at).await
+    async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>> {
+        pages::entries(self.connection(), room, after, up_to.unwrap_or(END), limit).await
+    }
+
+    async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
+        let rooms = rooms::there(self.connection(), rooms).await?;
+        let ends = pages::ends(self.connection(), &rooms).await?;
+        Ok(rooms.into_iter().filter_map(|room| Some((room, *ends.get(&room)?))).collect())
+    }
+
+    async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>> {
+        marks::mark_read(self.connection(), room, user, up_to, at).await
     }
 
     async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
-        pages::read_marks(self.connection(), room, readers, first, last).await
+        marks::read_marks(self.connection(), room, readers, first, last).await
+    }
+
+    async fn unread(&self, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
+        marks::unread(self.connection(), user, among).await
+    }
+
+    async fn search(&self, search: Search) -> Result<Vec<Message>> {
+        search::search(self.connection(), &search).await
     }
 
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
@@ -194,6 +273,14 @@ impl Store for Mongo {
         let kept = connection.notes.find_one(doc! { "_id": "tokenSecret" });
         let kept = connection.one(kept, |note| note.get_binary("value").ok()?.bytes.try_into().ok()).await?;
         kept.ok_or_else(|| StoreError::Fault("the key that signs tokens is not 32 bytes".into()))
+    }
+
+    async fn seen(&self, seen: Vec<(UserId, Timestamp)>) -> Result<()> {
+        users::seen(self.connection(), &seen).await
+    }
+
+    async fn last_seen(&self, ids: &[UserId]) -> Result<Vec<(UserId, Timestamp)>> {
+        users::last_seen(self.connection(), ids).await
     }
 
     fn is_shared(&self) -> bool {
@@ -206,6 +293,7 @@ impl Store for Mongo {
     }
 
     async fn close(&self) {
+        self.stop();
         self.connection().close().await;
     }
 }

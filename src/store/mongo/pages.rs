@@ -1,22 +1,22 @@
-//! Reading the logs, deleting from them, and how far they have been read, in MongoDB.
+//! Reading the logs, in MongoDB.
 
-use mongodb::bson::{Document, doc};
-use tokio::try_join;
+use std::collections::{HashMap, HashSet};
+
+use mongodb::bson::{Document, RawDocument, doc};
 
 use super::{
+    changes,
     connection::Connection,
     documents::{self, flag_in, number, seq_in, time_in},
-    rooms, rows,
+    entries, log, rooms,
+    rooms::ROOMS_AT_ONCE,
+    rows,
     schema::{self, by_name},
-    tallies,
 };
 use crate::{
-    model::{Message, MessageId, ReadMark, RoomId, Seq, Timestamp, UserId},
-    store::{Page, Result, StoreError},
+    model::{Entry, Message, MessageId, RoomId, Seq, Timestamp, UserId, What},
+    store::{Page, Result},
 };
-
-/// How often a reader's mark is tried when the same reader marks from several places at once.
-const ATTEMPTS: usize = 10;
 
 pub async fn page(connection: &Connection, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {
     match page {
@@ -46,8 +46,8 @@ async fn select(connection: &Connection, room: RoomId, range: Document, order: i
     connection.all(messages, documents::message).await
 }
 
-/// The entry behind which exactly `skip` messages stand. Numbers have no holes, so it is found by counting the deleted ones alone: each
-/// deleted message behind the entry moves it forward by one, which may bring further deleted ones behind it.
+/// The entry behind which exactly `skip` messages stand. Numbers have no holes, so it is found by counting those
+/// alone that are no messages, or no longer: each of these behind the entry moves it forward by one, which may bring further ones behind it.
 async fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result<Option<Seq>> {
     let Some((end, _)) = end(connection, room).await? else { return Ok(None) };
     let mut deleted = 0;
@@ -64,7 +64,7 @@ async fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> 
 }
 
 /// The number and the time of the last entry, unless the log is empty or closed.
-async fn end(connection: &Connection, room: RoomId) -> Result<Option<(Seq, Timestamp)>> {
+pub async fn end(connection: &Connection, room: RoomId) -> Result<Option<(Seq, Timestamp)>> {
     let last = connection
         .messages
         .find_one(doc! { "chatRoomId": room.to_string(), "seq": { "$gt": 0 } })
@@ -74,9 +74,21 @@ async fn end(connection: &Connection, room: RoomId) -> Result<Option<(Seq, Times
     connection.one(last, |entry| (!flag_in(entry, "closed")).then(|| (seq_in(entry, "seq"), time_in(entry, "createdAt")))).await
 }
 
-/// How many entries in `after < seq <= last` are deleted messages, but for those of one author.
+/// Where the logs of these rooms end, at 0 for an empty one. What the entries up to there say is done: whatever is read afterwards is at
+/// least as new.
+pub async fn ends(connection: &Connection, rooms: &[RoomId]) -> Result<HashMap<RoomId, Seq>> {
+    let mut ends = HashMap::with_capacity(rooms.len());
+    for rooms in rooms.chunks(ROOMS_AT_ONCE) {
+        let heads = log::heads(connection, rooms.to_vec()).await?;
+        changes::finish(connection, Some(rooms.iter().map(ToString::to_string).collect())).await?;
+        ends.extend(heads.into_iter().filter(|(_, head)| !head.closed).map(|(room, head)| (room, head.seq)));
+    }
+    Ok(ends)
+}
+
+/// How many entries in `after < seq <= last` are no messages, or no longer, but for those of one author.
 pub async fn deleted_between(connection: &Connection, room: RoomId, after: Seq, last: Seq, but_of: Option<UserId>) -> Result<u64> {
-    let mut filter = entries(room, after, last);
+    let mut filter = entries_between(room, after, last);
     filter.extend(doc! { "deleted": true, "closed": null });
     if let Some(author) = but_of {
         filter.insert("postedByUser", doc! { "$ne": author.to_string() });
@@ -85,7 +97,7 @@ pub async fn deleted_between(connection: &Connection, room: RoomId, after: Seq, 
 }
 
 /// Which entries stand in `after < seq <= last`.
-pub fn entries(room: RoomId, after: Seq, last: Seq) -> Document {
+pub fn entries_between(room: RoomId, after: Seq, last: Seq) -> Document {
     doc! { "chatRoomId": room.to_string(), "seq": { "$gt": number(after.0), "$lte": number(last.0) } }
 }
 
@@ -95,62 +107,39 @@ pub async fn find(connection: &Connection, id: MessageId) -> Result<Option<Messa
     Ok(rooms::find(connection, message.room).await?.map(|_| message))
 }
 
-pub async fn delete(connection: &Connection, id: MessageId) -> Result<bool> {
-    if find(connection, id).await?.is_none() {
-        return Ok(false);
+pub async fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, limit: u64) -> Result<Vec<Entry>> {
+    let (mut found, pending) = read_entries(connection, room, after, up_to, limit).await?;
+    if pending {
+        changes::finish(connection, Some(vec![room.to_string()])).await?;
+        (found, _) = read_entries(connection, room, after, up_to, limit).await?;
     }
-    let erase = doc! { "$set": { "deleted": true }, "$unset": { "message.messageText": "" }, "$currentDate": { "updatedAt": true } };
-    let erased = connection.within(connection.messages.update_one(doc! { "_id": id.to_string(), "deleted": null }, erase)).await?;
-    Ok(erased.matched_count > 0)
-}
-
-/// Unread is what stands behind the user's last mark, but for what they posted themselves and what others posted and deleted again.
-pub async fn mark_read(connection: &Connection, room: RoomId, user: UserId, at: Timestamp) -> Result<u64> {
-    for _ in 0..ATTEMPTS {
-        let (end, read) = try_join!(end(connection, room), last_mark(connection, room, user))?;
-        let Some((end, last_at)) = end.filter(|(end, _)| *end > read) else { return Ok(0) };
-        let own = tallies::posted_by(connection, user, room, read, end);
-        let (own, deleted) = try_join!(own, deleted_between(connection, room, read, end, Some(user)))?;
-        let unread = (end.0 - read.0).saturating_sub(own).saturating_sub(deleted);
-        let mark = ReadMark { user, up_to: end, read_at: at.max(last_at) };
-        if unread == 0 || connection.add(&connection.marks, &documents::from_read_mark(room, read, &mark)).await? {
-            return Ok(unread);
-        }
-    }
-    Err(StoreError::Unavailable(format!("user {user} marks room {room} as read from many places at once")))
-}
-
-/// How far the user has read.
-async fn last_mark(connection: &Connection, room: RoomId, user: UserId) -> Result<Seq> {
-    let last =
-        connection.marks.find_one(doc! { "chatRoomId": room.to_string(), "readByUserId": user.to_string() }).sort(doc! { "upToSeq": -1 });
-    let read = connection.one(last, documents::read_mark).await?;
-    Ok(read.map(|mark| mark.up_to).unwrap_or_default())
-}
-
-pub async fn read_marks(connection: &Connection, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
-    let readers: Vec<_> = readers.iter().map(ToString::to_string).collect();
-    let of_readers = |up_to: Document| doc! { "chatRoomId": room.to_string(), "readByUserId": { "$in": &readers }, "upToSeq": up_to };
-    let within = async {
-        if first == last {
-            return Ok(Vec::new());
-        }
-        let within = of_readers(doc! { "$gte": number(first.0), "$lt": number(last.0) });
-        connection.all(connection.marks.find(within), documents::read_mark).await
+    let edited = |entry: &Entry| match entry.what {
+        What::Edit { message, .. } => Some(message.to_string()),
+        _ => None,
     };
-    // One step in the index per reader, however many marks come later.
-    let first_behind = connection.marks.aggregate([
-        doc! { "$match": of_readers(doc! { "$gte": number(last.0) }) },
-        doc! { "$sort": { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 } },
-        doc! { "$group": {
-            "_id": "$readByUserId",
-            "readByUserId": { "$first": "$readByUserId" },
-            "upToSeq": { "$first": "$upToSeq" },
-            "readAt": { "$first": "$readAt" },
-        } },
-    ]);
-    let (mut marks, behind) = try_join!(within, connection.all(first_behind, documents::read_mark))?;
-    marks.extend(behind);
-    marks.sort_unstable_by_key(|mark| (mark.user, mark.up_to));
-    Ok(marks)
+    let edited: HashSet<_> = found.iter().filter_map(edited).collect();
+    if edited.is_empty() {
+        return Ok(found);
+    }
+    let edited = connection.messages.find(doc! { "_id": { "$in": Vec::from_iter(edited) }, "chatRoomId": room.to_string() });
+    let edited = connection.all(edited, documents::message).await?;
+    let edited: HashMap<_, _> = edited.into_iter().map(|message| (message.id, message)).collect();
+    for entry in &mut found {
+        if let What::Edit { message, current } = &mut entry.what {
+            *current = edited.get(message).cloned();
+        }
+    }
+    Ok(found)
+}
+
+/// The entries, and whether what one of them says may not have been done.
+async fn read_entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, limit: u64) -> Result<(Vec<Entry>, bool)> {
+    if limit == 0 {
+        return Ok((Vec::new(), false));
+    }
+    let found = connection.messages.find(entries_between(room, after, up_to)).sort(doc! { "seq": 1 }).limit(rows(limit));
+    let read = |entry: &RawDocument| Some((entries::entry(entry)?, flag_in(entry, "pending")));
+    let found = connection.all(found.hint(by_name(schema::LOG)), read).await?;
+    let pending = found.iter().any(|(_, pending)| *pending);
+    Ok((found.into_iter().map(|(entry, _)| entry).collect(), pending))
 }

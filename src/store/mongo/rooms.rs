@@ -3,7 +3,7 @@
 //! A room ends in steps, each of which can be repeated: its document says that it goes, by which nobody finds it any more; an entry closes
 //! its log, by which nobody can append to it any more, not even a server that still remembers the room; then what it held is taken away.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, collections::HashSet, sync::Arc};
 
 use mongodb::{
     Cursor,
@@ -26,7 +26,7 @@ const PIECE: usize = 1_000;
 /// How many rooms more than asked for are looked at first for the recent conversations.
 const MORE_ROOMS: usize = 20;
 /// The most rooms that are asked for their latest message in one go: the ids have to fit into one request.
-const ROOMS_AT_ONCE: usize = 10_000;
+pub const ROOMS_AT_ONCE: usize = 10_000;
 /// How often a room is looked for when others create and delete it at the same time.
 const ATTEMPTS: usize = 10;
 
@@ -36,6 +36,10 @@ pub async fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
 
 pub async fn find_or_add(connection: &Connection, room: Room) -> Result<(Arc<Room>, bool)> {
     let document = documents::from_room(&room);
+    if room.name.is_some() {
+        connection.add(&connection.rooms, &document).await?;
+        return Ok((Arc::new(room), true));
+    }
     for _ in 0..ATTEMPTS {
         let by_members = doc! { "memberKey": member_key(&room) };
         if let Some(found) = connection.one(connection.rooms.find_one(by_members), documents::room).await? {
@@ -46,6 +50,54 @@ pub async fn find_or_add(connection: &Connection, room: Room) -> Result<(Arc<Roo
         }
     }
     Err(StoreError::Unavailable(format!("room {} is created and deleted over and over", room.id)))
+}
+
+/// The rooms of a user, from behind `after`.
+pub async fn of_user(connection: &Connection, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let mut filter = doc! { "userIds": user.to_string(), "deletedAt": null };
+    if let Some(after) = after {
+        filter.insert("_id", doc! { "$gt": after.to_string() });
+    }
+    let found = connection.rooms.find(filter).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 }).limit(rows(limit));
+    connection.all(found.hint(schema::by_name(schema::BY_MEMBER)), id_of_room).await
+}
+
+/// The rooms of a user, or those of `among` that they are in, each with the entry by which the user came into it.
+pub async fn joined_of(connection: &Connection, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<(RoomId, Seq)>> {
+    let mut filter = doc! { "userIds": user.to_string(), "deletedAt": null };
+    let index = match among {
+        Some(rooms) => {
+            filter.insert("_id", doc! { "$in": rooms.iter().map(ToString::to_string).collect::<Vec<_>>() });
+            "_id_"
+        }
+        None => schema::BY_MEMBER,
+    };
+    let own = doc! { "$filter": { "input": { "$ifNull": ["$joined", []] }, "cond": { "$eq": ["$$this.userId", user.to_string()] } } };
+    let found = connection.rooms.find(filter).projection(doc! { "joined": own }).hint(schema::by_name(index));
+    let joined = |room: &RawDocument| {
+        let joined = documents::joined(room).into_iter().map(|(_, seq)| seq).max();
+        Some((id_of_room(room)?, joined.unwrap_or_default()))
+    };
+    connection.all(found, joined).await
+}
+
+/// The entry by which a user came into a room; `None` where they are not in it.
+pub async fn joined(connection: &Connection, room: RoomId, user: UserId) -> Result<Option<Seq>> {
+    Ok(joined_of(connection, user, Some(&[room])).await?.pop().map(|(_, joined)| joined))
+}
+
+/// The rooms of these that are there, in the same order.
+pub async fn there(connection: &Connection, rooms: &[RoomId]) -> Result<Vec<RoomId>> {
+    let mut there = HashSet::new();
+    for rooms in rooms.chunks(ROOMS_AT_ONCE) {
+        let ids: Vec<_> = rooms.iter().map(ToString::to_string).collect();
+        let found = connection.rooms.find(doc! { "_id": { "$in": ids }, "deletedAt": null }).projection(doc! { "_id": 1 });
+        there.extend(connection.all(found, id_of_room).await?);
+    }
+    Ok(rooms.iter().copied().filter(|room| there.contains(room)).collect())
 }
 
 /// Answers how many messages the room had. What it held is still there: [`purge`] takes it away.

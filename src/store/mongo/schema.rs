@@ -25,8 +25,15 @@ const VERSION: u64 = 1;
 
 /// The log of each room. Its uniqueness is what keeps the numbers whole.
 pub const LOG: &str = "log";
-/// The deleted messages of each room.
+/// The entries of each room that are no messages, or no longer.
 pub const DELETED: &str = "deleted";
+/// The entries of each room that say something that may not have been done.
+pub const PENDING: &str = "pending";
+/// The messages of each author in each room that the author's client has a name for. Its uniqueness is what keeps them from being doubled.
+pub const BY_CLIENT_ID: &str = "byClientId";
+
+/// The messages of each room with each word, as far as they have been given their words.
+pub const BY_WORD: &str = "byWord";
 
 /// The users that are not deleted, oldest first.
 pub const BY_AGE: &str = "byAge";
@@ -37,6 +44,9 @@ pub const BY_MEMBER: &str = "byMember";
 
 /// The sessions of each user, the newest at the end.
 pub const BY_USER: &str = "byUser";
+
+/// The marks of each reader in each room.
+pub const BY_READER: &str = "byReader";
 
 /// How long a turn lasts unless it is renewed. The server's clock counts.
 const TURN: Duration = Duration::from_secs(10);
@@ -110,11 +120,19 @@ async fn indexes(connection: &Connection) -> Result<()> {
     let messages = vec![
         unique(index(LOG, doc! { "chatRoomId": 1, "seq": 1 })),
         partial(index(DELETED, doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1 }), doc! { "deleted": true }),
+        partial(index(PENDING, doc! { "pending": 1, "chatRoomId": 1, "seq": 1 }), doc! { "pending": true }),
+        partial(index(BY_WORD, doc! { "chatRoomId": 1, "words": 1, "createdAt": -1, "_id": -1 }), doc! { "words": { "$exists": true } }),
+        unique(partial(index(BY_CLIENT_ID, doc! { "chatRoomId": 1, "postedByUser": 1, "clientMessageId": 1 }), has_client_id())),
     ];
     build(&connection.messages, messages).await?;
-    build(&connection.marks, vec![index("byReader", doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 })]).await?;
+    build(&connection.marks, vec![index(BY_READER, doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 })]).await?;
     let sessions = vec![index(BY_USER, doc! { "userId": 1, "createdAt": 1, "_id": 1 }), expiring(index("byEnd", doc! { "expiresAt": 1 }))];
     build(&connection.sessions, sessions).await
+}
+
+/// Says that a message has a client id, as [`BY_CLIENT_ID`] needs it said.
+pub fn has_client_id() -> Document {
+    doc! { "clientMessageId": { "$exists": true } }
 }
 
 /// Finds a room by its members. Sparse, since rooms that were doubled in the original application have no key but the oldest.

@@ -13,7 +13,7 @@ use tokio::try_join;
 use super::{
     connection::Connection,
     documents::{self, number, number_in},
-    pages::entries,
+    pages::entries_between,
     schema::{self, by_name},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How many entries a block has.
-const BLOCK: u64 = 1_000;
+pub const BLOCK: u64 = 1_000;
 
 /// The block that ends with this entry.
 pub fn ends_with(last: Seq) -> Option<u64> {
@@ -49,7 +49,7 @@ async fn count(connection: &Connection, author: UserId, room: RoomId, after: Seq
     if after >= last {
         return Ok(0);
     }
-    let mut own = entries(room, after, last);
+    let mut own = entries_between(room, after, last);
     own.insert("postedByUser", author.to_string());
     connection.within(connection.messages.count_documents(own).hint(by_name(schema::LOG))).await
 }
@@ -94,7 +94,7 @@ async fn tally_missing(connection: &Connection, room: RoomId, blocks: Range<u64>
 
 /// Tallies a block whose entries are sure to stay.
 pub async fn tally(connection: &Connection, room: RoomId, block: u64) -> Result<()> {
-    let entries = entries(room, Seq(block * BLOCK), Seq((block + 1) * BLOCK));
+    let entries = entries_between(room, Seq(block * BLOCK), Seq((block + 1) * BLOCK));
     let by_author = doc! { "$group": { "_id": "$postedByUser", "count": { "$sum": 1 } } };
     let by_author = connection.messages.aggregate([doc! { "$match": entries }, by_author]).hint(by_name(schema::LOG));
     let of_one = |author: &RawDocument| Some((UserId::parse(documents::text_in(author, "_id")), number_in(author, "count")));

@@ -7,7 +7,7 @@ use mongodb::{
 
 use super::{
     connection::Connection,
-    documents::{self, date, text_in},
+    documents::{self, date, text_in, time_in},
     rows,
     schema::{self, by_name},
     sessions,
@@ -16,6 +16,9 @@ use crate::{
     model::{Credentials, PasswordHash, Timestamp, User, UserId, Username},
     store::{Names, Result, StoreError, UserCursor, Which},
 };
+
+/// How many users are changed in one go.
+const AT_ONCE: usize = 1_000;
 
 pub async fn add(connection: &Connection, user: &User, credentials: Option<&Credentials>) -> Result<bool> {
     let mut document = documents::from_user(user);
@@ -89,8 +92,26 @@ async fn page(connection: &Connection, mut filter: Document, skip: u64, limit: u
     connection.all(users.hint(by_name(schema::BY_AGE)), documents::user).await
 }
 
+pub async fn seen(connection: &Connection, seen: &[(UserId, Timestamp)]) -> Result<()> {
+    for seen in seen.chunks(AT_ONCE) {
+        let note = |(user, at): &(UserId, Timestamp)| {
+            doc! { "q": { "_id": user.to_string(), "deleted": null }, "u": { "$max": { "lastSeenAt": date(*at) } } }
+        };
+        let command = doc! { "update": connection.users.name(), "updates": seen.iter().map(note).collect::<Vec<_>>() };
+        connection.within(connection.database.run_command(command)).await?;
+    }
+    Ok(())
+}
+
+pub async fn last_seen(connection: &Connection, ids: &[UserId]) -> Result<Vec<(UserId, Timestamp)>> {
+    let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    let known = doc! { "_id": { "$in": ids }, "lastSeenAt": { "$type": "date" } };
+    let seen = |user: &RawDocument| Some((UserId::parse(text_in(user, "_id"))?, time_in(user, "lastSeenAt")));
+    connection.all(connection.users.find(known).projection(doc! { "lastSeenAt": 1 }), seen).await
+}
+
 pub async fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool> {
-    let erase = doc! { "$set": { "firstName": "", "lastName": "", "updatedAt": date(at), "deleted": true }, "$unset": { "username": "", "password": "" } };
+    let erase = doc! { "$set": { "firstName": "", "lastName": "", "updatedAt": date(at), "deleted": true }, "$unset": { "username": "", "password": "", "lastSeenAt": "" } };
     let erased = connection.within(connection.users.update_one(doc! { "_id": id.to_string(), "deleted": null }, erase)).await?;
     sessions::end(connection, id, Which::All).await?;
     Ok(erased.matched_count > 0)

@@ -18,7 +18,8 @@ const APPLICATION_ID: i64 = 0x4361_7573;
 /// The steps to the schema. How many of them a database has taken is its version (SQLite's `user_version`).
 ///
 /// To change the schema: add a step. Those that are here stay as they are.
-const SCHEMA: [&str; 3] = [include_str!("schema.sql"), include_str!("accounts.sql"), include_str!("sessions.sql")];
+const SCHEMA: [&str; 4] =
+    [include_str!("schema.sql"), include_str!("accounts.sql"), include_str!("sessions.sql"), include_str!("changes.sql")];
 /// Files of up to this many bytes are checked whole at start, which takes less than a tenth of a second; larger ones at their edges.
 const CHECK_WHOLE: u64 = 16 << 20;
 

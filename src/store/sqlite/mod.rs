@@ -1,12 +1,16 @@
 //! The embedded store: one SQLite file, written by one process.
 //!
 //! WAL with `synchronous=FULL`: a commit is on disk before anybody hears of it. This module is the [`Store`]; [`open`](file::open) makes
-//! the file ready, [`threads`] runs the statements, and the statements stand by noun in `users`, `sessions`, `rooms` and `log`.
+//! the file ready, [`threads`] runs the statements, and the statements stand by noun in `users`, `sessions`, `rooms`, `append` and `log`
+//! (writing and reading the logs), `marks` (how far they have been read) and `search`.
 
+mod append;
 mod file;
 mod log;
+mod marks;
 mod rooms;
 mod rows;
+mod search;
 mod sessions;
 mod threads;
 mod users;
@@ -18,20 +22,31 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::{task::AbortHandle, time::sleep};
 
-use super::{Names, NewMessage, OpenError, Page, Placed, Refresh, Result, Store, StoreError, UserCursor, Which};
+use super::{
+    Appended, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
+    search::{Behind, PAUSE, rooms_of},
+};
 use crate::model::{
-    Credentials, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User, UserId,
-    Username,
+    Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
+    UserId, Username,
 };
 use threads::Threads;
 
 /// How many threads read. Reads are short; more threads than cores only add switching.
 const READERS: usize = 2;
 
+/// Behind every entry.
+const END: Seq = Seq(u64::MAX);
+
 /// A store in one SQLite file.
 pub struct Sqlite {
     threads: Arc<Threads>,
+    /// Where there is something to put into the index of search.
+    behind: Arc<Behind>,
+    /// Does it on the side; nobody does where we are beside a server.
+    indexer: Option<AbortHandle>,
     /// Held for as long as the database is open: a second server is turned away instead of writing beside us. None where we are beside one.
     lock: Mutex<Option<File>>,
 }
@@ -39,7 +54,8 @@ pub struct Sqlite {
 impl Sqlite {
     /// Opens the database at `path`, made with its folder if it is missing.
     pub async fn open(path: PathBuf) -> std::result::Result<Self, OpenError> {
-        let store = Self::opened(move || file::open(&path).map(|(threads, lock)| (threads, Some(lock)))).await?;
+        let mut store = Self::opened(move || file::open(&path).map(|(threads, lock)| (threads, Some(lock)))).await?;
+        store.indexer = Some(tokio::spawn(index_on_the_side(Arc::clone(&store.threads), Arc::clone(&store.behind))).abort_handle());
         store.purge();
         Ok(store)
     }
@@ -56,13 +72,36 @@ impl Sqlite {
     {
         let opened = tokio::task::spawn_blocking(open).await;
         let (threads, lock) = opened.unwrap_or_else(|lost| Err(OpenError::Unusable(format!("database: opening it failed: {lost}"))))?;
-        Ok(Self { threads: Arc::new(threads), lock: Mutex::new(lock) })
+        Ok(Self { threads: Arc::new(threads), behind: Arc::default(), indexer: None, lock: Mutex::new(lock) })
     }
 
     /// Takes away what is left of deleted rooms, piece by piece between the work of others.
     fn purge(&self) {
         let threads = Arc::clone(&self.threads);
         tokio::spawn(async move { while matches!(threads.write(rooms::purge).await, Ok(true)) {} });
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        if let Some(indexer) = &self.indexer {
+            indexer.abort();
+        }
+    }
+}
+
+/// Puts new messages into the index of search, so slowly that posting does not suffer.
+async fn index_on_the_side(threads: Arc<Threads>, behind: Arc<Behind>) {
+    let mut rooms = Vec::new();
+    loop {
+        sleep(PAUSE).await;
+        if rooms.is_empty() {
+            rooms = behind.take();
+        }
+        if !rooms.is_empty() {
+            // What fails is left to whoever searches.
+            rooms = threads.write(move |connection| search::catch_up(connection, rooms)).await.unwrap_or_default();
+        }
     }
 }
 
@@ -134,6 +173,9 @@ impl Store for Sqlite {
     }
 
     async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)> {
+        if room.name.is_some() {
+            return self.threads.write(move |connection| rooms::add(connection, &room).map(|()| (Arc::new(room), true))).await;
+        }
         let asked = room.clone();
         if let Some(found) = self.threads.read(move |connection| rooms::find_by_members(connection, &asked)).await? {
             return Ok((Arc::new(found), false));
@@ -156,8 +198,13 @@ impl Store for Sqlite {
         Ok(deleted)
     }
 
-    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Option<Placed>>> {
-        self.threads.write(move |connection| log::append(connection, &batch)).await
+    async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
+        self.threads.read(move |connection| rooms::of_user(connection, user, after, limit)).await
+    }
+
+    async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
+        self.behind.note(rooms_of(&batch).into_iter());
+        self.threads.write(move |connection| append::append(connection, &batch)).await
     }
 
     async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {
@@ -168,25 +215,62 @@ impl Store for Sqlite {
         self.threads.read(move |connection| log::find(connection, id)).await
     }
 
-    async fn delete_message(&self, id: MessageId) -> Result<bool> {
-        self.threads.write(move |connection| log::delete(connection, id)).await
-    }
-
     async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
         self.threads.read(move |connection| rooms::recents(connection, user, skip, limit)).await
     }
 
-    async fn mark_read(&self, room: RoomId, user: UserId, at: Timestamp) -> Result<u64> {
-        self.threads.write(move |connection| log::mark_read(connection, room, user, at)).await
+    async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>> {
+        self.threads.read(move |connection| log::entries(connection, room, after, up_to.unwrap_or(END), limit)).await
+    }
+
+    async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
+        let rooms = rooms.to_vec();
+        self.threads.read(move |connection| log::ends(connection, &rooms)).await
+    }
+
+    async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>> {
+        let counted = match up_to {
+            Some(up_to) => self.threads.read(move |connection| marks::posted_up_to(connection, room, user, up_to)).await?,
+            None => None,
+        };
+        let up_to = up_to.unwrap_or(END);
+        self.threads.write(move |connection| marks::mark_read(connection, room, user, up_to, counted, at)).await
     }
 
     async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
         let readers = readers.to_vec();
-        self.threads.read(move |connection| log::read_marks(connection, room, &readers, first, last)).await
+        self.threads.read(move |connection| marks::read_marks(connection, room, &readers, first, last)).await
+    }
+
+    async fn unread(&self, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
+        let among = among.map(<[_]>::to_vec);
+        let unread = move |connection: &rusqlite::Connection| {
+            let rooms = among.map_or_else(|| rooms::of_user(connection, user, None, u64::MAX), Ok)?;
+            marks::unread(connection, user, &rooms)
+        };
+        self.threads.read(unread).await
+    }
+
+    async fn search(&self, search: Search) -> Result<Vec<Message>> {
+        let scope = search.scope;
+        let mut behind = self.threads.read(move |connection| search::behind(connection, scope)).await?;
+        while !behind.is_empty() {
+            behind = self.threads.write(move |connection| search::catch_up(connection, behind)).await?;
+        }
+        self.threads.read(move |connection| search::find(connection, &search)).await
     }
 
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
         self.threads.write(move |connection| file::token_secret(connection, candidate)).await
+    }
+
+    async fn seen(&self, seen: Vec<(UserId, Timestamp)>) -> Result<()> {
+        self.threads.write(move |connection| users::seen(connection, &seen)).await
+    }
+
+    async fn last_seen(&self, ids: &[UserId]) -> Result<Vec<(UserId, Timestamp)>> {
+        let ids = ids.to_vec();
+        self.threads.read(move |connection| users::last_seen(connection, &ids)).await
     }
 
     fn is_shared(&self) -> bool {
@@ -198,6 +282,9 @@ impl Store for Sqlite {
     }
 
     async fn close(&self) {
+        if let Some(indexer) = &self.indexer {
+            indexer.abort();
+        }
         let threads = Arc::clone(&self.threads);
         if let Err(lost) = tokio::task::spawn_blocking(move || threads.stop()).await {
             tracing::error!(%lost, "the database threads did not stop cleanly");

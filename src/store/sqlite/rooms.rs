@@ -2,9 +2,12 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::rows::{self, count};
+use super::{
+    rows::{self, count},
+    search,
+};
 use crate::{
-    model::{Message, MessageId, Room, RoomId, UserId},
+    model::{Message, MessageId, Room, RoomId, Seq, UserId},
     store::{is_large, member_key},
 };
 
@@ -22,17 +25,86 @@ pub fn find_by_members(connection: &Connection, room: &Room) -> Result<Option<Ro
         .optional()
 }
 
+/// Adds a room. One that has a name is found by no members: a key as short as this is that of none.
 pub fn add(connection: &Connection, room: &Room) -> Result<()> {
-    let members: Vec<u8> = room.members.iter().flat_map(UserId::as_bytes).copied().collect();
+    let key = if room.name.is_none() { member_key(room).to_vec() } else { no_key(room.id) };
     connection
-        .prepare_cached("INSERT INTO rooms (id, type, initiator, members, member_key, created_at) VALUES (?, ?, ?, ?, ?, ?)")?
-        .execute(params![room.id, room.kind, room.initiator, members, member_key(room), room.created_at])?;
+        .prepare_cached("INSERT INTO rooms (id, type, initiator, members, member_key, created_at, name) VALUES (?, ?, ?, ?, ?, ?, ?)")?
+        .execute(params![room.id, room.kind, room.initiator, rows::members_column(room), key, room.created_at, room.name])?;
     connection.prepare_cached("INSERT INTO heads (room, last_seq, last_at) VALUES (?, 0, 0)")?.execute([room.id])?;
     let mut membership = connection.prepare_cached("INSERT INTO memberships (user, room, large) VALUES (?, ?, ?)")?;
     for member in &room.members {
         membership.execute(params![member, room.id, is_large(room)])?;
     }
     Ok(())
+}
+
+fn no_key(room: RoomId) -> Vec<u8> {
+    room.as_bytes().to_vec()
+}
+
+/// Whether the user is in the room.
+pub fn is_member(connection: &Connection, room: RoomId, user: UserId) -> Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM memberships WHERE user = ? AND room = ?")?.exists(params![user, room])
+}
+
+/// The rooms of a user, from behind `after`.
+pub fn of_user(connection: &Connection, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
+    let after = after.as_ref().map_or(&[][..], |room| room.as_bytes());
+    connection
+        .prepare_cached("SELECT room FROM memberships WHERE user = ? AND room > ? ORDER BY room LIMIT ?")?
+        .query_map(params![user, after, count(limit)], |row| row.get(0))?
+        .collect()
+}
+
+/// Lets somebody into a room who is not in it, by the entry `seq`. `latest` is the room's latest message.
+pub fn add_member(connection: &Connection, room: &mut Room, user: UserId, seq: Seq, latest: Option<MessageId>) -> Result<()> {
+    let was_large = is_large(room);
+    if let Err(place) = room.members.binary_search(&user) {
+        room.members.insert(place, user);
+    }
+    if let Err(place) = room.joined.binary_search_by_key(&user, |(member, _)| *member) {
+        room.joined.insert(place, (user, seq));
+    }
+    connection.prepare_cached("INSERT INTO memberships (user, room, large, latest, joined) VALUES (?, ?, ?, ?, ?)")?.execute(params![
+        user,
+        room.id,
+        was_large,
+        latest.filter(|_| !was_large),
+        seq
+    ])?;
+    set_members(connection, room, was_large, latest)
+}
+
+/// Takes somebody out of a room.
+pub fn remove_member(connection: &Connection, room: &mut Room, user: UserId, latest: Option<MessageId>) -> Result<()> {
+    let was_large = is_large(room);
+    room.members.retain(|member| *member != user);
+    room.joined.retain(|(member, _)| *member != user);
+    connection.prepare_cached("DELETE FROM memberships WHERE user = ? AND room = ?")?.execute(params![user, room.id])?;
+    set_members(connection, room, was_large, latest)
+}
+
+/// Writes down who is in the room. By these it is no longer found.
+fn set_members(connection: &Connection, room: &Room, was_large: bool, latest: Option<MessageId>) -> Result<()> {
+    connection.prepare_cached("UPDATE rooms SET members = ?, joined = ?, member_key = ? WHERE id = ?")?.execute(params![
+        rows::members_column(room),
+        rows::joined_column(room),
+        no_key(room.id),
+        room.id
+    ])?;
+    if is_large(room) != was_large {
+        let latest = latest.filter(|_| was_large);
+        connection
+            .prepare_cached("UPDATE memberships SET large = ?, latest = ? WHERE room = ?")?
+            .execute(params![!was_large, latest, room.id])?;
+    }
+    Ok(())
+}
+
+/// Gives the room another name, or none.
+pub fn rename(connection: &Connection, room: RoomId, name: Option<&str>) -> Result<()> {
+    connection.prepare_cached("UPDATE rooms SET name = ? WHERE id = ?")?.execute(params![name, room]).map(drop)
 }
 
 /// Deletes the room and the first piece of its log, and notes down the rest for [`purge`]. Answers how many messages it had.
@@ -56,9 +128,12 @@ pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
 pub fn purge(connection: &Connection) -> Result<bool> {
     let room = connection.prepare_cached("SELECT room FROM purges LIMIT 1")?.query_row([], |row| row.get::<_, RoomId>(0)).optional()?;
     let Some(room) = room else { return Ok(false) };
-    let entries = connection
-        .prepare_cached("DELETE FROM entries WHERE room = ?1 AND seq IN (SELECT seq FROM entries WHERE room = ?1 ORDER BY seq LIMIT ?2)")?
-        .execute(params![room, PURGE])?;
+    let last = connection
+        .prepare_cached("SELECT max(seq) FROM (SELECT seq FROM entries WHERE room = ? ORDER BY seq LIMIT ?)")?
+        .query_row(params![room, PURGE], |row| row.get::<_, Option<Seq>>(0))?
+        .unwrap_or_default();
+    search::purge(connection, room, last)?;
+    let entries = connection.prepare_cached("DELETE FROM entries WHERE room = ? AND seq <= ?")?.execute(params![room, last])?;
     let marks = connection
         .prepare_cached(
             "DELETE FROM read_marks WHERE room = ?1 AND (user, up_to_seq) IN

@@ -5,7 +5,12 @@ use rusqlite::{
     types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef},
 };
 
-use crate::model::{Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, SessionId, Timestamp, User, UserId, UserType};
+use crate::{
+    model::{
+        ClientId, Entry, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, SessionId, Timestamp, User, UserId, UserType, What,
+    },
+    store::entry,
+};
 
 macro_rules! id_column {
     ($($id:ty),+) => {$(
@@ -42,6 +47,18 @@ macro_rules! name_column {
 }
 
 name_column!(UserType, RoomType);
+
+impl ToSql for ClientId {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_str().into())
+    }
+}
+
+impl FromSql for ClientId {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Self::parse(value.as_str()?).ok_or(FromSqlError::InvalidType)
+    }
+}
 
 impl ToSql for Timestamp {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
@@ -85,26 +102,75 @@ pub fn user(row: &Row<'_>) -> rusqlite::Result<User> {
 }
 
 /// The columns of [`room`], in its order.
-pub const ROOM: &str = "id, type, initiator, members, created_at";
+pub const ROOM: &str = "id, type, initiator, members, created_at, name, joined";
 
 /// A row of [`ROOM`].
 pub fn room(row: &Row<'_>) -> rusqlite::Result<Room> {
     let (members, _) = row.get_ref(3)?.as_blob()?.as_chunks::<16>();
+    let (joined, _) = row.get_ref(6)?.as_blob_or_null()?.unwrap_or_default().as_chunks::<24>();
     Ok(Room {
         id: row.get(0)?,
         kind: row.get(1)?,
+        name: row.get(5)?,
         initiator: row.get(2)?,
         members: members.iter().map(|id| UserId::from_bytes(*id)).collect(),
+        joined: joined.iter().map(|member| member_joined(*member)).collect(),
         created_at: row.get(4)?,
     })
 }
 
+/// The column `members`.
+pub fn members_column(room: &Room) -> Vec<u8> {
+    room.members.iter().flat_map(UserId::as_bytes).copied().collect()
+}
+
+/// The column `joined`.
+pub fn joined_column(room: &Room) -> Option<Vec<u8>> {
+    let bytes = |(member, seq): &(UserId, Seq)| member.as_bytes().iter().copied().chain(seq.0.to_be_bytes()).collect::<Vec<_>>();
+    (!room.joined.is_empty()).then(|| room.joined.iter().flat_map(bytes).collect())
+}
+
+fn member_joined(bytes: [u8; 24]) -> (UserId, Seq) {
+    let (mut id, mut seq) = ([0; 16], [0; 8]);
+    id.copy_from_slice(&bytes[..16]);
+    seq.copy_from_slice(&bytes[16..]);
+    (UserId::from_bytes(id), Seq(u64::from_be_bytes(seq)))
+}
+
 /// The columns of [`message`], in its order.
-pub const MESSAGE: &str = "id, room, seq, author, text, created_at";
+pub const MESSAGE: &str = "id, room, seq, author, text, created_at, edited_at, client_id";
 
 /// A row of [`MESSAGE`].
 pub fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
-    Ok(Message { id: row.get(0)?, room: row.get(1)?, seq: row.get(2)?, author: row.get(3)?, text: row.get(4)?, created_at: row.get(5)? })
+    Ok(Message {
+        id: row.get(0)?,
+        room: row.get(1)?,
+        seq: row.get(2)?,
+        author: row.get(3)?,
+        text: row.get(4)?,
+        created_at: row.get(5)?,
+        edited_at: row.get(6)?,
+        client_id: row.get(7)?,
+    })
+}
+
+/// The columns of [`entry`], in its order: first those of a message.
+pub const ENTRY: &str = "id, room, seq, author, text, created_at, edited_at, client_id, kind, target, name";
+
+/// A row of [`ENTRY`]. What became of an edited message has yet to be looked up.
+pub fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let kind = row.get_ref(8)?.as_str_or_null()?;
+    let what = match kind {
+        None if row.get_ref(4)? == ValueRef::Null => What::Deleted(row.get(0)?),
+        None => What::Message(message(row)?),
+        Some(entry::EDIT) => What::Edit { message: row.get(9)?, current: None },
+        Some(entry::DELETION) => What::Deletion(row.get(9)?),
+        Some(entry::MEMBER_ADDED) => What::MemberAdded(row.get(9)?),
+        Some(entry::MEMBER_REMOVED) => What::MemberRemoved(row.get(9)?),
+        Some(entry::RENAMED) => What::Renamed(row.get(10)?),
+        Some(_) => return Err(FromSqlError::InvalidType.into()),
+    };
+    Ok(Entry { room: row.get(1)?, seq: row.get(2)?, author: row.get(3)?, created_at: row.get(5)?, what })
 }
 
 /// A row of user, `up_to_seq`, `read_at`.

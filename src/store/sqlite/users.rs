@@ -80,5 +80,23 @@ pub fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool
         .execute(params![at, id])?;
     connection.prepare_cached("DELETE FROM accounts WHERE user = ?")?.execute([id])?;
     connection.prepare_cached("DELETE FROM sessions WHERE user = ?")?.execute([id])?;
+    connection.prepare_cached("DELETE FROM presence WHERE user = ?")?.execute([id])?;
     Ok(deleted > 0)
+}
+
+pub fn seen(connection: &Connection, seen: &[(UserId, Timestamp)]) -> Result<()> {
+    let mut note = connection.prepare_cached(
+        "INSERT INTO presence (user, last_seen_at) VALUES (?, ?)
+         ON CONFLICT (user) DO UPDATE SET last_seen_at = max(last_seen_at, excluded.last_seen_at)",
+    )?;
+    seen.iter().try_for_each(|(user, at)| note.execute(params![user, at]).map(drop))
+}
+
+pub fn last_seen(connection: &Connection, ids: &[UserId]) -> Result<Vec<(UserId, Timestamp)>> {
+    let mut by_id = connection.prepare_cached("SELECT user, last_seen_at FROM presence WHERE user = ?")?;
+    let mut seen = Vec::with_capacity(ids.len());
+    for id in ids {
+        seen.extend(by_id.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?);
+    }
+    Ok(seen)
 }

@@ -1,0 +1,132 @@
+//! What may not be appended, in MongoDB, or would change nothing.
+
+use std::collections::{HashMap, HashSet};
+
+use mongodb::bson::{RawDocument, doc};
+
+use super::{
+    connection::Connection,
+    documents::text_in,
+    log::{Head, Heads},
+};
+use crate::{
+    model::{MessageId, RoomId, UserId},
+    store::{Appended, Change, NewEntry, Result},
+};
+
+/// What entries of one batch may have to do with each other.
+#[derive(PartialEq, Eq, Hash)]
+enum Subject {
+    Message(MessageId),
+    Member(RoomId, UserId),
+    Name(RoomId),
+}
+
+/// What the entry changes.
+fn changed_by(entry: &NewEntry) -> Subject {
+    match &entry.change {
+        Change::Message { .. } => Subject::Message(entry.id),
+        Change::Edit { message, .. } | Change::Deletion(message) => Subject::Message(*message),
+        Change::AddMember(user) | Change::RemoveMember(user) => Subject::Member(entry.room, *user),
+        Change::Rename(_) => Subject::Name(entry.room),
+    }
+}
+
+/// How many of the waiting entries, from the first on, have nothing to do with what those before them change. Only these can be judged by
+/// how things are now.
+pub fn first_wave(entries: &[NewEntry], waiting: &[usize]) -> usize {
+    if waiting.iter().all(|index| matches!(entries[*index].change, Change::Message { .. })) {
+        return waiting.len();
+    }
+    let mut changed = HashSet::new();
+    let depends = |index: &usize, changed: &HashSet<Subject>| {
+        let entry = &entries[*index];
+        let author = Subject::Member(entry.room, entry.author);
+        changed.contains(&changed_by(entry)) || (entry.change.is_for_members() && changed.contains(&author))
+    };
+    for (position, index) in waiting.iter().enumerate() {
+        if depends(index, &changed) {
+            return position;
+        }
+        changed.insert(changed_by(&entries[*index]));
+    }
+    waiting.len()
+}
+
+/// Which of these entries may not be appended, or would change nothing. Nothing is looked up for a message in a room whose members never
+/// changed.
+pub async fn refused(connection: &Connection, entries: &[NewEntry], wave: &[usize], heads: &Heads) -> Result<HashMap<usize, Appended>> {
+    let asked: Vec<_> = wave.iter().filter_map(|index| Some((*index, &entries[*index], heads.get(&entries[*index].room)?))).collect();
+    let messages = messages(connection, &asked);
+    let rooms = rooms(connection, &asked);
+    let (messages, rooms) = tokio::try_join!(messages, rooms)?;
+    let refused = |(index, entry, head): (usize, &NewEntry, &Head)| Some((index, refusal(entry, head, &messages, rooms.get(&entry.room))?));
+    Ok(asked.into_iter().filter_map(refused).collect())
+}
+
+type Asked<'a> = [(usize, &'a NewEntry, &'a Head)];
+
+/// What has to be known of a room.
+struct Known {
+    name: Option<String>,
+    /// Those of the people in question who are in it.
+    members: HashSet<UserId>,
+}
+
+fn refusal(entry: &NewEntry, head: &Head, messages: &HashSet<(RoomId, MessageId)>, room: Option<&Known>) -> Option<Appended> {
+    let is_member = |user: &UserId| room.is_some_and(|room| room.members.contains(user));
+    if head.members_changed && entry.change.is_for_members() && !is_member(&entry.author) {
+        return Some(Appended::NotAMember);
+    }
+    let changes = match &entry.change {
+        Change::Message { .. } => true,
+        Change::Edit { message, .. } | Change::Deletion(message) => messages.contains(&(entry.room, *message)),
+        Change::AddMember(user) => !is_member(user),
+        Change::RemoveMember(user) => is_member(user),
+        Change::Rename(name) => room.is_some_and(|room| room.name != *name),
+    };
+    (!changes).then_some(Appended::Unchanged)
+}
+
+/// Those of the messages in question that are there.
+async fn messages(connection: &Connection, asked: &Asked<'_>) -> Result<HashSet<(RoomId, MessageId)>> {
+    let target = |entry: &NewEntry| match &entry.change {
+        Change::Edit { message, .. } | Change::Deletion(message) => Some(message.to_string()),
+        _ => None,
+    };
+    let ids: Vec<_> = asked.iter().filter_map(|(_, entry, _)| target(entry)).collect();
+    if ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let found = connection.messages.find(doc! { "_id": { "$in": ids }, "deleted": null }).projection(doc! { "chatRoomId": 1 });
+    let there = |message: &RawDocument| Some((RoomId::parse(text_in(message, "chatRoomId"))?, MessageId::parse(text_in(message, "_id"))?));
+    Ok(connection.all(found, there).await?.into_iter().collect())
+}
+
+/// What there is to know of the rooms in question. Of a large room only those members are read who matter.
+async fn rooms(connection: &Connection, asked: &Asked<'_>) -> Result<HashMap<RoomId, Known>> {
+    let matters = |entry: &NewEntry, head: &Head| entry.change.is_of_room() || (head.members_changed && entry.change.is_for_members());
+    let (mut rooms, mut people) = (HashSet::new(), HashSet::new());
+    for (_, entry, head) in asked {
+        if matters(entry, head) {
+            rooms.insert(entry.room.to_string());
+            people.insert(entry.author.to_string());
+            if let Change::AddMember(user) | Change::RemoveMember(user) = entry.change {
+                people.insert(user.to_string());
+            }
+        }
+    }
+    if rooms.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let members = doc! { "$setIntersection": ["$userIds", Vec::from_iter(people)] };
+    let found = connection.rooms.find(doc! { "_id": { "$in": Vec::from_iter(rooms) }, "deletedAt": null });
+    let known = |room: &RawDocument| {
+        let listed = room.get_array("userIds").ok().into_iter().flatten().flatten();
+        let members = listed.filter_map(|id| UserId::parse(id.as_str()?)).collect();
+        let name = room.get_str("name").ok().map(ToOwned::to_owned);
+        Some((RoomId::parse(text_in(room, "_id"))?, Known { name, members }))
+    };
+    let found = found.projection(doc! { "name": 1, "userIds": members });
+    Ok(connection.all(found, known).await?.into_iter().collect())
+}

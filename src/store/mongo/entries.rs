@@ -1,0 +1,107 @@
+//! How the entries of the logs stand in documents.
+//!
+//! An entry that is no message says so in `type`, and counts as deleted: it has no text. As long as `pending` is set, what it says may not
+//! have been done; only so long does an edit hold its text.
+
+use mongodb::bson::{RawDocument, RawDocumentBuf, raw::cstr};
+
+use super::documents::{self, date, flag_in, number, seq_in, text_in, time_in, user_in};
+use crate::{
+    model::{Entry, MessageId, RoomId, Seq, Timestamp, UserId, What},
+    store::{
+        Change, NewEntry,
+        entry::{DELETION, EDIT, MEMBER_ADDED, MEMBER_REMOVED, RENAMED},
+    },
+};
+
+/// The document of an entry that gets this place in the log. Put together without detours: this is the hot path.
+pub fn from_entry(entry: &NewEntry, seq: Seq, created_at: Timestamp) -> RawDocumentBuf {
+    let mut document = RawDocumentBuf::new();
+    document.append(cstr!("_id"), entry.id.to_string());
+    document.append(cstr!("chatRoomId"), entry.room.to_string());
+    document.append(cstr!("seq"), number(seq.0));
+    if let Change::Message { text, client_id } = &entry.change {
+        let mut content = RawDocumentBuf::new();
+        content.append(cstr!("messageText"), text.as_str());
+        document.append(cstr!("message"), content);
+        document.append(cstr!("type"), "text");
+        if let Some(client_id) = client_id {
+            document.append(cstr!("clientMessageId"), client_id.as_str());
+        }
+    } else {
+        append_change(&mut document, &entry.change);
+    }
+    document.append(cstr!("postedByUser"), entry.author.to_string());
+    document.append(cstr!("createdAt"), date(created_at));
+    document.append(cstr!("updatedAt"), date(created_at));
+    document
+}
+
+fn append_change(document: &mut RawDocumentBuf, change: &Change) {
+    document.append(cstr!("type"), change.kind().unwrap_or_default());
+    match change {
+        Change::Message { .. } => {}
+        Change::Edit { message, text } => {
+            document.append(cstr!("target"), message.to_string());
+            document.append(cstr!("newText"), text.as_str());
+        }
+        Change::Deletion(message) => document.append(cstr!("target"), message.to_string()),
+        Change::AddMember(user) | Change::RemoveMember(user) => document.append(cstr!("target"), user.to_string()),
+        Change::Rename(Some(name)) => document.append(cstr!("name"), name.as_str()),
+        Change::Rename(None) => {}
+    }
+    document.append(cstr!("deleted"), true);
+    document.append(cstr!("pending"), true);
+}
+
+/// An entry, unless it is the one that closes the log. What became of an edited message has yet to be looked up.
+pub fn entry(document: &RawDocument) -> Option<Entry> {
+    if flag_in(document, "closed") {
+        return None;
+    }
+    let (room, seq) = (RoomId::parse(text_in(document, "chatRoomId"))?, seq_in(document, "seq"));
+    let (author, created_at) = (user_in(document, "postedByUser"), time_in(document, "createdAt"));
+    Some(Entry { room, seq, author, created_at, what: what(document)? })
+}
+
+fn what(document: &RawDocument) -> Option<What> {
+    let message = |field| MessageId::parse(text_in(document, field));
+    Some(match text_in(document, "type") {
+        EDIT => What::Edit { message: message("target")?, current: None },
+        DELETION => What::Deletion(message("target")?),
+        MEMBER_ADDED => What::MemberAdded(user_in(document, "target")),
+        MEMBER_REMOVED => What::MemberRemoved(user_in(document, "target")),
+        RENAMED => What::Renamed(document.get_str("name").ok().map(ToOwned::to_owned)),
+        _ => match documents::message(document) {
+            Some(message) => What::Message(message),
+            None => What::Deleted(message("_id")?),
+        },
+    })
+}
+
+/// Something that an entry says and that is to be done.
+#[derive(Clone, Debug)]
+pub struct Due {
+    /// The entry.
+    pub id: MessageId,
+    pub room: RoomId,
+    pub seq: Seq,
+    pub at: Timestamp,
+    pub change: Change,
+}
+
+/// What a pending entry says.
+pub fn due(document: &RawDocument) -> Option<Due> {
+    let message = || MessageId::parse(text_in(document, "target"));
+    let user = || UserId::parse(text_in(document, "target"));
+    let change = match text_in(document, "type") {
+        EDIT => Change::Edit { message: message()?, text: text_in(document, "newText").to_owned() },
+        DELETION => Change::Deletion(message()?),
+        MEMBER_ADDED => Change::AddMember(user()?),
+        MEMBER_REMOVED => Change::RemoveMember(user()?),
+        RENAMED => Change::Rename(document.get_str("name").ok().map(ToOwned::to_owned)),
+        _ => return None,
+    };
+    let (id, room) = (MessageId::parse(text_in(document, "_id"))?, RoomId::parse(text_in(document, "chatRoomId"))?);
+    Some(Due { id, room, seq: seq_in(document, "seq"), at: time_in(document, "createdAt"), change })
+}

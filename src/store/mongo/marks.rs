@@ -1,0 +1,178 @@
+//! How far the logs have been read, in MongoDB.
+//!
+//! Unread is what stands behind the user's last mark, but for the entries that are their own and those of others that are no messages, or no
+//! longer.
+
+use std::collections::HashMap;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use mongodb::bson::{Document, RawDocument, doc};
+use tokio::try_join;
+
+use super::{
+    connection::Connection,
+    documents::{self, number, number_in, seq_in, text_in},
+    pages::{self, deleted_between, end, entries_between},
+    rooms,
+    schema::{self, by_name},
+    tallies,
+};
+use crate::{
+    model::{ReadMark, RoomId, Seq, Timestamp, UserId},
+    store::{Marked, Result, StoreError, Unread},
+};
+
+/// How often a reader's mark is tried when the same reader marks from several places at once.
+const ATTEMPTS: usize = 10;
+/// In how many rooms unread messages are counted in one go.
+const ROOMS_AT_ONCE: usize = 100;
+/// How many such counts are under way at once.
+const COUNTS_AT_ONCE: usize = 4;
+
+pub async fn mark_read(connection: &Connection, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>> {
+    let Some(joined) = rooms::joined(connection, room, user).await? else { return Ok(None) };
+    for _ in 0..ATTEMPTS {
+        let (end, last_mark) = try_join!(end(connection, room), last_mark(connection, room, user))?;
+        let (end, last_at) = end.unwrap_or_default();
+        let read = last_mark.max(joined);
+        let up_to = up_to.unwrap_or(end).min(end);
+        if up_to <= read {
+            let unread = unread_between(connection, room, user, read, end).await?;
+            return Ok(Some(Marked { became_read: 0, last_read: read, unread, mark: None }));
+        }
+        let became_read = unread_between(connection, room, user, read, up_to);
+        let still_unread = unread_between(connection, room, user, up_to, end);
+        let last_at = async { if up_to == end { Ok(last_at) } else { time_of(connection, room, up_to).await } };
+        let (became_read, unread, last_at) = try_join!(became_read, still_unread, last_at)?;
+        let mark = ReadMark { user, up_to, read_at: at.max(last_at) };
+        if connection.add(&connection.marks, &documents::from_read_mark(room, last_mark, &mark)).await? {
+            return Ok(Some(Marked { became_read, last_read: up_to, unread, mark: Some(mark) }));
+        }
+    }
+    Err(StoreError::Unavailable(format!("user {user} marks room {room} as read from many places at once")))
+}
+
+async fn unread_between(connection: &Connection, room: RoomId, user: UserId, after: Seq, last: Seq) -> Result<u64> {
+    if after >= last {
+        return Ok(0);
+    }
+    let own = tallies::posted_by(connection, user, room, after, last);
+    let (own, no_messages) = try_join!(own, deleted_between(connection, room, after, last, Some(user)))?;
+    Ok((last.0 - after.0).saturating_sub(own).saturating_sub(no_messages))
+}
+
+async fn time_of(connection: &Connection, room: RoomId, seq: Seq) -> Result<Timestamp> {
+    let entry = connection.messages.find_one(doc! { "chatRoomId": room.to_string(), "seq": number(seq.0) }).hint(by_name(schema::LOG));
+    Ok(connection.one(entry, |entry| Some(documents::time_in(entry, "createdAt"))).await?.unwrap_or_default())
+}
+
+/// How far the user has read.
+async fn last_mark(connection: &Connection, room: RoomId, user: UserId) -> Result<Seq> {
+    let last =
+        connection.marks.find_one(doc! { "chatRoomId": room.to_string(), "readByUserId": user.to_string() }).sort(doc! { "upToSeq": -1 });
+    let read = connection.one(last, documents::read_mark).await?;
+    Ok(read.map(|mark| mark.up_to).unwrap_or_default())
+}
+
+/// What stands behind what a user has read in a room.
+#[derive(Clone, Copy)]
+struct Stretch {
+    room: RoomId,
+    read: Seq,
+    end: Seq,
+}
+
+/// What the user has not read, in all their rooms or in those of `among` that they are in.
+pub async fn unread(connection: &Connection, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
+    let joined = rooms::joined_of(connection, user, among).await?;
+    let ids: Vec<_> = joined.iter().map(|(room, _)| *room).collect();
+    let (ends, marks) = try_join!(pages::ends(connection, &ids), last_marks(connection, user, &ids))?;
+    let stretch = |(room, joined): &(RoomId, Seq)| {
+        let read = marks.get(room).copied().unwrap_or_default().max(*joined);
+        Some(Stretch { room: *room, read, end: *ends.get(room)? })
+    };
+    let stretches: Vec<_> = joined.iter().filter_map(stretch).collect();
+    let behind: Vec<_> = stretches.iter().copied().filter(|stretch| stretch.end > stretch.read).collect();
+    let counts: Vec<_> = behind.chunks(ROOMS_AT_ONCE).map(|some| count(connection, user, some.to_vec())).collect();
+    let counts: Vec<_> = stream::iter(counts).buffer_unordered(COUNTS_AT_ONCE).try_collect().await?;
+    let counts: HashMap<_, _> = counts.into_iter().flatten().collect();
+    let unread = |stretch: Stretch| {
+        let unread = counts.get(&stretch.room).copied().unwrap_or_default();
+        Unread { room: stretch.room, unread, last_seq: stretch.end }
+    };
+    Ok(stretches.into_iter().map(unread).collect())
+}
+
+/// How many messages of others stand in these stretches.
+async fn count(connection: &Connection, user: UserId, stretches: Vec<Stretch>) -> Result<Vec<(RoomId, u64)>> {
+    let (long, short): (Vec<_>, Vec<_>) = stretches.iter().copied().partition(|stretch| stretch.end.0 - stretch.read.0 > tallies::BLOCK);
+    let no_messages = doc! { "deleted": true, "closed": null, "postedByUser": { "$ne": user.to_string() } };
+    let no_messages = count_each(connection, &stretches, no_messages, schema::DELETED);
+    let own = count_each(connection, &short, doc! { "postedByUser": user.to_string() }, schema::LOG);
+    let (mut own, no_messages) = try_join!(own, no_messages)?;
+    for Stretch { room, read, end } in long {
+        own.insert(room, tallies::posted_by(connection, user, room, read, end).await?);
+    }
+    let unread = |stretch: &Stretch| {
+        let known = |counts: &HashMap<RoomId, u64>| counts.get(&stretch.room).copied().unwrap_or_default();
+        (stretch.room, (stretch.end.0 - stretch.read.0).saturating_sub(known(&own)).saturating_sub(known(&no_messages)))
+    };
+    Ok(stretches.iter().map(unread).collect())
+}
+
+/// How many entries in each of these stretches are such.
+async fn count_each(connection: &Connection, stretches: &[Stretch], such: Document, index: &str) -> Result<HashMap<RoomId, u64>> {
+    if stretches.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let such = |stretch: &Stretch| {
+        let mut entries = entries_between(stretch.room, stretch.read, stretch.end);
+        entries.extend(such.clone());
+        entries
+    };
+    let such: Vec<_> = stretches.iter().map(such).collect();
+    let by_room = doc! { "$group": { "_id": "$chatRoomId", "count": { "$sum": 1 } } };
+    let by_room = connection.messages.aggregate([doc! { "$match": { "$or": such } }, by_room]).hint(by_name(index));
+    let count = |room: &RawDocument| Some((RoomId::parse(text_in(room, "_id"))?, number_in(room, "count")));
+    Ok(connection.all(by_room, count).await?.into_iter().collect())
+}
+
+/// How far the user has read these rooms, those of them in which they have read anything. One step in the index per room.
+async fn last_marks(connection: &Connection, user: UserId, rooms: &[RoomId]) -> Result<HashMap<RoomId, Seq>> {
+    let rooms: Vec<_> = rooms.iter().map(ToString::to_string).collect();
+    let last = connection.marks.aggregate([
+        doc! { "$match": { "chatRoomId": { "$in": rooms }, "readByUserId": user.to_string() } },
+        doc! { "$sort": { "chatRoomId": -1, "readByUserId": -1, "upToSeq": -1 } },
+        doc! { "$group": { "_id": "$chatRoomId", "upToSeq": { "$first": "$upToSeq" } } },
+    ]);
+    let last = last.hint(by_name(schema::BY_READER));
+    let of_room = |mark: &RawDocument| Some((RoomId::parse(text_in(mark, "_id"))?, seq_in(mark, "upToSeq")));
+    Ok(connection.all(last, of_room).await?.into_iter().collect())
+}
+
+pub async fn read_marks(connection: &Connection, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
+    let readers: Vec<_> = readers.iter().map(ToString::to_string).collect();
+    let of_readers = |up_to: Document| doc! { "chatRoomId": room.to_string(), "readByUserId": { "$in": &readers }, "upToSeq": up_to };
+    let within = async {
+        if first == last {
+            return Ok(Vec::new());
+        }
+        let within = of_readers(doc! { "$gte": number(first.0), "$lt": number(last.0) });
+        connection.all(connection.marks.find(within), documents::read_mark).await
+    };
+    // One step in the index per reader, however many marks come later.
+    let first_behind = connection.marks.aggregate([
+        doc! { "$match": of_readers(doc! { "$gte": number(last.0) }) },
+        doc! { "$sort": { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 } },
+        doc! { "$group": {
+            "_id": "$readByUserId",
+            "readByUserId": { "$first": "$readByUserId" },
+            "upToSeq": { "$first": "$upToSeq" },
+            "readAt": { "$first": "$readAt" },
+        } },
+    ]);
+    let (mut marks, behind) = try_join!(within, connection.all(first_behind, documents::read_mark))?;
+    marks.extend(behind);
+    marks.sort_unstable_by_key(|mark| (mark.user, mark.up_to));
+    Ok(marks)
+}

@@ -1,0 +1,170 @@
+//! Appending to the logs, and doing what the entries say, in SQLite.
+
+use std::collections::{HashMap, hash_map};
+
+use rusqlite::{Connection, Result, params};
+
+use super::{log, rooms, search};
+use crate::{
+    model::{MessageId, RoomId, Seq, UserId},
+    store::{Appended, Change, NewEntry, Placed},
+};
+
+/// The end of a room's log while a batch is appended to it.
+struct Tail {
+    head: log::Head,
+    /// Where it was before.
+    was: Seq,
+    /// How many entries of each author the batch holds.
+    posted: Vec<(UserId, u64)>,
+}
+
+pub fn append(connection: &Connection, batch: &[NewEntry]) -> Result<Vec<Appended>> {
+    let mut tails: HashMap<RoomId, Option<Tail>> = HashMap::new();
+    let mut appended = Vec::with_capacity(batch.len());
+    for entry in batch {
+        let tail = match tails.entry(entry.room) {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(unknown) => unknown.insert(Tail::find(connection, entry.room)?),
+        };
+        appended.push(match tail {
+            Some(tail) => tail.append(connection, entry)?,
+            None => Appended::NoRoom,
+        });
+    }
+    for (room, tail) in tails {
+        if let Some(tail) = tail.filter(|tail| tail.head.last_seq > tail.was) {
+            tail.save(connection, room)?;
+        }
+    }
+    Ok(appended)
+}
+
+impl Tail {
+    fn find(connection: &Connection, room: RoomId) -> Result<Option<Self>> {
+        Ok(log::head(connection, room)?.map(|head| Self { was: head.last_seq, head, posted: Vec::new() }))
+    }
+
+    fn append(&mut self, connection: &Connection, entry: &NewEntry) -> Result<Appended> {
+        if self.head.members_changed && entry.change.is_for_members() && !rooms::is_member(connection, entry.room, entry.author)? {
+            return Ok(Appended::NotAMember);
+        }
+        let next = self.next(entry);
+        let changed = match &entry.change {
+            Change::Message { text, client_id } => {
+                if let Some(client_id) = client_id
+                    && let Some(earlier) = log::sent(connection, entry.room, entry.author, client_id)?
+                {
+                    return Ok(Appended::Duplicate(Box::new(earlier)));
+                }
+                connection
+                    .prepare_cached(
+                        "INSERT INTO entries (room, seq, id, author, text, created_at, client_id) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    )?
+                    .execute(params![entry.room, next.seq, entry.id, entry.author, text, next.created_at, client_id])?;
+                self.head.latest = Some(entry.id);
+                self.count(entry.author, next);
+                return Ok(Appended::Placed(next));
+            }
+            Change::Edit { message, text } => edit(connection, entry.room, *message, text, next)?,
+            Change::Deletion(message) => self.delete(connection, entry.room, *message)?,
+            Change::AddMember(user) => self.add_member(connection, entry.room, *user, next)?,
+            Change::RemoveMember(user) => self.remove_member(connection, entry.room, *user)?,
+            Change::Rename(name) => rename(connection, entry.room, name.as_deref())?,
+        };
+        if !changed {
+            return Ok(Appended::Unchanged);
+        }
+        insert(connection, entry, next)?;
+        self.count(entry.author, next);
+        if let Change::AddMember(user) = entry.change {
+            // Theirs is what comes from here on.
+            self.posted.retain(|(author, _)| *author != user);
+        }
+        Ok(Appended::Placed(next))
+    }
+
+    fn next(&self, entry: &NewEntry) -> Placed {
+        Placed { seq: Seq(self.head.last_seq.0 + 1), created_at: self.head.last_at.max(entry.created_at) }
+    }
+
+    fn count(&mut self, author: UserId, placed: Placed) {
+        self.head.last_seq = placed.seq;
+        self.head.last_at = placed.created_at;
+        match self.posted.iter_mut().find(|(known, _)| *known == author) {
+            Some((_, posted)) => *posted += 1,
+            None => self.posted.push((author, 1)),
+        }
+    }
+
+    fn delete(&mut self, connection: &Connection, room: RoomId, id: MessageId) -> Result<bool> {
+        let Some(message) = log::in_room(connection, room, id)? else { return Ok(false) };
+        connection.prepare_cached("UPDATE entries SET text = NULL WHERE room = ? AND seq = ?")?.execute(params![room, message.seq])?;
+        search::replace(connection, &message, None)?;
+        if self.head.latest == Some(id) {
+            self.head.latest = log::newest(connection, room, message.seq, 1)?.pop().map(|message| message.id);
+        }
+        Ok(true)
+    }
+
+    fn add_member(&mut self, connection: &Connection, id: RoomId, user: UserId, next: Placed) -> Result<bool> {
+        let Some(mut room) = rooms::find(connection, id)?.filter(|room| !room.has_member(user)) else { return Ok(false) };
+        rooms::add_member(connection, &mut room, user, next.seq, self.head.latest)?;
+        self.head.members_changed = true;
+        Ok(true)
+    }
+
+    fn remove_member(&mut self, connection: &Connection, id: RoomId, user: UserId) -> Result<bool> {
+        let Some(mut room) = rooms::find(connection, id)?.filter(|room| room.has_member(user)) else { return Ok(false) };
+        rooms::remove_member(connection, &mut room, user, self.head.latest)?;
+        self.head.members_changed = true;
+        Ok(true)
+    }
+
+    fn save(self, connection: &Connection, room: RoomId) -> Result<()> {
+        let head = self.head;
+        connection
+            .prepare_cached("UPDATE heads SET last_seq = ?, last_at = ?, latest = ?, members_changed = ? WHERE room = ?")?
+            .execute(params![head.last_seq, head.last_at, head.latest, head.members_changed, room])?;
+        rooms::set_latest(connection, room, head.latest)?;
+        let mut count = connection.prepare_cached("UPDATE memberships SET posted = posted + ? WHERE user = ? AND room = ?")?;
+        for (author, posted) in self.posted {
+            count.execute(params![posted, author, room])?;
+        }
+        Ok(())
+    }
+}
+
+fn edit(connection: &Connection, room: RoomId, id: MessageId, text: &str, at: Placed) -> Result<bool> {
+    let Some(message) = log::in_room(connection, room, id)? else { return Ok(false) };
+    connection.prepare_cached("UPDATE entries SET text = ?, edited_at = ? WHERE room = ? AND seq = ?")?.execute(params![
+        text,
+        at.created_at,
+        room,
+        message.seq
+    ])?;
+    search::replace(connection, &message, Some(text))?;
+    Ok(true)
+}
+
+fn rename(connection: &Connection, id: RoomId, name: Option<&str>) -> Result<bool> {
+    let renamed = rooms::find(connection, id)?.is_some_and(|room| room.name.as_deref() != name);
+    if renamed {
+        rooms::rename(connection, id, name)?;
+    }
+    Ok(renamed)
+}
+
+/// Puts an entry into the log that is no message.
+fn insert(connection: &Connection, entry: &NewEntry, placed: Placed) -> Result<()> {
+    let (target, name) = match &entry.change {
+        Change::Message { .. } => (None, None),
+        Change::Edit { message, .. } | Change::Deletion(message) => (Some(*message.as_bytes()), None),
+        Change::AddMember(user) | Change::RemoveMember(user) => (Some(*user.as_bytes()), None),
+        Change::Rename(name) => (None, name.as_deref()),
+    };
+    connection
+        .prepare_cached("INSERT INTO entries (room, seq, id, author, created_at, kind, target, name) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?
+        .execute(params![entry.room, placed.seq, entry.id, entry.author, placed.created_at, entry.change.kind(), target, name])
+        .map(drop)
+}

@@ -1,0 +1,195 @@
+//! The contract of `Store` about search: what is found, in what order, and what is not.
+
+use std::sync::Arc;
+
+use causerie::{
+    model::{Message, MessageId, Room, RoomId, Seq, Timestamp, UserId},
+    store::{Change, NewEntry, Scope, Search, Store},
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rstest_reuse::apply;
+
+use crate::{
+    databases::{Database, Kind},
+    each_deployment,
+    store::{append, change, delete, draft, room, user_id},
+};
+
+/// Message `n` that says this.
+fn says(room: &Room, n: u64, text: &str) -> NewEntry {
+    NewEntry { change: Change::Message { text: text.into(), client_id: None }, ..draft(room, 1, n) }
+}
+
+fn in_room(room: &Room) -> Scope {
+    Scope::Room { room: room.id, after: Seq(0) }
+}
+
+fn in_rooms_of(user: UserId) -> Scope {
+    Scope::RoomsOf { user, since_joined: false }
+}
+
+async fn found(store: &Arc<dyn Store>, scope: Scope, words: &str, before: Option<&Message>, limit: u64) -> Vec<Message> {
+    let before = before.map(|message| (message.created_at, message.id));
+    store.search(Search { scope, words: words.into(), before, limit }).await.unwrap()
+}
+
+/// The numbers of the messages that are found.
+async fn numbers(store: &Arc<dyn Store>, scope: Scope, words: &str) -> Vec<u64> {
+    let number = |message: &Message| u64::try_from(u128::from_be_bytes(*message.id.as_bytes())).unwrap();
+    found(store, scope, words, None, 100).await.iter().map(number).collect()
+}
+
+async fn with_room(database: &Database, texts: &[&str]) -> (Arc<dyn Store>, Room) {
+    let store = database.open().await;
+    let room = room(100, &[1, 2]);
+    store.find_or_add_room(room.clone()).await.unwrap();
+    let batch = texts.iter().zip(1..).map(|(text, n)| says(&room, n, text)).collect();
+    store.append(batch).await.unwrap();
+    (store, room)
+}
+
+#[apply(each_deployment)]
+#[tokio::test]
+async fn words_are_found_in_any_order_and_without_case_and_accents(kind: Kind) {
+    let database = Database::new(kind).await;
+    let texts = ["Crème brûlée for two", "two cats concatenate", "a cat, two dogs", "BRULEE CREME", "e\u{301}te\u{301}", "日本 Привет"];
+    let (store, room) = with_room(&database, &texts).await;
+    let of = async |words: &'static str| numbers(&store, in_room(&room), words).await;
+    assert_eq!(of("creme").await, [4, 1]);
+    assert_eq!(of("BRÛLÉE Creme").await, [4, 1]);
+    assert_eq!(of("two brulee").await, [1]);
+    assert_eq!(of("two").await, [3, 2, 1]);
+    assert_eq!(of("two cat").await, [3], "a part of a word is no word");
+    assert_eq!(of("été").await, [5]);
+    assert_eq!(of("привет").await, [6]);
+    assert_eq!(of("cat two cat two").await, [3]);
+    for nothing in ["", "  ", "?!", "nowhere", "two nowhere", "\0", "¤", "text", "words"] {
+        assert_eq!(of(nothing).await, [0_u64; 0], "{nothing:?}");
+    }
+}
+
+#[apply(each_deployment)]
+#[tokio::test]
+async fn nothing_that_is_asked_is_an_expression(kind: Kind) {
+    let database = Database::new(kind).await;
+    let (store, room) = with_room(&database, &["cat or dog", "near the house", "not a thing", "words rowid"]).await;
+    let of = async |words: &str| numbers(&store, in_room(&room), words).await;
+    for (words, expected) in [
+        ("cat OR near", vec![]),
+        ("cat AND dog", vec![]),
+        ("NEAR(cat dog)", vec![]),
+        ("NOT thing", vec![3]),
+        ("ca*", vec![]),
+        ("^cat", vec![1]),
+        ("words:cat", vec![]),
+        ("{words rowid} : dog", vec![]),
+        ("\"cat", vec![1]),
+        ("'; DROP TABLE search; --", vec![]),
+        ("$where", vec![]),
+        ("-cat", vec![1]),
+        ("cat\0dog", vec![1]),
+    ] {
+        assert_eq!(of(words).await, expected, "{words:?}");
+    }
+    let letters: Vec<_> = "\"'*^:(){}+-\\, \0$¤.ANDORNTEcat".chars().collect();
+    let mut random = StdRng::seed_from_u64(1);
+    for _ in 0..200 {
+        let words: String = (0..random.random_range(0..12)).map(|_| letters[random.random_range(0..letters.len())]).collect();
+        of(&words).await;
+    }
+    of(&"many words ".repeat(5_000)).await;
+    of(&"x".repeat(50_000)).await;
+}
+
+#[apply(each_deployment)]
+#[tokio::test]
+async fn what_a_message_said_once_is_not_found(kind: Kind) {
+    let database = Database::new(kind).await;
+    let (store, room) = with_room(&database, &["first secret", "second secret", "third secret"]).await;
+    let of = async |store: &Arc<dyn Store>, words: &str| numbers(store, in_room(&room), words).await;
+    let edit = |n: u64, text: &str| {
+        let message = MessageId::from_bytes(u128::from(n).to_be_bytes());
+        change(&room, 1, Change::Edit { message, text: text.into() })
+    };
+    // Before and after they are in the index.
+    append(&store, edit(1, "something else")).await;
+    assert_eq!(of(&store, "secret").await, [3, 2]);
+    append(&store, edit(2, "another thing")).await;
+    append(&store, edit(1, "secret again")).await;
+    assert_eq!(of(&store, "secret").await, [3, 1]);
+    assert_eq!(of(&store, "else").await, [0_u64; 0]);
+    assert_eq!(of(&store, "thing another").await, [2]);
+    delete(&store, &room, 3).await;
+    assert_eq!(of(&store, "secret").await, [1]);
+    store.close().await;
+    drop(store);
+    let store = database.open().await;
+    assert_eq!(of(&store, "secret").await, [1]);
+    append(&store, says(&room, 4, "secret too")).await;
+    assert_eq!(of(&store, "secret").await, [4, 1]);
+    store.delete_room(room.id).await.unwrap();
+    assert_eq!(numbers(&store, in_rooms_of(user_id(1)), "secret").await, [0_u64; 0]);
+}
+
+#[apply(each_deployment)]
+#[tokio::test]
+async fn one_searches_the_rooms_one_is_in_newest_first(kind: Kind) {
+    let database = Database::new(kind).await;
+    let store = database.open().await;
+    let rooms = [room(1, &[1, 2]), room(2, &[1, 3]), room(3, &[2, 3])];
+    for room in &rooms {
+        store.find_or_add_room(room.clone()).await.unwrap();
+    }
+    // Several of the same time, in rooms that go into the index one after the other.
+    for n in 1..=90 {
+        let created_at = Timestamp(10_000 + i64::try_from(n / 4).unwrap());
+        let room = &rooms[usize::try_from(n % 3).unwrap()];
+        append(&store, NewEntry { created_at, ..says(room, n, if n % 2 == 0 { "even word" } else { "odd word" }) }).await;
+    }
+    let mut pages: Vec<Message> = Vec::new();
+    loop {
+        let page = found(&store, in_rooms_of(user_id(1)), "even", pages.last(), 7).await;
+        if page.is_empty() {
+            break;
+        }
+        pages.extend(page);
+    }
+    let room_ids: Vec<RoomId> = rooms[..2].iter().map(|room| room.id).collect();
+    assert!(pages.iter().all(|message| room_ids.contains(&message.room) && message.text == "even word"));
+    assert_eq!(pages.len(), 30, "each once");
+    assert!(pages.is_sorted_by_key(|message| std::cmp::Reverse(message.created_at)));
+    let of_room = numbers(&store, in_room(&rooms[2]), "word").await;
+    assert_eq!(of_room, (1..=90).rev().filter(|n| n % 3 == 2).collect::<Vec<u64>>());
+    assert_eq!(found(&store, in_rooms_of(user_id(1)), "even", None, 0).await, []);
+    // A cursor holds also when its message is gone meanwhile.
+    delete(&store, &rooms[usize::from(pages[3].room == rooms[1].id)], u128::from_be_bytes(*pages[3].id.as_bytes()).try_into().unwrap())
+        .await;
+    assert_eq!(found(&store, in_rooms_of(user_id(1)), "even", Some(&pages[3]), 5).await, pages[4..9]);
+    append(&store, change(&rooms[2], 2, Change::AddMember(user_id(1)))).await;
+    append(&store, says(&rooms[2], 100, "even later")).await;
+    let (all, later) = (in_rooms_of(user_id(1)), Scope::RoomsOf { user: user_id(1), since_joined: true });
+    assert_eq!(numbers(&store, all, "even").await.len(), 45);
+    assert_eq!(numbers(&store, later, "even").await.len(), 30);
+    assert_eq!(numbers(&store, Scope::Room { room: rooms[2].id, after: Seq(31) }, "even").await, [100]);
+    append(&store, change(&rooms[2], 2, Change::RemoveMember(user_id(1)))).await;
+    assert_eq!(numbers(&store, all, "later").await, [0_u64; 0]);
+}
+
+#[tokio::test]
+async fn words_of_what_was_deleted_or_edited_are_gone_from_the_file() {
+    let database = Database::new(Kind::Sqlite).await;
+    let (store, room) = with_room(&database, &[]).await;
+    for n in 1..=300 {
+        append(&store, says(&room, n, &format!("xylophone{n} ordinary"))).await;
+    }
+    assert_eq!(found(&store, in_room(&room), "ordinary", None, 500).await.len(), 300);
+    for n in (1..=300).step_by(2) {
+        let message = MessageId::from_bytes(u128::from(n).to_be_bytes());
+        append(&store, change(&room, 1, Change::Edit { message, text: "ordinary".into() })).await;
+        assert!(delete(&store, &room, n + 1).await);
+    }
+    assert_eq!(found(&store, in_room(&room), "ordinary", None, 500).await.len(), 150);
+    store.close().await;
+    let bytes = std::fs::read(database.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    assert!(!bytes.windows(9).any(|window| window == b"xylophone"), "a word is still there");
+}
