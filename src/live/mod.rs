@@ -228,7 +228,9 @@ impl Sockets {
     }
 
     fn select(&self, audience: &Audience) -> BroadcastOperators {
-        let those = self.io.within(audience.names.clone());
+        // To the layer no names at all mean everybody.
+        let names = if audience.names.is_empty() { vec!["nobody".to_owned()] } else { audience.names.clone() };
+        let those = self.io.within(names);
         match &audience.except {
             Some(name) => those.except(name.clone()),
             None => those,
