@@ -5,7 +5,7 @@
 //! child processes, take turns, and are driven over loopback by this process. The figures about growth (deep pages,
 //! many rooms, much unread) compare Causerie with itself.
 //!
-//! `cargo bench -- --quick` takes two minutes; `--only posts` (secure, deliveries, reads, idle) runs a part;
+//! `cargo bench -- --quick` takes two minutes; `--only posts` (secure, deliveries, reads, realtime, idle) runs a part;
 //! `--calibrate` puts a second yardstick in Causerie's place: how far its ratios are from 1 is the noise of the method.
 
 mod deliveries;
@@ -18,6 +18,7 @@ mod latency;
 mod mongod;
 mod posts;
 mod reads;
+mod realtime;
 mod report;
 mod scale;
 mod seed;
@@ -120,6 +121,8 @@ enum Part {
     Secure,
     Deliveries,
     Reads,
+    /// Catching up, sending over sockets, large rooms, unread counts, and everybody coming back at once
+    Realtime,
     Idle,
 }
 
@@ -208,6 +211,9 @@ async fn run_parts_on(store: Store, arguments: &Arguments, launcher: &Launcher, 
     }
     if wants(Part::Reads) && !arguments.calibrate {
         reads::measure(launcher, ours, scale, report).await?;
+    }
+    if wants(Part::Realtime) && !arguments.calibrate {
+        realtime::measure(launcher, ours, scale, report).await?;
     }
     Ok(())
 }

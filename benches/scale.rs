@@ -16,6 +16,10 @@ pub struct Scale {
     pub samples: usize,
     /// Idle sockets per server.
     pub idle_sockets: usize,
+    /// Unread messages in each of many rooms.
+    pub unread_per_room: u32,
+    /// Sockets that come back at once.
+    pub storm: usize,
     /// How often a server is started to see how long it takes.
     pub starts: usize,
 }
@@ -34,6 +38,8 @@ impl Scale {
             histories: &[1_000, 100_000, 1_000_000],
             samples: 2_000,
             idle_sockets: 10_000,
+            unread_per_room: 100,
+            storm: 5_000,
             starts: 9,
         }
     }
@@ -46,6 +52,8 @@ impl Scale {
             histories: &[1_000, 100_000],
             samples: 300,
             idle_sockets: 2_000,
+            unread_per_room: 10,
+            storm: 1_000,
             starts: 3,
         }
     }

@@ -127,6 +127,8 @@ impl Launcher {
             .env("CAUSERIE_DATABASE", url)
             .env("CAUSERIE_ACCESS", if kind.is_secure() { "secure" } else { "open" })
             .envs(NO_LIMITS)
+            // The ids of the members of a large room stand in one request.
+            .env("CAUSERIE_HTTP__MAX_BODY_BYTES", "1000000")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

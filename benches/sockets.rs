@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -77,6 +78,15 @@ impl Socket {
         Err(format!("{event} went unheard {TRIES} times").into())
     }
 
+    /// Sends an event with one argument, written as JSON, and waits for what the server answers: anything but success is an error.
+    pub async fn ask(&mut self, event: &str, argument: &str) -> Outcome<Value> {
+        self.send(&format!("420[\"{event}\",{argument}]")).await?;
+        let answer = self.expect(b"430[").await?;
+        let mut answer: Value = serde_json::from_slice(&answer[3..])?;
+        let answer = answer[0].take();
+        if answer["success"] == true { Ok(answer) } else { Err(format!("{event} was refused: {answer}").into()) }
+    }
+
     /// Hands every event to `on_event` as it was received, until the server hangs up.
     pub async fn listen(mut self, mut on_event: impl FnMut(&[u8])) -> Outcome<()> {
         loop {
@@ -117,11 +127,14 @@ impl Socket {
         }
     }
 
-    /// Sends a text frame of less than 126 bytes. It is masked as the protocol demands, with zeros: that changes no byte.
+    /// Sends a text frame of less than 64 KiB. It is masked as the protocol demands, with zeros: that changes no byte.
     async fn send(&mut self, packet: &str) -> Outcome<()> {
-        let length = u8::try_from(packet.len())?;
-        assert!(length < 126, "a longer frame has a longer header");
-        let mut frame = vec![0x81, 0x80 | length, 0, 0, 0, 0];
+        let length = u16::try_from(packet.len())?;
+        let mut frame = match u8::try_from(length) {
+            Ok(length @ ..126) => vec![0x81, 0x80 | length],
+            _ => [&[0x81, 0xfe][..], &length.to_be_bytes()].concat(),
+        };
+        frame.extend([0; 4]);
         frame.extend_from_slice(packet.as_bytes());
         self.stream.write_all(&frame).await?;
         Ok(())
