@@ -158,8 +158,8 @@ impl<'a> Batch<'a> {
     /// Looks which of the waiting messages were sent before.
     async fn find_sent(&mut self, connection: &Connection) -> Result<()> {
         let named: Vec<_> = self.waiting.iter().filter_map(|index| Some((*index, name(&self.entries[*index])?))).collect();
-        let names: Vec<_> = named.iter().map(|(_, name)| name.clone()).collect();
-        let found = lasting(connection, || sent(connection, &names)).await?;
+        let asked: Vec<_> = named.iter().map(|(_, name)| name.clone()).collect();
+        let found = lasting(connection, || sent(connection, &asked)).await?;
         let answer = |(index, name): (usize, Name)| {
             let (id, earlier) = found.get(&name)?;
             let placed = Placed { seq: earlier.seq, created_at: earlier.created_at };

@@ -40,7 +40,6 @@ pub fn from_entry(entry: &NewEntry, seq: Seq, created_at: Timestamp) -> RawDocum
 fn append_change(document: &mut RawDocumentBuf, change: &Change) {
     document.append(cstr!("type"), change.kind().unwrap_or_default());
     match change {
-        Change::Message { .. } => {}
         Change::Edit { message, text } => {
             document.append(cstr!("target"), message.to_string());
             document.append(cstr!("newText"), text.as_str());
@@ -48,7 +47,7 @@ fn append_change(document: &mut RawDocumentBuf, change: &Change) {
         Change::Deletion(message) => document.append(cstr!("target"), message.to_string()),
         Change::AddMember(user) | Change::RemoveMember(user) => document.append(cstr!("target"), user.to_string()),
         Change::Rename(Some(name)) => document.append(cstr!("name"), name.as_str()),
-        Change::Rename(None) => {}
+        Change::Message { .. } | Change::Rename(None) => {}
     }
     document.append(cstr!("deleted"), true);
     document.append(cstr!("pending"), true);

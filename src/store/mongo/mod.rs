@@ -251,7 +251,7 @@ impl Store for Mongo {
     }
 
     async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>> {
-        marks::mark_read(self.connection(), room, user, up_to, at).await
+        Box::pin(marks::mark_read(self.connection(), room, user, up_to, at)).await
     }
 
     async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {

@@ -84,7 +84,7 @@ fn own_between(connection: &Connection, room: RoomId, user: UserId, after: Seq, 
 pub struct Posted {
     joined: Seq,
     up_to: Seq,
-    posted: u64,
+    own: u64,
 }
 
 /// Counts for [`mark_read`]. `None` where it needs no counting.
@@ -94,7 +94,7 @@ pub fn posted_up_to(connection: &Connection, room: RoomId, user: UserId, up_to: 
         return Ok(None);
     }
     let posted = reading.posted_up_to(connection, room, user, up_to)?;
-    Ok(Some(Posted { joined: reading.joined, up_to, posted }))
+    Ok(Some(Posted { joined: reading.joined, up_to, own: posted }))
 }
 
 pub fn mark_read(
@@ -116,7 +116,7 @@ pub fn mark_read(
         (reading.posted, reading.head.last_at)
     } else {
         let counted = counted.filter(|counted| counted.joined == reading.joined && counted.up_to == up_to);
-        let posted = counted.map_or_else(|| reading.posted_up_to(connection, room, user, up_to), |counted| Ok(counted.posted))?;
+        let posted = counted.map_or_else(|| reading.posted_up_to(connection, room, user, up_to), |counted| Ok(counted.own))?;
         (posted, time_of(connection, room, up_to)?)
     };
     let became_read = if up_to == end { unread } else { reading.unread(connection, room, user, up_to, posted)? };
