@@ -157,6 +157,9 @@ fn random<const N: usize>() -> Result<[u8; N]> {
 
 fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits: Vec<_> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
+    if !digits.len().is_multiple_of(2) {
+        return None;
+    }
     let bytes: Vec<_> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte * 16 + digit)).collect();
     bytes.into_iter().map(|byte| u8::try_from(byte).ok()).collect::<Option<Vec<_>>>()?.try_into().ok()
 }
