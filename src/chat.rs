@@ -8,7 +8,7 @@ use crate::{
     config::{History, RoomsConfig},
     error::{Error, Result},
     limits::Limits,
-    model::{ClientId, Message, MessageId, Room, RoomId, Seq, Timestamp, User, UserId, What},
+    model::{ClientId, Entry, Message, MessageId, Room, RoomId, Seq, Timestamp, User, UserId, What},
     store::{Marked, Page, Scope, Search, Store, Unread},
     timeline::{Draft, Edit, News, Posted, Timeline, Told},
     view::{ConversationMessage, EntryView, LogPage, Members, People, Post, Shown, raw},
@@ -30,6 +30,13 @@ pub struct Chat {
     /// Settings of rooms.
     pub config: RoomsConfig,
 }
+
+/// The most bytes of a log in one answer.
+pub const LOG_BYTES: u64 = 4 * 1024 * 1024;
+/// How many entries are read before it is known how long they are.
+const FIRST_PIECE: u64 = 64;
+/// What an entry takes beside its text, in bytes.
+const ENTRY_OVERHEAD: u64 = 400;
 
 /// Where a message stands among those of many rooms.
 pub type Place = (Timestamp, MessageId);
@@ -169,16 +176,16 @@ impl Chat {
     }
 
     /// What happened in a room behind an entry, at most `limit` entries, up to `up_to` or to the end of the log. Behind an entry that is not
-    /// there, as if from the beginning.
-    pub async fn log(&self, user: UserId, room: &Room, since: Seq, up_to: Option<Seq>, limit: u64) -> Result<LogPage> {
+    /// there, as if from the beginning. It ends with the entry that uses up `bytes`, from which is taken what it takes: an answer has to
+    /// fit into the memory of whoever sends and of whoever reads it, however long the texts are.
+    pub async fn log(&self, user: UserId, room: &Room, since: Seq, up_to: Option<Seq>, limit: u64, bytes: &mut u64) -> Result<LogPage> {
         let last_seq = match up_to {
             Some(seq) => seq,
             None => self.store.last_seqs(&[room.id]).await?.first().map(|(_, seq)| *seq).ok_or(Error::NoRoom)?,
         };
         let reset = since > last_seq;
         let since = if reset { Seq(0) } else { since }.max(self.hidden(room, user));
-        let entries =
-            if limit > 0 && since < last_seq { self.store.entries(room.id, since, Some(last_seq), limit).await? } else { Vec::new() };
+        let entries = self.entries(room.id, since, last_seq, limit, bytes).await?;
         let has_more = entries.last().map_or(since, |entry| entry.seq) < last_seq;
         let messages = entries.iter().filter_map(|entry| match &entry.what {
             What::Message(message) | What::Edit { current: Some(message), .. } => Some(message),
@@ -187,6 +194,32 @@ impl Chat {
         let shown = self.shown(room, messages.clone()).await?;
         let entries = entries.iter().map(|entry| raw(&EntryView::new(entry, &shown))).collect();
         Ok(LogPage { success: None, entries, last_seq, has_more, reset: reset.then_some(true) })
+    }
+
+    async fn entries(&self, room: RoomId, since: Seq, last: Seq, limit: u64, bytes: &mut u64) -> Result<Vec<Entry>> {
+        let (mut found, mut taken): (Vec<Entry>, u64) = (Vec::new(), 0);
+        loop {
+            let count = found.len() as u64;
+            let after = found.last().map_or(since, |entry| entry.seq);
+            if count >= limit || *bytes == 0 || after >= last {
+                return Ok(found);
+            }
+            // The others are about as long.
+            let fit = taken.checked_div(count).map_or(FIRST_PIECE, |each| *bytes / each.max(1) + 1);
+            let piece = self.store.entries(room, after, Some(last), fit.min(limit - count)).await?;
+            if piece.is_empty() {
+                return Ok(found);
+            }
+            for entry in piece {
+                let size = size(&entry);
+                taken = taken.saturating_add(size);
+                *bytes = bytes.saturating_sub(size);
+                found.push(entry);
+                if *bytes == 0 {
+                    break;
+                }
+            }
+        }
     }
 
     /// How messages of a room look, the newest page of them or any other.
@@ -235,7 +268,8 @@ impl Chat {
     }
 
     /// The entry up to which a member does not see the log.
-    fn hidden(&self, room: &Room, user: UserId) -> Seq {
+    #[must_use]
+    pub fn hidden(&self, room: &Room, user: UserId) -> Seq {
         match self.config.history {
             History::All => Seq(0),
             History::FromJoining => Seq(room.visible_from(user).0.saturating_sub(1)),
@@ -273,6 +307,15 @@ impl Chat {
 /// Whoever does it. Nobody does anything in a room without saying who they are.
 fn author(caller: &Caller) -> Result<Arc<User>> {
     caller.proof.as_ref().map(|proof| Arc::clone(&proof.user)).ok_or(Error::NoToken)
+}
+
+/// About how many bytes an entry takes in an answer.
+fn size(entry: &Entry) -> u64 {
+    let text = match &entry.what {
+        What::Message(message) | What::Edit { current: Some(message), .. } => message.text.len(),
+        _ => 0,
+    };
+    ENTRY_OVERHEAD.saturating_add(text as u64)
 }
 
 /// Without those who were deleted: they have written, but they are no longer there.

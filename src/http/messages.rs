@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     access::Action,
+    chat::LOG_BYTES,
     error::Result,
     model::{ClientId, Seq, User},
     view::{ConversationMessage, LogPage},
@@ -111,7 +112,7 @@ async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: A
 
 async fn sync(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Json<LogPage>> {
     let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
-    let page = app.chat.log(caller.user.id, &room, paging.since(), None, paging.limit_or_max()).await?;
+    let page = app.chat.log(caller.user.id, &room, paging.since(), None, paging.limit_or_max(), &mut { LOG_BYTES }).await?;
     Ok(Json(LogPage { success: Some(true), ..page }))
 }
 

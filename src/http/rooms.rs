@@ -101,7 +101,7 @@ async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Pagin
     let rooms: Vec<_> = latest.iter().map(|message| message.room).collect();
     let unread = app.chat.unread(caller.user.id, Some(&rooms)).await?;
     let unread: HashMap<_, _> = unread.into_iter().map(|unread| (unread.room, unread)).collect();
-    let found = try_join_all(latest.into_iter().map(|message| with_room(&app, message))).await?;
+    let found = try_join_all(latest.into_iter().map(|message| with_room(&app, caller.user.id, message))).await?;
     // A room that was deleted or left between the two reads is none of the caller's any more.
     let found: Vec<_> = found.into_iter().flatten().filter_map(|found| Some((unread.get(&found.1.id).copied()?, found))).collect();
     let people = app.chat.people(found.iter().flat_map(|(_, (message, room, shown))| appearing(message, room, shown))).await?;
@@ -113,8 +113,9 @@ async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Pagin
 /// A message, its room, and what is shown with it.
 type Found = (Message, Arc<Room>, Shown);
 
-async fn with_room(app: &App, latest: Message) -> Result<Option<Found>> {
-    let Some(room) = app.store.room(latest.room).await? else { return Ok(None) };
+async fn with_room(app: &App, user: UserId, latest: Message) -> Result<Option<Found>> {
+    // What was said before the caller came may be hidden; to them the room has no message yet.
+    let Some(room) = app.store.room(latest.room).await?.filter(|room| latest.seq > app.chat.hidden(room, user)) else { return Ok(None) };
     let shown = app.chat.shown(&room, std::iter::once(&latest)).await?;
     Ok::<_, Error>(Some((latest, room, shown)))
 }

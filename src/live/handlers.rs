@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use super::{Proofs, Sockets, events::Command, is_closing, join, room_name, user_name};
 use crate::{
     access::{Action, Caller, Proof, shown},
-    chat::Chat,
+    chat::{Chat, LOG_BYTES},
     error::{Error, Fault, Result},
     model::{ClientId, Room, RoomId, Seq, UserId},
     token::Verified,
@@ -269,10 +269,10 @@ impl Handlers {
                 Err(error) => _ = answers.insert(id, raw(&error.to_json())),
             }
         }
-        let mut left = ENTRIES_AT_ONCE;
+        let (mut left, mut bytes) = (ENTRIES_AT_ONCE, LOG_BYTES);
         for (id, end) in self.enter(socket, user, admitted.keys().copied().collect()).await? {
             let Some((room, since)) = admitted.remove(&id) else { continue };
-            let page = self.chat.log(user, &room, since, Some(end), left.min(ENTRIES_OF_A_ROOM)).await?;
+            let page = self.chat.log(user, &room, since, Some(end), left.min(ENTRIES_OF_A_ROOM), &mut bytes).await?;
             left = left.saturating_sub(page.entries.len() as u64);
             answers.insert(id.to_string(), raw(&page));
         }

@@ -64,6 +64,11 @@ impl TestServer {
         self.running = Some((stop, running));
     }
 
+    /// The database that it works on, for another who uses it.
+    pub fn database(&self) -> Database {
+        self.database.again()
+    }
+
     /// Moves the server's clock.
     pub fn turn_clock(&self, by: i64) {
         self.offset_ms.fetch_add(by, Ordering::Relaxed);
@@ -77,7 +82,9 @@ impl TestServer {
 
     /// Stops the server and starts it again on the same database, at another port.
     pub async fn restart(&mut self) {
-        self.stop().await;
+        if self.running.is_some() {
+            self.stop().await;
+        }
         self.run().await;
     }
 }

@@ -21,25 +21,34 @@ fn each_store(#[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind) {}
 fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {}
 
 mod accounts;
+mod catching_up;
 mod compose;
 mod crash;
 mod create_user;
 mod delete;
 mod deployments;
+mod edits;
+mod groups;
+mod groups_secure;
 mod hostile;
 mod hostile_bodies;
 mod hostile_frames;
 mod hostile_http;
 mod hostile_polling;
 mod hostile_siege;
+mod large_rooms;
 mod login;
 mod messages;
 mod outages;
 mod perimeter;
+mod presence;
 mod program;
+mod reading;
 mod real_clients;
 mod replay;
 mod rooms;
+mod search;
+mod sending;
 mod sockets;
 mod starting;
 mod store;

@@ -1,9 +1,14 @@
 //! The clients of the tests: people with roles, who call the REST API.
 
+use std::collections::HashMap;
+
+use causerie::{clock::Clock, config::Config, operator::NewUser};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::TestServer;
+use crate::{databases::Kind, harness::TestServer};
+
+const PASSWORD: &str = "tall green kettle";
 
 /// An answer: status, headers and JSON body.
 #[derive(Debug)]
@@ -79,6 +84,23 @@ impl TestServer {
         (alice, bob, room)
     }
 
+    /// A server in secure mode, with these settings besides.
+    pub async fn secure(kind: Kind, settings: &[(&str, &str)]) -> Self {
+        Self::with(kind, &[&[("CAUSERIE_ACCESS", "secure")], settings].concat()).await
+    }
+
+    /// A new user of this type with a password, logged in, as everybody is in secure mode.
+    pub async fn registered(&self, name: &str, user_type: &str) -> Person {
+        let environment = HashMap::from([("CAUSERIE_DATABASE".to_owned(), self.database().url)]);
+        let config = Config::load(None, &environment).unwrap();
+        let username = name.to_lowercase();
+        let new = NewUser::read(user_type, &username, name.into(), "Test".into()).unwrap();
+        new.add(PASSWORD.into(), &config, &Clock::system()).await.unwrap();
+        let login = self.post("/login", &json!({ "username": username, "password": PASSWORD })).await.ok();
+        let [id, token] = [&login["user"]["_id"], &login["authorization"]].map(|text| text.as_str().unwrap().to_owned());
+        Person { base: self.base.clone(), http: self.http.clone(), id, token, user: login["user"].clone() }
+    }
+
     pub async fn log_in(&self, id: &str) -> String {
         let answer = Answer::of(self.request(Method::POST, &format!("/login/{id}"))).await.ok();
         answer["authorization"].as_str().unwrap().to_owned()
@@ -117,6 +139,47 @@ impl Person {
     /// The id of the room with these people.
     pub async fn room_with(&self, others: &[&Person]) -> String {
         self.initiate(others).await.ok()["chatRoom"]["chatRoomId"].as_str().unwrap().to_owned()
+    }
+
+    /// The id of a new room with a name.
+    pub async fn named_room(&self, name: &str, others: &[&Person]) -> String {
+        let ids: Vec<_> = others.iter().map(|person| &person.id).collect();
+        let body = json!({ "userIds": ids, "type": "consumer-to-consumer", "name": name });
+        self.calls(Method::POST, "/room/initiate", &body).await.ok()["chatRoom"]["chatRoomId"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn calls(&self, method: Method, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(method, path).json(body)).await
+    }
+
+    pub async fn adds(&self, room: &str, others: &[&Person]) -> Answer {
+        let ids: Vec<_> = others.iter().map(|person| &person.id).collect();
+        self.calls(Method::POST, &format!("/room/{room}/members"), &json!({ "userIds": ids })).await
+    }
+
+    pub async fn removes(&self, room: &str, other: &Person) -> Answer {
+        Answer::of(self.request(Method::DELETE, &format!("/room/{room}/members/{}", other.id))).await
+    }
+
+    /// Posts, and answers the post.
+    pub async fn says(&self, room: &str, text: &str) -> Value {
+        self.posts(room, text).await.ok()["post"].take()
+    }
+
+    pub async fn edits(&self, room: &str, message: &Value, text: &str) -> Answer {
+        let path = format!("/room/{room}/message/{}", message.as_str().unwrap());
+        self.calls(Method::PUT, &path, &json!({ "messageText": text })).await
+    }
+
+    /// How many messages were deleted.
+    pub async fn deletes(&self, message: &Value) -> Value {
+        let path = format!("/delete/message/{}", message.as_str().unwrap());
+        Answer::of(self.request(Method::DELETE, &path)).await.ok()["deletedMessagesCount"].take()
+    }
+
+    /// What happened in the room.
+    pub async fn syncs(&self, room: &str, query: &str) -> Value {
+        self.get(&format!("/room/{room}/sync{query}")).await.ok()
     }
 
     pub async fn posts(&self, room: &str, text: &str) -> Answer {

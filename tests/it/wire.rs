@@ -13,24 +13,41 @@ pub struct Socket {
     acks: u64,
     /// Events that came while something else was waited for.
     heard: Vec<Value>,
+    /// Whether to hear who comes online and goes, too.
+    pub hears_presence: bool,
 }
 
 impl Socket {
     pub async fn connect(base: &str) -> Self {
+        Self::connect_with(base, "40").await
+    }
+
+    /// A socket that proves by its token whose it is, as secure mode asks for.
+    pub async fn proved(person: &Person) -> Self {
+        Self::connect_with(&person.base, &format!("40{}", json!({ "token": person.token }))).await
+    }
+
+    async fn connect_with(base: &str, packet: &str) -> Self {
         let url = format!("{}/socket.io/?EIO=4&transport=websocket", base.replacen("http", "ws", 1));
         // Without Nagle's algorithm: it would hold back each second of two small packets for as long as the server says nothing.
         let (stream, _) = connect_async_with_config(url, None, true).await.unwrap();
-        let mut socket = Self { stream, acks: 0, heard: Vec::new() };
+        let mut socket = Self { stream, acks: 0, heard: Vec::new(), hears_presence: false };
         assert!(socket.receive().await.unwrap().starts_with("0{"));
-        socket.send("40").await;
+        socket.send(packet).await;
         assert!(socket.receive().await.unwrap().starts_with("40{"));
+        socket
+    }
+
+    /// A socket that belongs to this person and is in no room.
+    pub async fn by(person: &Person) -> Self {
+        let mut socket = Self::connect(&person.base).await;
+        socket.succeeds("identity", json!([person.id])).await;
         socket
     }
 
     /// A socket that belongs to this person and is in this room.
     pub async fn of(person: &Person, room: &str) -> Self {
-        let mut socket = Self::connect(&person.base).await;
-        socket.succeeds("identity", json!([person.id])).await;
+        let mut socket = Self::by(person).await;
         socket.succeeds("subscribe", json!([room])).await;
         socket
     }
@@ -123,8 +140,24 @@ impl Socket {
         event[1]["message"].take()
     }
 
+    /// What the next event says, which has this name.
+    pub async fn hears_of(&mut self, name: &str) -> Value {
+        let mut event = self.hears().await;
+        assert_eq!(event[0], name, "{event}");
+        event[1].take()
+    }
+
+    /// Fails if there is an event that was sent already and not waited for.
+    pub async fn hears_nothing_more(&mut self) {
+        self.is_refused("unsubscribe", json!([""])).await;
+        assert_eq!(self.heard, Vec::<Value>::new());
+    }
+
     fn keep(&mut self, packet: &str) {
         let event = packet.strip_prefix("42").unwrap_or_else(|| panic!("neither event nor acknowledgement: {packet}"));
-        self.heard.push(serde_json::from_str(event).unwrap());
+        let event: Value = serde_json::from_str(event).unwrap();
+        if self.hears_presence || (event[0] != "user online" && event[0] != "user offline") {
+            self.heard.push(event);
+        }
     }
 }

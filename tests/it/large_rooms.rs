@@ -1,0 +1,149 @@
+//! Rooms with more members than are listed.
+
+use causerie::model::{Room, RoomId, RoomType, Timestamp, UserId};
+use rstest_reuse::apply;
+use serde_json::{Value, json};
+
+use crate::{
+    databases::{Database, Kind},
+    each_store,
+    harness::TestServer,
+    people::Person,
+    store::user,
+    wire::Socket,
+};
+
+/// A server on which five members are too many to list, a room of so many, and one of four.
+async fn five(kind: Kind) -> (TestServer, Vec<Person>, String, String) {
+    let server = TestServer::with(kind, &[("CAUSERIE_ROOMS__LISTED_MEMBERS", "4")]).await;
+    let mut people = Vec::new();
+    for name in ["Alice", "Bob", "Carol", "Dave", "Eve"] {
+        people.push(server.person(name).await);
+    }
+    let others: Vec<_> = people.iter().skip(1).collect();
+    let (large, small) = (people[0].room_with(&others).await, people[0].room_with(&others[..3]).await);
+    (server, people, large, small)
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_post_in_a_large_room_shows_its_author_and_how_many_there_are(kind: Kind) {
+    let (_server, people, large, small) = five(kind).await;
+    let post = people[1].says(&small, "hello").await;
+    assert_eq!((post["chatRoomInfo"].as_array().unwrap().len(), post.get("memberCount")), (4, None));
+    let mut socket = Socket::of(&people[2], &large).await;
+    let post = people[1].says(&large, "hello").await;
+    assert_eq!((&post["chatRoomInfo"], &post["memberCount"]), (&json!([people[1].user]), &json!(5)));
+    assert_eq!(socket.hears_post().await, post);
+    let edited = people[1].edits(&large, &post["postId"], "hello all").await.ok()["post"].take();
+    assert_eq!((&edited["chatRoomInfo"], &edited["memberCount"]), (&json!([people[1].user]), &json!(5)));
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn readers_of_a_message_in_a_large_room_are_counted_and_some_are_listed(kind: Kind) {
+    let (_server, people, large, small) = five(kind).await;
+    people[0].says(&large, "one").await;
+    people[0].says(&small, "one").await;
+    for (n, person) in people.iter().enumerate().skip(1) {
+        let message = people[0].get(&format!("/room/{large}")).await.ok()["conversation"][0].take();
+        assert_eq!((message["readByRecipients"].as_array().unwrap().len(), &message["readCount"]), (n.min(4), &json!(n)));
+        assert_eq!(person.marks_read(&large).await, 1);
+    }
+    for (path, list) in [(format!("/room/{large}"), "conversation"), ("/room".to_owned(), "conversation")] {
+        let body = people[0].get(&path).await.ok();
+        let message = body[list].as_array().unwrap().iter().find(|message| message["chatRoomId"] == *large).unwrap();
+        assert_eq!((message["readByRecipients"].as_array().unwrap().len(), &message["readCount"]), (4, &json!(5)), "{path}");
+        assert_eq!(message["readByRecipients"][0]["readByUserId"], *people[0].id, "the author first");
+    }
+    let entry = people[0].syncs(&large, "").await["entries"][0]["message"].take();
+    assert_eq!((entry["readByRecipients"].as_array().unwrap().len(), &entry["readCount"]), (4, &json!(5)));
+    let small = people[0].get(&format!("/room/{small}")).await.ok();
+    assert!(small["conversation"][0].get("readCount").is_none() && small.get("memberCount").is_none());
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_large_room_shows_those_who_appear_and_lists_the_others_page_by_page(kind: Kind) {
+    let (_server, people, large, _) = five(kind).await;
+    people[1].says(&large, "one").await;
+    people[3].says(&large, "two").await;
+    let body = people[0].get(&format!("/room/{large}")).await.ok();
+    assert_eq!((&body["users"], &body["memberCount"]), (&json!([people[1].user, people[3].user]), &json!(5)));
+    let recent = people[4].recents("").await.remove(0);
+    assert_eq!((&recent["roomInfo"], &recent["memberCount"]), (&json!([[people[3].user]]), &json!(5)));
+    let mut listed = Vec::new();
+    for page in 0..3 {
+        let body = people[0].get(&format!("/room/{large}/members?limit=2&page={page}")).await.ok();
+        assert_eq!(body["memberCount"], 5);
+        listed.extend(body["users"].as_array().unwrap().clone());
+    }
+    let mut all: Vec<Value> = people.iter().map(|person| person.user.clone()).collect();
+    all.sort_by_key(|user| user["_id"].as_str().unwrap().to_owned());
+    assert_eq!(listed, all);
+    let body = people[0].get(&format!("/room/{large}/members?limit=2&page=18446744073709551615")).await.ok();
+    assert_eq!(body["users"], json!([]));
+    assert_eq!(people[0].get(&format!("/room/{large}/presence")).await.ok()["users"].as_array().unwrap().len(), 5);
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_room_becomes_large_and_small_again_with_its_members(kind: Kind) {
+    let (_server, people, _, small) = five(kind).await;
+    let shown = people[0].adds(&small, &[&people[4]]).await.ok()["chatRoom"].take();
+    assert_eq!((&shown["memberCount"], shown.get("memberIds")), (&json!(5), None));
+    assert_eq!(people[4].says(&small, "hello").await["memberCount"], 5);
+    let shown = people[1].removes(&small, &people[1]).await.ok();
+    assert_eq!(shown["removedMembersCount"], 1);
+    let post = people[4].says(&small, "hello").await;
+    assert_eq!((post["chatRoomInfo"].as_array().unwrap().len(), post.get("memberCount")), (4, None));
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn ten_thousand_members_are_no_burden(kind: Kind) {
+    let database = Database::new(kind).await;
+    let store = database.open().await;
+    let mut members: Vec<_> = (0..9_998_u128).map(|n| UserId::from_bytes((n + (1 << 120)).to_be_bytes())).collect();
+    for n in [200, 201] {
+        store.add_user(user(n), None).await.unwrap();
+        members.push(user(n).id);
+    }
+    members.sort_unstable();
+    let room = Room {
+        id: RoomId::from_bytes([9; 16]),
+        kind: RoomType::ConsumerToConsumer,
+        name: Some("everybody".into()),
+        initiator: members[0],
+        members,
+        joined: Vec::new(),
+        created_at: Timestamp(5_000),
+    };
+    assert!(store.find_or_add_room(room.clone()).await.unwrap().1);
+    store.close().await;
+    drop(store);
+    let server = TestServer::on(database, &[]).await;
+    let mut people = Vec::new();
+    for n in [200, 201] {
+        let id = user(n).id.to_string();
+        let user = server.get(&format!("/users/{id}")).await.ok()["user"].take();
+        people.push(Person { base: server.base.clone(), http: server.http.clone(), token: server.log_in(&id).await, id, user });
+    }
+    let room = room.id.to_string();
+    let mut socket = Socket::by(&people[1]).await;
+    assert_eq!(socket.asks("subscribe", json!([])).await["rooms"], json!([{ "chatRoomId": room, "lastSeq": 0 }]));
+    for n in 1..=50 {
+        let post = people[0].says(&room, &format!("to all {n}")).await;
+        assert_eq!((&post["chatRoomInfo"], &post["memberCount"], &post["seq"]), (&json!([people[0].user]), &json!(10_000), &json!(n)));
+        assert!(post.to_string().len() < 1_500, "as small as in any room");
+        assert_eq!(socket.hears_post().await, post);
+    }
+    assert_eq!(people[1].get("/room/unread").await.ok()["total"], 50);
+    assert_eq!(people[1].marks_read(&room).await, 50);
+    let recent = people[1].recents("").await.remove(0);
+    assert_eq!((&recent["memberCount"], &recent["unreadCount"], &recent["readCount"]), (&json!(10_000), &json!(0), &json!(2)));
+    assert_eq!(people[1].reads(&room, "?limit=3").await, ["to all 48", "to all 49", "to all 50"]);
+    assert_eq!(people[0].removes(&room, &people[0]).await.ok()["removedMembersCount"], 1);
+    assert_eq!(people[1].says(&room, "one less").await["memberCount"], 9_999);
+    assert_eq!(people[1].get(&format!("/room/{room}/search?q=less")).await.ok()["messages"].as_array().unwrap().len(), 1);
+}

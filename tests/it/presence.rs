@@ -1,0 +1,222 @@
+//! Who is typing, and who is there.
+
+use std::time::{Duration, Instant};
+
+use rstest_reuse::apply;
+use serde_json::{Value, json};
+
+use crate::{databases::Kind, each_store, harness::TestServer, people::Person, wire::Socket};
+
+impl Person {
+    /// Who is in the room, with whether they are there and when they were.
+    async fn sees(&self, room: &str) -> Vec<Value> {
+        self.get(&format!("/room/{room}/presence")).await.ok()["users"].as_array().unwrap().clone()
+    }
+}
+
+async fn with_presence(person: &Person, room: &str) -> Socket {
+    let mut socket = Socket::of(person, room).await;
+    socket.hears_presence = true;
+    socket
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn the_others_in_the_room_hear_who_types_and_stops(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let elsewhere = alice.named_room("elsewhere", &[&bob]).await;
+    let (mut alices, mut second) = (Socket::of(&alice, &room).await, Socket::of(&alice, &room).await);
+    let (mut bobs, mut other_room) = (Socket::of(&bob, &room).await, Socket::of(&bob, &elsewhere).await);
+    let event = json!({ "chatRoomId": room, "userId": alice.id });
+    alices.succeeds("typing", json!([room])).await;
+    assert_eq!(bobs.hears_of("typing").await, event);
+    for _ in 0..50 {
+        alices.succeeds("typing", json!([room])).await;
+    }
+    second.succeeds("typing", json!([room])).await;
+    bobs.hears_nothing_more().await;
+    alices.succeeds("stop typing", json!([room])).await;
+    assert_eq!(bobs.hears_of("stop typing").await, event);
+    alices.succeeds("stop typing", json!([room])).await;
+    for socket in [&mut alices, &mut second, &mut bobs, &mut other_room] {
+        socket.hears_nothing_more().await;
+    }
+    assert_eq!(bob.syncs(&room, "").await["lastSeq"], 0, "nothing of it is kept");
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn who_says_no_more_or_goes_away_stops_typing(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let mut bobs = Socket::of(&bob, &room).await;
+    let mut alices = Socket::of(&alice, &room).await;
+    let event = json!({ "chatRoomId": room, "userId": alice.id });
+    let begun = Instant::now();
+    alices.succeeds("typing", json!([room])).await;
+    assert_eq!(bobs.hears_of("typing").await, event);
+    assert_eq!(bobs.hears_of("stop typing").await, event);
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(5_900) && took < Duration::from_secs(9), "{took:?}");
+    alices.succeeds("typing", json!([room])).await;
+    assert_eq!(bobs.hears_of("typing").await, event);
+    drop(alices);
+    let gone = Instant::now();
+    assert_eq!(bobs.hears_of("stop typing").await, event);
+    assert!(gone.elapsed() < Duration::from_secs(4), "at once, not when the time is up");
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn who_goes_on_typing_is_told_of_again_and_does_not_stop(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let (mut bobs, mut alices) = (Socket::of(&bob, &room).await, Socket::of(&alice, &room).await);
+    let begun = Instant::now();
+    let mut told = 0;
+    // Longer than it lasts without another word.
+    while begun.elapsed() < Duration::from_secs(8) {
+        alices.succeeds("typing", json!([room])).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    alices.succeeds("stop typing", json!([room])).await;
+    while bobs.hears().await[0] == "typing" {
+        told += 1;
+    }
+    assert!((2..=5).contains(&told), "{told} times in 8 seconds");
+    bobs.hears_nothing_more().await;
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn only_members_type_and_only_in_rooms(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (_, bob, room) = server.two_in_a_room().await;
+    let stranger = server.person("Stranger").await;
+    let (mut bobs, mut strangers) = (Socket::of(&bob, &room).await, Socket::of(&stranger, &room).await);
+    let mut nobody = Socket::connect(&server.base).await;
+    for event in ["typing", "stop typing"] {
+        assert_eq!(strangers.is_refused(event, json!([room])).await, "You are not a member of this room");
+        assert_eq!(nobody.is_refused(event, json!([room])).await, "Please say who you are with identity first");
+        for wrong in [json!([]), json!([null]), json!([5]), json!([{ "chatRoomId": room }]), json!([[room]])] {
+            assert!(bobs.is_refused(event, wrong).await.contains("takes the id of a room"));
+        }
+        assert_eq!(bobs.is_refused(event, json!(["nope"])).await, "No room exists for this id");
+    }
+    bobs.hears_nothing_more().await;
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn those_who_share_a_room_hear_who_comes_and_goes(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let stranger = server.person("Stranger").await;
+    let own = stranger.room_with(&[]).await;
+    let never = json!({ "_id": bob.id, "online": false, "lastSeenAt": null });
+    assert_eq!(alice.sees(&room).await[1], never);
+    let mut alices = with_presence(&alice, &room).await;
+    // Not subscribed to anything: what concerns people comes to all their sockets.
+    let mut other = Socket::by(&alice).await;
+    other.hears_presence = true;
+    let mut strangers = with_presence(&stranger, &own).await;
+    let bobs = [Socket::by(&bob).await, Socket::by(&bob).await];
+    for socket in [&mut alices, &mut other] {
+        assert_eq!(socket.hears_of("user online").await, json!({ "userId": bob.id }));
+    }
+    let seen = alice.sees(&room).await;
+    assert_eq!((&seen[0]["_id"], &seen[0]["online"], &seen[1]["online"]), (&json!(alice.id), &json!(true), &json!(true)));
+    let [first, second] = bobs;
+    drop(first);
+    drop(second);
+    let gone = Instant::now();
+    let heard = alices.hears_of("user offline").await;
+    assert!(gone.elapsed() >= Duration::from_millis(2_500), "with some grace");
+    assert_eq!((&heard["userId"], heard["lastSeenAt"].is_string()), (&json!(bob.id), true));
+    assert_eq!(other.hears_of("user offline").await, heard);
+    let away = json!({ "_id": bob.id, "online": false, "lastSeenAt": heard["lastSeenAt"] });
+    assert_eq!(alice.sees(&room).await[1], away);
+    strangers.hears_nothing_more().await;
+    stranger.get(&format!("/room/{room}/presence")).await.refused(403, "You are not a member of this room");
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn who_comes_back_at_once_was_never_away(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let carol = server.person("Carol").await;
+    alice.room_with(&[&carol]).await;
+    let mut alices = with_presence(&alice, &room).await;
+    let mut bobs = Socket::by(&bob).await;
+    assert_eq!(alices.hears_of("user online").await, json!({ "userId": bob.id }));
+    for _ in 0..5 {
+        drop(bobs);
+        bobs = Socket::by(&bob).await;
+    }
+    let carols = Socket::by(&carol).await;
+    assert_eq!(alices.hears_of("user online").await, json!({ "userId": carol.id }));
+    drop(carols);
+    // Longer than the grace that Bob had: Carol went after him.
+    let heard = alices.hears_of("user offline").await;
+    assert_eq!(heard["userId"], *carol.id, "Bob is still there");
+    assert_eq!(alice.sees(&room).await[1]["online"], true);
+    drop(bobs);
+    assert_eq!(alices.hears_of("user offline").await["userId"], *bob.id);
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn when_somebody_was_last_there_is_known_after_a_restart(kind: Kind) {
+    let mut server = TestServer::start(kind).await;
+    let (mut alice, bob, room) = server.two_in_a_room().await;
+    let (mut alices, bobs) = (with_presence(&alice, &room).await, Socket::by(&bob).await);
+    alices.hears_of("user online").await;
+    let before = alice.sees(&room).await[1]["lastSeenAt"].clone();
+    server.stop().await;
+    drop(bobs);
+    server.restart().await;
+    alice.base.clone_from(&server.base);
+    let seen = alice.sees(&room).await;
+    for person in &seen {
+        assert_eq!(person["online"], false);
+        assert!(person["lastSeenAt"].is_string(), "{person}");
+    }
+    assert!(seen[1]["lastSeenAt"].as_str() >= before.as_str());
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_socket_that_takes_another_identity_is_no_longer_the_first_one(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let carol = server.person("Carol").await;
+    alice.room_with(&[&bob, &carol]).await;
+    let mut alices = with_presence(&alice, &room).await;
+    let mut switcher = Socket::by(&bob).await;
+    assert_eq!(alices.hears_of("user online").await, json!({ "userId": bob.id }));
+    switcher.succeeds("identity", json!([carol.id])).await;
+    assert_eq!(alices.hears_of("user online").await, json!({ "userId": carol.id }));
+    assert_eq!(alices.hears_of("user offline").await["userId"], *bob.id);
+    switcher.succeeds("identity", json!([carol.id])).await;
+    alices.hears_nothing_more().await;
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn in_secure_mode_a_socket_is_there_from_its_first_moment(kind: Kind) {
+    let server = TestServer::secure(kind, &[]).await;
+    let [alice, bob] = [server.registered("Alice", "consumer").await, server.registered("Bob", "consumer").await];
+    let room = alice.room_with(&[&bob]).await;
+    let mut alices = Socket::proved(&alice).await;
+    alices.hears_presence = true;
+    let mut bobs = Socket::proved(&bob).await;
+    assert_eq!(alices.hears_of("user online").await, json!({ "userId": bob.id }));
+    alices.asks("subscribe", json!([])).await;
+    bobs.succeeds("typing", json!([room])).await;
+    assert_eq!(alices.hears_of("typing").await, json!({ "chatRoomId": room, "userId": bob.id }));
+    drop(bobs);
+    assert_eq!(alices.hears_of("stop typing").await["userId"], *bob.id);
+    assert_eq!(alices.hears_of("user offline").await["userId"], *bob.id);
+}

@@ -1,0 +1,219 @@
+//! Read state: marking up to an entry, events, what is unread.
+
+use reqwest::Method;
+use rstest_reuse::apply;
+use serde_json::{Value, json};
+
+use crate::{
+    databases::Kind,
+    each_store,
+    harness::TestServer,
+    people::{Answer, Person},
+    wire::Socket,
+};
+
+impl Person {
+    async fn marks_up_to(&self, room: &str, seq: Value) -> Answer {
+        self.calls(Method::PUT, &format!("/room/{room}/mark-read"), &json!({ "upToSeq": seq })).await
+    }
+
+    /// The total, and each room with what is unread in it.
+    async fn unread(&self) -> (u64, Vec<(String, u64, u64)>) {
+        let body = self.get("/room/unread").await.ok();
+        let room = |room: &Value| {
+            let number = |field: &str| room[field].as_u64().unwrap();
+            (room["chatRoomId"].as_str().unwrap().to_owned(), number("unreadCount"), number("lastSeq"))
+        };
+        (body["total"].as_u64().unwrap(), body["rooms"].as_array().unwrap().iter().map(room).collect())
+    }
+}
+
+fn marked(n: u64, last: u64, unread: u64) -> Value {
+    json!({ "success": true, "data": { "n": n, "nModified": n, "ok": 1 }, "lastReadSeq": last, "unreadCount": unread })
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn who_reads_up_to_an_entry_has_read_what_stands_before_it(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    for n in 1..=10 {
+        let author = if n % 5 == 0 { &bob } else { &alice };
+        author.says(&room, &n.to_string()).await;
+    }
+    assert_eq!(bob.unread().await, (8, vec![(room.clone(), 8, 10)]));
+    assert_eq!(alice.unread().await, (2, vec![(room.clone(), 2, 10)]));
+    assert_eq!(bob.marks_up_to(&room, json!(3)).await.ok(), marked(3, 3, 5));
+    assert_eq!(bob.unread().await, (5, vec![(room.clone(), 5, 10)]));
+    assert_eq!(bob.marks_up_to(&room, json!(2)).await.ok(), marked(0, 3, 5), "going back changes nothing");
+    assert_eq!(bob.marks_up_to(&room, json!(0)).await.ok(), marked(0, 3, 5));
+    assert_eq!(bob.marks_up_to(&room, json!(3)).await.ok(), marked(0, 3, 5));
+    assert_eq!(bob.marks_up_to(&room, json!(5)).await.ok(), marked(1, 5, 4), "the fifth is Bob's own");
+    assert_eq!(bob.marks_up_to(&room, json!(u64::MAX)).await.ok(), marked(4, 10, 0), "nothing stands beyond the end");
+    assert_eq!(bob.unread().await, (0, vec![]));
+    alice.says(&room, "11").await;
+    assert_eq!(bob.unread().await, (1, vec![(room.clone(), 1, 11)]), "what came later is unread");
+    assert_eq!(bob.marks_up_to(&room, Value::Null).await.ok(), marked(1, 11, 0));
+    let body = alice.get(&format!("/room/{room}?limit=20")).await.ok();
+    let readers = |n: usize| body["conversation"][n - 1]["readByRecipients"].as_array().unwrap().len();
+    assert_eq!([readers(1), readers(10), readers(11)], [2, 1, 2]);
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn what_is_no_number_of_an_entry_is_refused(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    alice.says(&room, "one").await;
+    let error = json!({ "upToSeq": "please provide a whole number, 0 or more" });
+    let mut socket = Socket::by(&bob).await;
+    for wrong in [json!("x"), json!(""), json!(-1), json!(1.5), json!([1]), json!({ "$gt": 0 }), json!(true), json!("1.5")] {
+        bob.marks_up_to(&room, wrong.clone()).await.invalid(error.clone());
+        let event = json!([{ "chatRoomId": room, "upToSeq": wrong }]);
+        assert!(socket.is_refused("mark read", event).await.contains("mark read takes"));
+    }
+    for wrong in [json!([]), json!([room]), json!([null]), json!([{}]), json!([{ "chatRoomId": 5 }])] {
+        assert!(socket.is_refused("mark read", wrong).await.contains("mark read takes"));
+    }
+    let form = bob.request(Method::PUT, &format!("/room/{room}/mark-read")).body("upToSeq=1");
+    let form = form.header("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(Answer::of(form).await.ok(), marked(1, 1, 0), "in a form all is text");
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn everybody_in_the_room_hears_who_has_read_and_nobody_twice(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    for n in 1..=3 {
+        alice.says(&room, &n.to_string()).await;
+    }
+    let (mut alices, mut bobs) = (Socket::of(&alice, &room).await, Socket::of(&bob, &room).await);
+    bob.marks_up_to(&room, json!(2)).await.ok();
+    for socket in [&mut alices, &mut bobs] {
+        let mut heard = socket.hears_of("conversation read").await;
+        assert!(heard["readAt"].take().as_str().unwrap().ends_with('Z'));
+        assert_eq!(heard, json!({ "chatRoomId": room, "userId": bob.id, "upToSeq": 2, "readAt": null }));
+    }
+    bob.marks_up_to(&room, json!(1)).await.ok();
+    bob.marks_up_to(&room, json!(2)).await.ok();
+    alices.hears_nothing_more().await;
+    let answer = bobs.asks("mark read", json!([{ "chatRoomId": room }])).await;
+    assert_eq!(answer, marked(1, 3, 0));
+    let heard = alices.hears_of("conversation read").await;
+    assert_eq!((&heard["userId"], &heard["upToSeq"]), (&json!(bob.id), &json!(3)));
+    let body = alice.get(&format!("/room/{room}")).await.ok();
+    assert_eq!(body["conversation"][2]["readByRecipients"][1]["readAt"], heard["readAt"], "the time is the one that all see");
+    bobs.asks("mark read", json!([{ "chatRoomId": room, "upToSeq": null }])).await;
+    alices.hears_nothing_more().await;
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn strangers_mark_nothing(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, _, room) = server.two_in_a_room().await;
+    let stranger = server.person("Stranger").await;
+    alice.says(&room, "one").await;
+    let mut socket = Socket::of(&stranger, &room).await;
+    stranger.marks_up_to(&room, json!(1)).await.refused(403, "You are not a member of this room");
+    assert_eq!(socket.is_refused("mark read", json!([{ "chatRoomId": room }])).await, "You are not a member of this room");
+    assert_eq!(socket.is_refused("mark read", json!([{ "chatRoomId": "nope" }])).await, "No room exists for this id");
+    socket.hears_nothing_more().await;
+    assert_eq!(stranger.unread().await, (0, vec![]));
+    let mut nobody = Socket::connect(&server.base).await;
+    assert_eq!(nobody.is_refused("mark read", json!([{ "chatRoomId": room }])).await, "Please say who you are with identity first");
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn own_and_deleted_messages_are_never_unread(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let quiet = alice.named_room("quiet", &[&bob]).await;
+    let one = alice.says(&room, "one").await;
+    bob.says(&room, "two").await;
+    let three = alice.says(&room, "three").await;
+    alice.says(&quiet, "hush").await;
+    let mut expected = vec![(room.clone(), 2, 3), (quiet.clone(), 1, 1)];
+    expected.sort();
+    assert_eq!(bob.unread().await, (3, expected));
+    let counts = async |person: &Person| {
+        let recents = person.recents("").await;
+        recents.iter().map(|room| (room["unreadCount"].as_u64().unwrap(), room["lastSeq"].as_u64().unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(counts(&bob).await, [(1, 1), (2, 3)]);
+    assert_eq!(counts(&alice).await, [(0, 1), (1, 3)]);
+    alice.deletes(&one["postId"]).await;
+    assert_eq!(bob.unread().await.0, 2);
+    bob.marks_up_to(&room, json!(3)).await.ok();
+    alice.deletes(&three["postId"]).await;
+    assert_eq!(bob.unread().await, (1, vec![(quiet.clone(), 1, 1)]));
+    assert_eq!(counts(&bob).await, [(1, 1), (0, 5)]);
+    bob.says(&room, "own").await;
+    assert_eq!(bob.unread().await.0, 1);
+    server.delete(&format!("/delete/room/{quiet}")).await.ok();
+    assert_eq!(bob.unread().await, (0, vec![]));
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn who_joins_has_not_to_read_what_was_said_before(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let [alice, bob, carol] = [server.person("Alice").await, server.person("Bob").await, server.person("Carol").await];
+    let room = alice.named_room("room", &[&bob]).await;
+    for n in 1..=3 {
+        alice.says(&room, &n.to_string()).await;
+    }
+    alice.adds(&room, &[&carol]).await.ok();
+    assert_eq!(carol.unread().await, (0, vec![]));
+    alice.says(&room, "welcome").await;
+    assert_eq!(carol.unread().await, (1, vec![(room.clone(), 1, 5)]));
+    assert_eq!(carol.recents("").await[0]["unreadCount"], 1);
+    assert_eq!(carol.marks_read(&room).await, 1);
+    assert_eq!(bob.unread().await.0, 4);
+    alice.removes(&room, &carol).await.ok();
+    alice.says(&room, "behind her back").await;
+    assert_eq!(carol.unread().await, (0, vec![]));
+    alice.adds(&room, &[&carol]).await.ok();
+    assert_eq!(carol.unread().await, (0, vec![]), "what was said while she was away is not unread");
+    alice.says(&room, "welcome back").await;
+    assert_eq!(carol.unread().await, (1, vec![(room.clone(), 1, 9)]));
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn counts_are_exact_while_everybody_posts_deletes_and_reads(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let tasks: Vec<_> = (0..4)
+        .map(|n| {
+            let (person, room) = (if n % 2 == 0 { alice.clone() } else { bob.clone() }, room.clone());
+            tokio::spawn(async move {
+                for k in 0..40_u64 {
+                    let post = person.says(&room, &format!("{n}:{k}")).await;
+                    match k % 7 {
+                        2 => _ = person.deletes(&post["postId"]).await,
+                        5 => _ = person.marks_up_to(&room, json!(post["seq"].as_u64().unwrap().saturating_sub(k))).await.ok(),
+                        _ => {}
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let body = alice.get(&format!("/room/{room}?limit=500")).await.ok();
+    let messages = body["conversation"].as_array().unwrap();
+    for person in [&alice, &bob] {
+        let has_read =
+            |message: &&Value| message["readByRecipients"].as_array().unwrap().iter().any(|reader| reader["readByUserId"] == *person.id);
+        let unread = messages.len() as u64 - messages.iter().filter(has_read).count() as u64;
+        assert!(unread > 0);
+        assert_eq!(person.unread().await, (unread, vec![(room.clone(), unread, body["lastSeq"].as_u64().unwrap())]));
+        assert_eq!(person.recents("").await[0]["unreadCount"], unread);
+        assert_eq!(person.marks_read(&room).await, unread);
+        assert_eq!(person.unread().await.0, 0);
+    }
+}
