@@ -31,7 +31,7 @@ use crate::{
     clock::Clock,
     config::{AccessMode, Registration},
     error::{Error, Result},
-    model::{Message, MessageId, Room, RoomId, RoomType, Timestamp, User, UserId, UserType},
+    model::{Message, MessageId, Room, RoomId, RoomType, Session, Timestamp, User, UserId, UserType},
     store::Store,
     token::{TokenError, Tokens, Verified},
 };
@@ -152,21 +152,23 @@ impl Access {
         if token.has_ended(self.clock.now()) {
             return Err(TokenError::Expired.into());
         }
-        match token.session {
-            Some(session) => {
-                let session = self.store.session(session).await?;
-                session.filter(|session| session.user == token.user).ok_or(Error::SessionOver)?;
-            }
-            // A token that was given without a proof proves nothing.
-            None if self.is_secure() => return Err(TokenError::Undecodable.into()),
-            None => {}
+        // A token that was given without a proof proves nothing.
+        if token.session.is_none() && self.is_secure() {
+            return Err(TokenError::Undecodable.into());
         }
+        // Before the session, which goes with the user: whoever is gone is told that, whatever is still remembered of the session.
         let user = self.store.user(token.user).await?.ok_or(Error::CallerGone)?;
+        if let Some(session) = token.session {
+            let session = self.store.session(session).await?;
+            let goes_on = |session: &Session| session.user == token.user && session.expires_at > self.clock.now();
+            session.filter(|session| goes_on(session)).ok_or(Error::SessionOver)?;
+        }
         Ok(Proof { user, token })
     }
 
-    /// The room with this id, if the caller may do this in it. Errors: [`Error::NoRoom`], [`Error::NotAMember`], [`Error::NotToDelete`].
+    /// The room with this id, if the caller may do this in it. Errors: [`Error::NoToken`], [`Error::NoRoom`], [`Error::NotAMember`], [`Error::NotToDelete`].
     pub async fn admit(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
+        self.ask_for_token(caller)?;
         let id = RoomId::parse(room);
         let found = match id {
             Some(id) => self.store.room(id).await?,
@@ -192,8 +194,10 @@ impl Access {
         }
     }
 
-    /// The message with this id, if the caller may delete it; `None` when there is no such message. Errors: [`Error::NotToDelete`].
+    /// The message with this id, if the caller may delete it; `None` when there is no such message. Errors: [`Error::NoToken`],
+    /// [`Error::NotToDelete`].
     pub async fn admit_to_delete(&self, caller: &Caller, message: &str) -> Result<Option<Message>> {
+        self.ask_for_token(caller)?;
         let id = MessageId::parse(message);
         let found = match id {
             Some(id) => self.store.message(id).await?,
@@ -216,12 +220,17 @@ impl Access {
 
     /// Whether the caller may see who is there.
     pub fn admit_to_users(&self, caller: &Caller) -> Result<()> {
+        self.ask_for_token(caller)
+    }
+
+    /// In secure mode nearly everything takes a token. Whoever shows none is told so, and not what they might do with one.
+    fn ask_for_token(&self, caller: &Caller) -> Result<()> {
         if self.is_secure() && caller.proof.is_none() { Err(Error::NoToken) } else { Ok(()) }
     }
 
     /// The id of the user, if the caller may delete them; `None` when it is no id.
     pub fn admit_to_delete_user(&self, caller: &Caller, user: &str) -> Result<Option<UserId>> {
-        self.admit_to_users(caller)?;
+        self.ask_for_token(caller)?;
         let id = UserId::parse(user);
         if !self.is_secure() || caller.is_support() || id.is_some_and(|id| caller.is(id)) {
             return Ok(id);

@@ -81,7 +81,7 @@ impl Server {
             clock: clock.clone(),
             config: config.rooms.clone(),
         };
-        let proofs = Arc::new(Proofs::new(access.clone(), Arc::clone(&store), Arc::clone(&limits)));
+        let proofs = Arc::new(Proofs::new(access.clone(), Arc::clone(&store)));
         sockets.listen(Handlers { chat: chat.clone(), proofs, sockets: sockets.clone() });
         let max_packet = live::max_packet(&config.socket);
         let app = http::App {

@@ -97,13 +97,16 @@ async fn change_password(
     Body(passwords): Body<NewPassword>,
 ) -> Result<Json<Success>> {
     let own = app.access.admit_to_own(&caller.caller, &id)?;
+    // It is a place to guess passwords at, as the login is, for whoever has got at a token.
+    app.limits.login(caller.caller.address)?;
     let Credentials { username, password } = app.store.credentials(own).await?.ok_or(Error::NoPassword)?;
-    if !app.passwords.matches(passwords.old, Some(password)).await? {
+    if !app.passwords.matches(passwords.old, Some(password.clone())).await? {
         return Err(app.access.refuse(&caller.caller, "change the password", None, Error::WrongPassword));
     }
     let new = hashed(&app, passwords.new, "newPassword", &username, &caller.user).await?;
-    if !app.store.set_password(own, new).await? {
-        return Err(Error::CallerGone);
+    // Of two who know the old one, the second must not undo what the first has done.
+    if !app.store.set_password(own, password, new).await? {
+        return Err(app.access.refuse(&caller.caller, "change the password", None, Error::WrongPassword));
     }
     let others = caller.session.map_or(Which::All, Which::AllBut);
     let ended = sessions::end(&app, caller.caller.address, own, others).await?;

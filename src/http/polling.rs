@@ -29,7 +29,7 @@ pub struct Bounds {
     pub bytes: usize,
     /// How long a request may take, or its client to send a payload.
     pub time: Duration,
-    /// How often a client may open a connection for sockets.
+    /// How often a client may open a connection for sockets, and how many it may have.
     pub limits: Arc<Limits>,
 }
 
@@ -41,11 +41,15 @@ pub async fn check(bounds: Bounds, request: Request, next: Next) -> Response {
     }
 }
 
-async fn checked(request: Request, bounds: &Bounds) -> Result<Request> {
+async fn checked(mut request: Request, bounds: &Bounds) -> Result<Request> {
     // Later only one would be left, and nobody could tell.
     authorization(request.headers())?;
     if is_handshake(&request) {
-        bounds.limits.connection(ClientAddress::of(request.extensions()))?;
+        let address = ClientAddress::of(request.extensions());
+        bounds.limits.connection(address)?;
+        // The library keeps the request for as long as the connection is open, whether a socket connects on it, is refused, or has left.
+        let place = bounds.limits.socket(address)?;
+        request.extensions_mut().insert(place);
     }
     if request.method() != Method::POST {
         return Ok(request);

@@ -17,6 +17,7 @@ use serde::{
 use serde_json::{Value, json, value::RawValue};
 use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
 use tokio::sync::oneshot;
+use tracing::field::display;
 
 use super::{Proofs, Sockets, events::Command, is_closing, join, room_name, user_name};
 use crate::{
@@ -111,7 +112,9 @@ pub fn connected(socket: &SocketRef) {
 
 fn acknowledge(socket: &SocketRef, ack: AckSender, outcome: Result<Answer>) {
     if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
-        tracing::error!(socket = %socket.id, %cause, "an event was not carried out");
+        // Without the id of the socket: whoever knows that could speak for a client that polls.
+        let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
+        tracing::error!(user, %cause, "an event was not carried out");
     }
     let answer = outcome.unwrap_or_else(|error| raw(&error.to_json()));
     // A client that has gone away, or reads too slowly to be told, needs no answer.

@@ -19,7 +19,6 @@ use crate::{
     access::{Access, Caller, Proof, token_in},
     address::ClientAddress,
     error::{Error, Result},
-    limits::Limits,
     model::{Timestamp, UserId},
     store::Store,
 };
@@ -33,22 +32,24 @@ const SESSIONS_AT_ONCE: usize = 1_000;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Then {
     Tell,
-    Close,
+    /// Closed, if its token is still the one that ended then: whoever is given another and told again has the whole time again.
+    Close {
+        ended: i64,
+    },
 }
 
 /// Watches over the tokens of the sockets.
 pub struct Proofs {
     access: Access,
     store: Arc<dyn Store>,
-    limits: Arc<Limits>,
     due: Mutex<BTreeSet<(Timestamp, Sid, Then)>>,
 }
 
 impl Proofs {
     /// Proofs that `access` accepts, of sessions that `store` keeps.
     #[must_use]
-    pub fn new(access: Access, store: Arc<dyn Store>, limits: Arc<Limits>) -> Self {
-        Self { access, store, limits, due: Mutex::default() }
+    pub fn new(access: Access, store: Arc<dyn Store>) -> Self {
+        Self { access, store, due: Mutex::default() }
     }
 
     /// Lets a socket connect whose client has a valid token; in open mode any. Errors are for `connect_error`.
@@ -62,7 +63,6 @@ impl Proofs {
             Err(error) => Err(error),
         };
         let proof = proved.inspect_err(|error| tracing::info!(%address, %error, "a socket was refused"))?;
-        socket.extensions.insert(self.limits.socket(address)?);
         socket.extensions.insert(proof);
         Ok(())
     }
@@ -142,18 +142,18 @@ impl Proofs {
         let now = self.access.now();
         while let Some((_, id, then)) = self.pop_due(now) {
             let Some(socket) = io.of("/").and_then(|sockets| sockets.get_socket(id)) else { continue };
-            let has_expired = socket.extensions.get::<Proof>().is_some_and(|proof| proof.token.has_ended(now));
-            match then {
-                Then::Tell if has_expired => {
+            let ended = socket.extensions.get::<Proof>().filter(|proof| proof.token.has_ended(now)).and_then(|proof| proof.token.ends);
+            match (then, ended) {
+                (Then::Tell, Some(ended)) => {
                     let event = Event::TokenExpired { disconnects_in: GRACE.as_secs() };
                     // A client that reads too slowly to be told is closed all the same.
                     let _ = socket.emit(event.name(), &event);
                     let until = i64::try_from(GRACE.as_millis()).unwrap_or(i64::MAX);
-                    self.due().insert((Timestamp(now.0.saturating_add(until)), id, Then::Close));
+                    self.due().insert((Timestamp(now.0.saturating_add(until)), id, Then::Close { ended }));
                 }
-                Then::Close if has_expired => close(&socket),
+                (Then::Close { ended }, Some(latest)) if ended == latest => close(&socket),
                 // Another token has come meanwhile.
-                Then::Tell | Then::Close => {}
+                (Then::Tell | Then::Close { .. }, _) => {}
             }
         }
     }

@@ -187,8 +187,8 @@ impl<S: Store> Store for Cached<S> {
         self.store.credentials(user).await
     }
 
-    async fn set_password(&self, user: UserId, password: PasswordHash) -> Result<bool> {
-        self.store.set_password(user, password).await
+    async fn set_password(&self, user: UserId, former: PasswordHash, password: PasswordHash) -> Result<bool> {
+        self.store.set_password(user, former, password).await
     }
 
     async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>> {

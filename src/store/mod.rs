@@ -163,8 +163,8 @@ pub trait Store: Send + Sync + 'static {
     /// The credentials of a user; `None` for one who has none.
     async fn credentials(&self, user: UserId) -> Result<Option<Credentials>>;
 
-    /// Gives a user who has credentials another password. False when there is no such user.
-    async fn set_password(&self, user: UserId, password: PasswordHash) -> Result<bool>;
+    /// Gives a user another password in the place of `former`. False when there is no such user, or the password is not that one any more.
+    async fn set_password(&self, user: UserId, former: PasswordHash, password: PasswordHash) -> Result<bool>;
 
     /// Adds a session for a user who has this password still; `None` when they have not. Where the user has more than [`MOST_SESSIONS`] then,
     /// the oldest are ended; answers which.

@@ -191,11 +191,11 @@ async fn rooms_that_one_may_not_read_are_refused_one_by_one(kind: Kind) {
 #[apply(each_store)]
 #[tokio::test]
 async fn in_secure_mode_a_stranger_cannot_tell_what_is_there(kind: Kind) {
-    let server = TestServer::secure(kind, &[]).await;
+    let server = TestServer::secure(kind).await;
     let [alice, stranger] = [server.registered("Alice", "consumer").await, server.registered("Stranger", "consumer").await];
     let room = alice.room_with(&[]).await;
     let nowhere = "0199d1f0c0de7aaa8bbbccccddddeeee";
-    let mut socket = Socket::proved(&stranger).await;
+    let mut socket = Socket::signed_in(&stranger).await;
     let answer = socket.asks("sync", json!([{ "rooms": { &room: 0, nowhere: 0, "nope": 0 } }])).await;
     let refused = json!({ "success": false, "message": "You are not a member of this room" });
     assert_eq!(answer, json!({ "success": true, "rooms": { &room: refused, nowhere: refused, "nope": refused } }));

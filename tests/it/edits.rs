@@ -84,7 +84,7 @@ async fn nobody_but_the_author_edits_and_nothing_but_what_is_there(kind: Kind) {
 #[apply(each_store)]
 #[tokio::test]
 async fn in_secure_mode_who_left_edits_and_deletes_no_more_and_strangers_cannot_tell(kind: Kind) {
-    let server = TestServer::secure(kind, &[]).await;
+    let server = TestServer::secure(kind).await;
     let [alice, bob, stranger] = [
         server.registered("Alice", "consumer").await,
         server.registered("Bob", "consumer").await,

@@ -27,7 +27,7 @@ async fn refused_everything(person: &Person, room: &str) {
     Answer::of(person.request(Method::PUT, &format!("/room/{room}/mark-read"))).await.refused(403, OUT);
     let refusal = "This is not yours to delete, or it is not there";
     Answer::of(person.request(Method::DELETE, &format!("/delete/room/{room}"))).await.refused(403, refusal);
-    let mut socket = Socket::proved(person).await;
+    let mut socket = Socket::signed_in(person).await;
     for (event, payload) in [
         ("subscribe", json!([room])),
         ("send message", json!([{ "chatRoomId": room, "messageText": "hello?" }])),
@@ -44,7 +44,7 @@ async fn refused_everything(person: &Person, room: &str) {
 #[apply(each_store)]
 #[tokio::test]
 async fn who_was_removed_is_refused_everything_and_cannot_tell_that_there_is_a_room(kind: Kind) {
-    let server = TestServer::secure(kind, &[]).await;
+    let server = TestServer::secure(kind).await;
     let [alice, bob, stranger] = [
         server.registered("Alice", "consumer").await,
         server.registered("Bob", "consumer").await,
@@ -52,7 +52,7 @@ async fn who_was_removed_is_refused_everything_and_cannot_tell_that_there_is_a_r
     ];
     let room = alice.named_room("room", &[&bob]).await;
     let post = bob.says(&room, "word").await;
-    let mut bobs = Socket::proved(&bob).await;
+    let mut bobs = Socket::signed_in(&bob).await;
     bobs.succeeds("subscribe", json!([room])).await;
     alice.removes(&room, &bob).await.ok();
     assert_eq!(bobs.hears_of("member removed").await["userId"], *bob.id);
@@ -66,14 +66,14 @@ async fn who_was_removed_is_refused_everything_and_cannot_tell_that_there_is_a_r
     bobs.hears_nothing_more().await;
     assert_eq!(bobs.asks("subscribe", json!([])).await["rooms"], json!([]));
     assert_eq!(bob.get("/room/search?q=word").await.ok()["messages"], json!([]));
-    let mut alices = Socket::proved(&alice).await;
+    let mut alices = Socket::signed_in(&alice).await;
     assert_eq!(alices.is_refused("subscribe", json!([room, bob.id])).await, "That user is not a member of this room");
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn support_takes_people_out_of_any_room_and_reads_none_of_it(kind: Kind) {
-    let server = TestServer::secure(kind, &[]).await;
+    let server = TestServer::secure(kind).await;
     let [alice, bob, sue] = [
         server.registered("Alice", "consumer").await,
         server.registered("Bob", "consumer").await,

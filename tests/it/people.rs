@@ -1,6 +1,6 @@
 //! The clients of the tests: people with roles, who call the REST API.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Deref};
 
 use causerie::{clock::Clock, config::Config, operator::NewUser};
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{databases::Kind, harness::TestServer};
 
-const PASSWORD: &str = "tall green kettle";
+/// The password of everybody who has one.
+pub const PASSWORD: &str = "tall green kettle";
 
 /// An answer: status, headers and JSON body.
 #[derive(Debug)]
@@ -84,27 +85,132 @@ impl TestServer {
         (alice, bob, room)
     }
 
-    /// A server in secure mode, with these settings besides.
-    pub async fn secure(kind: Kind, settings: &[(&str, &str)]) -> Self {
-        Self::with(kind, &[&[("CAUSERIE_ACCESS", "secure")], settings].concat()).await
-    }
-
-    /// A new user of this type with a password, logged in, as everybody is in secure mode.
+    /// A new user of this type with a password, made by the operator and logged in.
     pub async fn registered(&self, name: &str, user_type: &str) -> Person {
         let environment = HashMap::from([("CAUSERIE_DATABASE".to_owned(), self.database().url)]);
         let config = Config::load(None, &environment).unwrap();
         let username = name.to_lowercase();
         let new = NewUser::read(user_type, &username, name.into(), "Test".into()).unwrap();
         new.add(PASSWORD.into(), &config, &Clock::system()).await.unwrap();
-        let login = self.post("/login", &json!({ "username": username, "password": PASSWORD })).await.ok();
-        let [id, token] = [&login["user"]["_id"], &login["authorization"]].map(|text| text.as_str().unwrap().to_owned());
-        Person { base: self.base.clone(), http: self.http.clone(), id, token, user: login["user"].clone() }
+        self.session_of(&username).await.person
     }
 
     pub async fn log_in(&self, id: &str) -> String {
         let answer = Answer::of(self.request(Method::POST, &format!("/login/{id}"))).await.ok();
         answer["authorization"].as_str().unwrap().to_owned()
     }
+}
+
+/// Secure mode, where people have passwords.
+impl TestServer {
+    pub async fn secure(kind: Kind) -> Self {
+        Self::secure_with(kind, &[]).await
+    }
+
+    /// With these settings besides. Nobody has to wait who does not ask for limits.
+    pub async fn secure_with(kind: Kind, settings: &[(&str, &str)]) -> Self {
+        Self::with(kind, &[&SECURE, settings].concat()).await
+    }
+
+    pub async fn registers(&self, username: &str, kind: &str) -> Answer {
+        self.post("/users", &registration(username, kind)).await
+    }
+
+    /// The answer to somebody who logs in.
+    pub async fn enters(&self, username: &str, password: &str) -> Answer {
+        self.post("/login", &json!({ "username": username, "password": password })).await
+    }
+
+    /// A session of somebody who has an account.
+    pub async fn session_of(&self, username: &str) -> Member {
+        let mut login = self.enters(username, PASSWORD).await.ok();
+        let text = |field: &Value| field.as_str().unwrap().to_owned();
+        let (token, refresh_token) = (text(&login["authorization"]), text(&login["refreshToken"]));
+        let (id, user) = (text(&login["user"]["_id"]), login["user"].take());
+        let person = Person { base: self.base.clone(), http: self.http.clone(), id, token, user };
+        Member { person, refresh_token }
+    }
+
+    /// Somebody who has registered as a consumer, logged in.
+    pub async fn member(&self, username: &str) -> Member {
+        self.registers(username, "consumer").await.ok();
+        self.session_of(username).await
+    }
+
+    /// Alice and Bob, and the room that they share. Alice has initiated it.
+    pub async fn two_members(&self) -> (Member, Member, String) {
+        let [alice, bob] = [self.member("alice").await, self.member("bob").await];
+        let room = alice.room_with(&[&bob]).await;
+        (alice, bob, room)
+    }
+
+    /// Somebody whom the operator has made a support user, logged in.
+    pub async fn support(&self, username: &str) -> Member {
+        self.registered(username, "support").await;
+        self.session_of(username).await
+    }
+}
+
+pub const SECURE: [(&str, &str); 7] = [
+    ("CAUSERIE_ACCESS", "secure"),
+    ("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "0"),
+    ("CAUSERIE_LIMITS__REFRESHES_PER_MINUTE", "0"),
+    ("CAUSERIE_LIMITS__REGISTRATIONS_PER_MINUTE", "0"),
+    ("CAUSERIE_LIMITS__CONNECTIONS_PER_MINUTE", "0"),
+    ("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "0"),
+    ("CAUSERIE_LIMITS__EVENTS_PER_MINUTE", "0"),
+];
+
+pub fn registration(username: &str, kind: &str) -> Value {
+    json!({ "firstName": username, "lastName": "Test", "type": kind, "username": username, "password": PASSWORD })
+}
+
+/// Somebody who has logged in with a password.
+#[derive(Clone)]
+pub struct Member {
+    pub person: Person,
+    pub refresh_token: String,
+}
+
+impl Deref for Member {
+    type Target = Person;
+
+    fn deref(&self) -> &Person {
+        &self.person
+    }
+}
+
+impl Member {
+    /// The answer to the refresh token.
+    pub async fn refreshes(&self) -> Answer {
+        refresh(&self.person, &self.refresh_token).await
+    }
+
+    /// The same session, with the tokens of this answer.
+    pub fn with(&self, answer: &Value) -> Self {
+        let text = |field: &str| answer[field].as_str().unwrap().to_owned();
+        let person = Person { token: text("authorization"), ..self.person.clone() };
+        Self { person, refresh_token: text("refreshToken") }
+    }
+
+    /// The same session at another server.
+    pub fn at(&self, server: &TestServer) -> Self {
+        Self { person: Person { base: server.base.clone(), ..self.person.clone() }, refresh_token: self.refresh_token.clone() }
+    }
+
+    /// The session has ended, by whatever.
+    pub async fn is_out(&self) {
+        self.get("/room").await.refused(401, ENDED);
+        self.refreshes().await.refused(401, NO_REFRESH);
+    }
+}
+
+pub const ENDED: &str = "This session has ended, please log in again";
+pub const NO_REFRESH: &str = "The refresh token is not valid, please log in again";
+
+/// The answer to this refresh token. It comes without any other.
+pub async fn refresh(person: &Person, token: &str) -> Answer {
+    Answer::of(person.http.post(format!("{}/login/refresh", person.base)).json(&json!({ "refreshToken": token }))).await
 }
 
 /// Somebody who is logged in.
@@ -124,6 +230,10 @@ impl Person {
 
     pub async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path)).await
+    }
+
+    pub async fn asks(&self, method: Method, path: &str, body: Value) -> Answer {
+        self.calls(method, path, &body).await
     }
 
     pub async fn initiate(&self, others: &[&Person]) -> Answer {

@@ -206,12 +206,12 @@ async fn a_socket_that_takes_another_identity_is_no_longer_the_first_one(kind: K
 #[apply(each_store)]
 #[tokio::test]
 async fn in_secure_mode_a_socket_is_there_from_its_first_moment(kind: Kind) {
-    let server = TestServer::secure(kind, &[]).await;
+    let server = TestServer::secure(kind).await;
     let [alice, bob] = [server.registered("Alice", "consumer").await, server.registered("Bob", "consumer").await];
     let room = alice.room_with(&[&bob]).await;
-    let mut alices = Socket::proved(&alice).await;
+    let mut alices = Socket::signed_in(&alice).await;
     alices.hears_presence = true;
-    let mut bobs = Socket::proved(&bob).await;
+    let mut bobs = Socket::signed_in(&bob).await;
     assert_eq!(alices.hears_of("user online").await, json!({ "userId": bob.id }));
     alices.asks("subscribe", json!([])).await;
     bobs.succeeds("typing", json!([room])).await;

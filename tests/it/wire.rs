@@ -3,7 +3,10 @@
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config, tungstenite::Message};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    tungstenite::{Message, client::IntoClientRequest},
+};
 
 use crate::{harness::PATIENCE, people::Person};
 
@@ -17,25 +20,71 @@ pub struct Socket {
     pub hears_presence: bool,
 }
 
+/// How a client shows its token when it connects.
+pub enum Shown<'a> {
+    Nowhere,
+    /// In the `auth` of clients of socket.io 3 and 4, which may be anything.
+    Auth(Value),
+    /// In the query, with this version of Engine.IO.
+    Query(u8, &'a str),
+    /// In the `Authorization` header.
+    Header(&'a str),
+}
+
 impl Socket {
     pub async fn connect(base: &str) -> Self {
-        Self::connect_with(base, "40").await
+        Self::with(base, &Shown::Nowhere).await.unwrap()
     }
 
-    /// A socket that proves by its token whose it is, as secure mode asks for.
-    pub async fn proved(person: &Person) -> Self {
-        Self::connect_with(&person.base, &format!("40{}", json!({ "token": person.token }))).await
-    }
-
-    async fn connect_with(base: &str, packet: &str) -> Self {
-        let url = format!("{}/socket.io/?EIO=4&transport=websocket", base.replacen("http", "ws", 1));
+    /// Connects with a token, or whatever is shown in its place. The text of `connect_error`, where that is the answer.
+    pub async fn with(base: &str, shown: &Shown<'_>) -> Result<Self, String> {
+        let (version, query) = match shown {
+            Shown::Query(version, token) => (*version, format!("&token={token}")),
+            _ => (4, String::new()),
+        };
+        let url = format!("{}/socket.io/?EIO={version}&transport=websocket{query}", base.replacen("http", "ws", 1));
+        let mut request = url.into_client_request().unwrap();
+        if let Shown::Header(value) = shown {
+            request.headers_mut().insert("authorization", value.parse().unwrap());
+        }
         // Without Nagle's algorithm: it would hold back each second of two small packets for as long as the server says nothing.
-        let (stream, _) = connect_async_with_config(url, None, true).await.unwrap();
+        let (stream, _) = connect_async_with_config(request, None, true).await.unwrap();
         let mut socket = Self { stream, acks: 0, heard: Vec::new(), hears_presence: false };
         assert!(socket.receive().await.unwrap().starts_with("0{"));
-        socket.send(packet).await;
-        assert!(socket.receive().await.unwrap().starts_with("40{"));
+        match shown {
+            Shown::Auth(auth) => socket.send(&format!("40{auth}")).await,
+            // Clients of socket.io 2 are connected when they come.
+            _ if version == 3 => {}
+            _ => socket.send("40").await,
+        }
+        let answer = socket.receive().await.unwrap();
+        match answer.strip_prefix("44") {
+            Some(error) => Err(serde_json::from_str::<Value>(error).unwrap()["message"].as_str().unwrap().to_owned()),
+            None => {
+                assert!(answer.starts_with("40"), "{answer}");
+                Ok(socket)
+            }
+        }
+    }
+
+    /// A socket with this person's token.
+    pub async fn signed_in(person: &Person) -> Self {
+        Self::with(&person.base, &Shown::Auth(json!({ "token": person.token }))).await.unwrap()
+    }
+
+    /// The same, in this room.
+    pub async fn signed_in_to(person: &Person, room: &str) -> Self {
+        let mut socket = Self::signed_in(person).await;
+        socket.succeeds("subscribe", json!([room])).await;
         socket
+    }
+
+    /// Waits until the server closes the socket. What it heard until then.
+    pub async fn ends(mut self) -> Vec<Value> {
+        while let Some(packet) = self.receive().await.filter(|packet| packet != "41") {
+            self.keep(&packet);
+        }
+        self.heard
     }
 
     /// A socket that belongs to this person and is in no room.

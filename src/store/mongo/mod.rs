@@ -172,8 +172,8 @@ impl Store for Mongo {
         users::credentials(self.connection(), user).await
     }
 
-    async fn set_password(&self, user: UserId, password: PasswordHash) -> Result<bool> {
-        users::set_password(self.connection(), user, &password).await
+    async fn set_password(&self, user: UserId, former: PasswordHash, password: PasswordHash) -> Result<bool> {
+        users::set_password(self.connection(), user, &former, &password).await
     }
 
     async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>> {

@@ -59,8 +59,8 @@ fn password_in(user: &RawDocument) -> Option<PasswordHash> {
     Some(PasswordHash(user.get_str("password").ok()?.to_owned()))
 }
 
-pub async fn set_password(connection: &Connection, user: UserId, password: &PasswordHash) -> Result<bool> {
-    let who = doc! { "_id": user.to_string(), "username": { "$exists": true } };
+pub async fn set_password(connection: &Connection, user: UserId, former: &PasswordHash, password: &PasswordHash) -> Result<bool> {
+    let who = doc! { "_id": user.to_string(), "password": &former.0 };
     let set = connection.users.update_one(who, doc! { "$set": { "password": &password.0 } });
     Ok(connection.within(set).await?.matched_count > 0)
 }

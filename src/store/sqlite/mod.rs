@@ -140,8 +140,8 @@ impl Store for Sqlite {
         self.threads.read(move |connection| users::credentials(connection, user)).await
     }
 
-    async fn set_password(&self, user: UserId, password: PasswordHash) -> Result<bool> {
-        self.threads.write(move |connection| users::set_password(connection, user, &password)).await
+    async fn set_password(&self, user: UserId, former: PasswordHash, password: PasswordHash) -> Result<bool> {
+        self.threads.write(move |connection| users::set_password(connection, user, &former, &password)).await
     }
 
     async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>> {

@@ -49,8 +49,10 @@ pub fn credentials(connection: &Connection, user: UserId) -> Result<Option<Crede
     Ok(found.and_then(|(name, hash)| Some(Credentials { username: Username::parse(&name)?, password: PasswordHash(hash) })))
 }
 
-pub fn set_password(connection: &Connection, user: UserId, password: &PasswordHash) -> Result<bool> {
-    let changed = connection.prepare_cached("UPDATE accounts SET password = ? WHERE user = ?")?.execute(params![password.0, user])?;
+pub fn set_password(connection: &Connection, user: UserId, former: &PasswordHash, password: &PasswordHash) -> Result<bool> {
+    let changed = connection
+        .prepare_cached("UPDATE accounts SET password = ? WHERE user = ? AND password = ?")?
+        .execute(params![password.0, user, former.0])?;
     Ok(changed > 0)
 }
 

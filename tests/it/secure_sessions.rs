@@ -1,0 +1,350 @@
+//! Sessions in secure mode: how they begin, go on and end, and that what has ended is over everywhere.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::{join, join_all};
+use reqwest::Method;
+use rstest::rstest;
+use rstest_reuse::apply;
+use serde_json::{Value, json};
+
+use crate::{
+    databases::{Database, Kind},
+    each_store,
+    harness::TestServer,
+    people::{Answer, ENDED, Member, NO_REFRESH, PASSWORD, SECURE, refresh, registration},
+    wire::Socket,
+};
+
+const WRONG: &str = "Wrong username or password";
+const NEW_PASSWORD: &str = "short red kettle";
+
+impl Member {
+    async fn logs_out(&self, body: Value) -> u64 {
+        self.asks(Method::POST, "/logout", body).await.ok()["endedSessionsCount"].as_u64().unwrap()
+    }
+
+    async fn lists_sessions(&self) -> Vec<Value> {
+        self.get("/sessions").await.ok()["sessions"].as_array().unwrap().clone()
+    }
+
+    async fn ends_session(&self, id: &str) -> Answer {
+        self.asks(Method::DELETE, &format!("/sessions/{id}"), json!({})).await
+    }
+
+    /// The id of the session that asks.
+    async fn session(&self) -> String {
+        let sessions = self.lists_sessions().await;
+        sessions.iter().find(|session| session["current"] == true).unwrap()["_id"].as_str().unwrap().to_owned()
+    }
+
+    async fn changes_own_password(&self, old: &str, new: &str) -> Answer {
+        let body = json!({ "oldPassword": old, "newPassword": new });
+        self.asks(Method::PUT, &format!("/users/{}/password", self.id), body).await
+    }
+
+    /// The session goes on.
+    async fn is_in(&self) {
+        self.get("/room").await.ok();
+    }
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_user_logs_in_by_username_or_by_id_with_the_password(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let alice = server.member("alice").await;
+    let by_id = format!("/login/{}", alice.id);
+    for login in [server.enters("ALICE", PASSWORD).await.ok(), server.post(&by_id, &json!({ "password": PASSWORD })).await.ok()] {
+        assert_eq!((&login["expiresIn"], &login["user"]), (&json!(900), &alice.user));
+        alice.with(&login).is_in().await;
+        alice.with(&login).refreshes().await.ok();
+    }
+    let wrong = json!({ "success": false, "message": WRONG });
+    for (path, body) in [
+        ("/login", json!({ "username": "alice", "password": "Tall green kettle" })),
+        ("/login", json!({ "username": "nobody", "password": PASSWORD })),
+        ("/login", json!({ "username": alice.id, "password": PASSWORD })),
+        (&*by_id, json!({ "password": "Tall green kettle" })),
+        ("/login/0199d1f0c0de7aaa8bbbccccddddeeee", json!({ "password": PASSWORD })),
+        ("/login/alice", json!({ "password": PASSWORD })),
+    ] {
+        assert_eq!(server.post(path, &body).await.refused(401, WRONG), wrong, "{path} {body}");
+    }
+    server.post(&by_id, &json!({})).await.invalid(json!({ "password": "please provide a string" }));
+    Answer::of(server.request(Method::POST, &by_id)).await.invalid(json!({ "password": "please provide a string" }));
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_refresh_token_gives_the_next_of_both(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let first = server.member("alice").await;
+    let mut socket = Socket::signed_in(&first).await;
+    let mut latest = first.clone();
+    for _ in 0..3 {
+        server.turn_clock(1_000);
+        let answer = latest.refreshes().await.ok();
+        assert_eq!((&answer["expiresIn"], &answer["user"]), (&json!(900), &first.user));
+        latest = latest.with(&answer);
+        latest.is_in().await;
+    }
+    first.is_in().await;
+    assert!(socket.answers().await);
+    assert_eq!(latest.lists_sessions().await.len(), 1, "it is the same session");
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_refresh_token_that_is_used_twice_ends_its_session_and_no_other(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let stolen = server.member("alice").await;
+    let other = server.session_of("alice").await;
+    let owner = stolen.with(&stolen.refreshes().await.ok());
+    let owner = owner.with(&owner.refreshes().await.ok());
+    let socket = Socket::signed_in(&owner).await;
+    stolen.refreshes().await.refused(401, NO_REFRESH);
+    socket.ends().await;
+    owner.is_out().await;
+    stolen.is_out().await;
+    other.is_in().await;
+    other.refreshes().await.ok();
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_refresh_token_that_was_made_up_ends_nothing(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let [alice, bob] = [server.member("alice").await, server.member("bob").await];
+    let (token, session) = (&alice.refresh_token, alice.session().await);
+    assert_eq!(token[..32], session, "whoever sees a list of sessions knows so much");
+    for guess in [
+        format!("{session}{}", "0".repeat(96)),
+        format!("{session}{}", &bob.refresh_token[32..]),
+        format!("{}{}", &bob.refresh_token[..32], &token[32..]),
+        token.to_uppercase(),
+        token[..64].to_owned(),
+        format!("{token}00"),
+        format!(" {token}"),
+        alice.token.clone(),
+        session.clone(),
+    ] {
+        refresh(&alice, &guess).await.refused(401, NO_REFRESH);
+    }
+    alice.is_in().await;
+    alice.refreshes().await.ok();
+    bob.refreshes().await.ok();
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn of_those_who_refresh_at_once_one_at_most_goes_on(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let alice = server.member("alice").await;
+    let answers = join_all((0..8).map(|_| alice.refreshes())).await;
+    let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
+    assert_eq!(won.len(), 1);
+    for answer in lost {
+        answer.refused(401, NO_REFRESH);
+    }
+    alice.with(&won[0].body).is_out().await;
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn whoever_logs_out_is_out_here_and_not_elsewhere(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let here = server.member("alice").await;
+    let elsewhere = server.session_of("alice").await;
+    let (gone, mut stays) = (Socket::signed_in(&here).await, Socket::signed_in(&elsewhere).await);
+    assert_eq!(here.logs_out(json!({})).await, 1);
+    gone.ends().await;
+    here.is_out().await;
+    here.asks(Method::POST, "/logout", json!({ "all": true })).await.refused(401, ENDED);
+    elsewhere.is_in().await;
+    assert!(stays.answers().await);
+    elsewhere
+        .asks(Method::POST, "/logout", json!({ "all": { "$gt": "" } }))
+        .await
+        .invalid(json!({ "all": "please provide true or false" }));
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn whoever_logs_out_everywhere_is_out_everywhere(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let sessions = [server.member("alice").await, server.session_of("alice").await, server.session_of("alice").await];
+    let bob = server.member("bob").await;
+    let mut sockets = Vec::new();
+    for session in &sessions {
+        sockets.push(Socket::signed_in(session).await);
+    }
+    assert_eq!(sessions[1].logs_out(json!({ "all": true })).await, 3);
+    for (session, socket) in sessions.iter().zip(sockets) {
+        socket.ends().await;
+        session.is_out().await;
+    }
+    bob.is_in().await;
+    server.session_of("alice").await.is_in().await;
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_user_sees_and_ends_their_own_sessions(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let [alice, bob] = [server.member("alice").await, server.member("bob").await];
+    let body = json!({ "username": "alice", "password": PASSWORD });
+    let login = server.request(Method::POST, "/login").header("user-agent", "a telephone").json(&body);
+    server.turn_clock(1_000);
+    let telephone = alice.with(&Answer::of(login).await.ok());
+    server.turn_clock(1_000);
+    let alice = alice.with(&alice.refreshes().await.ok());
+
+    let sessions = alice.lists_sessions().await;
+    assert_eq!(sessions.len(), 2);
+    assert_eq!((&sessions[0]["userAgent"], &sessions[0]["current"]), (&json!("a telephone"), &json!(false)));
+    assert_eq!((&sessions[1]["current"], &sessions[0]["createdAt"]), (&json!(true), &sessions[0]["lastUsedAt"]));
+    assert!(sessions[1]["lastUsedAt"].as_str() > sessions[1]["createdAt"].as_str());
+    let fields: Vec<_> = sessions[0].as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["_id", "createdAt", "current", "expiresAt", "lastUsedAt", "userAgent"], "and no token");
+
+    let id = telephone.session().await;
+    let socket = Socket::signed_in(&telephone).await;
+    for id in [&*id, "0199d1f0c0de7aaa8bbbccccddddeeee", "none"] {
+        bob.ends_session(id).await.refused(404, "No session with this id found");
+    }
+    telephone.is_in().await;
+    alice.ends_session(&id).await.ok();
+    socket.ends().await;
+    telephone.is_out().await;
+    alice.ends_session(&id).await.refused(404, "No session with this id found");
+    assert_eq!(alice.lists_sessions().await.len(), 1);
+    alice.ends_session(&alice.session().await).await.ok();
+    alice.is_out().await;
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn another_password_ends_all_other_sessions(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let here = server.member("alice").await;
+    let elsewhere = server.session_of("alice").await;
+    let (mut stays, gone) = (Socket::signed_in(&here).await, Socket::signed_in(&elsewhere).await);
+    here.changes_own_password("a wrong one", NEW_PASSWORD).await.refused(403, "The old password is wrong");
+    elsewhere.is_in().await;
+    assert_eq!(here.changes_own_password(PASSWORD, NEW_PASSWORD).await.ok()["endedSessionsCount"], 1);
+    gone.ends().await;
+    elsewhere.is_out().await;
+    here.is_in().await;
+    assert!(stays.answers().await);
+    here.refreshes().await.ok();
+    server.enters("alice", PASSWORD).await.refused(401, WRONG);
+}
+
+#[apply(each_store)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_login_with_the_old_password_outlives_the_change(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let alice = server.member("alice").await;
+    let (mut old, mut new) = (PASSWORD, NEW_PASSWORD);
+    for _ in 0..6 {
+        let logins = join_all((0..4).map(|_| server.enters("alice", old)));
+        let (logins, changed) = join(logins, alice.changes_own_password(old, new)).await;
+        changed.ok();
+        for login in logins.into_iter().filter(|login| login.status == 200) {
+            alice.with(&login.ok()).is_out().await;
+        }
+        (old, new) = (new, old);
+    }
+    assert_eq!(alice.lists_sessions().await.len(), 1);
+}
+
+#[apply(each_store)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_who_change_the_password_at_once_one_does(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let sessions = [server.member("alice").await, server.session_of("alice").await];
+    let [first, second] = ["short red kettle", "round blue kettle"];
+    let changes = join(sessions[0].changes_own_password(PASSWORD, first), sessions[1].changes_own_password(PASSWORD, second)).await;
+    let done = [changes.0, changes.1].map(|answer| answer.status == 200);
+    assert!(done[0] != done[1], "the old password was the old one of one of them: {done:?}");
+    let (password, lost) = if done[0] { (first, second) } else { (second, first) };
+    server.enters("alice", password).await.ok();
+    server.enters("alice", lost).await.refused(401, WRONG);
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_session_ends_by_itself_when_nobody_refreshes_it(kind: Kind) {
+    let settings = [("CAUSERIE_SESSION__ACCESS_LIFETIME_SECONDS", "900"), ("CAUSERIE_SESSION__REFRESH_LIFETIME_SECONDS", "600")];
+    let server = TestServer::secure_with(kind, &settings).await;
+    let [kept, left] = [server.member("alice").await, server.member("bob").await];
+    server.turn_clock(400_000);
+    let kept = kept.with(&kept.refreshes().await.ok());
+    server.turn_clock(400_000);
+    left.is_out().await;
+    kept.is_in().await;
+    kept.refreshes().await.ok();
+}
+
+#[tokio::test]
+async fn whoever_has_too_many_sessions_loses_the_oldest() {
+    let server = TestServer::secure(Kind::Sqlite).await;
+    let oldest = server.member("alice").await;
+    let socket = Socket::signed_in(&oldest).await;
+    for _ in 1..causerie::store::MOST_SESSIONS {
+        server.turn_clock(1);
+        server.enters("alice", PASSWORD).await.ok();
+    }
+    oldest.is_in().await;
+    server.turn_clock(1);
+    let newest = server.session_of("alice").await;
+    socket.ends().await;
+    oldest.is_out().await;
+    assert_eq!(newest.lists_sessions().await.len(), causerie::store::MOST_SESSIONS);
+}
+
+/// How long the end of a session may take to reach another server: the second that is promised, and what a busy machine adds.
+const SOON: Duration = Duration::from_millis(1_500);
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_on_one_server_is_over_on_the_other_within_a_second(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let database = Database::new(kind).await;
+    let (first, second) = tokio::join!(TestServer::on(database.again(), &SECURE), TestServer::on(database, &SECURE));
+    let alice = first.member("alice").await;
+    let sue = first.support("sue").await;
+    let ends: [(&str, Method, String, Value); 4] = [
+        ("logout", Method::POST, "/logout".into(), json!({})),
+        ("logout everywhere", Method::POST, "/logout".into(), json!({ "all": true })),
+        (
+            "another password",
+            Method::PUT,
+            format!("/users/{}/password", alice.id),
+            json!({ "oldPassword": PASSWORD, "newPassword": PASSWORD }),
+        ),
+        ("deletion", Method::DELETE, format!("/users/{}", alice.id), json!({})),
+    ];
+    for (what, method, path, body) in ends {
+        let session = first.session_of("alice").await;
+        let elsewhere = session.at(&second);
+        // Known there, so that it would be remembered.
+        elsewhere.is_in().await;
+        let socket = Socket::signed_in(&elsewhere).await;
+        let who = match what {
+            "deletion" => sue.clone(),
+            "another password" => first.session_of("alice").await,
+            _ => session.clone(),
+        };
+        who.asks(method, &path, body).await.ok();
+        let ended = Instant::now();
+        while elsewhere.get("/room").await.status == 200 {
+            assert!(ended.elapsed() < SOON, "{what}: still in after {:?}", ended.elapsed());
+        }
+        socket.ends().await;
+        assert!(ended.elapsed() < SOON, "{what}: {:?}", ended.elapsed());
+        elsewhere.refreshes().await.refused(401, NO_REFRESH);
+    }
+    first.registers("alice", "consumer").await.ok();
+    second.post("/users", &registration("alice", "consumer")).await.invalid(json!({ "username": "this username is taken" }));
+}
