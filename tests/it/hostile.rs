@@ -47,12 +47,18 @@ const WRONG_VALUES: [&str; 29] = [
 
 impl Siege {
     /// The endpoints that take a body, with a valid one, as fields and their JSON texts.
-    pub fn bodies(&self) -> [(String, Vec<(&'static str, String)>); 3] {
+    pub fn bodies(&self) -> [(String, Vec<(&'static str, String)>); 4] {
         let text = |text: &str| format!("\"{text}\"");
         let user = vec![("firstName", text("Mallory")), ("lastName", text("Test")), ("type", text("consumer"))];
         let room = vec![("userIds", format!("[\"{}\"]", self.bob.id)), ("type", text("consumer-to-consumer"))];
         let message = vec![("messageText", text("hello"))];
-        [("/users".into(), user), ("/room/initiate".into(), room), (format!("/room/{}/message", self.room), message)]
+        let members = vec![room[0].clone()];
+        [
+            ("/users".into(), user),
+            ("/room/initiate".into(), room),
+            (format!("/room/{}/message", self.room), message),
+            (format!("/room/{}/members", self.room), members),
+        ]
     }
 
     /// What Alice is answered to this body.
@@ -96,12 +102,9 @@ async fn no_field_takes_a_value_of_another_type(kind: Kind) {
 async fn a_body_where_none_is_expected_is_of_no_interest(kind: Kind) {
     let siege = Siege::begins(kind).await;
     let login = format!("/login/{}", siege.bob.id);
-    let mark = format!("/room/{}/mark-read", siege.room);
     let read = format!("/room/{}", siege.room);
     for (method, path) in [
-        (Method::POST, &*login),
-        (Method::PUT, &mark),
-        (Method::GET, &read),
+        (Method::GET, &*read),
         (Method::GET, "/room"),
         (Method::GET, "/users"),
         (Method::DELETE, "/users/nobody"),
@@ -113,6 +116,25 @@ async fn a_body_where_none_is_expected_is_of_no_interest(kind: Kind) {
                 siege.sends(method.clone(), path, kind, *body).await.ok();
             }
         }
+    }
+    // Where a body may say something but need not, one that says nothing is as good as none, and one that cannot be read is refused.
+    for body in WRONG_VALUES.iter().chain(&["", "{", "\u{0}", r#"{"userId":{"$gt":""}}"#]) {
+        let is_object = body.is_empty() || body.starts_with('[') || (body.starts_with('{') && *body != "{");
+        assert_eq!(siege.sends(Method::POST, &login, JSON, *body).await.status, if is_object { 200 } else { 400 }, "{body}");
+        siege.sends(Method::POST, &login, FORM, *body).await.ok();
+        siege.sends(Method::POST, &login, "text/plain", *body).await.ok();
+    }
+    let mark = format!("/room/{}/mark-read", siege.room);
+    for nothing in ["", "{}", "[]", r#"{"userId":{"$gt":""}}"#, r#"{"upToSeq":null}"#] {
+        siege.sends(Method::PUT, &mark, JSON, nothing).await.ok();
+    }
+    for value in WRONG_VALUES {
+        let is_right = ["null", "0", "-0", "1", "9007199254740993"].contains(&value);
+        let answer = siege.sends(Method::PUT, &mark, JSON, format!("{{\"upToSeq\":{value}}}")).await;
+        assert!(answer.status == 400 || is_right, "{value}: {answer:?}");
+        siege.sends(Method::PUT, &mark, JSON, value).await;
+        siege.sends(Method::PUT, &mark, FORM, value).await.ok();
+        siege.sends(Method::PUT, &mark, "text/plain", value).await.ok();
     }
     siege.ends_well().await;
 }

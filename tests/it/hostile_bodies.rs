@@ -78,9 +78,20 @@ async fn ten_thousand_random_messages_are_answered(kind: Kind) {
     ten_thousand_bodies(kind, 2).await;
 }
 
+#[apply(each_store)]
+#[tokio::test]
+async fn ten_thousand_random_members_are_answered(kind: Kind) {
+    ten_thousand_bodies(kind, 3).await;
+}
+
 const METHODS: [&str; 10] = ["GET", "GET", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "BREW"];
 
-const SEGMENTS: [&[u8]; 20] = [
+const SEGMENTS: [&[u8]; 25] = [
+    b"members",
+    b"sync",
+    b"search",
+    b"unread",
+    b"presence",
     b"users",
     b"room",
     b"room",
@@ -103,7 +114,9 @@ const SEGMENTS: [&[u8]; 20] = [
     b"*",
 ];
 
-const QUERIES: [&[u8]; 18] = [
+const QUERIES: [&[u8]; 20] = [
+    b"since=",
+    b"q=",
     b"page=",
     b"limit=",
     b"before=",
