@@ -24,7 +24,7 @@
 use std::{fmt, sync::Arc};
 
 use axum::http::{HeaderMap, HeaderValue, header};
-use tracing::field::{DisplayValue, display};
+use tracing::field::display;
 
 use crate::{
     address::ClientAddress,
@@ -188,8 +188,9 @@ impl Access {
     fn permits(&self, caller: &Caller, action: Action, room: &Room) -> bool {
         match (self.mode, action) {
             (AccessMode::Open, Action::Subscribe | Action::Delete) => true,
-            (AccessMode::Secure, Action::Delete) => caller.is_support() || (caller.is(room.initiator) && caller.is_in(room)),
-            (_, Action::Remove) => caller.is_support() || (caller.is(room.initiator) && caller.is_in(room)),
+            (AccessMode::Secure, Action::Delete) | (_, Action::Remove) => {
+                caller.is_support() || (caller.is(room.initiator) && caller.is_in(room))
+            }
             (_, Action::Read | Action::Post | Action::MarkRead | Action::Subscribe | Action::Change | Action::Leave) => caller.is_in(room),
         }
     }
@@ -260,9 +261,9 @@ impl Access {
     }
 
     /// The error again, noted down with who was refused what.
-    pub fn refuse(&self, caller: &Caller, action: &str, target: Option<DisplayValue<&dyn fmt::Display>>, error: Error) -> Error {
+    pub fn refuse(&self, caller: &Caller, action: &str, target: Option<&dyn fmt::Display>, error: Error) -> Error {
         let user = caller.user().map(|user| display(user.id));
-        tracing::warn!(address = %caller.address, user, action, target, "refused");
+        tracing::warn!(address = %caller.address, user, action, target = target.map(display), "refused");
         error
     }
 }
@@ -284,6 +285,7 @@ pub fn token_in(headers: &HeaderMap) -> Result<String> {
 }
 
 /// What the log calls that which an action was about. Never what a client has written, unless it is an id.
-pub fn shown(target: Option<&impl fmt::Display>) -> Option<DisplayValue<&dyn fmt::Display>> {
-    target.map(|target| display(target as &dyn fmt::Display))
+#[must_use]
+pub fn shown(target: Option<&impl fmt::Display>) -> Option<&dyn fmt::Display> {
+    target.map(|target| target as &dyn fmt::Display)
 }

@@ -40,10 +40,8 @@ impl FromRequestParts<Shared> for Anyone {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
-        let proof = match app.access.is_secure() && authorization(&parts.headers)?.is_some() {
-            true => Some(prove(app, parts).await?),
-            false => None,
-        };
+        let says_who = app.access.is_secure() && authorization(&parts.headers)?.is_some();
+        let proof = if says_who { Some(prove(app, parts).await?) } else { None };
         Ok(Self(Caller { proof, address: ClientAddress::of(&parts.extensions) }))
     }
 }

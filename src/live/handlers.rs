@@ -171,10 +171,10 @@ impl Handlers {
     async fn identify(&self, socket: &SocketRef, caller: &Caller, user: UserId) -> Result<()> {
         let access = &self.chat.access;
         if let Some(proved) = caller.user() {
-            return match proved.id == user {
-                true => Ok(()),
-                false => Err(access.refuse(caller, "be the user", shown(Some(&user)), Error::NotYou)),
-            };
+            if proved.id == user {
+                return Ok(());
+            }
+            return Err(access.refuse(caller, "be the user", shown(Some(&user)), Error::NotYou));
         }
         self.chat.store.user(user).await?.ok_or(Error::NobodyToBe)?;
         let name = user_name(user);

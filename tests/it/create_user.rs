@@ -151,7 +151,7 @@ async fn a_server_of_another_version_is_left_alone() {
 /// Runs the command after it on a terminal of its own, types the lines of standard input as they are asked for, and prints what stood on the
 /// screen, and the exit code.
 const TERMINAL: &str = r#"
-import json, os, pty, sys
+import json, os, pty, sys, termios, time
 lines = sys.stdin.read().splitlines()
 child, screen = pty.fork()
 if child == 0:
@@ -166,6 +166,10 @@ while True:
         break
     seen += piece
     if piece.endswith(b": ") and lines:
+        # The question is there a moment before the echo is gone, and nobody types that fast.
+        until = time.monotonic() + 20
+        while termios.tcgetattr(screen)[3] & termios.ECHO and time.monotonic() < until:
+            time.sleep(0.01)
         os.write(screen, lines.pop(0).encode() + b"\n")
 print(json.dumps({"screen": seen.decode(), "code": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}))
 "#;

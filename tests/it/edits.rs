@@ -186,7 +186,7 @@ async fn kept(server: &TestServer, kind: Kind) -> String {
     for name in database.list_collection_names().await.unwrap() {
         let mut documents = database.collection::<Document>(&name).find(doc! {}).await.unwrap();
         while documents.advance().await.unwrap() {
-            all += &format!("{name}: {}\n", documents.deserialize_current().unwrap());
+            all.extend([name.as_str(), ": ", &documents.deserialize_current().unwrap().to_string(), "\n"]);
         }
     }
     all

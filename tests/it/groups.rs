@@ -262,7 +262,7 @@ async fn subscribing_without_a_room_is_subscribing_to_all_of_ones_own(kind: Kind
     assert_eq!(nobody.is_refused("subscribe", json!([])).await, "Please say who you are with identity first");
     let mut socket = Socket::by(&bob).await;
     let answer = socket.asks("subscribe", json!([])).await;
-    let mut expected = vec![(rooms[0].clone(), 0), (rooms[1].clone(), 1), (rooms[2].clone(), 0)];
+    let mut expected = [(rooms[0].clone(), 0), (rooms[1].clone(), 1), (rooms[2].clone(), 0)];
     expected.sort();
     let shown: Vec<_> = expected.iter().map(|(room, seq)| json!({ "chatRoomId": room, "lastSeq": seq })).collect();
     let mut listed = answer["rooms"].as_array().unwrap().clone();

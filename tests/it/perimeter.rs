@@ -1,22 +1,11 @@
 //! What stands between the internet and the server in secure mode: limits, addresses behind proxies, what browsers may do.
 
-use std::time::{Duration, Instant};
-
 use causerie::model::UserType;
-use futures_util::{SinkExt, StreamExt};
 use reqwest::{Method, RequestBuilder};
 use rstest_reuse::apply;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
-use crate::{
-    databases::Kind,
-    each_store,
-    harness::{PATIENCE, TestServer},
-    people::Answer,
-    wire::Socket,
-};
+use crate::{databases::Kind, each_store, harness::TestServer, people::Answer, wire::Socket};
 
 const PASSWORD: &str = "tall green kettle";
 
@@ -113,65 +102,6 @@ async fn whoever_connects_too_often_has_to_wait() {
     // Those who are connected go on.
     let going_on = server.request(Method::POST, &format!("{path}&sid={sid}")).body("40").send().await.unwrap();
     assert_eq!(going_on.status(), 200);
-}
-
-type Connection = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
-/// The next packet that is no ping.
-async fn hear(connection: &mut Connection) -> String {
-    loop {
-        let frame = tokio::time::timeout(PATIENCE, connection.next()).await.expect("nothing came");
-        let packet = frame.unwrap().unwrap().into_text().unwrap().to_string();
-        if packet != "2" {
-            return packet;
-        }
-    }
-}
-
-/// Asks for a socket with this token: the connection, and the answer.
-async fn knock(server: &TestServer, token: &str) -> (Connection, String) {
-    let url = format!("{}/socket.io/?EIO=4&transport=websocket", server.base.replacen("http", "ws", 1));
-    let (mut connection, _) = connect_async(url).await.unwrap();
-    assert!(hear(&mut connection).await.starts_with("0{"));
-    let token = token.strip_prefix("Bearer ").unwrap();
-    connection.send(Message::text(format!("40{}", json!({ "token": token })))).await.unwrap();
-    let answer = hear(&mut connection).await;
-    (connection, answer)
-}
-
-#[tokio::test]
-async fn as_many_sockets_are_connected_from_an_address_as_the_settings_say() {
-    let server = secure(Kind::Sqlite, &[("CAUSERIE_LIMITS__SOCKETS_PER_ADDRESS", "2")]).await;
-    let token = server.token("carol").await;
-    let (mut first, answer) = knock(&server, &token).await;
-    assert!(answer.starts_with("40{"), "{answer}");
-    let (_second, answer) = knock(&server, &token).await;
-    assert!(answer.starts_with("40{"), "{answer}");
-    let (_, answer) = knock(&server, &token).await;
-    assert!(answer.starts_with("44{") && answer.contains("rate limited"), "{answer}");
-    first.close(None).await.unwrap();
-    // The server finds out by itself that it has gone, and when is not for the client to know.
-    let deadline = Instant::now() + PATIENCE;
-    while !knock(&server, &token).await.1.starts_with("40{") {
-        assert!(Instant::now() < deadline, "the place is not given back");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-#[tokio::test]
-async fn whoever_sends_too_many_events_is_told_so_and_stays_connected() {
-    let server = secure(Kind::Sqlite, &[("CAUSERIE_LIMITS__EVENTS_PER_MINUTE", "2")]).await;
-    let token = server.token("carol").await;
-    let [(mut one, _), (mut other, _)] = [knock(&server, &token).await, knock(&server, &token).await];
-    for connection in [&mut one, &mut other] {
-        connection.send(Message::text("421[\"unsubscribe\",\"\"]")).await.unwrap();
-        assert!(!hear(connection).await.contains("rate limited"));
-    }
-    for connection in [&mut one, &mut other] {
-        connection.send(Message::text("422[\"unsubscribe\",\"\"]")).await.unwrap();
-        let answer = hear(connection).await;
-        assert!(answer.starts_with("432[") && answer.contains("rate limited") && answer.contains("retryAfter"), "{answer}");
-    }
 }
 
 #[tokio::test]

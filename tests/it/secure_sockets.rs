@@ -1,5 +1,7 @@
 //! Sockets in secure mode: they speak for the user of their token, for as long as that is good. How tokens are refused is in `secure_tokens`.
 
+use std::time::Instant;
+
 use reqwest::Method;
 use rstest_reuse::apply;
 use serde_json::{Value, json};
@@ -9,6 +11,7 @@ use crate::{
     each_store,
     harness::{PATIENCE, TestServer},
     people::{ENDED, Member, PASSWORD},
+    raw::Connection,
     secure_access::NOBODY,
     wire::{Shown, Socket},
 };
@@ -69,6 +72,7 @@ async fn a_socket_joins_the_rooms_of_its_user_and_no_others(kind: Kind) {
         let own = who.room_with(&[]).await;
         socket.succeeds("subscribe", json!([own])).await;
         let post = who.posts(&own, "to myself").await.ok()["post"].clone();
+        assert_eq!(socket.hears().await[0], "room created");
         assert_eq!(socket.hears_post().await, post);
     }
 }
@@ -234,6 +238,8 @@ async fn a_room_that_is_deleted_has_no_sockets_any_more(kind: Kind) {
     alice.posts(&new, "not heard").await.ok();
     socket.succeeds("subscribe", json!([new])).await;
     let post = alice.posts(&new, "a new start").await.ok()["post"].clone();
+    assert_eq!(socket.hears().await[0], "room deleted");
+    assert_eq!(socket.hears().await[0], "room created");
     assert_eq!(socket.hears_post().await, post);
 }
 
@@ -260,7 +266,7 @@ async fn whoever_sends_too_many_events_is_told_so_and_stays(kind: Kind) {
 async fn connections_count_whether_they_have_a_token_or_not() {
     let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__SOCKETS_PER_ADDRESS", "2")]).await;
     let alice = server.member("alice").await;
-    let open = async || crate::raw::Connection::open(&server.base).await;
+    let open = async || Connection::open(&server.base).await;
     let upgrade = |version: u8| {
         let headers =
             "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
@@ -279,7 +285,7 @@ async fn connections_count_whether_they_have_a_token_or_not() {
         assert_eq!((reply.status, reply.header("retry-after")), (429, Some("10")), "{reply:?}");
     }
     drop(connections);
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         // Free again as soon as the server has noticed.
         let mut connection = open().await;
@@ -287,7 +293,7 @@ async fn connections_count_whether_they_have_a_token_or_not() {
         if connection.reply("GET").await.unwrap().status == 101 {
             break;
         }
-        assert!(std::time::Instant::now() < deadline);
+        assert!(Instant::now() < deadline);
     }
     Socket::signed_in(&alice).await.succeeds("identity", json!([alice.id])).await;
 }

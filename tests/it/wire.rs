@@ -58,13 +58,11 @@ impl Socket {
             _ => socket.send("40").await,
         }
         let answer = socket.receive().await.unwrap();
-        match answer.strip_prefix("44") {
-            Some(error) => Err(serde_json::from_str::<Value>(error).unwrap()["message"].as_str().unwrap().to_owned()),
-            None => {
-                assert!(answer.starts_with("40"), "{answer}");
-                Ok(socket)
-            }
+        if let Some(error) = answer.strip_prefix("44") {
+            return Err(serde_json::from_str::<Value>(error).unwrap()["message"].as_str().unwrap().to_owned());
         }
+        assert!(answer.starts_with("40"), "{answer}");
+        Ok(socket)
     }
 
     /// A socket with this person's token.
