@@ -19,7 +19,7 @@ pub struct NewEntry {
 
 /// What an entry does to its room.
 ///
-/// To add one: the variant here, its name in [`Change::kind`], what it does in each store's `changes`, how it reads in each store's
+/// To add one: the variant here, its name in `Change::kind`, what it does in each store's `changes`, how it reads in each store's
 /// `entries`, the variant of [`What`](crate::model::What).
 #[derive(Clone, Debug)]
 pub enum Change {
