@@ -155,11 +155,12 @@ fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// As it was written and in no other way: two digits for each byte, in small letters.
 fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits: Vec<_> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
-    if !digits.len().is_multiple_of(2) {
+    if text.len() != 2 * N || text.contains(char::is_uppercase) {
         return None;
     }
+    let digits: Vec<_> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
     let bytes: Vec<_> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte * 16 + digit)).collect();
     bytes.into_iter().map(|byte| u8::try_from(byte).ok()).collect::<Option<Vec<_>>>()?.try_into().ok()
 }
@@ -177,7 +178,17 @@ mod tests {
         let next = token.next().unwrap().key();
         assert_eq!(next.line, token.key().line);
         assert_ne!(next.secret, token.key().secret);
-        for wrong in ["", "x", &text[1..], &format!("{text}0"), &text.replace(char::is_numeric, "g"), &"é".repeat(64), &"+1".repeat(64)] {
+        for wrong in [
+            "",
+            "x",
+            &text[1..],
+            &format!("{text}0"),
+            &text[..127],
+            &text.to_uppercase(),
+            &text.replace(char::is_numeric, "g"),
+            &"é".repeat(64),
+            &"+1".repeat(64),
+        ] {
             assert!(RefreshToken::parse(wrong).is_none(), "{wrong}");
         }
     }
