@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     limits::Limits,
     model::{ClientId, Entry, Message, MessageId, Room, RoomId, Seq, Timestamp, User, UserId, What},
-    store::{Marked, Page, Scope, Search, Store, Unread},
+    store::{Marked, Page, Scope, Search, Store},
     timeline::{Draft, Edit, News, Posted, Timeline, Told},
     view::{ConversationMessage, EntryView, LogPage, Members, People, Post, Shown, raw},
 };
@@ -230,8 +230,7 @@ impl Chat {
             _ => Vec::new(),
         };
         let people = self.people(messages.map(|message| message.author)).await?;
-        let is_large = room.members.len() > self.config.listed_members;
-        Ok(Shown { people, marks, listed: is_large.then_some(self.config.listed_members) })
+        Ok(Shown { people, marks, listed: self.is_large(room).then_some(self.config.listed_members) })
     }
 
     /// Messages with these words, in one room or in all of the caller's.
@@ -262,11 +261,6 @@ impl Chat {
         Ok(found)
     }
 
-    /// What the caller has not read, room by room.
-    pub async fn unread(&self, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
-        Ok(self.store.unread(user, among).await?)
-    }
-
     /// The entry up to which a member does not see the log.
     #[must_use]
     pub fn hidden(&self, room: &Room, user: UserId) -> Seq {
@@ -278,20 +272,29 @@ impl Chat {
 
     /// Who is shown as being in a room: all its members, or in a large one the author, and how many there are.
     async fn members(&self, room: &Room, author: &Arc<User>) -> Result<Members> {
-        if room.members.len() > self.config.listed_members {
-            return Ok(Members { listed: vec![Arc::clone(author)], count: Some(room.members.len()) });
-        }
-        Ok(Members { listed: present(self.store.people(&room.members).await?), count: None })
+        self.listed(room, || vec![Arc::clone(author)]).await
     }
 
     /// The members of a room as users; of a large one those who appear among the people shown, and how many there are.
     pub async fn users(&self, room: &Room, shown: &People) -> Result<Members> {
-        if room.members.len() > self.config.listed_members {
+        let appearing = || {
             let mut listed: Vec<_> = shown.values().filter(|user| room.has_member(user.id)).cloned().collect();
             listed.sort_unstable_by_key(|user| user.id);
-            return Ok(Members { listed: present(listed), count: Some(room.members.len()) });
+            present(listed)
+        };
+        self.listed(room, appearing).await
+    }
+
+    /// The members of a room, or in their place, where they are too many to be listed, these and the count.
+    async fn listed(&self, room: &Room, instead: impl FnOnce() -> Vec<Arc<User>>) -> Result<Members> {
+        if self.is_large(room) {
+            return Ok(Members { listed: instead(), count: Some(room.members.len()) });
         }
         Ok(Members { listed: present(self.store.people(&room.members).await?), count: None })
+    }
+
+    fn is_large(&self, room: &Room) -> bool {
+        room.members.len() > self.config.listed_members
     }
 
     /// These users, each read once.

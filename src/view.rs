@@ -7,7 +7,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
     model::{ClientId, Entry, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, What},
-    store::Unread,
+    store::{Marked, Unread},
 };
 
 /// The text of a message, in the object in which clients look for it.
@@ -293,6 +293,32 @@ pub struct LogPage {
     /// Whether the log is not the one that was asked about, so that all that is known of it has to be forgotten.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reset: Option<bool>,
+}
+
+/// The answer to whoever has marked a room as read, by REST and by socket.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MarkedView {
+    success: bool,
+    data: Update,
+    last_read_seq: Seq,
+    unread_count: u64,
+}
+
+/// What the original application answered: the outcome of an update in MongoDB.
+#[derive(Serialize)]
+struct Update {
+    n: u64,
+    #[serde(rename = "nModified")]
+    modified: u64,
+    ok: u8,
+}
+
+impl From<Marked> for MarkedView {
+    fn from(marked: Marked) -> Self {
+        let data = Update { n: marked.became_read, modified: marked.became_read, ok: 1 };
+        Self { success: true, data, last_read_seq: marked.last_read, unread_count: marked.unread }
+    }
 }
 
 /// A room as clients see it.

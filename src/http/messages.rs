@@ -10,21 +10,19 @@ use axum::{
     routing::{get, post, put},
 };
 use serde::Serialize;
-use serde_json::json;
 
 use super::{
-    PathId, Shared, Success,
+    PathId, Shared,
     body::{Body, Fields, Input},
     caller::Authenticated,
     paging::Paging,
-    success,
 };
 use crate::{
     access::Action,
     chat::LOG_BYTES,
     error::Result,
     model::{ClientId, Seq, User},
-    view::{ConversationMessage, LogPage},
+    view::{ConversationMessage, LogPage, MarkedView},
 };
 
 pub fn routes() -> Router<Shared> {
@@ -131,12 +129,6 @@ async fn mark_read(
     PathId(room): PathId,
     caller: Authenticated,
     Body(read): Body<Read>,
-) -> Result<Json<Success>> {
-    let marked = app.chat.mark_read(&caller.caller, &room, read.up_to).await?;
-    let read = marked.became_read;
-    Ok(success(json!({
-        "data": { "n": read, "nModified": read, "ok": 1 },
-        "lastReadSeq": marked.last_read,
-        "unreadCount": marked.unread,
-    })))
+) -> Result<Json<MarkedView>> {
+    Ok(Json(app.chat.mark_read(&caller.caller, &room, read.up_to).await?.into()))
 }

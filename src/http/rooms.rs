@@ -99,7 +99,7 @@ async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Pagin
     }
     let latest = app.store.recents(caller.user.id, paging.skip(), paging.limit()).await?;
     let rooms: Vec<_> = latest.iter().map(|message| message.room).collect();
-    let unread = app.chat.unread(caller.user.id, Some(&rooms)).await?;
+    let unread = app.store.unread(caller.user.id, Some(&rooms)).await?;
     let unread: HashMap<_, _> = unread.into_iter().map(|unread| (unread.room, unread)).collect();
     let found = try_join_all(latest.into_iter().map(|message| with_room(&app, caller.user.id, message))).await?;
     // A room that was deleted or left between the two reads is none of the caller's any more.
@@ -128,7 +128,7 @@ fn appearing(latest: &Message, room: &Room, shown: &Shown) -> Vec<UserId> {
 
 /// What is unread in all rooms of the caller; those in which nothing is are left out.
 async fn unread(State(app): State<Shared>, caller: Authenticated) -> Result<Json<Success>> {
-    let mut unread = app.chat.unread(caller.user.id, None).await?;
+    let mut unread = app.store.unread(caller.user.id, None).await?;
     unread.retain(|room| room.unread > 0);
     unread.sort_unstable_by_key(|room| room.room);
     let total: u64 = unread.iter().map(|room| room.unread).sum();

@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Fault, Result},
     model::{ClientId, Room, RoomId, Seq, UserId},
     token::Verified,
-    view::{Post, raw},
+    view::{MarkedView, Post, raw},
 };
 
 /// The most events of one socket that may be under way: a client may well subscribe to all its rooms in one go.
@@ -285,14 +285,7 @@ impl Handlers {
     }
 
     async fn mark_read(&self, caller: &Caller, room: &str, up_to: Option<Seq>) -> Result<Answer> {
-        let marked = self.chat.mark_read(caller, room, up_to).await?;
-        let read = marked.became_read;
-        Ok(raw(&json!({
-            "success": true,
-            "data": { "n": read, "nModified": read, "ok": 1 },
-            "lastReadSeq": marked.last_read,
-            "unreadCount": marked.unread,
-        })))
+        Ok(raw(&MarkedView::from(self.chat.mark_read(caller, room, up_to).await?)))
     }
 
     async fn typing(&self, socket: &SocketRef, caller: &Caller, room: &str, begun: bool) -> Result<Answer> {
