@@ -26,6 +26,19 @@ async fn two_servers(kind: Kind) -> ([TestServer; 2], [Person; 2]) {
     ([first, second], [alice, at_second])
 }
 
+/// The second server knows the room as it was a moment ago; what counts is the log.
+#[rstest]
+#[tokio::test]
+async fn whoever_is_added_at_one_server_is_removed_at_the_other(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let ([first, _second], [alice, at_second]) = two_servers(kind).await;
+    let (bob, carol) = (first.person("Bob").await, first.person("Carol").await);
+    let room = alice.named_room("the two", &[&bob]).await;
+    at_second.get(&format!("/room/{room}")).await.ok();
+    alice.adds(&room, &[&carol]).await.ok();
+    assert_eq!(at_second.removes(&room, &carol).await.ok()["removedMembersCount"], 1);
+    carol.posts(&room, "still here").await.refused(403, "You are not a member of this room");
+}
+
 async fn post_all(author: Person, rooms: Vec<String>, name: String) -> Vec<(String, String, u64)> {
     let mut acknowledged = Vec::new();
     for n in 0..POSTS {
