@@ -41,13 +41,9 @@ impl TestServer {
 }
 
 impl Person {
-    async fn sends(&self, method: Method, path: &str, body: Value) -> Answer {
-        Answer::of(self.request(method, path).json(&body)).await
-    }
-
     async fn changes_password(&self, old: &str, new: &str) -> Answer {
         let body = json!({ "oldPassword": old, "newPassword": new });
-        self.sends(Method::PUT, &format!("/users/{}/password", self.id), body).await
+        self.calls(Method::PUT, &format!("/users/{}/password", self.id), body).await
     }
 }
 
@@ -129,20 +125,20 @@ async fn a_user_takes_other_names_and_nobody_else_gives_them(kind: Kind) {
     alice.posts(&room, "hello").await.ok();
     let own = format!("/users/{}", alice.id);
     server.turn_clock(5);
-    let renamed = alice.sends(Method::PATCH, &own, json!({ "firstName": "Alicia" })).await.ok()["user"].clone();
+    let renamed = alice.calls(Method::PATCH, &own, json!({ "firstName": "Alicia" })).await.ok()["user"].clone();
     assert_eq!((&renamed["firstName"], &renamed["lastName"]), (&json!("Alicia"), &alice.user["lastName"]));
     assert!(renamed["updatedAt"].as_str() > alice.user["updatedAt"].as_str());
     assert_eq!(server.get(&own).await.ok()["user"], renamed);
     let conversation = bob.get(&format!("/room/{room}")).await.ok();
     assert_eq!(conversation["conversation"][0]["postedByUser"]["firstName"], "Alicia", "messages of before as well");
 
-    alice.sends(Method::PATCH, &own, json!({ "firstName": " ", "lastName": 7 })).await.invalid(json!({
+    alice.calls(Method::PATCH, &own, json!({ "firstName": " ", "lastName": 7 })).await.invalid(json!({
         "firstName": "string cannot be empty", "lastName": "please provide a string",
     }));
-    bob.sends(Method::PATCH, &own, json!({ "firstName": "Mallory" })).await.refused(403, "You can only change your own account");
+    bob.calls(Method::PATCH, &own, json!({ "firstName": "Mallory" })).await.refused(403, "You can only change your own account");
     Answer::of(server.request(Method::PATCH, &own)).await.refused(400, "No access token provided");
     server.delete(&own).await.ok();
-    alice.sends(Method::PATCH, &own, json!({ "firstName": "Alice" })).await.refused(401, "No user with this id found");
+    alice.calls(Method::PATCH, &own, json!({ "firstName": "Alice" })).await.refused(401, "No user with this id found");
 }
 
 #[apply(each_store)]
@@ -162,7 +158,7 @@ async fn a_password_is_changed_by_whoever_knows_the_old_one(kind: Kind) {
     let dave = server.account("dave").await;
     let of_another = format!("/users/{}/password", carol.id);
     let body = json!({ "oldPassword": "short red kettle", "newPassword": PASSWORD });
-    dave.sends(Method::PUT, &of_another, body).await.refused(403, "You can only change your own account");
+    dave.calls(Method::PUT, &of_another, body).await.refused(403, "You can only change your own account");
     let alice = server.person("Alice").await;
     alice.changes_password(PASSWORD, "short red kettle").await.refused(400, "This user has no password");
 }

@@ -1,6 +1,6 @@
 //! The clients of the tests: people with roles, who call the REST API.
 
-use std::{collections::HashMap, ops::Deref};
+use std::{borrow::Borrow, collections::HashMap, ops::Deref};
 
 use causerie::{clock::Clock, config::Config, operator::NewUser};
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -232,10 +232,6 @@ impl Person {
         Answer::of(self.request(Method::GET, path)).await
     }
 
-    pub async fn asks(&self, method: Method, path: &str, body: Value) -> Answer {
-        self.calls(method, path, &body).await
-    }
-
     pub async fn initiate(&self, others: &[&Person]) -> Answer {
         let mut ids: Vec<_> = others.iter().map(|person| &person.id).collect();
         if ids.is_empty() {
@@ -258,8 +254,8 @@ impl Person {
         self.calls(Method::POST, "/room/initiate", &body).await.ok()["chatRoom"]["chatRoomId"].as_str().unwrap().to_owned()
     }
 
-    pub async fn calls(&self, method: Method, path: &str, body: &Value) -> Answer {
-        Answer::of(self.request(method, path).json(body)).await
+    pub async fn calls(&self, method: Method, path: &str, body: impl Borrow<Value>) -> Answer {
+        Answer::of(self.request(method, path).json(body.borrow())).await
     }
 
     pub async fn adds(&self, room: &str, others: &[&Person]) -> Answer {

@@ -26,11 +26,11 @@ async fn anyone_registers_as_a_consumer_and_support_users_add_support_users(kind
     let (alice, sue) = (server.member("alice").await, server.support("sue").await);
     let only_support = "Only a support user can register a support user";
     server.registers("mallory", "support").await.refused(403, only_support);
-    alice.asks(Method::POST, "/users", registration("mallory", "support")).await.refused(403, only_support);
-    alice.asks(Method::POST, "/users", registration("bob", "consumer")).await.ok();
-    let added = sue.asks(Method::POST, "/users", registration("sam", "support")).await.ok();
+    alice.calls(Method::POST, "/users", registration("mallory", "support")).await.refused(403, only_support);
+    alice.calls(Method::POST, "/users", registration("bob", "consumer")).await.ok();
+    let added = sue.calls(Method::POST, "/users", registration("sam", "support")).await.ok();
     assert_eq!(added["user"]["type"], "support");
-    server.session_of("sam").await.asks(Method::POST, "/users", registration("sid", "support")).await.ok();
+    server.session_of("sam").await.calls(Method::POST, "/users", registration("sid", "support")).await.ok();
 
     let without = json!({ "firstName": "Carol", "lastName": "Test", "type": "consumer" });
     let errors = json!({ "username": "please provide 3 to 32 of a-z 0-9 . _ -", "password": "please provide 8 to 256 characters" });
@@ -48,9 +48,9 @@ async fn where_registration_is_closed_support_users_alone_add_users(kind: Kind) 
     let server = TestServer::secure_with(kind, &[("CAUSERIE_REGISTRATION", "closed")]).await;
     let sue = server.support("sue").await;
     server.registers("alice", "consumer").await.refused(403, "Registration is closed");
-    sue.asks(Method::POST, "/users", registration("alice", "consumer")).await.ok();
+    sue.calls(Method::POST, "/users", registration("alice", "consumer")).await.ok();
     let alice = server.session_of("alice").await;
-    alice.asks(Method::POST, "/users", registration("bob", "consumer")).await.refused(403, "Registration is closed");
+    alice.calls(Method::POST, "/users", registration("bob", "consumer")).await.refused(403, "Registration is closed");
     server.enters("bob", PASSWORD).await.refused(401, "Wrong username or password");
 }
 
@@ -83,15 +83,15 @@ async fn nobody_but_the_user_changes_names_and_password(kind: Kind) {
     let names = json!({ "firstName": "Alicia", "type": "support" });
     let passwords = json!({ "oldPassword": PASSWORD, "newPassword": "short red kettle" });
     for other in [&bob, &sue] {
-        other.asks(Method::PATCH, &own, names.clone()).await.refused(403, NOT_YOURS);
-        other.asks(Method::PUT, &password, passwords.clone()).await.refused(403, NOT_YOURS);
-        other.asks(Method::PATCH, &format!("/users/{NOBODY}"), names.clone()).await.refused(403, NOT_YOURS);
+        other.calls(Method::PATCH, &own, names.clone()).await.refused(403, NOT_YOURS);
+        other.calls(Method::PUT, &password, passwords.clone()).await.refused(403, NOT_YOURS);
+        other.calls(Method::PATCH, &format!("/users/{NOBODY}"), names.clone()).await.refused(403, NOT_YOURS);
     }
     Answer::of(server.request(Method::PATCH, &own).json(&names)).await.refused(400, NO_TOKEN);
     Answer::of(server.request(Method::PUT, &password).json(&passwords)).await.refused(400, NO_TOKEN);
-    let renamed = alice.asks(Method::PATCH, &own, names).await.ok();
+    let renamed = alice.calls(Method::PATCH, &own, names).await.ok();
     assert_eq!((&renamed["user"]["firstName"], &renamed["user"]["type"]), (&json!("Alicia"), &json!("consumer")));
-    alice.asks(Method::PUT, &password, passwords).await.ok();
+    alice.calls(Method::PUT, &password, passwords).await.ok();
 }
 
 #[apply(each_store)]
@@ -102,13 +102,13 @@ async fn a_user_is_deleted_by_themselves_or_by_support(kind: Kind) {
     let of = |id: &str| format!("/users/{id}");
     server.delete(&of(&bob.id)).await.refused(400, NO_TOKEN);
     for id in [&*bob.id, &sue.id, NOBODY, "nobody"] {
-        alice.asks(Method::DELETE, &of(id), json!({})).await.refused(403, NOT_TO_DELETE);
+        alice.calls(Method::DELETE, &of(id), json!({})).await.refused(403, NOT_TO_DELETE);
     }
     bob.get("/room").await.ok();
-    let deleted = alice.asks(Method::DELETE, &of(&alice.id), json!({})).await.ok();
+    let deleted = alice.calls(Method::DELETE, &of(&alice.id), json!({})).await.ok();
     assert_eq!(deleted["message"], "Deleted a count of 1 user.");
     for (id, count) in [(&*bob.id, 1), (&bob.id, 0), (NOBODY, 0), ("nobody", 0)] {
-        let deleted = sue.asks(Method::DELETE, &of(id), json!({})).await.ok();
+        let deleted = sue.calls(Method::DELETE, &of(id), json!({})).await.ok();
         assert_eq!(deleted["message"], format!("Deleted a count of {count} user."), "{id}");
     }
     for username in ["alice", "bob"] {
@@ -125,11 +125,11 @@ async fn whoever_has_a_token_initiates_rooms_and_a_room_with_support_has_support
         |others: &[&Member], kind: &str| json!({ "userIds": others.iter().map(|other| &other.id).collect::<Vec<_>>(), "type": kind });
     let (ours, support) = ("consumer-to-consumer", "consumer-to-support");
     server.post("/room/initiate", &room(&[&bob], ours)).await.refused(400, NO_TOKEN);
-    alice.asks(Method::POST, "/room/initiate", room(&[&bob], ours)).await.ok();
+    alice.calls(Method::POST, "/room/initiate", room(&[&bob], ours)).await.ok();
     let text = json!({ "userIds": "a consumer-to-support room needs a support user" });
-    alice.asks(Method::POST, "/room/initiate", room(&[&bob], support)).await.invalid(text);
-    alice.asks(Method::POST, "/room/initiate", room(&[&bob, &sue], support)).await.ok();
-    sue.asks(Method::POST, "/room/initiate", room(&[&bob], support)).await.ok();
+    alice.calls(Method::POST, "/room/initiate", room(&[&bob], support)).await.invalid(text);
+    alice.calls(Method::POST, "/room/initiate", room(&[&bob, &sue], support)).await.ok();
+    sue.calls(Method::POST, "/room/initiate", room(&[&bob], support)).await.ok();
 }
 
 /// What members may do in a room, with its answer where it is allowed.
@@ -137,7 +137,7 @@ async fn in_room(person: &Person, room: &str) -> [Answer; 3] {
     [
         person.get(&format!("/room/{room}")).await,
         person.posts(room, "hello").await,
-        person.asks(Method::PUT, &format!("/room/{room}/mark-read"), json!({})).await,
+        person.calls(Method::PUT, &format!("/room/{room}/mark-read"), json!({})).await,
     ]
 }
 
@@ -178,16 +178,16 @@ async fn a_room_is_deleted_by_its_initiator_or_by_support(kind: Kind) {
     server.delete(&of(&room)).await.refused(400, NO_TOKEN);
     for other in [&bob, &stranger] {
         for id in [&*room, NOBODY, "none"] {
-            other.asks(Method::DELETE, &of(id), json!({})).await.refused(403, NOT_TO_DELETE);
+            other.calls(Method::DELETE, &of(id), json!({})).await.refused(403, NOT_TO_DELETE);
         }
     }
     assert_eq!(alice.reads(&room, "").await, ["hello"]);
-    let deleted = alice.asks(Method::DELETE, &of(&room), json!({})).await.ok();
+    let deleted = alice.calls(Method::DELETE, &of(&room), json!({})).await.ok();
     assert_eq!((&deleted["deletedRoomsCount"], &deleted["deletedMessagesCount"]), (&json!(1), &json!(1)));
-    alice.asks(Method::DELETE, &of(&room), json!({})).await.refused(403, NOT_TO_DELETE);
+    alice.calls(Method::DELETE, &of(&room), json!({})).await.refused(403, NOT_TO_DELETE);
     let room = bob.room_with(&[&alice]).await;
     for (id, count) in [(&*room, 1), (&room, 0), (NOBODY, 0), ("none", 0)] {
-        assert_eq!(sue.asks(Method::DELETE, &of(id), json!({})).await.ok()["deletedRoomsCount"], count, "{id}");
+        assert_eq!(sue.calls(Method::DELETE, &of(id), json!({})).await.ok()["deletedRoomsCount"], count, "{id}");
     }
 }
 
@@ -207,14 +207,14 @@ async fn a_message_is_deleted_by_its_author_or_by_support(kind: Kind) {
     // The initiator of the room is not the author.
     for other in [&alice, &stranger] {
         for path in [&one, &of(&json!(NOBODY)), &of(&json!("none"))] {
-            other.asks(Method::DELETE, path, json!({})).await.refused(403, NOT_TO_DELETE);
+            other.calls(Method::DELETE, path, json!({})).await.refused(403, NOT_TO_DELETE);
         }
     }
     assert_eq!(bob.reads(&room, "").await, ["one", "two"]);
-    assert_eq!(bob.asks(Method::DELETE, &one, json!({})).await.ok()["deletedMessagesCount"], 1);
-    bob.asks(Method::DELETE, &one, json!({})).await.refused(403, NOT_TO_DELETE);
+    assert_eq!(bob.calls(Method::DELETE, &one, json!({})).await.ok()["deletedMessagesCount"], 1);
+    bob.calls(Method::DELETE, &one, json!({})).await.refused(403, NOT_TO_DELETE);
     for (path, count) in [(&two, 1), (&two, 0), (&of(&json!(NOBODY)), 0), (&of(&json!("none")), 0)] {
-        assert_eq!(sue.asks(Method::DELETE, path, json!({})).await.ok()["deletedMessagesCount"], count, "{path}");
+        assert_eq!(sue.calls(Method::DELETE, path, json!({})).await.ok()["deletedMessagesCount"], count, "{path}");
     }
     assert!(alice.reads(&room, "").await.is_empty());
 }
@@ -238,7 +238,7 @@ async fn a_stranger_cannot_tell_what_is_there_from_what_is_not(kind: Kind) {
     let posted = alice.posts(&room, "hello").await.ok();
     let message = posted["post"]["postId"].as_str().unwrap();
     let gone = bob.room_with(&[]).await;
-    server.support("sue").await.asks(Method::DELETE, &format!("/delete/room/{gone}"), json!({})).await.ok();
+    server.support("sue").await.calls(Method::DELETE, &format!("/delete/room/{gone}"), json!({})).await.ok();
     for (method, path, there) in [
         (Method::GET, "/room/ID", &*room),
         (Method::GET, "/room/ID?page=1&limit=1", &room),
@@ -279,7 +279,7 @@ async fn somebody_who_was_deleted_does_nothing_any_more(kind: Kind) {
     let message = posted["post"]["postId"].as_str().unwrap();
     // One session was used, and the other has only just begun.
     let other = server.session_of("bob").await;
-    server.support("sue").await.asks(Method::DELETE, &format!("/users/{}", bob.id), json!({})).await.ok();
+    server.support("sue").await.calls(Method::DELETE, &format!("/users/{}", bob.id), json!({})).await.ok();
     let body = json!({
         "messageText": "too late", "userIds": [alice.id], "type": "consumer-to-consumer",
         "firstName": "Bobby", "oldPassword": PASSWORD, "newPassword": "short red kettle",
@@ -301,7 +301,7 @@ async fn somebody_who_was_deleted_does_nothing_any_more(kind: Kind) {
             (Method::GET, "/sessions"),
             (Method::POST, "/logout"),
         ] {
-            session.asks(method, path, body.clone()).await.refused(401, "No user with this id found");
+            session.calls(method, path, body.clone()).await.refused(401, "No user with this id found");
         }
         session.refreshes().await.refused(401, "The refresh token is not valid, please log in again");
     }

@@ -53,7 +53,7 @@ async fn no_field_takes_an_operator_for_a_string(kind: Kind) {
             for operator in operators() {
                 let mut body = body.clone();
                 body[field] = operator.clone();
-                let refusal = alice.asks(method.clone(), &path, body).await.refused(400, "Kindly fix the error(s)");
+                let refusal = alice.calls(method.clone(), &path, body).await.refused(400, "Kindly fix the error(s)");
                 assert!(refusal["errors"][field].is_string(), "{path} {field} {operator}: {refusal}");
             }
             let form = alice.request(method.clone(), &path).header("content-type", "application/x-www-form-urlencoded");
@@ -257,13 +257,7 @@ async fn whether_there_is_such_a_user_does_not_show_in_the_time(kind: Kind) {
 async fn a_thousand_logins_at_once_hold_nobody_up_who_is_in(kind: Kind) {
     let server = TestServer::secure(kind).await;
     let (alice, _, room) = server.two_members().await;
-    let mut longest = flood_with_logins(&server, &alice, &room).await;
-    // Whatever else the machine does may hold a post up as well, but hardly each time.
-    for _ in 0..2 {
-        if longest >= Duration::from_secs(1) {
-            longest = flood_with_logins(&server, &alice, &room).await;
-        }
-    }
+    let longest = flood_with_logins(&server, &alice, &room).await;
     assert!(longest < Duration::from_secs(1), "{longest:?}");
     tokio::time::timeout(PATIENCE, server.session_of("alice")).await.expect("the flood is over");
 }
@@ -301,9 +295,9 @@ async fn whoever_guesses_the_old_password_has_to_wait_as_at_the_login() {
     let guess = |old: &str| json!({ "oldPassword": old, "newPassword": "short red kettle" });
     let path = format!("/users/{}/password", alice.id);
     for n in 0..3 {
-        alice.asks(Method::PUT, &path, guess(&format!("guess {n}"))).await.refused(403, "The old password is wrong");
+        alice.calls(Method::PUT, &path, guess(&format!("guess {n}"))).await.refused(403, "The old password is wrong");
     }
-    let answer = alice.asks(Method::PUT, &path, guess(PASSWORD)).await;
+    let answer = alice.calls(Method::PUT, &path, guess(PASSWORD)).await;
     assert!(answer.headers.contains_key("retry-after"));
     answer.refused(429, "rate limited");
     assert_eq!(server.enters("alice", PASSWORD).await.status, 429, "it is one account, and one limit");
@@ -365,9 +359,9 @@ async fn no_secret_is_found_in_the_log_or_in_the_database(kind: Kind) {
     // What is refused is written about, and is no less a secret: a password with a letter too much is nearly one.
     let new = "short red kettle";
     let wrong = json!({ "oldPassword": "tall green kettle?", "newPassword": new });
-    alice.asks(Method::PUT, &format!("/users/{}/password", alice.id), wrong).await.refused(403, "The old password is wrong");
+    alice.calls(Method::PUT, &format!("/users/{}/password", alice.id), wrong).await.refused(403, "The old password is wrong");
     let change = json!({ "oldPassword": PASSWORD, "newPassword": new });
-    alice.asks(Method::PUT, &format!("/users/{}/password", alice.id), change).await.ok();
+    alice.calls(Method::PUT, &format!("/users/{}/password", alice.id), change).await.ok();
     let login = json!({ "username": "alice", "password": "shortish red kettle" });
     for _ in 0..3 {
         let _ = Answer::of(alice.http.post(format!("{base}/login")).json(&login)).await;

@@ -21,7 +21,7 @@ const NEW_PASSWORD: &str = "short red kettle";
 
 impl Member {
     async fn logs_out(&self, body: Value) -> u64 {
-        self.asks(Method::POST, "/logout", body).await.ok()["endedSessionsCount"].as_u64().unwrap()
+        self.calls(Method::POST, "/logout", body).await.ok()["endedSessionsCount"].as_u64().unwrap()
     }
 
     async fn lists_sessions(&self) -> Vec<Value> {
@@ -29,7 +29,7 @@ impl Member {
     }
 
     async fn ends_session(&self, id: &str) -> Answer {
-        self.asks(Method::DELETE, &format!("/sessions/{id}"), json!({})).await
+        self.calls(Method::DELETE, &format!("/sessions/{id}"), json!({})).await
     }
 
     /// The id of the session that asks.
@@ -40,7 +40,7 @@ impl Member {
 
     async fn changes_own_password(&self, old: &str, new: &str) -> Answer {
         let body = json!({ "oldPassword": old, "newPassword": new });
-        self.asks(Method::PUT, &format!("/users/{}/password", self.id), body).await
+        self.calls(Method::PUT, &format!("/users/{}/password", self.id), body).await
     }
 
     /// The session goes on.
@@ -160,11 +160,11 @@ async fn whoever_logs_out_is_out_here_and_not_elsewhere(kind: Kind) {
     assert_eq!(here.logs_out(json!({})).await, 1);
     gone.ends().await;
     here.is_out().await;
-    here.asks(Method::POST, "/logout", json!({ "all": true })).await.refused(401, ENDED);
+    here.calls(Method::POST, "/logout", json!({ "all": true })).await.refused(401, ENDED);
     elsewhere.is_in().await;
     assert!(stays.answers().await);
     elsewhere
-        .asks(Method::POST, "/logout", json!({ "all": { "$gt": "" } }))
+        .calls(Method::POST, "/logout", json!({ "all": { "$gt": "" } }))
         .await
         .invalid(json!({ "all": "please provide true or false" }));
 }
@@ -336,7 +336,7 @@ async fn what_ends_on_one_server_is_over_on_the_other_within_a_second(#[values(K
             "another password" => first.session_of("alice").await,
             _ => session.clone(),
         };
-        who.asks(method, &path, body).await.ok();
+        who.calls(method, &path, body).await.ok();
         let ended = Instant::now();
         while elsewhere.get("/room").await.status == 200 {
             assert!(ended.elapsed() < SOON, "{what}: still in after {:?}", ended.elapsed());

@@ -119,11 +119,11 @@ async fn a_socket_is_given_the_next_token_of_its_user_and_no_other(kind: Kind) {
     // A token of another session: from then on the socket is of that one.
     let other = server.session_of("alice").await;
     socket.succeeds("refresh token", json!([other.token])).await;
-    alice.asks(Method::POST, "/logout", json!({})).await.ok();
+    alice.calls(Method::POST, "/logout", json!({})).await.ok();
     assert_eq!(socket.is_refused("refresh token", json!([alice.token])).await, ENDED);
     let post = bob.posts(&room, "hello").await.ok()["post"].clone();
     assert_eq!(socket.hears_post().await, post);
-    other.asks(Method::POST, "/logout", json!({})).await.ok();
+    other.calls(Method::POST, "/logout", json!({})).await.ok();
     socket.ends().await;
 }
 
@@ -190,18 +190,18 @@ async fn end_by(server: &TestServer, way: usize, alice: &Member, sue: &Member) {
     let all = alice.get("/sessions").await.ok()["sessions"].clone();
     let own = all.as_array().unwrap().iter().find(|session| session["current"] == true).unwrap()["_id"].as_str().unwrap();
     match way {
-        0 => alice.asks(Method::POST, "/logout", json!({})).await.ok(),
-        1 => other.asks(Method::POST, "/logout", json!({ "all": true })).await.ok(),
-        2 => other.asks(Method::DELETE, &format!("/sessions/{own}"), json!({})).await.ok(),
+        0 => alice.calls(Method::POST, "/logout", json!({})).await.ok(),
+        1 => other.calls(Method::POST, "/logout", json!({ "all": true })).await.ok(),
+        2 => other.calls(Method::DELETE, &format!("/sessions/{own}"), json!({})).await.ok(),
         3 => {
             let passwords = json!({ "oldPassword": PASSWORD, "newPassword": PASSWORD });
-            other.asks(Method::PUT, &format!("/users/{}/password", alice.id), passwords).await.ok()
+            other.calls(Method::PUT, &format!("/users/{}/password", alice.id), passwords).await.ok()
         }
         4 => {
             alice.refreshes().await.ok();
             alice.refreshes().await.refused(401, "The refresh token is not valid, please log in again")
         }
-        5 => sue.asks(Method::DELETE, &format!("/users/{}", alice.id), json!({})).await.ok(),
+        5 => sue.calls(Method::DELETE, &format!("/users/{}", alice.id), json!({})).await.ok(),
         _ => unreachable!(),
     };
 }
@@ -232,7 +232,7 @@ async fn a_room_that_is_deleted_has_no_sockets_any_more(kind: Kind) {
     let server = TestServer::secure(kind).await;
     let (alice, bob, room) = server.two_members().await;
     let mut socket = Socket::signed_in_to(&bob, &room).await;
-    alice.asks(Method::DELETE, &format!("/delete/room/{room}"), json!({})).await.ok();
+    alice.calls(Method::DELETE, &format!("/delete/room/{room}"), json!({})).await.ok();
     assert_eq!(socket.is_refused("subscribe", json!([room])).await, NOT_A_MEMBER);
     let new = alice.room_with(&[&bob]).await;
     alice.posts(&new, "not heard").await.ok();

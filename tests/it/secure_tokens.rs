@@ -130,9 +130,9 @@ async fn a_token_is_not_replayed_after_logout_nor_for_somebody_who_is_gone(kind:
     for person in [&alice, &bob] {
         person.get("/room").await.ok();
     }
-    alice.asks(Method::POST, "/logout", json!({})).await.ok();
+    alice.calls(Method::POST, "/logout", json!({})).await.ok();
     server.turns_away(&alice.token, ENDED).await;
-    bob.asks(Method::DELETE, &format!("/users/{}", bob.id), json!({})).await.ok();
+    bob.calls(Method::DELETE, &format!("/users/{}", bob.id), json!({})).await.ok();
     server.turns_away(&bob.token, "No user with this id found").await;
 }
 
