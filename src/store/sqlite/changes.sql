@@ -4,6 +4,9 @@ ALTER TABLE rooms ADD COLUMN joined BLOB; -- of the members who came later: id a
 
 ALTER TABLE heads ADD COLUMN members_changed INTEGER NOT NULL DEFAULT 0; -- whether the room ever got or lost a member
 
+-- Whose rows carry the room's latest message: of a large room none, which a post has to find out without looking at all its members.
+CREATE INDEX memberships_small ON memberships (room) WHERE NOT large;
+
 -- The entry by which the user came into the room; what was posted is counted from there on.
 ALTER TABLE memberships ADD COLUMN joined INTEGER NOT NULL DEFAULT 0;
 

@@ -148,7 +148,9 @@ pub fn purge(connection: &Connection) -> Result<bool> {
 
 /// Notes which message of the room is its latest.
 pub fn set_latest(connection: &Connection, room: RoomId, latest: Option<MessageId>) -> Result<()> {
-    connection.prepare_cached("UPDATE memberships SET latest = ? WHERE room = ? AND NOT large")?.execute(params![latest, room])?;
+    connection
+        .prepare_cached("UPDATE memberships INDEXED BY memberships_small SET latest = ? WHERE room = ? AND NOT large")?
+        .execute(params![latest, room])?;
     Ok(())
 }
 
