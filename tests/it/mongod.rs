@@ -194,7 +194,7 @@ impl ReplicaSet {
 }
 
 /// A port that nobody listens at, below those that the system gives to clients: so it is still free when a server starts there again.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const PORTS: u16 = 12_000;
     static TRIED: AtomicU16 = AtomicU16::new(0);
     // Other processes that run tests begin elsewhere.

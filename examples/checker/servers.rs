@@ -1,0 +1,182 @@
+//! The servers and their database: processes that are killed, and come back where they were.
+
+use std::{
+    fs::OpenOptions,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStdout, Command},
+    task::block_in_place,
+    time::timeout,
+};
+
+use crate::{
+    Arguments, Failure, Store,
+    mongod::{Mongod, ReplicaSet, free_port},
+};
+
+/// How long a server may take to come up.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// All comes from one address, and far more than one person ever does.
+const NO_LIMITS: [&str; 7] = [
+    "LOGINS_PER_MINUTE",
+    "REFRESHES_PER_MINUTE",
+    "REGISTRATIONS_PER_MINUTE",
+    "CONNECTIONS_PER_MINUTE",
+    "POSTS_PER_MINUTE",
+    "EVENTS_PER_MINUTE",
+    "SOCKETS_PER_ADDRESS",
+];
+
+/// Everything that runs.
+pub struct Servers {
+    servers: Vec<Server>,
+    database: Database,
+    folder: TempDir,
+}
+
+enum Database {
+    Sqlite,
+    Standalone(Mongod),
+    ReplicaSet(ReplicaSet),
+}
+
+impl Database {
+    fn url(&self, folder: &Path) -> String {
+        match self {
+            Self::Sqlite => format!("sqlite:{}", folder.join("causerie.db").display()),
+            Self::Standalone(mongod) => format!("mongodb://{}/checker", mongod.host()),
+            Self::ReplicaSet(set) => set.url("checker"),
+        }
+    }
+}
+
+impl Servers {
+    /// Starts what the arguments ask for.
+    pub async fn start(arguments: &Arguments) -> Result<Self, Failure> {
+        let folder = TempDir::with_prefix("checker-")?;
+        let database = match arguments.store {
+            Store::Sqlite => Database::Sqlite,
+            Store::Mongodb => Database::Standalone(block_in_place(|| Mongod::start(&[]))),
+            Store::ReplicaSet => Database::ReplicaSet(ReplicaSet::start(1).await),
+        };
+        let program = arguments.program()?;
+        let url = database.url(folder.path());
+        let mut servers = Vec::new();
+        for number in 0..arguments.servers {
+            let log = folder.path().join(format!("server-{number}.log"));
+            let mut server =
+                Server { program: program.clone(), port: free_port(), url: url.clone(), secure: arguments.is_secure(), log, running: None };
+            server.start().await?;
+            servers.push(server);
+        }
+        Ok(Self { servers, database, folder })
+    }
+
+    /// Where the servers are reached.
+    pub fn bases(&self) -> Vec<String> {
+        self.servers.iter().map(|server| format!("http://127.0.0.1:{}", server.port)).collect()
+    }
+
+    pub async fn kill_server(&mut self, number: usize) -> Result<(), Failure> {
+        self.servers[number].kill().await
+    }
+
+    pub async fn start_server(&mut self, number: usize) -> Result<(), Failure> {
+        self.servers[number].start().await
+    }
+
+    /// Kills the database's process.
+    pub fn kill_mongod(&mut self) {
+        block_in_place(|| match &mut self.database {
+            Database::Sqlite => {}
+            Database::Standalone(mongod) => mongod.kill(),
+            Database::ReplicaSet(set) => set.members[0].kill(),
+        });
+    }
+
+    /// Starts it again, and waits until it can be written to.
+    pub async fn start_mongod(&mut self) {
+        match &mut self.database {
+            Database::Sqlite => {}
+            Database::Standalone(mongod) => block_in_place(|| mongod.start_again()),
+            Database::ReplicaSet(set) => {
+                block_in_place(|| set.members[0].start_again());
+                set.primary().await;
+            }
+        }
+    }
+
+    /// Which servers have ended though nobody killed them.
+    pub fn fallen(&mut self) -> Vec<usize> {
+        let fallen = self.servers.iter_mut().map(Server::has_fallen).collect::<Vec<_>>();
+        (0..fallen.len()).filter(|number| fallen[*number]).collect()
+    }
+
+    /// Keeps the files for whoever wants to look at them. Answers where.
+    pub fn keep(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.folder.path()
+    }
+}
+
+/// The production program.
+struct Server {
+    program: PathBuf,
+    port: u16,
+    url: String,
+    secure: bool,
+    log: PathBuf,
+    /// The process, and its output held open: a server that prints into a closed pipe is killed by it.
+    running: Option<(Child, BufReader<ChildStdout>)>,
+}
+
+impl Server {
+    /// Starts it where it was and waits until it is ready.
+    async fn start(&mut self) -> Result<(), Failure> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(&self.program);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAUSERIE_") || name == "PORT") {
+            command.env_remove(name);
+        }
+        let mut child = command
+            .env("CAUSERIE_LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("CAUSERIE_DATABASE", &self.url)
+            .env("CAUSERIE_ACCESS", if self.secure { "secure" } else { "open" })
+            .env("CAUSERIE_LOG", "warn")
+            // Longer than any run: nobody here refreshes a token.
+            .env("CAUSERIE_SESSION__ACCESS_LIFETIME_SECONDS", "2000000")
+            .envs(NO_LIMITS.map(|limit| (format!("CAUSERIE_LIMITS__{limit}"), "0")))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("{} does not start: {error}", self.program.display()))?;
+        let mut output = BufReader::new(child.stdout.take().ok_or("a server without an output")?);
+        let mut line = String::new();
+        timeout(PATIENCE, output.read_line(&mut line)).await.map_err(|_| "a server does not get ready")??;
+        if !line.contains("http://") {
+            return Err(format!("a server does not get ready; its log is {}", self.log.display()).into());
+        }
+        self.running = Some((child, output));
+        Ok(())
+    }
+
+    /// Kills it, as a power cut would.
+    async fn kill(&mut self) -> Result<(), Failure> {
+        if let Some((mut child, _)) = self.running.take() {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    fn has_fallen(&mut self) -> bool {
+        self.running.as_mut().is_some_and(|(child, _)| child.try_wait().is_ok_and(|ended| ended.is_some()))
+    }
+}
