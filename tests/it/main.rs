@@ -22,6 +22,7 @@ fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] k
 
 mod accounts;
 mod catching_up;
+mod checker;
 mod compose;
 mod crash;
 mod create_user;
