@@ -29,6 +29,7 @@ pub async fn check(world: &World, views: &[Views]) -> Result<Vec<String>, Failur
         rooms.insert(room.id, known);
     }
     let reads = check_reading(world, &rooms, &mut wrong).await?;
+    wrong.extend(views.iter().flat_map(|views| check_heard_marks(views, &reads)));
     for server in 0..world.bases.len() {
         for room in world.rooms() {
             let found = check_history(&reader(world, &room, server), &room, &rooms[&room.id], &reads).await?;
@@ -142,6 +143,14 @@ fn check_mark(world: &World, room: Id, user: Id, joined: u64, read: u64) -> Opti
     let fits = if mark.is_unsure() { read >= acknowledged } else { read == acknowledged };
     mark.learn(read);
     (!fits).then(|| format!("it was told that it has read up to {acknowledged}, and now up to {read}"))
+}
+
+/// Nobody has heard of anything being read that is not.
+fn check_heard_marks(views: &Views, reads: &Reads) -> Vec<String> {
+    let views = views.lock().unwrap_or_else(PoisonError::into_inner);
+    let heard = views.iter().flat_map(|(room, view)| view.read.iter().map(|(user, up_to)| (*room, *user, *up_to)));
+    let invented = heard.filter(|(room, user, up_to)| reads.get(&(*room, *user)).is_some_and(|read| read < up_to));
+    invented.map(|(room, user, up_to)| format!("room {room}: {user} was heard to have read up to {up_to}, and has not")).collect()
 }
 
 /// The messages, page by page in both directions, and who has read them.

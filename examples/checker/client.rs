@@ -170,13 +170,10 @@ impl Client {
         }
         let known = self.asks("identity", &[json!(self.id.to_string())], None).await;
         self.world.report.operation("connect", &known);
-        match known {
-            Outcome::Done(_) => true,
-            _ => {
-                self.disconnects();
-                false
-            }
+        if !matches!(known, Outcome::Done(_)) {
+            self.disconnects();
         }
+        self.socket.is_some()
     }
 
     /// Drops its connection, if it has one.

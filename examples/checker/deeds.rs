@@ -10,7 +10,7 @@ use crate::{
     client::{Client, Own},
     ledger::{Deletion, Sent},
     rest::Outcome,
-    view::{Id, View},
+    view::Id,
 };
 
 /// How often a message is sent again before it is given up.
@@ -338,7 +338,9 @@ impl Client {
     async fn unmutes(&mut self) {
         let muted: Vec<_> = self.views().iter().filter(|(_, view)| view.muted).map(|(room, _)| *room).collect();
         for room in muted {
-            self.views().get_mut(&room).map(|view: &mut View| view.muted = false);
+            if let Some(view) = self.views().get_mut(&room) {
+                view.muted = false;
+            }
             // In open mode anybody may subscribe to anything; so only where nobody is ever removed.
             let is_for_all = self.rooms.iter().any(|other| other.id == room && other.keeper.is_none());
             if self.socket.is_none() || !is_for_all || self.rng.random_bool(0.5) {

@@ -177,7 +177,9 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                found.iter().for_each(|what| self.report().violation(what));
+                for what in found {
+                    self.report().violation(&what);
+                }
                 return Ok(());
             }
             sleep(Duration::from_millis(500)).await;

@@ -35,7 +35,7 @@ const NO_LIMITS: [&str; 7] = [
 
 /// Everything that runs.
 pub struct Servers {
-    servers: Vec<Server>,
+    running: Vec<Server>,
     database: Database,
     folder: TempDir,
 }
@@ -75,20 +75,20 @@ impl Servers {
             server.start().await?;
             servers.push(server);
         }
-        Ok(Self { servers, database, folder })
+        Ok(Self { running: servers, database, folder })
     }
 
     /// Where the servers are reached.
     pub fn bases(&self) -> Vec<String> {
-        self.servers.iter().map(|server| format!("http://127.0.0.1:{}", server.port)).collect()
+        self.running.iter().map(|server| format!("http://127.0.0.1:{}", server.port)).collect()
     }
 
     pub async fn kill_server(&mut self, number: usize) -> Result<(), Failure> {
-        self.servers[number].kill().await
+        self.running[number].kill().await
     }
 
     pub async fn start_server(&mut self, number: usize) -> Result<(), Failure> {
-        self.servers[number].start().await
+        self.running[number].start().await
     }
 
     /// Kills the database's process.
@@ -114,7 +114,7 @@ impl Servers {
 
     /// Which servers have ended though nobody killed them.
     pub fn fallen(&mut self) -> Vec<usize> {
-        let fallen = self.servers.iter_mut().map(Server::has_fallen).collect::<Vec<_>>();
+        let fallen = self.running.iter_mut().map(Server::has_fallen).collect::<Vec<_>>();
         (0..fallen.len()).filter(|number| fallen[*number]).collect()
     }
 

@@ -187,6 +187,7 @@ impl Log {
 
 /// A client's view of a room.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each may be so or not, whatever the others are")]
 pub struct View {
     pub log: Log,
     /// Whether the client is in the room, as far as it knows.

@@ -55,7 +55,7 @@ impl Socket {
     pub async fn receive(&mut self) -> Option<Packet> {
         loop {
             let packet = self.text().await?;
-            let Some(rest) = packet.strip_prefix('4') else { return None };
+            let rest = packet.strip_prefix('4')?;
             match rest.split_at_checked(1)? {
                 ("2", event) => {
                     let mut event: Value = serde_json::from_str(event).ok()?;
