@@ -3,6 +3,7 @@
 //! Rooms of the Socket.IO layer are nearly all the bookkeeping there is: one for each chat room, one for each user and one for each session,
 //! in which all the sockets of that user or session are.
 
+mod departures;
 mod events;
 mod handlers;
 mod handshake;
@@ -28,7 +29,9 @@ use socketioxide::{
     operators::BroadcastOperators,
 };
 use tokio::{task::AbortHandle, time::MissedTickBehavior};
+use tracing::field::display;
 
+use departures::{Departures, take_out};
 use events::Audience;
 pub use events::Event;
 pub use handlers::Handlers;
@@ -38,6 +41,7 @@ pub use proofs::Proofs;
 use typing::Typing;
 
 use crate::{
+    access::Proof,
     config::SocketConfig,
     error::Error,
     model::{RoomId, SessionId, UserId},
@@ -50,7 +54,7 @@ pub const PATH: &str = "/socket.io";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that a socket reads at once. Events of clients are small, and every idle socket holds a buffer of this size.
 const READ_BUFFER: usize = 512;
-/// How often what ends by itself is looked after. Twice within the second in which the end of a session has to take hold.
+/// How often what ends by itself is looked after. Twice within the second in which the end of a session or of a membership has to take hold.
 const TICK: Duration = Duration::from_millis(400);
 /// How often it is tried again to tell a client that its socket is closed.
 const CLOSE_RETRY: Duration = Duration::from_millis(250);
@@ -147,7 +151,8 @@ impl Sockets {
             }
         };
         self.io.ns("/", connected.with(listen));
-        let watching = tokio::spawn(self.clone().watch(Arc::clone(&handlers.proofs)));
+        let departures = Departures::new(Arc::clone(&handlers.chat.store));
+        let watching = tokio::spawn(self.clone().watch(Arc::clone(&handlers.proofs), departures));
         // Set once, here.
         let _ = self.watch.set(watching.abort_handle());
     }
@@ -185,14 +190,15 @@ impl Sockets {
         }
     }
 
-    /// Looks after what ends by itself: tokens, sessions that other servers end, and typing.
-    async fn watch(self, proofs: Arc<Proofs>) {
+    /// Looks after what ends by itself: tokens, sessions and memberships that other servers end, and typing.
+    async fn watch(self, proofs: Arc<Proofs>, mut departures: Departures) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             self.tell_stopped(self.typing.expired());
             proofs.look_after(&self.io).await;
+            departures.look_after(&self.io).await;
         }
     }
 
@@ -240,9 +246,7 @@ impl Sockets {
     /// What the sockets go through when they have heard of it.
     fn follow(&self, event: &Event<'_>) {
         match event {
-            Event::MemberRemoved { chat_room_id, user_id, .. } => {
-                self.io.within(user_name(*user_id)).sockets().iter().for_each(|socket| socket.leave(room_name(*chat_room_id)));
-            }
+            Event::MemberRemoved { chat_room_id, user_id, .. } => take_out(&self.io, *chat_room_id, *user_id),
             Event::RoomDeleted { chat_room_id, .. } => {
                 self.io.within(room_name(*chat_room_id)).sockets().iter().for_each(|socket| socket.leave(room_name(*chat_room_id)));
             }
@@ -356,6 +360,8 @@ fn has_room(socket: &SocketRef) -> bool {
 
 /// Ends a socket whose client reads too slowly: it has missed an event, so it must not hear the next one.
 fn evict(socket: &SocketRef) {
-    tracing::info!(socket = %socket.id, "a client reads too slowly and is disconnected");
+    // Without the id of the socket: whoever knows that could speak for a client that polls.
+    let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
+    tracing::info!(user, "a client reads too slowly and is disconnected");
     close(socket);
 }

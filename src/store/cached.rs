@@ -16,7 +16,7 @@ use std::{
 use async_trait::async_trait;
 use moka::{future::Cache, ops::compute::Op};
 
-use super::{Appended, Marked, Names, NewEntry, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which};
+use super::{Appended, Departed, Marked, Names, NewEntry, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which};
 use crate::model::{
     Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
     UserId, Username,
@@ -31,8 +31,9 @@ const ROOM_MEMBERS: u64 = 1_000_000;
 
 /// How many sessions are kept. One takes some 500 bytes.
 const SESSIONS: u64 = 50_000;
-/// How long anything stays in memory, where other servers may change it in the database.
-const SHARED_LIFETIME: Duration = Duration::from_secs(1);
+/// How long anything stays in memory, where other servers may change it in the database: less than the second within which that has to
+/// take hold, since it may have been read a moment before.
+const SHARED_LIFETIME: Duration = Duration::from_millis(800);
 
 /// A store with the users, rooms and sessions in use kept in memory.
 pub struct Cached<S> {
@@ -248,6 +249,18 @@ impl<S: Store> Store for Cached<S> {
 
     async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
         self.store.rooms_of(user, after, limit).await
+    }
+
+    async fn departed(&self, since: Option<Timestamp>) -> Result<(Vec<Departed>, Timestamp)> {
+        let (departed, now) = self.store.departed(since).await?;
+        for Departed { room, user, .. } in &departed {
+            let forget = async |kept: Option<moka::Entry<_, Arc<Room>>>| match kept {
+                Some(kept) if kept.value().has_member(*user) => Op::Remove,
+                _ => Op::Nop,
+            };
+            self.rooms.entry(*room).and_compute_with(forget).await;
+        }
+        Ok((departed, now))
     }
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {

@@ -100,6 +100,17 @@ pub struct Unread {
     pub last_seq: Seq,
 }
 
+/// Somebody who was taken out of a room.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Departed {
+    /// The room.
+    pub room: RoomId,
+    /// Who was in it.
+    pub user: UserId,
+    /// The entry that says so.
+    pub seq: Seq,
+}
+
 /// The new names of a user, those that change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Names {
@@ -201,6 +212,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// The rooms that a user is in, at most `limit`, ascending, from behind `after`.
     async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>>;
+
+    /// Who was taken out of a room since then, by whichever server, and is not in it now; and the time up to which that is told, by the
+    /// clock of the database. Some are told twice. Without `since` only the time; nobody, where no other server works on the database.
+    async fn departed(&self, since: Option<Timestamp>) -> Result<(Vec<Departed>, Timestamp)>;
 
     /// Appends entries to the logs of their rooms, in the order given, and does what they say: the text of a deleted message is erased
     /// and its number stays taken, that of an edited one is replaced, members come and go, the room is renamed. Each entry gets the next

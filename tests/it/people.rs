@@ -224,6 +224,11 @@ pub struct Person {
 }
 
 impl Person {
+    /// The same person at another server of the same database.
+    pub fn at(&self, server: &TestServer) -> Self {
+        Self { base: server.base.clone(), ..self.clone() }
+    }
+
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).header("authorization", format!("Bearer {}", self.token))
     }

@@ -1,6 +1,9 @@
 //! Two servers on one MongoDB database: one log for each room, one room for each set of members, and what ends on one ends on the other.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -10,33 +13,93 @@ use serde_json::{Value, json};
 use crate::{
     databases::{Database, Kind},
     harness::{PATIENCE, TestServer},
-    people::{Answer, Person},
+    people::{Answer, Person, SECURE},
+    wire::Socket,
 };
 
 const ROOMS: usize = 4;
 const POSTS: usize = 100;
 
-/// Two servers, and somebody who is known to both.
-async fn two_servers(kind: Kind) -> ([TestServer; 2], [Person; 2]) {
+async fn two_servers(kind: Kind, settings: &[(&str, &str)]) -> [TestServer; 2] {
     let database = Database::new(kind).await;
-    let second = TestServer::on(database.again(), &[]);
-    let (first, second) = tokio::join!(TestServer::on(database, &[]), second);
-    let alice = first.person("Alice").await;
-    let at_second = Person { base: second.base.clone(), ..alice.clone() };
-    ([first, second], [alice, at_second])
+    let second = TestServer::on(database.again(), settings);
+    let (first, second) = tokio::join!(TestServer::on(database, settings), second);
+    [first, second]
+}
+
+/// Two servers, and somebody who is known to both.
+async fn two_servers_and_alice(kind: Kind) -> ([TestServer; 2], [Person; 2]) {
+    let servers = two_servers(kind, &[]).await;
+    let alice = servers[0].person("Alice").await;
+    let at_second = alice.at(&servers[1]);
+    (servers, [alice, at_second])
 }
 
 /// The second server knows the room as it was a moment ago; what counts is the log.
 #[rstest]
 #[tokio::test]
 async fn whoever_is_added_at_one_server_is_removed_at_the_other(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
-    let ([first, _second], [alice, at_second]) = two_servers(kind).await;
+    let ([first, _second], [alice, at_second]) = two_servers_and_alice(kind).await;
     let (bob, carol) = (first.person("Bob").await, first.person("Carol").await);
     let room = alice.named_room("the two", &[&bob]).await;
     at_second.get(&format!("/room/{room}")).await.ok();
     alice.adds(&room, &[&carol]).await.ok();
     assert_eq!(at_second.removes(&room, &carol).await.ok()["removedMembersCount"], 1);
     carol.posts(&room, "still here").await.refused(403, "You are not a member of this room");
+}
+
+/// Tries until it is so.
+async fn until(otherwise: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "{otherwise}");
+    }
+}
+
+/// Whether a post at this server is heard by any of these sockets.
+async fn post_is_heard(author: &Person, room: &str, sockets: &mut [Socket]) -> bool {
+    let post = author.posts(room, "who hears this?").await.ok()["post"].clone();
+    let mut heard = false;
+    for socket in sockets {
+        heard |= socket.has_heard().await.iter().any(|event| event[1]["message"]["_id"] == post["_id"]);
+    }
+    heard
+}
+
+/// The second server learns of it, and of nothing twice: who is back by then stays.
+#[rstest]
+#[tokio::test]
+async fn whoever_is_removed_at_one_server_soon_hears_nothing_at_the_other(
+    #[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind,
+    #[values(false, true)] secure: bool,
+) {
+    let settings: &[_] = if secure { &SECURE } else { &[] };
+    let [first, second] = two_servers(kind, settings).await;
+    let [alice, bob] = if secure {
+        [first.member("alice").await.person, first.member("bob").await.person]
+    } else {
+        [first.person("Alice").await, first.person("Bob").await]
+    };
+    let (alice_at_second, bob_at_second) = (alice.at(&second), bob.at(&second));
+    let room = alice.named_room("the two", &[&bob]).await;
+    let mut sockets = Vec::new();
+    for _ in 0..2 {
+        let mut socket = if secure { Socket::signed_in(&bob_at_second).await } else { Socket::by(&bob_at_second).await };
+        socket.succeeds("subscribe", json!([room])).await;
+        sockets.push(socket);
+    }
+    assert!(post_is_heard(&alice_at_second, &room, &mut sockets).await);
+    for _ in 0..3 {
+        alice.removes(&room, &bob).await.ok();
+        until("who was removed goes on hearing", async || !post_is_heard(&alice_at_second, &room, &mut sockets).await).await;
+        alice.adds(&room, &[&bob]).await.ok();
+        // The second server may not know yet that he is back.
+        until("who is back cannot subscribe", async || sockets[0].asks("subscribe", json!([room])).await["success"] == true).await;
+        let looked_after = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < looked_after {
+            assert!(post_is_heard(&alice_at_second, &room, &mut sockets).await, "taken out although he is back");
+        }
+    }
 }
 
 async fn post_all(author: Person, rooms: Vec<String>, name: String) -> Vec<(String, String, u64)> {
@@ -69,7 +132,7 @@ pub async fn log_of(reader: &Person, room: &str) -> HashMap<String, u64> {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rooms_have_one_log_through_both(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
-    let (servers, alice) = two_servers(kind).await;
+    let (servers, alice) = two_servers_and_alice(kind).await;
     let others = [servers[0].person("Bob").await, servers[0].person("Carol").await, servers[0].person("Dave").await];
     let mut rooms = Vec::new();
     for members in [&[&others[0]][..], &[&others[1]], &[&others[2]], &[]] {
@@ -93,7 +156,7 @@ async fn rooms_have_one_log_through_both(#[values(Kind::ReplicaSet, Kind::Standa
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_get_one_room_through_both(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
-    let (servers, alice) = two_servers(kind).await;
+    let (servers, alice) = two_servers_and_alice(kind).await;
     let bob = servers[1].person("Bob").await;
     let askers = (0..40).map(|n| {
         let (alice, bob) = (alice[n % 2].clone(), bob.clone());
@@ -106,21 +169,21 @@ async fn members_get_one_room_through_both(#[values(Kind::ReplicaSet, Kind::Stan
 
 /// Asks until it is answered so.
 async fn comes_to(status: u16, message: &str, ask: impl AsyncFn() -> Answer) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    let is_answered_so = async || {
         let answer = ask().await;
-        if answer.status == status {
+        let is_so = answer.status == status;
+        if is_so {
             answer.refused(status, message);
-            return;
         }
-        assert!(Instant::now() < deadline, "still {answer:?}");
-    }
+        is_so
+    };
+    until(&format!("it is not answered with {status} {message}"), is_answered_so).await;
 }
 
 #[rstest]
 #[tokio::test]
 async fn what_ends_on_one_ends_on_the_other(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
-    let (servers, alice) = two_servers(kind).await;
+    let (servers, alice) = two_servers_and_alice(kind).await;
     let bob = servers[1].person("Bob").await;
     let room = alice[0].room_with(&[&bob]).await;
     bob.posts(&room, "hello").await.ok();

@@ -14,10 +14,11 @@ use super::{
     connection::Connection,
     documents::{date, number},
     entries::{self, Due},
+    rooms,
     schema::{self, by_name},
 };
 use crate::{
-    model::Timestamp,
+    model::{Seq, Timestamp},
     store::{self, Change, Result, StoreError, search},
 };
 
@@ -103,7 +104,9 @@ fn of_room(due: &Due) -> Option<Document> {
         Change::RemoveMember(user) => {
             let user = user.to_string();
             let without = doc! { "$filter": { "input": joined, "cond": { "$ne": ["$$this.userId", &user] } } };
-            members(due.at, without, doc! { "$setDifference": ["$userIds", [user]] })
+            let mut stages = members(due.at, without, doc! { "$setDifference": ["$userIds", [&user]] });
+            stages.push(departure(&user, due.seq));
+            stages
         }
         // As it is, also where it looks like an expression.
         Change::Rename(Some(name)) => vec![doc! { "$set": { "name": { "$literal": name } } }],
@@ -113,6 +116,14 @@ fn of_room(due: &Due) -> Option<Document> {
     stages.push(doc! { "$set": { "changedSeq": number(due.seq.0), "updatedAt": date(due.at) } });
     let as_it_was = doc! { "_id": due.room.to_string(), "deletedAt": null, "changedSeq": { "$not": { "$gte": number(due.seq.0) } } };
     Some(doc! { "q": as_it_was, "u": stages })
+}
+
+/// Has the room tell for a while who was taken out of it, for the other servers; see [`rooms::departed`].
+fn departure(user: &str, seq: Seq) -> Document {
+    let told = doc! { "$gte": ["$$this.at", { "$subtract": ["$$NOW", rooms::DEPARTURES_TOLD] }] };
+    let earlier = doc! { "$filter": { "input": { "$ifNull": ["$left", []] }, "cond": told } };
+    let departed = doc! { "userId": user, "seq": number(seq.0), "at": "$$NOW" };
+    doc! { "$set": { "left": { "$concatArrays": [earlier, [departed]] }, "leftAt": "$$NOW" } }
 }
 
 /// A room that was large may no longer be, and then has to say how long it is active; nothing before the entry is later than that.

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     config::{DatabaseUrl, MongoConfig},
+    model::Timestamp,
     store::{OpenError, Result, StoreError},
 };
 
@@ -136,6 +137,13 @@ impl Connection {
     async fn write_through(&self) -> mongodb::error::Result<()> {
         let now = doc! { "$currentDate": { "at": true } };
         self.notes.update_one(doc! { "_id": "lastWrite" }, now).upsert(true).await.map(|_| ())
+    }
+
+    /// What time it is by the database's clock.
+    pub async fn now(&self) -> Result<Timestamp> {
+        let hello = self.within(self.database.run_command(doc! { "hello": 1 })).await?;
+        let now = hello.get_datetime("localTime").map_err(|_| StoreError::Fault("the database does not tell the time".into()))?;
+        Ok(Timestamp(now.timestamp_millis()))
     }
 
     /// Answers once everything that was written before, by whomever, is on disk.

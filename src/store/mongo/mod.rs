@@ -33,7 +33,7 @@ use mongodb::bson::{Binary, doc, spec::BinarySubtype};
 use tokio::{sync::OnceCell, task::AbortHandle, time::sleep};
 
 use super::{
-    Appended, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
+    Appended, Departed, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
     search::{Behind, PAUSE, rooms_of},
 };
 use crate::{
@@ -220,6 +220,10 @@ impl Store for Mongo {
 
     async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
         rooms::of_user(self.connection(), user, after, limit).await
+    }
+
+    async fn departed(&self, since: Option<Timestamp>) -> Result<(Vec<Departed>, Timestamp)> {
+        rooms::departed(self.connection(), since).await
     }
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     model::{Message, MessageId, Room, RoomId, Seq, Timestamp, UserId},
-    store::{Result, StoreError},
+    store::{Departed, Result, StoreError},
 };
 
 /// How many documents of a deleted room are taken away in one go: some ten milliseconds of the server's time.
@@ -27,6 +27,10 @@ const PIECE: usize = 1_000;
 const MORE_ROOMS: usize = 20;
 /// The most rooms that are asked for their latest message in one go: the ids have to fit into one request.
 pub const ROOMS_AT_ONCE: usize = 10_000;
+/// How long a room tells who was taken out of it, in milliseconds: also for a server that could not reach the database meanwhile.
+pub const DEPARTURES_TOLD: i64 = 3_600_000;
+/// How far back, in milliseconds, it is looked again for those who were taken out of a room.
+const DEPARTURES_AGAIN: i64 = 30_000;
 /// How often a room is looked for when others create and delete it at the same time.
 const ATTEMPTS: usize = 10;
 
@@ -63,6 +67,28 @@ pub async fn of_user(connection: &Connection, user: UserId, after: Option<RoomId
     }
     let found = connection.rooms.find(filter).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 }).limit(rows(limit));
     connection.all(found.hint(schema::by_name(schema::BY_MEMBER)), id_of_room).await
+}
+
+/// Every room tells for a while who was taken out of it, and when by the database's clock. An entry can be seen some time after it was
+/// written, and the clock of another primary may be behind: so those of a moment before are told again.
+pub async fn departed(connection: &Connection, since: Option<Timestamp>) -> Result<(Vec<Departed>, Timestamp)> {
+    let now = connection.now().await?;
+    let Some(since) = since else { return Ok((Vec::new(), now)) };
+    let since = date(Timestamp(since.0.saturating_sub(DEPARTURES_AGAIN)));
+    let is_new = doc! { "$gte": ["$$this.at", since] };
+    let is_out = doc! { "$not": [{ "$in": ["$$this.userId", "$userIds"] }] };
+    let left = doc! { "$filter": { "input": "$left", "cond": { "$and": [is_new, is_out] } } };
+    let rooms = connection.rooms.find(doc! { "leftAt": { "$gte": since }, "deletedAt": null }).projection(doc! { "left": left });
+    let rooms = connection.all(rooms.hint(schema::by_name(schema::BY_DEPARTURE)), |room| Some(departed_from(room))).await?;
+    Ok((rooms.into_iter().flatten().collect(), now))
+}
+
+fn departed_from(room: &RawDocument) -> Vec<Departed> {
+    let departed = |left: &RawDocument| {
+        Some(Departed { room: id_of_room(room)?, user: UserId::parse(text_in(left, "userId"))?, seq: seq_in(left, "seq") })
+    };
+    let left = room.get_array("left").ok().into_iter().flatten().flatten();
+    left.filter_map(|left| departed(left.as_document()?)).collect()
 }
 
 /// The rooms of a user, or those of `among` that they are in, each with the entry by which the user came into it.

@@ -42,6 +42,9 @@ pub const BY_USERNAME: &str = "byUsername";
 /// The rooms of each user: the large ones, and the others by when they were active.
 pub const BY_MEMBER: &str = "byMember";
 
+/// The rooms by when somebody was last taken out of them.
+pub const BY_DEPARTURE: &str = "byDeparture";
+
 /// The sessions of each user, the newest at the end.
 pub const BY_USER: &str = "byUser";
 
@@ -114,6 +117,7 @@ async fn indexes(connection: &Connection) -> Result<()> {
             member_key_index(),
             index(BY_MEMBER, doc! { "userIds": 1, "large": 1, "activeUntil": -1 }),
             sparse("going", doc! { "deletedAt": 1 }),
+            sparse(BY_DEPARTURE, doc! { "leftAt": 1 }),
         ],
     )
     .await?;

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use tokio::{task::AbortHandle, time::sleep};
 
 use super::{
-    Appended, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
+    Appended, Departed, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
     search::{Behind, PAUSE, rooms_of},
 };
 use crate::model::{
@@ -200,6 +200,11 @@ impl Store for Sqlite {
 
     async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
         self.threads.read(move |connection| rooms::of_user(connection, user, after, limit)).await
+    }
+
+    /// There is no other server.
+    async fn departed(&self, _: Option<Timestamp>) -> Result<(Vec<Departed>, Timestamp)> {
+        Ok((Vec::new(), Timestamp::default()))
     }
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
