@@ -23,7 +23,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::{FromRequestParts, rejection::PathRejection},
-    http::{HeaderName, Method, request::Parts},
+    http::{HeaderName, Method, header, request::Parts},
     middleware,
     response::IntoResponse,
 };
@@ -131,7 +131,7 @@ fn cors(origins: &Origins, is_secure: bool) -> CorsLayer {
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static(observe::REQUEST_ID)])
+        .expose_headers([HeaderName::from_static(observe::REQUEST_ID), header::RETRY_AFTER])
         .max_age(Duration::from_hours(1))
 }
 

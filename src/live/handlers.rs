@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    future::ready,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::Either;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{SeqAccess, Visitor},
@@ -92,16 +94,20 @@ pub fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
         socket.extensions.insert(Connecting(Arc::new(first)));
     }
     socket.on_fallback(move |socket: SocketRef, Event(name): Event, arguments: TryData<Arguments>, ack: AckSender| {
-        // Taken here and not in the future: this runs in the order in which the events came in.
-        let turn = turns.take();
-        async move {
-            let outcome = match (turn, &arguments.0) {
-                (Some(turn), Ok(Arguments(arguments))) => turn.wait(handlers.run(&socket, &name, arguments)).await,
-                (Some(_), Err(_)) => Err(Error::BadEvent("The arguments of the event cannot be read")),
-                (None, _) => Err(Error::BadEvent("Too many events at once")),
-            };
-            acknowledge(&socket, ack, outcome);
-        }
+        // Here and not in the future, since this runs in the order in which the events came in: turns are taken, and what gets none is
+        // refused. Refusals in tasks of their own could come in a crowd long after, and take the places of what the socket is to hear.
+        let refusal = match (turns.take(), arguments.0) {
+            (Some(turn), Ok(Arguments(arguments))) => {
+                return Either::Left(async move {
+                    let outcome = turn.wait(handlers.run(&socket, &name, &arguments)).await;
+                    acknowledge(&socket, ack, outcome);
+                });
+            }
+            (Some(_), Err(_)) => "The arguments of the event cannot be read",
+            (None, _) => "Too many events at once",
+        };
+        acknowledge(&socket, ack, Err(Error::BadEvent(refusal)));
+        Either::Right(ready(()))
     });
 }
 

@@ -1,11 +1,8 @@
 //! The databases that tests run against: one of its own for each test, of each kind of store.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
 use causerie::{
@@ -54,7 +51,13 @@ impl Database {
 
     /// The store itself, past the server.
     pub async fn open(&self) -> Arc<dyn Store> {
-        let mongodb = Config::load(None, &HashMap::new()).unwrap().mongodb;
+        self.open_with(&[]).await
+    }
+
+    /// The same, with these settings.
+    pub async fn open_with(&self, settings: &[(&str, &str)]) -> Arc<dyn Store> {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mongodb = Config::load(None, &settings).unwrap().mongodb;
         store::open(&self.url.clone().into(), &mongodb).await.unwrap()
     }
 }

@@ -1,6 +1,6 @@
 //! The contract of `Store` about what happens to messages: posted twice, edited, deleted, and told to whoever catches up.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use causerie::{
     model::{ClientId, Entry, Message, MessageId, Room, RoomId, Seq, Timestamp, UserId, What},
@@ -235,6 +235,36 @@ async fn through_two_servers_what_is_deleted_first_is_edited_no_more(#[values(Ki
         assert_eq!(text(&first, n).await, None);
     }
     assert_eq!(log(&second, &room).await, log(&first, &room).await);
+}
+
+/// Two servers remember an end of the log that has long not been the last one. Where the second would put its entry another stands; when the
+/// third comes that is taken away, but it has forgotten by then what it remembered.
+#[rstest]
+#[tokio::test]
+async fn nothing_is_posted_where_a_room_was(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let database = Database::new(kind).await;
+    let (first, room) = with_messages(&database, 3).await;
+    // How soon what is left of the room is taken away depends on it.
+    let quick = [("CAUSERIE_MONGODB__OPERATION_TIMEOUT_MS", "1000")];
+    let (second, third) = (database.open_with(&quick).await, database.open_with(&quick).await);
+    append(&second, draft(&room, 1, 4)).await;
+    append(&third, draft(&room, 1, 5)).await;
+    for n in 6..=9 {
+        append(&first, draft(&room, 1, n)).await;
+    }
+    assert_eq!(first.delete_room(room.id).await.unwrap(), Some(9));
+    let mongodb = mongodb::Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap();
+    let messages = mongodb.collection::<Document>("chatmessages");
+    let deadline = Instant::now() + 2 * PATIENCE;
+    loop {
+        assert_eq!(append(&second, draft(&room, 1, 10)).await, Appended::NoRoom);
+        let left = messages.count_documents(doc! { "chatRoomId": room.id.to_string() }).await.unwrap();
+        if left == 1 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{left} entries are left");
+    }
+    assert_eq!(append(&third, draft(&room, 1, 11)).await, Appended::NoRoom);
 }
 
 #[rstest]

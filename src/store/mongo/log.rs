@@ -18,7 +18,11 @@
 //! number is taken, and it is decided anew: so nobody edits what was deleted before, or posts where they were taken out before, whichever
 //! server that went through.
 
-use std::{collections::HashMap, hash::Hash, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    time::{Duration, Instant},
+};
 
 use mongodb::bson::{RawDocument, doc};
 use tokio::{
@@ -40,6 +44,10 @@ use crate::{
 
 /// How many rooms' ends are remembered.
 const HEADS: usize = 200_000;
+/// How long they are remembered without having heard which rooms have ended on other servers.
+const LEASE: Duration = Duration::from_secs(8);
+/// More than it takes to write down when a room ends, or to carry out what was sent in time.
+const SLACK: Duration = Duration::from_secs(2);
 /// The pauses between attempts grow from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
 
@@ -69,15 +77,36 @@ impl Head {
 /// The ends of the logs that are known.
 pub type Heads = HashMap<RoomId, Head>;
 
+/// How long the entries of a room that has ended hold their numbers. A server that remembers an end of its log which is not the last
+/// would put an entry there, if that place were free, and nobody would ever see it.
+pub fn held(connection: &Connection) -> Duration {
+    LEASE + 2 * connection.limit + SLACK
+}
+
 /// Appends to the logs.
 pub struct Log {
+    known: Mutex<Known>,
+}
+
+struct Known {
     /// Entries that are sure to stay: they may be behind the end of the log, never beyond it.
-    heads: Mutex<Heads>,
+    heads: Heads,
+    /// Up to when it is known which rooms have ended.
+    as_of: Instant,
 }
 
 impl Log {
     pub fn new() -> Self {
-        Self { heads: Mutex::default() }
+        Self { known: Mutex::new(Known { heads: Heads::new(), as_of: Instant::now() }) }
+    }
+
+    /// Forgets where the logs of rooms end that are gone: all that were when this was found out.
+    pub async fn forget(&self, gone: &[RoomId], as_of: Instant) {
+        let mut known = self.known.lock().await;
+        for room in gone {
+            known.heads.remove(room);
+        }
+        known.as_of = as_of;
     }
 
     pub async fn append(&self, connection: &Connection, entries: &[NewEntry]) -> Result<Vec<Appended>> {
@@ -91,13 +120,14 @@ impl Log {
 
     /// Tries until every entry has its place. `trouble` is why that takes so long.
     async fn insist(&self, connection: &Connection, batch: &mut Batch<'_>, trouble: &mut String) -> Result<()> {
-        let mut heads = self.heads.lock().await;
-        if heads.len() > HEADS {
-            heads.clear();
+        let mut known = self.known.lock().await;
+        if known.heads.len() > HEADS || known.as_of.elapsed() > LEASE {
+            known.heads.clear();
         }
+        let heads = &mut known.heads;
         let mut pause = PAUSES.0;
         while !batch.is_done() {
-            match batch.attempt(connection, &mut heads).await {
+            match batch.attempt(connection, heads).await {
                 Ok(Progress::Undisturbed) => continue,
                 Ok(Progress::Disturbed) => OTHERS.clone_into(trouble),
                 Err(StoreError::Unavailable(why)) => {
@@ -106,7 +136,7 @@ impl Log {
                 }
                 Err(error) => return Err(error),
             }
-            batch.forget_heads(&mut heads);
+            batch.forget_heads(heads);
             back_off(&mut pause).await;
         }
         Ok(())
@@ -114,7 +144,7 @@ impl Log {
 
     /// Ends the log of a room that is being deleted. Answers the number of the entry that says so; nothing ever comes behind it.
     pub async fn close(&self, connection: &Connection, room: RoomId) -> Result<Seq> {
-        self.heads.lock().await.remove(&room);
+        self.known.lock().await.heads.remove(&room);
         let closing = async {
             let mut pause = PAUSES.0;
             loop {

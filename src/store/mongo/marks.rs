@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use moka::sync::Cache;
 use mongodb::bson::{Document, RawDocument, doc};
 use tokio::try_join;
 
@@ -26,6 +27,8 @@ use crate::{
 const ATTEMPTS: usize = 10;
 /// In how many rooms unread messages are counted in one go.
 const ROOMS_AT_ONCE: usize = 100;
+/// For how many users and rooms it is remembered how many of the unread entries are their own. One takes some 150 bytes.
+const STRETCHES: u64 = 200_000;
 /// How many such counts are under way at once.
 const COUNTS_AT_ONCE: usize = 4;
 
@@ -76,14 +79,33 @@ async fn last_mark(connection: &Connection, room: RoomId, user: UserId) -> Resul
 
 /// What stands behind what a user has read in a room.
 #[derive(Clone, Copy)]
-struct Stretch {
+pub struct Stretch {
     room: RoomId,
     read: Seq,
     end: Seq,
 }
 
+/// How many entries of a stretch are the user's own: that stays as it is, however often it is asked for. So whoever asks again has only those
+/// counted that came since.
+pub struct Own(Cache<(UserId, RoomId), (Stretch, u64)>);
+
+impl Own {
+    /// Nothing is known yet.
+    pub fn new() -> Self {
+        Self(Cache::new(STRETCHES))
+    }
+
+    /// How many are known to be in the beginning of a stretch, and the rest of it.
+    fn known(&self, user: UserId, stretch: Stretch) -> (u64, Stretch) {
+        match self.0.get(&(user, stretch.room)) {
+            Some((known, own)) if known.read == stretch.read && known.end <= stretch.end => (own, Stretch { read: known.end, ..stretch }),
+            _ => (0, stretch),
+        }
+    }
+}
+
 /// What the user has not read, in all their rooms or in those of `among` that they are in.
-pub async fn unread(connection: &Connection, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
+pub async fn unread(connection: &Connection, known: &Own, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
     let joined = rooms::joined_of(connection, user, among).await?;
     let ids: Vec<_> = joined.iter().map(|(room, _)| *room).collect();
     let (ends, marks) = try_join!(pages::ends(connection, &ids), last_marks(connection, user, &ids))?;
@@ -93,7 +115,7 @@ pub async fn unread(connection: &Connection, user: UserId, among: Option<&[RoomI
     };
     let stretches: Vec<_> = joined.iter().filter_map(stretch).collect();
     let behind: Vec<_> = stretches.iter().copied().filter(|stretch| stretch.end > stretch.read).collect();
-    let counts: Vec<_> = behind.chunks(ROOMS_AT_ONCE).map(|some| count(connection, user, some.to_vec())).collect();
+    let counts: Vec<_> = behind.chunks(ROOMS_AT_ONCE).map(|some| count(connection, known, user, some.to_vec())).collect();
     let counts: Vec<_> = stream::iter(counts).buffer_unordered(COUNTS_AT_ONCE).try_collect().await?;
     let counts: HashMap<_, _> = counts.into_iter().flatten().collect();
     let unread = |stretch: Stretch| {
@@ -104,20 +126,52 @@ pub async fn unread(connection: &Connection, user: UserId, among: Option<&[RoomI
 }
 
 /// How many messages of others stand in these stretches.
-async fn count(connection: &Connection, user: UserId, stretches: Vec<Stretch>) -> Result<Vec<(RoomId, u64)>> {
-    let (long, short): (Vec<_>, Vec<_>) = stretches.iter().copied().partition(|stretch| stretch.end.0 - stretch.read.0 > tallies::BLOCK);
+async fn count(connection: &Connection, known: &Own, user: UserId, stretches: Vec<Stretch>) -> Result<Vec<(RoomId, u64)>> {
     let no_messages = doc! { "deleted": true, "closed": null, "postedByUser": { "$ne": user.to_string() } };
     let no_messages = count_each(connection, &stretches, no_messages, schema::DELETED);
-    let own = count_each(connection, &short, doc! { "postedByUser": user.to_string() }, schema::LOG);
-    let (mut own, no_messages) = try_join!(own, no_messages)?;
+    let (own, no_messages) = try_join!(own(connection, known, user, &stretches), no_messages)?;
+    let unread = |stretch: &Stretch| {
+        let in_room = |counts: &HashMap<RoomId, u64>| counts.get(&stretch.room).copied().unwrap_or_default();
+        (stretch.room, (stretch.end.0 - stretch.read.0).saturating_sub(in_room(&own)).saturating_sub(in_room(&no_messages)))
+    };
+    Ok(stretches.iter().map(unread).collect())
+}
+
+/// How many entries of each of these stretches are the user's own.
+async fn own(connection: &Connection, known: &Own, user: UserId, stretches: &[Stretch]) -> Result<HashMap<RoomId, u64>> {
+    let (mut own, rest): (HashMap<_, _>, Vec<_>) = stretches
+        .iter()
+        .map(|stretch| {
+            let (own, rest) = known.known(user, *stretch);
+            ((stretch.room, own), rest)
+        })
+        .unzip();
+    let rest: Vec<_> = rest.into_iter().filter(|stretch| stretch.end > stretch.read).collect();
+    let mut counted = count_own(connection, user, &rest).await?;
+    let mut before = counted.clone();
+    if connection.standalone && !rest.is_empty() {
+        // A server alone also counts what it has in memory only. What is the same once that is on disk stays so.
+        connection.flush().await?;
+        counted = count_own(connection, user, &rest).await?;
+    }
+    for stretch in stretches {
+        let own = own.entry(stretch.room).or_default();
+        let counted = counted.remove(&stretch.room);
+        *own += counted.unwrap_or_default();
+        if counted == before.remove(&stretch.room) {
+            known.0.insert((user, stretch.room), (*stretch, *own));
+        }
+    }
+    Ok(own)
+}
+
+async fn count_own(connection: &Connection, user: UserId, stretches: &[Stretch]) -> Result<HashMap<RoomId, u64>> {
+    let (long, short): (Vec<_>, Vec<_>) = stretches.iter().copied().partition(|stretch| stretch.end.0 - stretch.read.0 > tallies::BLOCK);
+    let mut own = count_each(connection, &short, doc! { "postedByUser": user.to_string() }, schema::LOG).await?;
     for Stretch { room, read, end } in long {
         own.insert(room, tallies::posted_by(connection, user, room, read, end).await?);
     }
-    let unread = |stretch: &Stretch| {
-        let known = |counts: &HashMap<RoomId, u64>| counts.get(&stretch.room).copied().unwrap_or_default();
-        (stretch.room, (stretch.end.0 - stretch.read.0).saturating_sub(known(&own)).saturating_sub(known(&no_messages)))
-    };
-    Ok(stretches.iter().map(unread).collect())
+    Ok(own)
 }
 
 /// How many entries in each of these stretches are such.

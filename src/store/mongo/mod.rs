@@ -45,9 +45,10 @@ use crate::{
 };
 use connection::Connection;
 use log::Log;
+use marks::Own;
 
-/// How often every server looks for entries that say something that was not done.
-const FINISH: Duration = Duration::from_secs(3);
+/// How often every server looks for entries that say something that was not done, and for deleted rooms.
+const FINISH: Duration = Duration::from_secs(2);
 
 /// Behind every entry.
 const END: Seq = Seq(u64::MAX);
@@ -55,6 +56,8 @@ const END: Seq = Seq(u64::MAX);
 /// A store in a MongoDB database.
 pub struct Mongo {
     shared: Arc<Shared>,
+    /// How many of what people have not read is their own.
+    own: Own,
     /// Where there are messages without their words.
     behind: Arc<Behind>,
     /// Look for entries that say something that was not done, and give messages their words.
@@ -81,14 +84,12 @@ impl Mongo {
         let connection = Connection::open(url, config).await?;
         schema::prepare(&connection).await?;
         let behind = Arc::<Behind>::default();
-        let on_the_side = [
-            tokio::spawn(finish_now_and_then(connection.clone())).abort_handle(),
-            tokio::spawn(index_on_the_side(connection.clone(), Arc::clone(&behind))).abort_handle(),
-        ];
         let shared = Arc::new(Shared { connection, appending: OnceCell::new(), log: Log::new() });
-        let store = Self { shared, behind, on_the_side };
-        store.purge();
-        Ok(store)
+        let on_the_side = [
+            tokio::spawn(finish_now_and_then(Arc::clone(&shared))).abort_handle(),
+            tokio::spawn(index_on_the_side(Arc::clone(&shared), Arc::clone(&behind))).abort_handle(),
+        ];
+        Ok(Self { shared, own: Own::new(), behind, on_the_side })
     }
 
     /// Ends what is done on the side.
@@ -99,30 +100,23 @@ impl Mongo {
     fn connection(&self) -> &Connection {
         &self.shared.connection
     }
-
-    /// Takes away what is left of deleted rooms.
-    fn purge(&self) {
-        let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move {
-            if let Err(error) = rooms::purge(&shared.connection, &shared.log).await {
-                tracing::warn!(%error, "what deleted rooms left behind stays until the next room is deleted, or the next start");
-            }
-        });
-    }
 }
 
-/// Finishes what servers that were killed have left.
-async fn finish_now_and_then(connection: Connection) {
+/// Finishes what servers that were killed have left, and sees to deleted rooms.
+async fn finish_now_and_then(shared: Arc<Shared>) {
     loop {
-        if let Err(error) = changes::finish(&connection, None).await {
+        if let Err(error) = changes::finish(&shared.connection, None).await {
             tracing::debug!(%error, "what entries say that is still to be done is left for later");
+        }
+        if let Err(error) = rooms::see_off(&shared.connection, &shared.log).await {
+            tracing::debug!(%error, "what deleted rooms held is left for later");
         }
         sleep(FINISH).await;
     }
 }
 
 /// Gives new messages their words, so slowly that posting does not suffer.
-async fn index_on_the_side(connection: Connection, behind: Arc<Behind>) {
+async fn index_on_the_side(shared: Arc<Shared>, behind: Arc<Behind>) {
     let mut rooms = Vec::new();
     loop {
         sleep(PAUSE).await;
@@ -130,7 +124,7 @@ async fn index_on_the_side(connection: Connection, behind: Arc<Behind>) {
             rooms = behind.take();
         }
         // What fails is left to whoever searches.
-        rooms = search::catch_up(&connection, rooms).await.unwrap_or_default();
+        rooms = search::catch_up(&shared.connection, rooms).await.unwrap_or_default();
     }
 }
 
@@ -213,9 +207,7 @@ impl Store for Mongo {
     }
 
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
-        let deleted = rooms::delete(self.connection(), &self.shared.log, id).await;
-        self.purge();
-        deleted
+        rooms::delete(self.connection(), &self.shared.log, id).await
     }
 
     async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
@@ -263,7 +255,7 @@ impl Store for Mongo {
     }
 
     async fn unread(&self, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
-        marks::unread(self.connection(), user, among).await
+        marks::unread(self.connection(), &self.own, user, among).await
     }
 
     async fn search(&self, search: Search) -> Result<Vec<Message>> {

@@ -1,9 +1,9 @@
 //! Rooms, their end, and whose conversations are recent, in MongoDB.
 //!
 //! A room ends in steps, each of which can be repeated: its document says that it goes, by which nobody finds it any more; an entry closes
-//! its log, by which nobody can append to it any more, not even a server that still remembers the room; then what it held is taken away.
+//! its log, by which nobody can append to it any more, not even a server that still remembers the room; and when none does, what it held is taken away.
 
-use std::{cmp::Reverse, collections::HashSet, sync::Arc};
+use std::{cmp::Reverse, collections::HashSet, sync::Arc, time::Instant};
 
 use mongodb::{
     Cursor,
@@ -13,7 +13,7 @@ use mongodb::{
 use super::{
     connection::Connection,
     documents::{self, date, flag_in, member_key, number, seq_in, text_in, time_in},
-    log::Log,
+    log::{self, Log},
     pages, rows, schema, tallies,
 };
 use crate::{
@@ -126,7 +126,7 @@ pub async fn there(connection: &Connection, rooms: &[RoomId]) -> Result<Vec<Room
     Ok(rooms.iter().copied().filter(|room| there.contains(room)).collect())
 }
 
-/// Answers how many messages the room had. What it held is still there: [`purge`] takes it away.
+/// Answers how many messages the room had. What it held is still there: [`see_off`] takes it away.
 pub async fn delete(connection: &Connection, log: &Log, id: RoomId) -> Result<Option<u64>> {
     let going = doc! { "$currentDate": { "deletedAt": true }, "$unset": { "memberKey": "", "userIds": "" } };
     let mark = connection.rooms.update_one(doc! { "_id": id.to_string(), "deletedAt": null }, going);
@@ -138,10 +138,19 @@ pub async fn delete(connection: &Connection, log: &Log, id: RoomId) -> Result<Op
     Ok(Some((end.0 - 1).saturating_sub(deleted)))
 }
 
-/// Takes away what all deleted rooms have left behind.
-pub async fn purge(connection: &Connection, log: &Log) -> Result<()> {
-    let going = connection.rooms.find(doc! { "deletedAt": { "$type": "date" } }).projection(doc! { "_id": 1 });
-    for id in connection.all(going, id_of_room).await? {
+/// Sees to the rooms that are gone, on whichever server: the ends of their logs are forgotten, and once that is so on all servers, what they
+/// held is taken away.
+pub async fn see_off(connection: &Connection, log: &Log) -> Result<()> {
+    let as_of = Instant::now();
+    let gone = connection.rooms.find(doc! { "deletedAt": { "$type": "date" } }).projection(doc! { "deletedAt": 1 });
+    let gone = connection.all(gone, |room| Some((id_of_room(room)?, time_in(room, "deletedAt")))).await?;
+    log.forget(&gone.iter().map(|(room, _)| *room).collect::<Vec<_>>(), as_of).await;
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let held = i64::try_from(log::held(connection).as_millis()).unwrap_or(i64::MAX);
+    let now = connection.now().await?;
+    for (id, _) in gone.into_iter().filter(|(_, at)| at.0.saturating_add(held) <= now.0) {
         let end = log.close(connection, id).await?;
         purge_log(connection, id, end).await?;
         purge_marks(connection, id).await?;
