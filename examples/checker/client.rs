@@ -24,6 +24,8 @@ use crate::{
 
 /// How long an answer on a socket may take before nobody waits for it any more.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long after somebody left through one server another may let them hear of the room; the database may be away meanwhile.
+const OTHERS_KNOW: Duration = Duration::from_secs(10);
 /// How many of its last operations are told with a violation.
 const TOLD: usize = 8;
 
@@ -280,7 +282,8 @@ impl Client {
             return Some(format!("entry {seq} was heard of though an answer to sync had told of all up to {synced}"));
         }
         if !view.member && !comes_back && *what != What::Removed(self.id) {
-            if self.world.bases.len() == 1 {
+            let soon = view.left.is_some_and(|left| left.elapsed() < OTHERS_KNOW);
+            if self.world.bases.len() == 1 || !soon {
                 return Some(format!("entry {seq} was heard of by somebody who is no longer in the room"));
             }
             self.world.report.count("entries heard after leaving through the other server");

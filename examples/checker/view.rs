@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fmt};
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// The id of a user, a room or a message.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -192,6 +193,8 @@ pub struct View {
     pub log: Log,
     /// Whether the client is in the room, as far as it knows.
     pub member: bool,
+    /// When it left, if it has.
+    pub left: Option<Instant>,
     /// Whether its socket is in the room.
     pub subscribed: bool,
     /// Whether all that happens behind the position is bound to be heard on this connection.
@@ -215,6 +218,9 @@ impl View {
 
     /// The client is no longer in the room.
     pub fn out(&mut self) {
+        if self.member {
+            self.left = Some(Instant::now());
+        }
         (self.member, self.subscribed, self.live) = (false, false, false);
     }
 }
