@@ -1,5 +1,7 @@
 //! Who is in a room, how it is called, and who of them is there.
 
+use std::collections::HashMap;
+
 use axum::{
     Json, Router,
     extract::State,
@@ -15,7 +17,7 @@ use super::{
     rooms::{known, room_name},
     success,
 };
-use crate::{access::Action, error::Result, view::RoomView};
+use crate::{access::Action, error::Result, model::UserId, view::RoomView};
 
 pub fn routes() -> Router<Shared> {
     Router::new()
@@ -75,10 +77,10 @@ async fn rename(State(app): State<Shared>, PathId(room): PathId, caller: Authent
 async fn presence(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated) -> Result<Json<Success>> {
     let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
     let online = app.live.online(&room.members);
-    let seen = app.store.last_seen(&room.members).await?;
-    let shown = |(member, online): (_, bool)| {
-        let last_seen = seen.iter().find(|(user, _)| user == member).map(|(_, at)| *at);
-        json!({ "_id": member, "online": online, "lastSeenAt": if online { Some(app.clock.now()) } else { last_seen } })
+    let seen: HashMap<_, _> = app.store.last_seen(&room.members).await?.into_iter().collect();
+    let shown = |(member, online): (&UserId, bool)| {
+        let last_seen = if online { Some(app.clock.now()) } else { seen.get(member).copied() };
+        json!({ "_id": member, "online": online, "lastSeenAt": last_seen })
     };
     Ok(success(json!({ "users": room.members.iter().zip(online).map(shown).collect::<Vec<_>>() })))
 }

@@ -194,4 +194,5 @@ async fn a_page_calls_only_where_its_origin_is_listed() {
         has(&headers, "access-control-allow-origin", listed) && has(&headers, "access-control-allow-credentials", "true"),
         "{headers:?}"
     );
+    assert!(has(&headers, "access-control-expose-headers", "retry-after"), "whoever has to wait may know how long: {headers:?}");
 }
