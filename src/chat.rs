@@ -11,7 +11,7 @@ use crate::{
     model::{ClientId, Entry, Message, MessageId, Room, RoomId, Seq, Timestamp, User, UserId, What},
     store::{Marked, Page, Scope, Search, Store},
     timeline::{Draft, Edit, News, Posted, Timeline, Told},
-    view::{ConversationMessage, EntryView, LogPage, Members, People, Post, Shown, raw},
+    view::{ConversationMessage, EntryView, LogPage, Members, People, Post, Shown, present, raw},
 };
 
 /// Does what people ask for.
@@ -287,10 +287,7 @@ impl Chat {
 
     /// The members of a room, or in their place, where they are too many to be listed, these and the count.
     async fn listed(&self, room: &Room, instead: impl FnOnce() -> Vec<Arc<User>>) -> Result<Members> {
-        if self.is_large(room) {
-            return Ok(Members { listed: instead(), count: Some(room.members.len()) });
-        }
-        Ok(Members { listed: present(self.store.people(&room.members).await?), count: None })
+        Ok(Members::of(self.store.as_ref(), room, self.config.listed_members, instead).await?)
     }
 
     fn is_large(&self, room: &Room) -> bool {
@@ -319,10 +316,4 @@ fn size(entry: &Entry) -> u64 {
         _ => 0,
     };
     ENTRY_OVERHEAD.saturating_add(text as u64)
-}
-
-/// Without those who were deleted: they have written, but they are no longer there.
-fn present(mut people: Vec<Arc<User>>) -> Vec<Arc<User>> {
-    people.retain(|user| !user.deleted);
-    people
 }

@@ -43,10 +43,11 @@ use clock::Clock;
 use config::Config;
 use limits::Limits;
 use live::{Event, Handlers, Live, Presence, Proofs, Sockets};
+use model::RoomId;
 use password::Passwords;
 use sessions::Sessions;
 use store::{OpenError, Store};
-use timeline::{News, Timeline, Told};
+use timeline::{Listeners, News, Timeline, Told};
 use token::Tokens;
 use view::RoomView;
 
@@ -69,9 +70,8 @@ impl Server {
         let limits = Arc::new(Limits::new(&config.limits, config.access));
         let presence = Presence::new(Arc::clone(&store), clock.clone(), config.rooms.listed_members);
         let (sockets, layer) = Sockets::new(&config.socket, presence);
-        let (announcer, listed) = (sockets.clone(), config.rooms.listed_members);
-        let announce = move |news: &[News]| announcer.announce(&news.iter().map(|news| event(news, listed)).collect::<Vec<_>>());
-        let timeline = Timeline::start(Arc::clone(&store), clock.clone(), announce)
+        let listed = config.rooms.listed_members;
+        let timeline = Timeline::start(Arc::clone(&store), clock.clone(), Hearers { sockets: sockets.clone(), listed }, listed)
             .map_err(|error| OpenError::Unusable(format!("the system gives no thread to commit on: {error}")))?;
         let chat = Chat {
             access: access.clone(),
@@ -114,6 +114,26 @@ impl Server {
         self.timeline.close().await;
         self.store.close().await;
         tracing::info!("stopped");
+    }
+}
+
+/// The sockets, as those who are told what happens in rooms.
+struct Hearers {
+    sockets: Sockets,
+    listed: usize,
+}
+
+impl Listeners for Hearers {
+    fn announce(&self, news: &[News]) {
+        self.sockets.announce(&news.iter().map(|news| event(news, self.listed)).collect::<Vec<_>>());
+    }
+
+    fn listen_in(&self, room: RoomId) -> bool {
+        self.sockets.are_in(room)
+    }
+
+    fn interrupt(&self, room: RoomId) {
+        self.sockets.close_room(room);
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
     model::{ClientId, Entry, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, What},
-    store::{Marked, Unread},
+    store::{self, Marked, Store, Unread},
 };
 
 /// The text of a message, in the object in which clients look for it.
@@ -125,6 +125,23 @@ pub struct Members {
     pub listed: Vec<Arc<User>>,
     /// How many members there are, where not all are listed.
     pub count: Option<usize>,
+}
+
+impl Members {
+    /// The members of a room, or in the place of more than `most` these, and how many there are.
+    pub async fn of(store: &dyn Store, room: &Room, most: usize, instead: impl FnOnce() -> Vec<Arc<User>>) -> store::Result<Self> {
+        if room.members.len() > most {
+            return Ok(Self { listed: instead(), count: Some(room.members.len()) });
+        }
+        Ok(Self { listed: present(store.people(&room.members).await?), count: None })
+    }
+}
+
+/// Without those who were deleted: they have written, but they are no longer there.
+#[must_use]
+pub fn present(mut people: Vec<Arc<User>>) -> Vec<Arc<User>> {
+    people.retain(|user| !user.deleted);
+    people
 }
 
 /// What is shown with messages of a room.

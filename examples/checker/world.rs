@@ -40,8 +40,9 @@ pub struct Room {
 pub struct World {
     pub seed: u64,
     pub secure: bool,
-    /// Whether a socket hears everything: there is one server, and its database never fails under it.
-    pub strict: bool,
+    /// Whether a socket hears everything at once: there is one server, and its database never fails under it. Otherwise something may be told a
+    /// moment later than somebody could read it; but never out of order.
+    pub at_once: bool,
     pub bases: Vec<String>,
     pub http: reqwest::Client,
     pub people: Vec<Person>,
@@ -61,7 +62,7 @@ impl World {
         Ok(Self {
             seed,
             secure: arguments.is_secure(),
-            strict: arguments.servers == 1 && (arguments.store == Store::Sqlite || !arguments.kill_mongod),
+            at_once: arguments.servers == 1 && (arguments.store == Store::Sqlite || !arguments.kill_mongod),
             bases,
             http,
             people,

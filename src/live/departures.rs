@@ -1,18 +1,19 @@
 //! Those whom another server takes out of a room: their sockets here are out of it as well, within a second.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use socketioxide::SocketIo;
 
 use super::{room_name, user_name};
 use crate::{
+    chat::Chat,
     model::{RoomId, Timestamp, UserId},
-    store::{Departed, Store},
+    store::Departed,
 };
 
 /// Looks for those who were taken out of rooms.
 pub struct Departures {
-    store: Arc<dyn Store>,
+    chat: Chat,
     /// Up to when, by the clock of the database, it is known who was.
     until: Option<Timestamp>,
     /// Those who were seen to already. They are told several times, and may be back by then.
@@ -21,19 +22,25 @@ pub struct Departures {
 
 impl Departures {
     /// Nobody yet: whoever leaves from now on.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, until: None, seen: HashSet::new() }
+    pub fn new(chat: Chat) -> Self {
+        Self { chat, until: None, seen: HashSet::new() }
     }
 
-    /// Takes the sockets of those who were taken out since the last time out as well.
+    /// Has the rooms told of those who were taken out since the last time, by which their sockets are out as well; or takes them out, where
+    /// nothing was told of the room yet. While the database is away nobody knows; it is asked again soon.
     pub async fn look_after(&mut self, io: &SocketIo) {
-        if !self.store.is_shared() {
+        let Chat { store, timeline, .. } = &self.chat;
+        if !store.is_shared() {
             return;
         }
-        // While the database is away nobody knows; it is asked again soon.
-        let Ok((departed, until)) = self.store.departed(self.until).await else { return };
-        for departed in departed.iter().filter(|departed| !self.seen.contains(departed)) {
-            take_out(io, departed.room, departed.user);
+        let Ok((departed, until)) = store.departed(self.until).await else { return };
+        let new: Vec<_> = departed.iter().filter(|departed| !self.seen.contains(departed)).collect();
+        let rooms: HashSet<_> = new.iter().map(|departed| departed.room).collect();
+        if !rooms.is_empty() {
+            let Ok(untold) = timeline.catch_up(store.as_ref(), &Vec::from_iter(rooms)).await else { return };
+            for departed in new.iter().filter(|departed| untold.contains(&departed.room)) {
+                take_out(io, departed.room, departed.user);
+            }
         }
         self.seen = departed.into_iter().collect();
         self.until = Some(until);

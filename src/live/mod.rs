@@ -42,6 +42,7 @@ use typing::Typing;
 
 use crate::{
     access::Proof,
+    chat::Chat,
     config::SocketConfig,
     error::Error,
     model::{RoomId, SessionId, UserId},
@@ -56,6 +57,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_BUFFER: usize = 512;
 /// How often what ends by itself is looked after. Twice within the second in which the end of a session or of a membership has to take hold.
 const TICK: Duration = Duration::from_millis(400);
+/// In how many rooms at most it is looked at once for what other servers have written.
+const ROOMS_AT_ONCE: usize = 500;
 /// How often it is tried again to tell a client that its socket is closed.
 const CLOSE_RETRY: Duration = Duration::from_millis(250);
 
@@ -107,8 +110,8 @@ pub struct Sockets {
     io: SocketIo,
     presence: Arc<Presence>,
     typing: Arc<Typing>,
-    /// Looks after what ends by itself.
-    watch: Arc<OnceLock<AbortHandle>>,
+    /// Look after what ends by itself, and after the logs.
+    watch: Arc<OnceLock<[AbortHandle; 2]>>,
 }
 
 impl Sockets {
@@ -151,10 +154,11 @@ impl Sockets {
             }
         };
         self.io.ns("/", connected.with(listen));
-        let departures = Departures::new(Arc::clone(&handlers.chat.store));
-        let watching = tokio::spawn(self.clone().watch(Arc::clone(&handlers.proofs), departures));
+        let departures = Departures::new(handlers.chat.clone());
+        let watching = tokio::spawn(self.clone().watch(Arc::clone(&handlers.proofs), departures)).abort_handle();
+        let following = tokio::spawn(follow_logs(self.io.clone(), handlers.chat.clone())).abort_handle();
         // Set once, here.
-        let _ = self.watch.set(watching.abort_handle());
+        let _ = self.watch.set([watching, following]);
     }
 
     /// Makes a socket that has just connected one of its user's, and sees to it that it is forgotten when it goes.
@@ -254,11 +258,20 @@ impl Sockets {
         }
     }
 
+    /// Whether there are sockets in this room.
+    #[must_use]
+    pub fn are_in(&self, room: RoomId) -> bool {
+        !self.io.within(room_name(room)).sockets().is_empty()
+    }
+
+    /// Closes every socket in a room whose clients have missed something: they come back, and catch up.
+    pub fn close_room(&self, room: RoomId) {
+        self.io.within(room_name(room)).sockets().iter().for_each(close);
+    }
+
     /// Closes every socket. Clients see their connection end, and try to connect again.
     pub async fn close(&self) {
-        if let Some(watch) = self.watch.get() {
-            watch.abort();
-        }
+        self.watch.get().into_iter().flatten().for_each(AbortHandle::abort);
         self.presence.close().await;
         self.io.close().await;
     }
@@ -299,6 +312,34 @@ impl Live for Sockets {
     fn online(&self, users: &[UserId]) -> Vec<bool> {
         self.presence.online(users)
     }
+}
+
+/// Has the timeline look again and again whether there is anything in the logs, of the rooms in which there are sockets, that was not told:
+/// other servers write there as well. Those rooms take turns.
+async fn follow_logs(io: SocketIo, chat: Chat) {
+    if !chat.store.is_shared() {
+        return;
+    }
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut left = Vec::new();
+    loop {
+        ticks.tick().await;
+        if left.is_empty() {
+            left = rooms_in_use(&io).await;
+        }
+        let rooms = left.split_off(left.len().saturating_sub(ROOMS_AT_ONCE));
+        if !rooms.is_empty() {
+            // While the database is away nobody knows; it is asked again soon.
+            let _ = chat.timeline.catch_up(chat.store.as_ref(), &rooms).await;
+        }
+    }
+}
+
+async fn rooms_in_use(io: &SocketIo) -> Vec<RoomId> {
+    let Some(sockets) = io.of("/") else { return Vec::new() };
+    let Ok(rooms) = sockets.rooms().await;
+    rooms.iter().filter_map(|room| RoomId::parse(room.strip_prefix("room:")?)).collect()
 }
 
 /// Joins a room, unless the socket is closed meanwhile: nobody would ever take it out again.

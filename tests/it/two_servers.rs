@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use mongodb::bson::{Document, doc};
 use reqwest::Method;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -100,6 +101,69 @@ async fn whoever_is_removed_at_one_server_soon_hears_nothing_at_the_other(
             assert!(post_is_heard(&alice_at_second, &room, &mut sockets).await, "taken out although he is back");
         }
     }
+}
+
+/// What was posted, edited, deleted and changed through the other server comes in its place, before what came through one's own.
+#[rstest]
+#[tokio::test]
+async fn sockets_hear_of_everything_once_whichever_server_it_went_through(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let ([first, second], [alice, at_second]) = two_servers_and_alice(kind).await;
+    let (bob, carol) = (first.person("Bob").await, first.person("Carol").await);
+    let room = alice.named_room("the three", &[&bob]).await;
+    alice.posts(&room, "before").await.ok();
+    let mut sockets = [Socket::by(&bob).await, Socket::by(&bob.at(&second)).await];
+    for socket in &mut sockets {
+        let synced = socket.asks("sync", json!([{ "rooms": { &room: 0 } }])).await;
+        assert_eq!(synced["rooms"][&room]["lastSeq"], 1);
+    }
+    let message = alice.says(&room, "two").await["postId"].take();
+    at_second.posts(&room, "three").await.ok();
+    alice.edits(&room, &message, "two, better").await.ok();
+    alice.deletes(&message).await;
+    alice.adds(&room, &[&carol]).await.ok();
+    alice.calls(Method::PUT, &format!("/room/{room}"), json!({ "name": "the three of us" })).await.ok();
+    for n in 8..40 {
+        [&alice, &at_second][n % 2].posts(&room, "more").await.ok();
+    }
+    for socket in &mut sockets {
+        let mut heard = Vec::new();
+        while heard.len() < 38 {
+            let event = socket.hears().await;
+            heard.push((event[0].clone(), event[1].get("seq").unwrap_or(&event[1]["message"]["seq"]).clone()));
+        }
+        let seqs: Vec<_> = heard.iter().map(|(_, seq)| seq.as_u64().unwrap()).collect();
+        assert_eq!(seqs, (2..40).collect::<Vec<_>>());
+        let names: Vec<_> = heard[..7].iter().map(|(name, _)| name.as_str().unwrap()).collect();
+        let as_they_came =
+            ["new message", "new message", "message edited", "message deleted", "member added", "room changed", "new message"];
+        assert_eq!(names, as_they_came);
+        socket.hears_nothing_more().await;
+    }
+}
+
+/// As an entry that a killed server had sent to the database, or one of a batch that came to no answer.
+#[rstest]
+#[tokio::test]
+async fn an_entry_that_nobody_has_told_of_is_told_though_nothing_follows(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let database = Database::new(kind).await;
+    let server = TestServer::on(database.again(), &[]).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    alice.posts(&room, "one").await.ok();
+    let mut socket = Socket::by(&bob).await;
+    socket.asks("sync", json!([{ "rooms": { &room: 0 } }])).await;
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let at = mongodb::bson::DateTime::now();
+    let entry = doc! {
+        "_id": &id, "chatRoomId": &room, "seq": 2_i64, "type": "text", "message": { "messageText": "late" },
+        "postedByUser": &alice.id, "createdAt": at, "updatedAt": at,
+    };
+    let mongodb = mongodb::Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap();
+    mongodb.collection::<Document>("chatmessages").insert_one(entry).await.unwrap();
+    let post = socket.hears_post().await;
+    assert_eq!((&post["postId"], &post["seq"], &post["message"]["messageText"]), (&json!(id), &json!(2), &json!("late")));
+    assert_eq!(post["chatRoomInfo"].as_array().unwrap().len(), 2);
+    assert_eq!(alice.posts(&room, "three").await.ok()["post"]["seq"], 3);
+    assert_eq!(socket.hears_post().await["seq"], 3);
 }
 
 async fn post_all(author: Person, rooms: Vec<String>, name: String) -> Vec<(String, String, u64)> {

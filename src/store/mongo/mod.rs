@@ -242,7 +242,15 @@ impl Store for Mongo {
 
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
         let rooms = rooms::there(self.connection(), rooms).await?;
-        let ends = pages::ends(self.connection(), &rooms).await?;
+        let mut ends = pages::ends(self.connection(), &rooms).await?;
+        if self.connection().standalone && !ends.is_empty() {
+            // A server alone shows what is in its memory only. What was there before the disk has caught up, and is after, stays there.
+            self.connection().flush().await?;
+            let still = pages::ends(self.connection(), &rooms).await?;
+            for (room, end) in &mut ends {
+                *end = (*end).min(still.get(room).copied().unwrap_or_default());
+            }
+        }
         Ok(rooms.into_iter().filter_map(|room| Some((room, *ends.get(&room)?))).collect())
     }
 

@@ -5,27 +5,35 @@
 //! that is not on disk, and whoever listens hears each room in order. Two share the work, so that a batch can be committed while the one
 //! before it is announced to many: a task that announces, and a thread that commits. Every post waits for that thread, and so it stands in
 //! no line behind the requests that the other threads are busy with.
+//!
+//! Where several servers share a database, entries come into the logs past this one as well, and so do those of a server that was killed
+//! before it could tell of them, or of a batch whose outcome was not learned. Of these the announcer tells when it comes to the gap, or
+//! when somebody [looks](Timeline::catch_up): all that listens in a room hears of every entry once, in order.
 
-use std::{collections::HashMap, io, sync::Arc, thread};
+mod announcer;
+mod committer;
+mod missed;
+
+use std::{io, sync::Arc, thread};
 
 use tokio::{
     runtime,
     sync::{mpsc, oneshot},
-    task::JoinHandle,
 };
+
+use announcer::Announcer;
+use committer::Committer;
 
 use crate::{
     clock::Clock,
     error::{Error, Result},
     model::{ClientId, Entry, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, What},
-    store::{self, Appended, Change, NewEntry, Placed, Store},
+    store::{self, Change, Placed, Store},
     view::{Members, Post},
 };
 
 /// How many drafts may wait before callers wait to hand theirs in.
 const QUEUE: usize = 1024;
-/// The most drafts in one batch.
-const BATCH: usize = 256;
 
 /// A message that somebody wants posted.
 #[derive(Debug)]
@@ -86,9 +94,21 @@ impl News {
     }
 }
 
+/// Who is told what happens in rooms.
+pub trait Listeners: Send + 'static {
+    /// Tells all who listen in the rooms, those of each room in the order given.
+    fn announce(&self, news: &[News]);
+
+    /// Whether anybody listens in this room.
+    fn listen_in(&self, room: RoomId) -> bool;
+
+    /// Has everybody who listens in this room begin anew: they have missed something that they cannot be told.
+    fn interrupt(&self, room: RoomId);
+}
+
 /// What there is to tell of an entry, or besides.
 ///
-/// To add one: the variant here, its case in `Waiting::told` where it is an entry, and its event in `lib.rs`.
+/// To add one: the variant here, its cases in `Waiting::told` and `missed` where it is an entry, and its event in `lib.rs`.
 #[derive(Clone, Debug)]
 pub enum Told {
     /// A message was posted.
@@ -141,6 +161,7 @@ enum Job {
     Commit(Box<Waiting>),
     Tell(News, oneshot::Sender<()>),
     Between(Between),
+    Behind(Vec<(RoomId, Seq)>, oneshot::Sender<Vec<RoomId>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -158,13 +179,13 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Starts the task and the thread. They call `announce` with the news of every batch, those of each room in the order of their
-    /// numbers. An error is the system's, which may have no more threads to give.
-    pub fn start(store: Arc<dyn Store>, clock: Clock, announce: impl Fn(&[News]) + Send + 'static) -> io::Result<Self> {
+    /// Starts the task and the thread. They tell the listeners what happens in rooms, of each room in the order of its log; at most
+    /// `listed_members` of a room are shown. An error is the system's, which may have no more threads to give.
+    pub fn start(store: Arc<dyn Store>, clock: Clock, listeners: impl Listeners, listed_members: usize) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let (on_disk, batches) = mpsc::channel(1);
-        let announcer = tokio::spawn(announce_all(batches, announce));
-        let committer = Committer { store, clock, on_disk, last: Timestamp::default() };
+        let (on_disk, steps) = mpsc::channel(1);
+        let announcer = tokio::spawn(Announcer::new(Arc::clone(&store), listeners, listed_members).run(steps));
+        let committer = Committer::new(store, clock, on_disk);
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("timeline".into()).spawn(move || runtime.block_on(committer.run(jobs, announcer)))?;
         Ok(Self { queue })
@@ -226,6 +247,15 @@ impl Timeline {
         ends.await.unwrap_or_else(|_| Err(closed()))
     }
 
+    /// Tells those who listen in these rooms what has come into their logs past this server, if anything has. Answers of which rooms it was
+    /// not known what was told before: what comes from now on will be.
+    pub async fn catch_up(&self, store: &dyn Store, rooms: &[RoomId]) -> Result<Vec<RoomId>> {
+        let ends = store.last_seqs(rooms).await?;
+        let (reply, told) = oneshot::channel();
+        self.queue.send(Job::Behind(ends, reply)).await.map_err(|_| closed())?;
+        told.await.map_err(|_| closed())
+    }
+
     async fn commit(&self, room: RoomId, author: UserId, change: Change, shown: Option<Shown>) -> Result<Done> {
         let (reply, answer) = oneshot::channel();
         let job = Job::Commit(Box::new(Waiting { room, author, change, shown, reply }));
@@ -245,145 +275,6 @@ impl Timeline {
 
 fn closed() -> Error {
     store::StoreError::Unavailable("the server is stopping".into()).into()
-}
-
-/// A batch that is on disk.
-type Committed = Vec<(Waiting, MessageId, Appended)>;
-
-/// What the announcer is handed, in order.
-enum Step {
-    Announce(Committed),
-    Tell(News, oneshot::Sender<()>),
-    Between(Between, Vec<(RoomId, Seq)>),
-}
-
-struct Committer {
-    store: Arc<dyn Store>,
-    clock: Clock,
-    on_disk: mpsc::Sender<Step>,
-    /// The time of the latest batch: a clock that goes back does not take the messages with it.
-    last: Timestamp,
-}
-
-impl Committer {
-    async fn run(mut self, mut jobs: mpsc::Receiver<Job>, announcer: JoinHandle<()>) {
-        let mut gathered = Vec::with_capacity(BATCH);
-        // Dropped when this function ends, by which whoever waits for the end learns of it.
-        let mut closers = Vec::new();
-        while jobs.recv_many(&mut gathered, BATCH).await > 0 {
-            let mut batch = Vec::with_capacity(gathered.len());
-            let (mut asides, mut betweens) = (Vec::new(), Vec::new());
-            for job in gathered.drain(..) {
-                match job {
-                    Job::Commit(waiting) => batch.push(*waiting),
-                    Job::Tell(news, reply) => asides.push(Step::Tell(news, reply)),
-                    Job::Between(between) => betweens.push(between),
-                    Job::Close(closer) => {
-                        closers.push(closer);
-                        jobs.close();
-                    }
-                }
-            }
-            if !batch.is_empty() {
-                self.commit(batch).await;
-            }
-            for aside in asides {
-                // Refused only where the announcer has panicked, here and below.
-                let _ = self.on_disk.send(aside).await;
-            }
-            if !betweens.is_empty() {
-                self.look(betweens).await;
-            }
-        }
-        drop(self.on_disk);
-        // It ends once it has announced what it was given; a panic in it has been reported by the panic hook.
-        let _ = announcer.await;
-    }
-
-    async fn commit(&mut self, batch: Vec<Waiting>) {
-        self.last = self.last.max(self.clock.now());
-        let new: Vec<_> = batch.iter().map(|waiting| self.number(waiting)).collect();
-        let ids: Vec<_> = new.iter().map(|entry| entry.id).collect();
-        match self.store.append(new).await {
-            Ok(appended) => {
-                let committed = batch.into_iter().zip(ids).zip(appended).map(|((waiting, id), appended)| (waiting, id, appended));
-                // Refused only where the announcer has panicked; the callers are then told that there is no answer.
-                let _ = self.on_disk.send(Step::Announce(committed.collect())).await;
-            }
-            Err(error) => {
-                for waiting in batch {
-                    waiting.answer(Err(error.clone().into()));
-                }
-            }
-        }
-    }
-
-    /// Looks where the logs end, for all who ask at once. Nothing is appended meanwhile, but by other servers.
-    async fn look(&self, betweens: Vec<Between>) {
-        let mut rooms: Vec<_> = betweens.iter().flat_map(|between| between.rooms.iter().copied()).collect();
-        rooms.sort_unstable();
-        rooms.dedup();
-        match self.store.last_seqs(&rooms).await {
-            Ok(ends) => {
-                let ends: HashMap<_, _> = ends.into_iter().collect();
-                for between in betweens {
-                    let own = between.rooms.iter().filter_map(|room| Some((*room, *ends.get(room)?))).collect();
-                    let _ = self.on_disk.send(Step::Between(between, own)).await;
-                }
-            }
-            Err(error) => betweens.into_iter().for_each(|between| _ = between.reply.send(Err(error.clone().into()))),
-        }
-    }
-
-    fn number(&self, waiting: &Waiting) -> NewEntry {
-        NewEntry {
-            id: self.clock.new_id(self.last).into(),
-            room: waiting.room,
-            author: waiting.author,
-            created_at: self.last,
-            change: waiting.change.clone(),
-        }
-    }
-}
-
-async fn announce_all(mut steps: mpsc::Receiver<Step>, announce: impl Fn(&[News])) {
-    while let Some(step) = steps.recv().await {
-        match step {
-            Step::Announce(batch) => announce_batch(batch, &announce),
-            Step::Tell(news, reply) => {
-                announce(&[news]);
-                let _ = reply.send(());
-            }
-            Step::Between(Between { act, reply, .. }, ends) => {
-                act();
-                let _ = reply.send(Ok(ends));
-            }
-        }
-    }
-}
-
-fn announce_batch(batch: Committed, announce: impl Fn(&[News])) {
-    let mut told = Vec::with_capacity(batch.len());
-    for (mut waiting, id, appended) in batch {
-        match appended {
-            Appended::Placed(placed) => told.push((waiting.news(id, placed), waiting)),
-            Appended::Duplicate(earlier) => waiting.answer_with_earlier(*earlier),
-            Appended::Unchanged => waiting.answer(Ok(Done::default())),
-            Appended::NotAMember => waiting.answer(Err(Error::NotAMember)),
-            Appended::NoRoom => waiting.answer(Err(Error::NoRoom)),
-        }
-    }
-    // A store may have needed several attempts for a batch.
-    told.sort_by_key(|(news, _)| news.placed.seq);
-    let (news, waiting): (Vec<_>, Vec<_>) = told.into_iter().unzip();
-    announce(&news);
-    for (waiting, News { placed, what, .. }) in waiting.into_iter().zip(news) {
-        let post = match what {
-            Told::Posted(post) | Told::Edited(post) => Some(post),
-            _ => None,
-        };
-        waiting.answer(Ok(Done { placed: Some(placed), post }));
-    }
 }
 
 impl Waiting {

@@ -1,0 +1,170 @@
+//! Announcing: what is on disk is told to those who listen, each room in the order of its log, and then the callers are answered.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Between, Done, Listeners, News, Told, Waiting, missed::missed};
+use crate::{
+    error::Error,
+    model::{MessageId, RoomId, Seq},
+    store::{Appended, Store},
+};
+
+/// The most entries that are told in one go to those who missed them. Whoever missed more catches up by themselves.
+const MOST_MISSED: u64 = 500;
+/// For how many rooms at least it is known up to where they were told.
+const POSITIONS: usize = 100_000;
+
+/// A batch that is on disk.
+pub type Committed = Vec<(Waiting, MessageId, Appended)>;
+
+/// What the announcer is handed, in order.
+pub enum Step {
+    Announce(Committed),
+    Tell(News, oneshot::Sender<()>),
+    /// With the ends of the logs.
+    Between(Between, Vec<(RoomId, Seq)>),
+    /// The logs go at least so far, whoever has written there. Answered with the rooms that are new here.
+    Behind(Vec<(RoomId, Seq)>, oneshot::Sender<Vec<RoomId>>),
+}
+
+/// The task that announces.
+pub struct Announcer<L> {
+    store: Arc<dyn Store>,
+    listeners: L,
+    listed_members: usize,
+    /// Where nobody but this server writes into the logs, nothing is ever missed.
+    positions: Option<Positions>,
+}
+
+impl<L: Listeners> Announcer<L> {
+    pub fn new(store: Arc<dyn Store>, listeners: L, listed_members: usize) -> Self {
+        let positions = store.is_shared().then(Positions::default);
+        Self { store, listeners, listed_members, positions }
+    }
+
+    /// Announces what it is handed, until that ends.
+    pub async fn run(mut self, mut steps: mpsc::Receiver<Step>) {
+        while let Some(step) = steps.recv().await {
+            match step {
+                Step::Announce(batch) => self.announce(batch).await,
+                Step::Tell(news, reply) => {
+                    self.listeners.announce(&[news]);
+                    let _ = reply.send(());
+                }
+                Step::Between(Between { act, reply, .. }, mut ends) => {
+                    for (room, end) in &mut ends {
+                        *end = self.reach(*room, *end).await;
+                    }
+                    act();
+                    let _ = reply.send(Ok(ends));
+                }
+                Step::Behind(ends, reply) => {
+                    let mut new = Vec::new();
+                    for (room, end) in ends {
+                        new.extend(self.told(room).is_none().then_some(room));
+                        self.reach(room, end).await;
+                    }
+                    let _ = reply.send(new);
+                }
+            }
+        }
+    }
+
+    async fn announce(&mut self, batch: Committed) {
+        let mut placed = Vec::with_capacity(batch.len());
+        for (mut waiting, id, appended) in batch {
+            match appended {
+                Appended::Placed(at) => placed.push((waiting.news(id, at), waiting)),
+                Appended::Duplicate(earlier) => waiting.answer_with_earlier(*earlier),
+                Appended::Unchanged => waiting.answer(Ok(Done::default())),
+                Appended::NotAMember => waiting.answer(Err(Error::NotAMember)),
+                Appended::NoRoom => waiting.answer(Err(Error::NoRoom)),
+            }
+        }
+        // A store may have needed several attempts for a batch.
+        placed.sort_by_key(|(news, _)| news.placed.seq);
+        let (news, waiting): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
+        self.tell(&news).await;
+        for (waiting, News { placed, what, .. }) in waiting.into_iter().zip(news) {
+            let post = match what {
+                Told::Posted(post) | Told::Edited(post) => Some(post),
+                _ => None,
+            };
+            waiting.answer(Ok(Done { placed: Some(placed), post }));
+        }
+    }
+
+    /// Tells of entries, and before them of those that stand between them and what was told last.
+    async fn tell(&mut self, news: &[News]) {
+        if self.positions.is_none() {
+            return self.listeners.announce(news);
+        }
+        // In one go, as far as nothing was missed.
+        let mut first = 0;
+        for (index, News { room, placed, .. }) in news.iter().enumerate() {
+            let told = self.told(*room);
+            if told.is_some_and(|told| Seq(told.0 + 1) != placed.seq) {
+                self.listeners.announce(&news[first..index]);
+                first = index;
+                self.reach(*room, Seq(placed.seq.0 - 1)).await;
+                if told >= Some(placed.seq) {
+                    // Somebody has looked since it was committed, and it was told then.
+                    first += 1;
+                    continue;
+                }
+            }
+            self.note(*room, placed.seq);
+        }
+        self.listeners.announce(&news[first..]);
+    }
+
+    /// Tells what stands in the log of a room up to an entry, as far as it was not told. Answers up to where it is told then.
+    async fn reach(&mut self, room: RoomId, end: Seq) -> Seq {
+        let told = self.told(room);
+        if let Some(told) = told.filter(|told| *told < end && self.listeners.listen_in(room)) {
+            let missed = match end.0 - told.0 {
+                0..=MOST_MISSED => missed(self.store.as_ref(), self.listed_members, room, told, end).await.ok(),
+                _ => None,
+            };
+            match missed {
+                Some(news) => self.listeners.announce(&news),
+                None => self.listeners.interrupt(room),
+            }
+        }
+        let end = told.map_or(end, |told| told.max(end));
+        self.note(room, end);
+        end
+    }
+
+    fn told(&self, room: RoomId) -> Option<Seq> {
+        self.positions.as_ref().and_then(|positions| positions.of(room))
+    }
+
+    fn note(&mut self, room: RoomId, seq: Seq) {
+        if let Some(positions) = &mut self.positions {
+            positions.set(room, seq);
+        }
+    }
+}
+
+/// Up to where the rooms were told. Those of which there was no word for long are forgotten.
+#[derive(Default)]
+struct Positions {
+    latest: HashMap<RoomId, Seq>,
+    earlier: HashMap<RoomId, Seq>,
+}
+
+impl Positions {
+    fn of(&self, room: RoomId) -> Option<Seq> {
+        self.latest.get(&room).or_else(|| self.earlier.get(&room)).copied()
+    }
+
+    fn set(&mut self, room: RoomId, seq: Seq) {
+        if self.latest.len() >= POSITIONS && !self.latest.contains_key(&room) {
+            self.earlier = std::mem::take(&mut self.latest);
+        }
+        self.latest.insert(room, seq);
+    }
+}

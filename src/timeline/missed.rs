@@ -1,0 +1,80 @@
+//! What was not told when it happened, read from the log.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{News, Told};
+use crate::{
+    error::Result,
+    model::{Entry, Message, MessageId, Room, RoomId, Seq, Timestamp, User, UserId, UserType, What},
+    store::{Placed, Store},
+    view::{Members, Post},
+};
+
+/// What stands in a room's log behind `after` and up to `up_to`, as it would have been told; messages as they are now. Nothing, if the
+/// room is gone. At most `listed_members` of the room are shown.
+pub async fn missed(store: &dyn Store, listed_members: usize, room: RoomId, after: Seq, up_to: Seq) -> Result<Vec<News>> {
+    let Some(room) = store.room(room).await? else { return Ok(Vec::new()) };
+    let entries = store.entries(room.id, after, Some(up_to), up_to.0.saturating_sub(after.0)).await?;
+    let mut authors: Vec<_> = entries.iter().map(|entry| shown(entry).map_or(entry.author, |message| message.author)).collect();
+    authors.sort_unstable();
+    authors.dedup();
+    let mut posts = Posts { store, listed_members, room: &room, people: HashMap::new() };
+    posts.people.extend(store.people(&authors).await?.into_iter().map(|user| (user.id, user)));
+    let mut news = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let placed = Placed { seq: entry.seq, created_at: entry.created_at };
+        news.push(News { room: room.id, placed, author: entry.author, what: posts.told(entry).await? });
+    }
+    Ok(news)
+}
+
+/// The message that an entry shows, unless it was deleted since.
+fn shown(entry: &Entry) -> Option<&Message> {
+    match &entry.what {
+        What::Message(message) | What::Edit { current: Some(message), .. } => Some(message),
+        _ => None,
+    }
+}
+
+/// What it takes to show messages of a room as posts.
+struct Posts<'a> {
+    store: &'a dyn Store,
+    listed_members: usize,
+    room: &'a Room,
+    people: HashMap<UserId, Arc<User>>,
+}
+
+impl Posts<'_> {
+    async fn told(&self, entry: Entry) -> Result<Told> {
+        let lost = |id| entry_without_text(id, &entry);
+        Ok(match &entry.what {
+            What::Message(message) => Told::Posted(self.post(message).await?),
+            What::Deleted(id) => Told::Posted(self.post(&lost(*id)).await?),
+            What::Edit { current: Some(message), .. } => Told::Edited(self.post(message).await?),
+            What::Edit { message, current: None } => Told::Edited(self.post(&lost(*message)).await?),
+            What::Deletion(message) => Told::Deleted(*message),
+            What::MemberAdded(user) => Told::MemberAdded(*user),
+            What::MemberRemoved(user) => Told::MemberRemoved(*user),
+            What::Renamed(name) => Told::Renamed(name.clone()),
+        })
+    }
+
+    async fn post(&self, message: &Message) -> Result<Post> {
+        let author = self.people.get(&message.author).map_or_else(|| nobody(message.author), Arc::clone);
+        let members = Members::of(self.store, self.room, self.listed_members, || vec![Arc::clone(&author)]).await?;
+        Ok(Post::new(message, &author, &members))
+    }
+}
+
+/// A message that has lost its text. That it was deleted is told as well, further on in the log.
+fn entry_without_text(id: MessageId, entry: &Entry) -> Message {
+    let Entry { room, seq, author, created_at, .. } = *entry;
+    Message { id, room, seq, author, text: String::new(), created_at, edited_at: None, client_id: None }
+}
+
+/// An author of whom nothing is known.
+fn nobody(id: UserId) -> Arc<User> {
+    let at = Timestamp::default();
+    let (first_name, last_name) = (String::new(), String::new());
+    Arc::new(User { id, first_name, last_name, kind: UserType::Consumer, created_at: at, updated_at: at, deleted: true })
+}
