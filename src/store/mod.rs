@@ -6,6 +6,7 @@ mod cached;
 mod entry;
 mod mongo;
 mod search;
+mod skip;
 mod sqlite;
 
 use std::sync::Arc;

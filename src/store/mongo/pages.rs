@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     model::{Entry, Message, MessageId, RoomId, Seq, Timestamp, UserId, What},
-    store::{Page, Result},
+    store::{
+        Page, Result,
+        skip::{FromTheEnd, Step},
+    },
 };
 
 pub async fn page(connection: &Connection, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {
@@ -46,20 +49,16 @@ async fn select(connection: &Connection, room: RoomId, range: Document, order: i
     connection.all(messages, documents::message).await
 }
 
-/// The entry behind which exactly `skip` messages stand. Numbers have no holes, so it is found by counting those
-/// alone that are no messages, or no longer: each of these behind the entry moves it forward by one, which may bring further ones behind it.
+/// An entry behind which exactly `skip` messages stand.
 async fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result<Option<Seq>> {
     let Some((end, _)) = end(connection, room).await? else { return Ok(None) };
-    let mut deleted = 0;
+    let mut search = FromTheEnd::new(end, skip);
     loop {
-        let Some(last) = end.0.checked_sub(skip.saturating_add(deleted)).filter(|last| *last > 0) else {
-            return Ok(None);
-        };
-        let behind = deleted_between(connection, room, Seq(last), end, None).await?;
-        if behind == deleted {
-            return Ok(Some(Seq(last)));
+        match search.step() {
+            Step::Count { after, last } => search.told(deleted_between(connection, room, after, last, None).await?),
+            Step::Found(last) => return Ok(Some(last)),
+            Step::Nowhere => return Ok(None),
         }
-        deleted = behind;
     }
 }
 

@@ -5,7 +5,10 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use super::rows::{self, count};
 use crate::{
     model::{ClientId, Entry, Message, MessageId, RoomId, Seq, Timestamp, UserId, What},
-    store::Page,
+    store::{
+        Page,
+        skip::{FromTheEnd, Step},
+    },
 };
 
 /// The end of a room's log.
@@ -93,20 +96,16 @@ fn select(connection: &Connection, range: &str, room: RoomId, seq: Seq, limit: u
         .collect()
 }
 
-/// The entry behind which exactly `skip` messages stand. Numbers have no holes, so it is found by counting those
-/// alone that are no messages, or no longer: each of these behind the entry moves it forward by one, which may bring further ones behind it.
+/// An entry behind which exactly `skip` messages stand.
 fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result<Option<Seq>> {
     let Some(head) = head(connection, room)? else { return Ok(None) };
-    let mut deleted = 0;
+    let mut search = FromTheEnd::new(head.last_seq, skip);
     loop {
-        let Some(last) = head.last_seq.0.checked_sub(skip.saturating_add(deleted)).filter(|last| *last > 0) else {
-            return Ok(None);
-        };
-        let behind = deleted_between(connection, room, Seq(last), head.last_seq)?;
-        if behind == deleted {
-            return Ok(Some(Seq(last)));
+        match search.step() {
+            Step::Count { after, last } => search.told(deleted_between(connection, room, after, last)?),
+            Step::Found(last) => return Ok(Some(last)),
+            Step::Nowhere => return Ok(None),
         }
-        deleted = behind;
     }
 }
 
