@@ -25,6 +25,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Work for a thread: done on its connection, then answered.
 trait Job: Send {
+    /// False when nobody waits for the answer any more.
+    fn is_wanted(&self) -> bool;
     /// False when the work failed.
     fn run(&mut self, connection: &Connection) -> bool;
     /// Answers with what `run` found, unless what it did could not be committed.
@@ -42,6 +44,10 @@ where
     F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
     T: Send,
 {
+    fn is_wanted(&self) -> bool {
+        !self.reply.is_closed()
+    }
+
     fn run(&mut self, connection: &Connection) -> bool {
         if let Some(task) = self.task.take() {
             self.outcome = task(connection).map_err(|error| explain(&error));
@@ -148,6 +154,10 @@ fn read_all(connection: &Connection, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>)
     loop {
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         let Some(mut job) = next else { return };
+        if !job.is_wanted() {
+            // Whoever asked has given up, as all do when there is too much to read: reading on for them would keep it so.
+            continue;
+        }
         let snapshot = connection.execute_batch("BEGIN");
         job.run(connection);
         // Nothing was written, so how the transaction ends makes no difference to the answer.
@@ -216,5 +226,98 @@ fn explain(error: &rusqlite::Error) -> StoreError {
             | ErrorCode::OperationAborted,
         ) => StoreError::Unavailable(text),
         _ => StoreError::Fault(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as blocking;
+
+    use tempfile::TempDir;
+    use tokio::task::{JoinHandle, yield_now};
+
+    use super::*;
+    use crate::store::{Sqlite, sqlite::READERS};
+
+    /// A thread that does nothing else until it is let go.
+    struct Held {
+        release: blocking::Sender<()>,
+        done: JoinHandle<Result<()>>,
+    }
+
+    impl Held {
+        async fn on<F: Future<Output = Result<()>> + Send + 'static>(run: impl FnOnce(Wait) -> F) -> Self {
+            let (release, released) = blocking::channel();
+            let (begun, begins) = oneshot::channel();
+            let done = tokio::spawn(run(Wait { begun, released }));
+            begins.await.unwrap();
+            Self { release, done }
+        }
+
+        async fn readers(threads: &Arc<Threads>) -> Vec<Self> {
+            let mut held = Vec::new();
+            for _ in 0..READERS {
+                let threads = Arc::clone(threads);
+                held.push(Self::on(|wait| async move { threads.read(move |_| wait.wait()).await }).await);
+            }
+            held
+        }
+
+        async fn let_go(self) {
+            self.release.send(()).unwrap();
+            self.done.await.unwrap().unwrap();
+        }
+    }
+
+    struct Wait {
+        begun: oneshot::Sender<()>,
+        released: blocking::Receiver<()>,
+    }
+
+    impl Wait {
+        fn wait(self) -> rusqlite::Result<()> {
+            self.begun.send(()).unwrap();
+            // An error: the test has failed.
+            let _ = self.released.recv();
+            Ok(())
+        }
+    }
+
+    impl Pool {
+        fn waiting(&self) -> usize {
+            let queue = self.0.lock().unwrap();
+            queue.as_ref().map_or(0, |(queue, _)| queue.max_capacity() - queue.capacity())
+        }
+    }
+
+    async fn open(folder: &TempDir) -> Sqlite {
+        Sqlite::open(folder.path().join("causerie.db")).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_for_those_who_have_gone_away() {
+        let folder = TempDir::new().unwrap();
+        let store = open(&folder).await;
+        let held = Held::readers(&store.threads).await;
+        let (read, was_read) = blocking::channel();
+        let ask = |who: &'static str| {
+            let (threads, read) = (Arc::clone(&store.threads), read.clone());
+            tokio::spawn(async move { threads.read(move |_| Ok(read.send(who).unwrap())).await })
+        };
+        let impatient = ask("impatient");
+        while store.threads.readers.waiting() < 1 {
+            yield_now().await;
+        }
+        let patient = ask("patient");
+        impatient.abort();
+        assert!(impatient.await.unwrap_err().is_cancelled());
+        for reader in held {
+            reader.let_go().await;
+        }
+        patient.await.unwrap().unwrap();
+        // Closed, so that whatever is still to be read has been.
+        store.threads.stop();
+        drop(read);
+        assert_eq!(was_read.iter().collect::<Vec<_>>(), ["patient"]);
     }
 }
