@@ -228,9 +228,11 @@ impl Store for Sqlite {
         self.threads.read(move |connection| log::entries(connection, room, after, up_to.unwrap_or(END), limit)).await
     }
 
+    /// By the thread that writes: the timeline asks between two batches, and nobody posts until it knows. It stands behind other writes
+    /// there, which are short and which it would wait for anyhow, but in no line behind those who read much.
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
         let rooms = rooms.to_vec();
-        self.threads.read(move |connection| log::ends(connection, &rooms)).await
+        self.threads.write(move |connection| log::ends(connection, &rooms)).await
     }
 
     async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>> {

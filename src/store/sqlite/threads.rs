@@ -234,10 +234,18 @@ mod tests {
     use std::sync::mpsc as blocking;
 
     use tempfile::TempDir;
-    use tokio::task::{JoinHandle, yield_now};
+    use tokio::{
+        task::{JoinHandle, yield_now},
+        time::timeout,
+    };
 
     use super::*;
-    use crate::store::{Sqlite, sqlite::READERS};
+    use crate::{
+        model::RoomId,
+        store::{Sqlite, Store, sqlite::READERS},
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     /// A thread that does nothing else until it is let go.
     struct Held {
@@ -319,5 +327,17 @@ mod tests {
         store.threads.stop();
         drop(read);
         assert_eq!(was_read.iter().collect::<Vec<_>>(), ["patient"]);
+    }
+
+    #[tokio::test]
+    async fn where_logs_end_is_known_however_long_others_read() {
+        let folder = TempDir::new().unwrap();
+        let store = open(&folder).await;
+        let held = Held::readers(&store.threads).await;
+        let ends = timeout(PATIENCE, store.last_seqs(&[RoomId::from_bytes([1; 16])])).await;
+        assert_eq!(ends.expect("it waits for those who read").unwrap(), []);
+        for reader in held {
+            reader.let_go().await;
+        }
     }
 }
