@@ -1,7 +1,8 @@
 //! Users, rooms and sessions are read at every post, so those in use are kept in memory, in front of any other store.
 //!
 //! A value read before a change must not be put back after it. A room or a session is read under moka's lock of its key, which its end
-//! takes as well. Users are read many at once, so each read notes how many changes have begun, and keeps what it found only if there were no more.
+//! takes as well. Users are read many at once, so each read notes how many changes have ended, and keeps what it found only if no more have.
+//! A change is counted under the lock of its user: whoever waits for that lock with what was before the change, finds one more.
 
 use std::{
     collections::HashMap,
@@ -40,7 +41,7 @@ pub struct Cached<S> {
     store: Arc<S>,
     /// Deleted users among them: they still are authors.
     users: Cache<UserId, Arc<User>>,
-    /// How many changes of users have begun.
+    /// How many changes of users have ended.
     changes: Arc<AtomicU64>,
     rooms: Cache<RoomId, Arc<Room>>,
     sessions: Cache<SessionId, Arc<Session>>,
@@ -91,12 +92,13 @@ impl<S: Store> Cached<S> {
         to_the_end(async move {
             let mut outcome = None;
             let change = async |_| {
+                outcome = Some(change.await);
+                // Also after a failure: it may have happened all the same.
                 changes.fetch_add(1, Ordering::Release);
-                outcome = Some(change.await?);
-                Ok::<_, StoreError>(Op::Remove)
+                Op::Remove
             };
-            users.entry(id).and_try_compute_with(change).await?;
-            outcome.ok_or_else(|| StoreError::Fault("a user was not changed".into()))
+            users.entry(id).and_compute_with(change).await;
+            outcome.unwrap_or_else(|| Err(StoreError::Fault("a user was not changed".into())))
         })
         .await
     }

@@ -241,8 +241,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::RoomId,
-        store::{Sqlite, Store, sqlite::READERS},
+        model::{RoomId, Timestamp, User, UserId, UserType},
+        store::{Cached, Sqlite, Store, sqlite::READERS},
     };
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -271,6 +271,11 @@ mod tests {
             held
         }
 
+        async fn writer(threads: &Arc<Threads>) -> Self {
+            let threads = Arc::clone(threads);
+            Self::on(|wait| async move { threads.write(move |_| wait.wait()).await }).await
+        }
+
         async fn let_go(self) {
             self.release.send(()).unwrap();
             self.done.await.unwrap().unwrap();
@@ -284,7 +289,7 @@ mod tests {
 
     impl Wait {
         fn wait(self) -> rusqlite::Result<()> {
-            self.begun.send(()).unwrap();
+            self.begun.send(()).map_err(|()| rusqlite::Error::InvalidQuery)?;
             // An error: the test has failed.
             let _ = self.released.recv();
             Ok(())
@@ -310,7 +315,7 @@ mod tests {
         let (read, was_read) = blocking::channel();
         let ask = |who: &'static str| {
             let (threads, read) = (Arc::clone(&store.threads), read.clone());
-            tokio::spawn(async move { threads.read(move |_| Ok(read.send(who).unwrap())).await })
+            tokio::spawn(async move { threads.read(move |_| Ok(read.send(who).is_ok())).await })
         };
         let impatient = ask("impatient");
         while store.threads.readers.waiting() < 1 {
@@ -322,7 +327,7 @@ mod tests {
         for reader in held {
             reader.let_go().await;
         }
-        patient.await.unwrap().unwrap();
+        assert!(patient.await.unwrap().unwrap());
         // Closed, so that whatever is still to be read has been.
         store.threads.stop();
         drop(read);
@@ -337,6 +342,44 @@ mod tests {
         let ends = timeout(PATIENCE, store.last_seqs(&[RoomId::from_bytes([1; 16])])).await;
         assert_eq!(ends.expect("it waits for those who read").unwrap(), []);
         for reader in held {
+            reader.let_go().await;
+        }
+    }
+
+    /// Stands here, where reads and writes can be held up.
+    #[tokio::test]
+    async fn a_user_read_just_before_they_were_erased_is_not_kept() {
+        let folder = TempDir::new().unwrap();
+        let store = open(&folder).await;
+        let threads = Arc::clone(&store.threads);
+        let cached = Arc::new(Cached::new(store));
+        let (id, at) = (UserId::from_bytes([1; 16]), Timestamp(1));
+        let (first_name, last_name) = ("Ada".to_owned(), "Test".to_owned());
+        let ada = User { id, first_name, last_name, kind: UserType::Support, created_at: at, updated_at: at, deleted: false };
+        cached.add_user(ada, None).await.unwrap();
+        let (writer, mut readers) = (Held::writer(&threads).await, Held::readers(&threads).await);
+        let erasing = tokio::spawn({
+            let cached = Arc::clone(&cached);
+            async move { cached.delete_user(id, at).await }
+        });
+        while threads.writer.waiting() < 1 {
+            yield_now().await;
+        }
+        let reading = tokio::spawn({
+            let cached = Arc::clone(&cached);
+            async move { cached.user(id).await }
+        });
+        while threads.readers.waiting() < 1 {
+            yield_now().await;
+        }
+        // One reader takes what waits in its turn: when it has come to what was asked after the user, it has read the user.
+        readers.pop().unwrap().let_go().await;
+        threads.read(|_| Ok(())).await.unwrap();
+        writer.let_go().await;
+        assert!(erasing.await.unwrap().unwrap());
+        assert!(reading.await.unwrap().unwrap().is_some(), "it was read before");
+        assert_eq!(cached.user(id).await.unwrap(), None);
+        for reader in readers {
             reader.let_go().await;
         }
     }
