@@ -26,10 +26,29 @@ pub const LENGTH: &str = "please provide 8 to 256 characters";
 /// What is said of a new password that is easy to guess.
 pub const TOO_EASY: &str = "this password is too easy to guess";
 
+/// How many characters of a password are looked at in one go. Longer are none of those that everybody tries.
+const PIECE: usize = 32;
+/// The signs that are taken for a letter, for each letter for which there are several.
+const SIGNS: [&str; 7] = ["4@", "({[<", "69", "1!|", "1|7", "$5", "+7"];
+/// Of how many readings each is looked up. What has more is no word; the first row of a keyboard, shifted and not, has as many.
+const READINGS: usize = 32;
+
 /// Whether a new password is neither too short nor too long: counted in characters, not bytes.
 #[must_use]
 pub fn has_right_length(password: &str) -> bool {
     (8..=256).contains(&password.chars().count())
+}
+
+/// Whether a password is one of those that everybody tries first. None is easier to guess than a part of it, so a long one is looked at in
+/// pieces, and one piece that is hard is enough. Looking at all of it would take many times as long as the hash, and logins wait for that.
+fn is_easy(password: &str, names: &[&str]) -> bool {
+    let letters: Vec<_> = password.chars().collect();
+    letters.chunks(PIECE).all(|piece| readings(piece) <= READINGS && zxcvbn(&String::from_iter(piece), names).score() < Score::Two)
+}
+
+/// How many words it may be in which signs stand for letters.
+fn readings(piece: &[char]) -> usize {
+    SIGNS.iter().map(|signs| signs.chars().filter(|sign| piece.contains(sign)).count().max(1)).product()
 }
 
 /// Hashes passwords and compares them.
@@ -51,7 +70,7 @@ impl Passwords {
         let names = [username.as_str().to_owned(), user.first_name.clone(), user.last_name.clone()];
         self.run(move || {
             let names: Vec<_> = names.iter().map(String::as_str).collect();
-            if zxcvbn(&password, &names).score() < Score::Two {
+            if is_easy(&password, &names) {
                 return Ok(None);
             }
             let hash = Argon2::default().hash_password(password.as_bytes()).map_err(|error| fault(&error))?;
@@ -95,6 +114,8 @@ fn fault(error: &impl Display) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::model::{Timestamp, UserId, UserType};
 
@@ -122,6 +143,52 @@ mod tests {
     async fn what_everybody_tries_first_will_not_do() {
         for weak in ["password", "12345678", "qwertyuiop", "iloveyou", "aaaaaaaaaaaa", "password123", "marlene1987"] {
             assert!(hash_of(&Passwords::new(), weak).await.unwrap().is_none(), "{weak}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_password_is_as_good_as_a_part_of_it() {
+        let begins_easily = format!("{}tall green kettle", "aaaaaaaa".repeat(5));
+        for good in [
+            begins_easily.as_str(),
+            "password: tall green kettle",
+            "tall green kettle aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "4@({[<691!|7$5+",
+        ] {
+            assert!(hash_of(&Passwords::new(), good).await.unwrap().is_some(), "{good}");
+        }
+        for unit in ["a", "0o", "12345678", "password"] {
+            let weak: String = unit.chars().cycle().take(256).collect();
+            assert!(hash_of(&Passwords::new(), &weak).await.unwrap().is_none(), "{weak}");
+        }
+    }
+
+    #[test]
+    fn looking_how_easy_a_password_is_takes_little_beside_its_hash() {
+        let fastest = |work: &dyn Fn()| {
+            let time = || {
+                let begin = Instant::now();
+                work();
+                begin.elapsed()
+            };
+            (0..5).map(|_| time()).min().unwrap()
+        };
+        let hash = fastest(&|| _ = Argon2::default().hash_password(b"tall green kettle").unwrap());
+        for letters in [
+            "4@({[<691!|7$5+",
+            "4@8({[<369&#!1/|0$5+7%2",
+            "4@691!75$",
+            "@!|469175",
+            "!|$4691758320",
+            "({!1|7",
+            "4@69$5+7",
+            "p4$$w0rd",
+            "1!",
+            "abcdefgh",
+        ] {
+            let hostile: String = letters.chars().cycle().take(256).collect();
+            let look = fastest(&|| _ = is_easy(&hostile, &["marlene1987", "Marlene", "Test"]));
+            assert!(2 * look < hash, "{look:?} for {letters}, where the hash takes {hash:?}");
         }
     }
 }
