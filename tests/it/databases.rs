@@ -44,6 +44,11 @@ impl Database {
         Self { url, folder }
     }
 
+    /// A database on this server.
+    pub fn on(server: &Mongod) -> Self {
+        Self { url: format!("mongodb://{}/test", server.host()), folder: Arc::new(TempDir::new().unwrap()) }
+    }
+
     /// The same database, for another who uses it.
     pub fn again(&self) -> Self {
         Self { url: self.url.clone(), folder: Arc::clone(&self.folder) }

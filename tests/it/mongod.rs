@@ -130,6 +130,22 @@ impl Mongod {
         self.tell_keeper("wait");
     }
 
+    /// Starts one that can be [hindered](Self::hinder).
+    pub fn obedient() -> Self {
+        Self::start(&["--setParameter", "enableTestCommands=1"])
+    }
+
+    /// Hinders this command on this collection, until it is told otherwise: `how` is what MongoDB's fail point `failCommand` takes.
+    pub async fn hinder(&self, command: &str, collection: &str, mut how: Document) {
+        how.extend(doc! { "failCommands": [command], "namespace": format!("test.{collection}") });
+        self.admin(doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": how }).await;
+    }
+
+    /// Hinders nothing any more.
+    pub async fn let_go(&self) {
+        self.admin(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await;
+    }
+
     /// Runs a command in its `admin` database.
     pub async fn admin(&self, command: Document) -> Document {
         self.try_admin(command).await.unwrap()

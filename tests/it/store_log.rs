@@ -1,6 +1,9 @@
 //! The contract of `Store` about what happens to messages: posted twice, edited, deleted, and told to whoever catches up.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use causerie::{
     model::{ClientId, Entry, Message, MessageId, Room, RoomId, Seq, Timestamp, UserId, What},
@@ -14,8 +17,12 @@ use crate::{
     databases::{Database, Kind},
     each_deployment,
     harness::PATIENCE,
+    mongod::Mongod,
     store::{append, change, delete, draft, room, seqs, user, user_id, with_messages},
 };
+
+/// How long a server remembers the ends of logs without having looked which rooms are gone.
+const LEASE: Duration = Duration::from_secs(8);
 
 fn id(n: u64) -> MessageId {
     MessageId::from_bytes(u128::from(n).to_be_bytes())
@@ -252,8 +259,12 @@ async fn nothing_is_posted_where_a_room_was(#[values(Kind::ReplicaSet, Kind::Sta
     for n in 6..=9 {
         append(&first, draft(&room, 1, n)).await;
     }
+    let deleted = Instant::now();
     assert_eq!(first.delete_room(room.id).await.unwrap(), Some(9));
     let mongodb = mongodb::Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap();
+    // The majority got to know of it much later.
+    let long_ago = doc! { "$set": { "deletedAt": DateTime::from_millis(0) } };
+    mongodb.collection::<Document>("chatrooms").update_one(doc! { "_id": room.id.to_string() }, long_ago).await.unwrap();
     let messages = mongodb.collection::<Document>("chatmessages");
     let deadline = Instant::now() + 2 * PATIENCE;
     loop {
@@ -264,7 +275,43 @@ async fn nothing_is_posted_where_a_room_was(#[values(Kind::ReplicaSet, Kind::Sta
         }
         assert!(Instant::now() < deadline, "{left} entries are left");
     }
+    assert!(deleted.elapsed() >= LEASE, "others may not have looked since");
     assert_eq!(append(&third, draft(&room, 1, 11)).await, Appended::NoRoom);
+}
+
+/// Each piece of a large room takes its time. Meanwhile it is looked for other things that are left to do.
+#[tokio::test]
+async fn other_work_goes_on_while_a_large_room_is_taken_away() {
+    let server = Mongod::obedient();
+    let database = Database::on(&server);
+    let store = database.open_with(&[("CAUSERIE_MONGODB__OPERATION_TIMEOUT_MS", "1000")]).await;
+    let (large, other) = (room_of_two(&store, 101).await, room_of_two(&store, 102).await);
+    for piece in 0..16 {
+        store.append((1..=1_000).map(|n| draft(&large, 1, piece * 1_000 + n)).collect()).await.unwrap();
+    }
+    append(&store, draft(&other, 1, 20_000)).await;
+    server.hinder("delete", "chatmessages", doc! { "blockConnection": true, "blockTimeMS": 500 }).await;
+    store.delete_room(large.id).await.unwrap();
+    let mongodb = mongodb::Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap();
+    let messages = mongodb.collection::<Document>("chatmessages");
+    let left = async || messages.count_documents(doc! { "chatRoomId": large.id.to_string() }).await.unwrap();
+    let deadline = Instant::now() + 2 * PATIENCE;
+    while left().await > 16_000 {
+        assert!(Instant::now() < deadline, "it is not taken away");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let at = DateTime::from_millis(20_000);
+    let edit = doc! {
+        "_id": uuid::Uuid::new_v4().simple().to_string(), "chatRoomId": other.id.to_string(), "seq": 2_i64, "type": "edit",
+        "target": id(20_000).to_string(), "newText": "edited", "deleted": true, "pending": true,
+        "postedByUser": user_id(1).to_string(), "createdAt": at, "updatedAt": at,
+    };
+    messages.insert_one(edit).await.unwrap();
+    while text(&store, 20_000).await.as_deref() != Some("edited") {
+        assert!(left().await > 1, "it has waited until all was taken away");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server.let_go().await;
 }
 
 #[rstest]
@@ -297,14 +344,14 @@ async fn what_a_killed_server_left_undone_is_done(#[values(Kind::ReplicaSet, Kin
     assert_eq!((room_now.has_member(user_id(2)), room_now.visible_from(user_id(7))), (false, Seq(4)));
     assert_eq!(text(&store, 2).await, None);
     leave(11, "edit", id(3).to_string()).await;
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     while text(&store, 3).await.as_deref() != Some("text of 11") {
-        assert!(std::time::Instant::now() < deadline, "nobody looks for what is left to do");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(Instant::now() < deadline, "nobody looks for what is left to do");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     while left_texts(&mongodb).await > 0 {
         assert!(std::time::Instant::now() < deadline, "edits keep their texts");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -46,7 +46,7 @@ use crate::{
 const HEADS: usize = 200_000;
 /// How long they are remembered without having heard which rooms have ended on other servers.
 const LEASE: Duration = Duration::from_secs(8);
-/// More than it takes to write down when a room ends, or to carry out what was sent in time.
+/// More than it takes to carry out what was sent in time.
 const SLACK: Duration = Duration::from_secs(2);
 /// The pauses between attempts grow from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
@@ -77,8 +77,12 @@ impl Head {
 /// The ends of the logs that are known.
 pub type Heads = HashMap<RoomId, Head>;
 
-/// How long the entries of a room that has ended hold their numbers. A server that remembers an end of its log which is not the last
-/// would put an entry there, if that place were free, and nobody would ever see it.
+/// How long the entries of a room that has ended hold their numbers, from when a server first saw that it is gone. A server that remembers
+/// an end of its log which is not the last would put an entry there, if that place were free, and nobody would ever see it.
+///
+/// What one has seen is with the majority, and so is seen by all who look from then on: whoever has not seen it last looked before, and
+/// remembers no end for longer than the lease from there. When the room says it went is another matter, since the majority may have got to
+/// know much later; and it is told by another clock.
 pub fn held(connection: &Connection) -> Duration {
     LEASE + 2 * connection.limit + SLACK
 }
@@ -107,6 +111,11 @@ impl Log {
             known.heads.remove(room);
         }
         known.as_of = as_of;
+    }
+
+    /// Forgets where the log of a room ends that is going.
+    pub async fn forget_one(&self, going: RoomId) {
+        self.known.lock().await.heads.remove(&going);
     }
 
     pub async fn append(&self, connection: &Connection, entries: &[NewEntry]) -> Result<Vec<Appended>> {
@@ -141,29 +150,28 @@ impl Log {
         }
         Ok(())
     }
+}
 
-    /// Ends the log of a room that is being deleted. Answers the number of the entry that says so; nothing ever comes behind it.
-    pub async fn close(&self, connection: &Connection, room: RoomId) -> Result<Seq> {
-        self.known.lock().await.heads.remove(&room);
-        let closing = async {
-            let mut pause = PAUSES.0;
-            loop {
-                let heads = lasting(connection, || heads(connection, vec![room])).await?;
-                match heads.get(&room) {
-                    Some(head) if head.closed => return Ok(head.seq),
-                    Some(head) => {
-                        let end = head.next(Timestamp::default());
-                        if connection.add(&connection.messages, &documents::closing(room, end.seq, end.at)).await? {
-                            return Ok(end.seq);
-                        }
+/// Ends the log of a room that is being deleted. Answers the number of the entry that says so; nothing ever comes behind it.
+pub async fn close(connection: &Connection, room: RoomId) -> Result<Seq> {
+    let closing = async {
+        let mut pause = PAUSES.0;
+        loop {
+            let heads = lasting(connection, || heads(connection, vec![room])).await?;
+            match heads.get(&room) {
+                Some(head) if head.closed => return Ok(head.seq),
+                Some(head) => {
+                    let end = head.next(Timestamp::default());
+                    if connection.add(&connection.messages, &documents::closing(room, end.seq, end.at)).await? {
+                        return Ok(end.seq);
                     }
-                    None => {}
                 }
-                back_off(&mut pause).await;
+                None => {}
             }
-        };
-        timeout(connection.limit, closing).await.unwrap_or_else(|_| Err(StoreError::Unavailable(OTHERS.into())))
-    }
+            back_off(&mut pause).await;
+        }
+    };
+    timeout(connection.limit, closing).await.unwrap_or_else(|_| Err(StoreError::Unavailable(OTHERS.into())))
 }
 
 /// Gets out of the way of others, the longer the more often.

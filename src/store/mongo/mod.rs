@@ -30,7 +30,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use mongodb::bson::{Binary, doc, spec::BinarySubtype};
-use tokio::{sync::OnceCell, task::AbortHandle, time::sleep};
+use tokio::{
+    sync::OnceCell,
+    task::{AbortHandle, JoinSet},
+    time::sleep,
+};
 
 use super::{
     Appended, Departed, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
@@ -102,14 +106,28 @@ impl Mongo {
     }
 }
 
-/// Finishes what servers that were killed have left, and sees to deleted rooms.
+/// Finishes what servers that were killed have left, and sees to deleted rooms. What these held is taken away beside it, one after the other:
+/// with a large one that takes longer than this server may go without looking.
 async fn finish_now_and_then(shared: Arc<Shared>) {
+    let mut gone = rooms::Gone::new();
+    // Ends what is in it when it is dropped.
+    let mut purge = JoinSet::new();
     loop {
         if let Err(error) = changes::finish(&shared.connection, None).await {
             tracing::debug!(%error, "what entries say that is still to be done is left for later");
         }
-        if let Err(error) = rooms::see_off(&shared.connection, &shared.log).await {
-            tracing::debug!(%error, "what deleted rooms held is left for later");
+        if let Err(error) = rooms::see_off(&shared.connection, &shared.log, &mut gone).await {
+            tracing::debug!(%error, "which rooms are gone will be known later");
+        }
+        while purge.try_join_next().is_some() {}
+        let forgotten = rooms::forgotten(&shared.connection, &gone);
+        if purge.is_empty() && !forgotten.is_empty() {
+            let connection = shared.connection.clone();
+            purge.spawn(async move {
+                if let Err(error) = rooms::purge(&connection, forgotten).await {
+                    tracing::debug!(%error, "what deleted rooms held is left for later");
+                }
+            });
         }
         sleep(FINISH).await;
     }

@@ -3,7 +3,12 @@
 //! A room ends in steps, each of which can be repeated: its document says that it goes, by which nobody finds it any more; an entry closes
 //! its log, by which nobody can append to it any more, not even a server that still remembers the room; and when none does, what it held is taken away.
 
-use std::{cmp::Reverse, collections::HashSet, sync::Arc, time::Instant};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use mongodb::{
     Cursor,
@@ -126,32 +131,43 @@ pub async fn there(connection: &Connection, rooms: &[RoomId]) -> Result<Vec<Room
     Ok(rooms.iter().copied().filter(|room| there.contains(room)).collect())
 }
 
-/// Answers how many messages the room had. What it held is still there: [`see_off`] takes it away.
+/// Answers how many messages the room had. What it held is still there: [`purge`] takes it away.
 pub async fn delete(connection: &Connection, log: &Log, id: RoomId) -> Result<Option<u64>> {
     let going = doc! { "$currentDate": { "deletedAt": true }, "$unset": { "memberKey": "", "userIds": "" } };
     let mark = connection.rooms.update_one(doc! { "_id": id.to_string(), "deletedAt": null }, going);
     if connection.within(mark).await?.matched_count == 0 {
         return Ok(None);
     }
-    let end = log.close(connection, id).await?;
+    log.forget_one(id).await;
+    let end = log::close(connection, id).await?;
     let deleted = pages::deleted_between(connection, id, Seq(0), end, None).await?;
     Ok(Some((end.0 - 1).saturating_sub(deleted)))
 }
 
-/// Sees to the rooms that are gone, on whichever server: the ends of their logs are forgotten, and once that is so on all servers, what they
-/// held is taken away.
-pub async fn see_off(connection: &Connection, log: &Log) -> Result<()> {
+/// The rooms that are gone, with the time that their documents say, and since when this server has known.
+pub type Gone = HashMap<(RoomId, Timestamp), Instant>;
+
+/// Looks which rooms are gone, on whichever server, and forgets where their logs end.
+pub async fn see_off(connection: &Connection, log: &Log, gone: &mut Gone) -> Result<()> {
     let as_of = Instant::now();
-    let gone = connection.rooms.find(doc! { "deletedAt": { "$type": "date" } }).projection(doc! { "deletedAt": 1 });
-    let gone = connection.all(gone, |room| Some((id_of_room(room)?, time_in(room, "deletedAt")))).await?;
-    log.forget(&gone.iter().map(|(room, _)| *room).collect::<Vec<_>>(), as_of).await;
-    if gone.is_empty() {
-        return Ok(());
-    }
-    let held = i64::try_from(log::held(connection).as_millis()).unwrap_or(i64::MAX);
-    let now = connection.now().await?;
-    for (id, _) in gone.into_iter().filter(|(_, at)| at.0.saturating_add(held) <= now.0) {
-        let end = log.close(connection, id).await?;
+    let found = connection.rooms.find(doc! { "deletedAt": { "$type": "date" } }).projection(doc! { "deletedAt": 1 });
+    let found = connection.all(found, |room| Some((id_of_room(room)?, time_in(room, "deletedAt")))).await?;
+    log.forget(&found.iter().map(|(room, _)| *room).collect::<Vec<_>>(), as_of).await;
+    let now = Instant::now();
+    *gone = found.into_iter().map(|room| (room, gone.get(&room).copied().unwrap_or(now))).collect();
+    Ok(())
+}
+
+/// Those of the rooms that no server remembers any more.
+pub fn forgotten(connection: &Connection, gone: &Gone) -> Vec<RoomId> {
+    let held = log::held(connection);
+    gone.iter().filter(|(_, since)| since.elapsed() >= held).map(|((room, _), _)| *room).collect()
+}
+
+/// Takes away what these rooms held, which no server remembers; however long it takes. Another server may do the same at the same time.
+pub async fn purge(connection: &Connection, rooms: Vec<RoomId>) -> Result<()> {
+    for id in rooms {
+        let end = log::close(connection, id).await?;
         purge_log(connection, id, end).await?;
         purge_marks(connection, id).await?;
         tallies::purge(connection, id).await?;
