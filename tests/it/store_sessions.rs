@@ -7,11 +7,13 @@ use causerie::{
     store::{MOST_SESSIONS, Names, Refresh, Store, Which},
 };
 use futures_util::future::join_all;
+use mongodb::bson::doc;
 use rstest_reuse::apply;
 
 use crate::{
     databases::{Database, Kind},
     each_deployment,
+    mongod::Mongod,
 };
 
 /// When the sessions of these tests begin, and how long they last.
@@ -254,4 +256,17 @@ async fn sessions_outlive_a_restart_and_what_has_ended_stays_ended(kind: Kind) {
     assert_eq!(store.live_sessions(vec![id(1), id(2)]).await.unwrap(), [id(1)]);
     assert!(matches!(refresh(&store, 1, key(1, 11), 12, 6).await, Refresh::Renewed(_)));
     assert_eq!(refresh(&store, 2, key(2, 2), 12, 6).await, Refresh::Unknown);
+}
+
+#[tokio::test]
+async fn whoever_is_not_deleted_with_all_sessions_can_be_deleted_once_more() {
+    let server = Mongod::obedient();
+    let store = with_accounts(&Database::on(&server)).await;
+    begin(&store, 1, 1).await;
+    server.hinder("delete", "sessions", doc! { "errorCode": 50 }).await;
+    store.delete_user(user(1).id, Timestamp(BEGIN)).await.unwrap_err();
+    assert!(store.user(user(1).id).await.unwrap().is_some(), "nobody would end the session of someone who is gone");
+    server.let_go().await;
+    assert!(store.delete_user(user(1).id, Timestamp(BEGIN)).await.unwrap());
+    assert_eq!(store.live_sessions(vec![id(1)]).await.unwrap(), []);
 }

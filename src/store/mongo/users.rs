@@ -110,7 +110,10 @@ pub async fn last_seen(connection: &Connection, ids: &[UserId]) -> Result<Vec<(U
     connection.all(connection.users.find(known).projection(doc! { "lastSeenAt": 1 }), seen).await
 }
 
+/// Where a step fails, the user is still there with whoever repeats the call, or has no sessions: these end before, and once more after,
+/// since somebody may have logged in meanwhile.
 pub async fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool> {
+    sessions::end(connection, id, Which::All).await?;
     let erase = doc! { "$set": { "firstName": "", "lastName": "", "updatedAt": date(at), "deleted": true }, "$unset": { "username": "", "password": "", "lastSeenAt": "" } };
     let erased = connection.within(connection.users.update_one(doc! { "_id": id.to_string(), "deleted": null }, erase)).await?;
     sessions::end(connection, id, Which::All).await?;
