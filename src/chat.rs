@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 use crate::{
     access::{Access, Action, Caller},
     clock::Clock,
@@ -33,6 +35,8 @@ pub struct Chat {
 
 /// The most bytes of a log in one answer.
 pub const LOG_BYTES: u64 = 4 * 1024 * 1024;
+/// How many members are added to a room at once.
+const ADDED_AT_ONCE: usize = 32;
 /// How many entries are read before it is known how long they are.
 const FIRST_PIECE: u64 = 64;
 /// What an entry takes beside its text, in bytes.
@@ -131,8 +135,10 @@ impl Chat {
     pub async fn add_members(&self, caller: &Caller, room: &str, users: &[Arc<User>]) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
         let room = self.access.admit(caller, Action::Change, room).await?;
-        for user in users {
-            self.timeline.add_member(room.id, user.id, by).await?;
+        // Some at once, so that they share a commit; in a large room all of them would hold up everybody's posts.
+        for users in users.chunks(ADDED_AT_ONCE) {
+            let added = join_all(users.iter().map(|user| self.timeline.add_member(room.id, user.id, by))).await;
+            added.into_iter().collect::<Result<Vec<_>>>()?;
         }
         self.store.room(room.id).await?.ok_or(Error::NoRoom)
     }
