@@ -126,13 +126,15 @@ fn departure(user: &str, seq: Seq) -> Document {
     doc! { "$set": { "left": { "$concatArrays": [earlier, [departed]] }, "leftAt": "$$NOW" } }
 }
 
-/// A room that was large may no longer be, and then has to say how long it is active; nothing before the entry is later than that.
+/// A room that was large may no longer be, and then has to say how long it is active; nothing before the entry is later than that. One that
+/// is large afterwards says what it did, which nobody reads: the index has it for every member, and each change would cost as many keys.
 fn members(at: Timestamp, joined: Document, members: Document) -> Vec<Document> {
-    let active = doc! { "$max": ["$activeUntil", date(at)] };
+    let active = doc! { "$cond": ["$large", "$activeUntil", { "$max": ["$activeUntil", date(at)] }] };
     let large = doc! { "$gt": [{ "$size": "$userIds" }, i64::try_from(store::SMALL).unwrap_or(i64::MAX)] };
     vec![
-        doc! { "$set": { "joined": joined, "userIds": members, "activeUntil": active } },
+        doc! { "$set": { "joined": joined, "userIds": members } },
         doc! { "$set": { "large": large } },
+        doc! { "$set": { "activeUntil": active } },
         doc! { "$unset": "memberKey" },
     ]
 }
