@@ -31,6 +31,11 @@ use crate::{
 /// In how many rooms at once messages get their words when somebody waits for it.
 const ROOMS_AT_ONCE: usize = 4;
 
+/// How many messages with a word are counted at most. With more it is common, however many there are.
+const COUNTED: u64 = 1_000;
+/// So few that no rarer word is looked for.
+const FEW: u64 = 20;
+
 /// Gives the next messages of these rooms their words, a few; answers in which rooms there are more.
 pub async fn catch_up(connection: &Connection, mut rooms: Vec<RoomId>) -> Result<Vec<RoomId>> {
     if let Some(room) = rooms.last()
@@ -71,7 +76,7 @@ fn with_words(entry: &RawDocument) -> Option<Document> {
 
 /// The messages that are looked for.
 pub async fn search(connection: &Connection, search: &Search) -> Result<Vec<Message>> {
-    let words = search.wanted();
+    let mut words = search.wanted();
     let rooms = match search.scope {
         Scope::Room { room, after } => vec![(room, after)],
         Scope::RoomsOf { user, since_joined } => {
@@ -79,13 +84,17 @@ pub async fn search(connection: &Connection, search: &Search) -> Result<Vec<Mess
             joined.into_iter().map(|(room, joined)| (room, if since_joined { joined } else { Seq(0) })).collect()
         }
     };
-    let Some((first, others)) = words.split_first().filter(|_| search.limit > 0 && !rooms.is_empty()) else { return Ok(Vec::new()) };
+    if words.is_empty() || rooms.is_empty() || search.limit == 0 {
+        return Ok(Vec::new());
+    }
     let behind = behind(connection, rooms.iter().map(|(room, _)| *room).collect()).await?;
     let catching_up: Vec<_> = behind.into_iter().map(|room| catch_up_all(connection, room)).collect();
     stream::iter(catching_up).buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<_>>().await?;
     let ids: Vec<_> = rooms.iter().map(|(room, _)| room.to_string()).collect();
+    let rarest = rarest(connection, &ids, &words).await?;
+    let first = words.swap_remove(rarest);
     let mut filter = doc! { "chatRoomId": { "$in": ids }, "words": first };
-    let mut conditions: Vec<_> = others.iter().map(|word| doc! { "words": word }).collect();
+    let mut conditions: Vec<_> = words.iter().map(|word| doc! { "words": word }).collect();
     // Of a room that is seen from an entry on, only what is behind it.
     conditions.extend(rooms.iter().filter(|(_, after)| *after > Seq(0)).map(|(room, after)| {
         doc! { "$or": [{ "chatRoomId": { "$ne": room.to_string() } }, { "seq": { "$gt": number(after.0) } }] }
@@ -99,6 +108,26 @@ pub async fn search(connection: &Connection, search: &Search) -> Result<Vec<Mess
     }
     let found = connection.messages.find(filter).sort(doc! { "createdAt": -1, "_id": -1 }).limit(rows(search.limit));
     connection.all(found.hint(by_name(schema::BY_WORD)), documents::message).await
+}
+
+/// Which of the words is in the fewest messages of these rooms: the index leads by one word, and each message with that is read to look for
+/// the others. Counting goes no further than to the rarest so far.
+async fn rarest(connection: &Connection, rooms: &[String], words: &[String]) -> Result<usize> {
+    let (mut rarest, mut fewest) = (0, COUNTED);
+    if words.len() < 2 {
+        return Ok(rarest);
+    }
+    for (index, word) in words.iter().enumerate() {
+        let with_word = connection.messages.count_documents(doc! { "chatRoomId": { "$in": rooms }, "words": word });
+        let count = connection.within(with_word.limit(fewest).hint(by_name(schema::BY_WORD))).await?;
+        if count < fewest {
+            (rarest, fewest) = (index, count);
+        }
+        if fewest <= FEW {
+            break;
+        }
+    }
+    Ok(rarest)
 }
 
 /// Those of the rooms in which messages are without their words. In the others all are, and say what their latest edits made of them.
