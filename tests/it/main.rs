@@ -58,6 +58,7 @@ mod sending;
 mod sockets;
 mod starting;
 mod store;
+mod store_costs;
 mod store_log;
 mod store_members;
 mod store_search;

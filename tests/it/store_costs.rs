@@ -1,0 +1,122 @@
+//! What MongoDB has to do for what is asked of it: its profiler counts, and so the tests need no clock.
+
+use causerie::{
+    model::{Room, Seq, Timestamp, UserId},
+    store::{Change, NewEntry, Page, Scope, Search},
+};
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::{
+    databases::{Database, Kind},
+    harness::TestServer,
+    store::{append, change, draft, room, seqs, user, user_id, with_messages},
+};
+
+async fn raw(database: &Database) -> mongodb::Database {
+    Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap()
+}
+
+/// What the database did with the messages meanwhile.
+async fn done_by<T>(database: &Database, work: impl Future<Output = T>) -> (T, Vec<Document>) {
+    let database = raw(database).await;
+    let of_messages = doc! { "ns": format!("{}.chatmessages", database.name()) };
+    database.run_command(doc! { "profile": 0 }).await.unwrap();
+    database.collection::<Document>("system.profile").drop().await.unwrap();
+    database.run_command(doc! { "profile": 1, "filter": of_messages }).await.unwrap();
+    let outcome = work.await;
+    database.run_command(doc! { "profile": 0 }).await.unwrap();
+    let mut found = database.collection::<Document>("system.profile").find(doc! {}).await.unwrap();
+    let mut done = Vec::new();
+    while found.advance().await.unwrap() {
+        done.push(found.deserialize_current().unwrap());
+    }
+    (outcome, done)
+}
+
+#[tokio::test]
+async fn a_page_behind_many_deletions_is_found_by_a_few_counts() {
+    let database = Database::new(Kind::ReplicaSet).await;
+    let (store, room) = with_messages(&database, 500).await;
+    let deletions = (3..=500).rev().map(|n| change(&room, 1, Change::Deletion(draft(&room, 1, n).id))).collect();
+    store.append(deletions).await.unwrap();
+    let (page, done) = done_by(&database, store.messages(room.id, Page::Newest { skip: 1 }, 10)).await;
+    assert_eq!(seqs(&page.unwrap()), [1]);
+    assert!((1..=40).contains(&done.len()), "{} questions", done.len());
+    let (page, done) = done_by(&database, store.messages(room.id, Page::Newest { skip: 0 }, 10)).await;
+    assert_eq!((seqs(&page.unwrap()), done.len()), (vec![1, 2], 1), "nothing to leave out, nothing to count");
+}
+
+#[tokio::test]
+async fn a_search_reads_the_messages_with_its_rarest_word() {
+    let database = Database::new(Kind::ReplicaSet).await;
+    let (store, room) = with_messages(&database, 0).await;
+    let text = |n| if n == 7 { "common, often and rare".to_owned() } else { format!("common and often {n}") };
+    let says = |n| NewEntry { change: Change::Message { text: text(n), client_id: None }, ..draft(&room, 1, n) };
+    store.append((1..=1_500).map(says).collect()).await.unwrap();
+    let search = |words: &str| {
+        let scope = Scope::Room { room: room.id, after: Seq(0) };
+        store.search(Search { scope, words: words.into(), before: None, limit: 10 })
+    };
+    // Gives all of them their words.
+    search("nothing").await.unwrap();
+    for words in ["common rare often", "rare common often", "common often and rare"] {
+        let (found, done) = done_by(&database, search(words)).await;
+        assert_eq!(seqs(&found.unwrap()), [7], "{words}");
+        let read: i32 =
+            done.iter().filter(|done| done.get_str("op").unwrap() == "query").map(|done| done.get_i32("docsExamined").unwrap()).sum();
+        assert!((1..=10).contains(&read), "{read} messages were read for {words}");
+    }
+    let (found, _) = done_by(&database, search("common often")).await;
+    assert_eq!(found.unwrap().len(), 10);
+}
+
+#[tokio::test]
+async fn members_who_are_added_at_once_share_commits() {
+    let database = Database::new(Kind::ReplicaSet).await;
+    let store = database.open().await;
+    for n in 101..=200 {
+        store.add_user(user(n), None).await.unwrap();
+    }
+    let server = TestServer::on(database.again(), &[]).await;
+    let (alice, _, room) = server.two_in_a_room().await;
+    let ids: Vec<_> = (101..=200).rev().map(|n| user_id(n).to_string()).collect();
+    let path = format!("/room/{room}/members");
+    let add = alice.calls(Method::POST, &path, json!({ "userIds": ids }));
+    let (added, done) = done_by(&database, add).await;
+    assert_eq!(added.ok()["chatRoom"]["memberCount"], 102);
+    let inserts = done.iter().filter(|done| done.get_str("op").unwrap() == "insert").count();
+    assert!((1..=50).contains(&inserts), "{inserts} commits");
+    let log = alice.syncs(&room, "?limit=1000").await;
+    let entries = log["entries"].as_array().unwrap();
+    let in_order = entries.iter().map(|entry| entry["userId"].as_str().unwrap());
+    assert_eq!(in_order.collect::<Vec<_>>(), ids);
+}
+
+#[tokio::test]
+async fn a_large_room_says_nothing_new_of_its_activity_when_members_come_and_go() {
+    let database = Database::new(Kind::ReplicaSet).await;
+    let store = database.open().await;
+    let members: Vec<UserId> = (1..=101).map(user_id).collect();
+    let room = Room { members, name: Some("large".into()), ..room(100, &[1]) };
+    store.find_or_add_room(room.clone()).await.unwrap();
+    let raw = raw(&database).await;
+    let said = async || {
+        let room = raw.collection::<Document>("chatrooms").find_one(doc! { "_id": room.id.to_string() }).await.unwrap().unwrap();
+        (room.get_bool("large").unwrap(), room.get_datetime("activeUntil").ok().map(|at| at.timestamp_millis()))
+    };
+    let at = |at, what| NewEntry { created_at: Timestamp(at), ..change(&room, 1, what) };
+    let (large, before) = said().await;
+    assert!(large);
+    assert!(append(&store, at(20_000, Change::AddMember(user_id(102)))).await.placed().is_some());
+    assert!(append(&store, at(30_000, Change::RemoveMember(user_id(102)))).await.placed().is_some());
+    assert_eq!(said().await, (true, before));
+    assert!(append(&store, at(40_000, Change::RemoveMember(user_id(101)))).await.placed().is_some());
+    assert_eq!(said().await, (false, Some(40_000)), "nobody would find it among what is recent");
+    assert!(append(&store, at(50_000, Change::AddMember(user_id(101)))).await.placed().is_some());
+    assert!(said().await.0);
+}
