@@ -1,14 +1,24 @@
-//! What a socket keeps of the request that opened it.
+//! What a socket keeps of the request that opened its connection.
 //!
 //! The layer keeps the request for as long as the socket lives, and every header and the URI point into the buffer that the connection
 //! was read into: one cookie holds on to all of it. So the request goes on with copies, and only of what anybody will ever look at.
+//!
+//! What comes on top is the [`Seat`]: sockets that come one after the other on a connection have this request in common, and their id.
+
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::Request,
     http::{HeaderMap, HeaderName, HeaderValue, Uri, header},
 };
+use socketioxide::extract::SocketRef;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::PATH;
+use crate::error::{Error, Result};
+
+/// How long a socket waits until nothing is left of the one before it.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// The headers that the transports need, and those that say who connects.
 const KEPT: [HeaderName; 8] = [
@@ -22,9 +32,30 @@ const KEPT: [HeaderName; 8] = [
     header::USER_AGENT,
 ];
 
+/// The place for a socket on a connection. A client may leave and connect again on the same connection, and the next socket then has the id
+/// of the former one. Events of that may still be under way, and the library knows rooms by ids only: what they did to their own socket,
+/// they would do to the next.
+#[derive(Clone)]
+struct Seat(Arc<Semaphore>);
+
+/// Kept by the socket itself, so that the seat is free when nobody has that socket in hand any more: no event, and not the library.
+#[derive(Clone)]
+struct Seated(#[expect(dead_code, reason = "dropping it is what it is for")] Arc<OwnedSemaphorePermit>);
+
+/// Gives a socket the seat on its connection, as soon as nothing is left of the one before it.
+pub async fn seat(socket: &SocketRef) -> Result<()> {
+    const TAKEN: Error = Error::BadEvent("The former socket of this connection is not through yet");
+    let Seat(seat) = socket.req_parts().extensions.get::<Seat>().cloned().ok_or(TAKEN)?;
+    let seated = tokio::time::timeout(LONGEST_WAIT, seat.acquire_owned()).await;
+    let seated = seated.ok().and_then(|seated| seated.ok()).ok_or(TAKEN)?;
+    socket.extensions.insert(Seated(Arc::new(seated)));
+    Ok(())
+}
+
 /// Lets requests for sockets go on with copies of what they need; other requests pass as they are.
 pub fn slim(mut request: Request) -> Request {
     if request.uri().path().starts_with(PATH) {
+        request.extensions_mut().insert(Seat(Arc::new(Semaphore::new(1))));
         *request.headers_mut() = copies(request.headers());
         if let Ok(uri) = request.uri().to_string().parse::<Uri>() {
             *request.uri_mut() = uri;

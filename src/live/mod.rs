@@ -140,7 +140,10 @@ impl Sockets {
         let listen = move |socket: SocketRef, TryData(auth): TryData<Value>| {
             let handlers = Arc::clone(&connecting);
             async move {
+                handshake::seat(&socket).await?;
                 handlers.proofs.admit(&socket, &auth.unwrap_or_default()).await?;
+                // Before the client is told that it is connected, since from then on it may leave.
+                handlers.sockets.see_off(&handlers.proofs, &socket);
                 handlers::listen(&handlers, &socket);
                 Ok::<_, Error>(())
             }
@@ -161,15 +164,20 @@ impl Sockets {
         let _ = self.watch.set([watching, following]);
     }
 
-    /// Makes a socket that has just connected one of its user's, and sees to it that it is forgotten when it goes.
-    async fn settle(&self, proofs: &Arc<Proofs>, socket: &SocketRef) {
-        let (sockets, leaving) = (self.clone(), Arc::clone(proofs));
+    /// Sees to it that a socket is forgotten when it goes, and that nothing counts any more that its client has sent before.
+    fn see_off(&self, proofs: &Arc<Proofs>, socket: &SocketRef) {
+        let (sockets, proofs) = (self.clone(), Arc::clone(proofs));
         socket.on_disconnect(move |socket: SocketRef| {
-            leaving.forget(&socket);
+            socket.extensions.insert(Closing);
+            proofs.forget(&socket);
             sockets.presence.went(&sockets, &socket);
             sockets.tell_stopped(sockets.typing.gone(socket.id));
             ready(())
         });
+    }
+
+    /// Makes a socket that has just connected one of its user's.
+    async fn settle(&self, proofs: &Proofs, socket: &SocketRef) {
         if let Some(user) = proofs.settle(socket).await {
             self.came(socket, user);
         }
@@ -350,7 +358,7 @@ fn join(socket: &SocketRef, room: String) {
     }
 }
 
-/// The mark of a socket that is being closed: it hears nothing, and nothing that its client sends counts any more.
+/// The mark of a socket that is being closed, or is gone: it hears nothing, and nothing that its client has sent counts any more.
 #[derive(Clone)]
 struct Closing;
 

@@ -8,7 +8,7 @@ use std::{
 
 use socketioxide::extract::SocketRef;
 
-use super::{Event, Live, Sockets};
+use super::{Event, Live, Sockets, is_closing};
 use crate::{
     clock::Clock,
     model::{Timestamp, UserId},
@@ -52,7 +52,7 @@ impl Presence {
 
     /// Counts a socket as this user's.
     pub fn came(self: &Arc<Self>, sockets: &Sockets, socket: &SocketRef, user: UserId) {
-        if socket.extensions.get::<Present>().is_some_and(|present| present.0 == user) {
+        if is_closing(socket) || socket.extensions.get::<Present>().is_some_and(|present| present.0 == user) {
             return;
         }
         self.went(sockets, socket);
@@ -71,7 +71,8 @@ impl Presence {
                 }
             });
         }
-        if !socket.connected() {
+        // It may have gone meanwhile, when there was nothing to count off yet.
+        if !socket.connected() || is_closing(socket) {
             self.went(sockets, socket);
         }
     }

@@ -14,7 +14,7 @@ use axum::http::request::Parts;
 use serde_json::Value;
 use socketioxide::{SocketIo, extract::SocketRef, socket::Sid};
 
-use super::{close, events::Event, join, session_name, session_of, user_name};
+use super::{close, events::Event, is_closing, join, session_name, session_of, user_name};
 use crate::{
     access::{Access, Caller, Proof, token_in},
     address::ClientAddress,
@@ -97,6 +97,10 @@ impl Proofs {
         socket.extensions.insert(proof);
         if let Some(end) = end(token.ends) {
             self.due().insert((end, socket.id, Then::Tell));
+        }
+        // It may have gone meanwhile, when there was nothing to forget yet.
+        if is_closing(socket) {
+            self.forget(socket);
         }
         // The session may have ended before the socket was where those are found that have to be closed.
         if self.access.prove_again(token).await.is_err_and(|error| is_over(&error)) {

@@ -46,6 +46,7 @@ mod presence;
 mod program;
 mod reading;
 mod real_clients;
+mod reconnects;
 mod replay;
 mod rooms;
 mod search;
