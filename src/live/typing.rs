@@ -12,7 +12,8 @@ use crate::model::{RoomId, UserId};
 
 /// How long somebody types without saying it again.
 const LASTS: Duration = Duration::from_secs(6);
-/// How often it is told at most that somebody types in a room.
+/// How often it is told at most that somebody types in a room; and for how long they are not heard of when they have stopped, or saying both
+/// in turns would be a way to tell it as often as one likes.
 const AGAIN: Duration = Duration::from_secs(2);
 /// How many people can be typing, each room counted. Whoever comes on top is not told of.
 const MOST: usize = 100_000;
@@ -25,8 +26,18 @@ pub struct Typing {
 
 struct Typist {
     socket: Sid,
+    /// When they are forgotten.
     until: Instant,
+    /// When the others were last told of them.
     told: Instant,
+    /// Whether the others think that they type.
+    shown: bool,
+}
+
+impl Typist {
+    fn stop(&mut self, now: Instant) {
+        *self = Self { until: now + AGAIN, told: now, shown: false, ..*self };
+    }
 }
 
 impl Typing {
@@ -43,12 +54,13 @@ impl Typing {
                 let tell = now.duration_since(typist.told) >= AGAIN;
                 if tell {
                     typist.told = now;
+                    typist.shown = true;
                 }
                 tell
             }
             Entry::Vacant(_) if is_full => false,
             Entry::Vacant(new) => {
-                new.insert(Typist { socket, until: now + LASTS, told: now });
+                new.insert(Typist { socket, until: now + LASTS, told: now, shown: true });
                 true
             }
         }
@@ -56,26 +68,28 @@ impl Typing {
 
     /// Somebody stops. True when the others should be told.
     pub fn stops(&self, room: RoomId, user: UserId) -> bool {
-        self.typists().remove(&(room, user)).is_some()
+        let mut typists = self.typists();
+        let typist = typists.get_mut(&(room, user)).filter(|typist| typist.shown);
+        typist.map(|typist| typist.stop(Instant::now())).is_some()
     }
 
     /// Those who have stopped without a word.
     pub fn expired(&self) -> Vec<(RoomId, UserId)> {
         let now = Instant::now();
-        self.take(|typist| typist.until <= now)
+        let expired = self.typists().extract_if(|_, typist| typist.until <= now).collect::<Vec<_>>();
+        expired.into_iter().filter(|(_, typist)| typist.shown).map(|(typing, _)| typing).collect()
     }
 
     /// Those who cannot go on, since their socket is gone.
     pub fn gone(&self, socket: Sid) -> Vec<(RoomId, UserId)> {
-        self.take(|typist| typist.socket == socket)
-    }
-
-    fn take(&self, ends: impl Fn(&Typist) -> bool) -> Vec<(RoomId, UserId)> {
+        let now = Instant::now();
         let mut typists = self.typists();
-        if typists.is_empty() {
-            return Vec::new();
-        }
-        typists.extract_if(|_, typist| ends(typist)).map(|(typing, _)| typing).collect()
+        let stopping = typists.iter_mut().filter(|(_, typist)| typist.shown && typist.socket == socket);
+        let stop = |(typing, typist): (&(RoomId, UserId), &mut Typist)| {
+            typist.stop(now);
+            *typing
+        };
+        stopping.map(stop).collect()
     }
 
     fn typists(&self) -> MutexGuard<'_, HashMap<(RoomId, UserId), Typist>> {

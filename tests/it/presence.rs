@@ -5,7 +5,13 @@ use std::time::{Duration, Instant};
 use rstest_reuse::apply;
 use serde_json::{Value, json};
 
-use crate::{databases::Kind, each_store, harness::TestServer, people::Person, wire::Socket};
+use crate::{
+    databases::Kind,
+    each_store,
+    harness::{PATIENCE, TestServer},
+    people::Person,
+    wire::Socket,
+};
 
 impl Person {
     /// Who is in the room, with whether they are there and when they were.
@@ -86,6 +92,31 @@ async fn who_goes_on_typing_is_told_of_again_and_does_not_stop(kind: Kind) {
     }
     assert!((2..=5).contains(&told), "{told} times in 8 seconds");
     bobs.hears_nothing_more().await;
+}
+
+#[tokio::test]
+async fn who_types_and_stops_in_turns_is_told_of_no_more_often() {
+    let server = TestServer::start(Kind::Sqlite).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let (mut bobs, mut alices) = (Socket::of(&bob, &room).await, Socket::of(&alice, &room).await);
+    let begun = Instant::now();
+    for _ in 0..50 {
+        alices.succeeds("typing", json!([room])).await;
+        alices.succeeds("stop typing", json!([room])).await;
+    }
+    // As often as two seconds have passed on a slow machine.
+    let most = 2 * (1 + begun.elapsed().as_secs() / 2);
+    let heard = bobs.has_heard().await;
+    assert!(heard.len() as u64 <= most, "{heard:?}");
+    for (n, event) in heard.iter().enumerate() {
+        assert_eq!(event[0], ["typing", "stop typing"][n % 2], "{heard:?}");
+    }
+    assert_eq!(heard.len() % 2, 0, "nobody is left typing: {heard:?}");
+    // And is told of when it goes on.
+    while bobs.has_heard().await.is_empty() {
+        assert!(begun.elapsed() < PATIENCE);
+        alices.succeeds("typing", json!([room])).await;
+    }
 }
 
 #[apply(each_store)]
