@@ -12,7 +12,7 @@ mod proofs;
 mod typing;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::ready,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -224,24 +224,31 @@ impl Sockets {
             }
             fits
         });
-        if !listeners.is_empty() && !self.broadcast(event, audience) {
-            // An acknowledgement or a ping took the last place in somebody's buffer in this very moment: somebody has missed the event, and
-            // nobody can say who.
-            listeners.drain(..).for_each(|listener| evict(&listener));
+        if listeners.is_empty() {
+            return;
+        }
+        let missed = self.broadcast(event, audience);
+        if missed > 0 {
+            // Those too who came after the question.
+            let known: HashSet<_> = listeners.iter().map(|listener| listener.id).collect();
+            listeners.extend(self.select(audience).sockets().into_iter().filter(|listener| !known.contains(&listener.id)));
+            evict_late(listeners, missed);
         }
     }
 
-    /// False when the event did not fit into the buffer of every socket.
-    fn broadcast(&self, event: &Event<'_>, audience: &Audience) -> bool {
+    /// How many sockets had no room in their buffers for the event.
+    fn broadcast(&self, event: &Event<'_>, audience: &Audience) -> usize {
         let sending = self.select(audience).emit(event.name(), event);
         // To sockets of this process everything is sent at once; there is nothing to wait for.
         match sending.now_or_never() {
-            Some(Err(BroadcastError::Socket(errors))) => !errors.iter().any(|error| matches!(error, SocketError::InternalChannelFull)),
+            Some(Err(BroadcastError::Socket(errors))) => {
+                errors.iter().filter(|error| matches!(error, SocketError::InternalChannelFull)).count()
+            }
             Some(Err(error)) => {
                 tracing::error!(%error, event = event.name(), "an event could not be sent");
-                true
+                0
             }
-            Some(Ok(())) | None => true,
+            Some(Ok(())) | None => 0,
         }
     }
 
@@ -405,6 +412,20 @@ impl Serialize for Unwritable {
 /// in the buffer, which it gives back when the event cannot be written.
 fn has_room(socket: &SocketRef) -> bool {
     !matches!(socket.emit("", &Unwritable), Err(SendError::Socket(SocketError::InternalChannelFull)))
+}
+
+/// Ends those who have missed an event though they had room for it a moment before: an acknowledgement or a ping took the last place. A
+/// client that reads too slowly has no room now either. Where those are as many as have missed it, it was them; else nobody can say who,
+/// and it may be anybody.
+fn evict_late(listeners: &mut Vec<SocketRef>, missed: usize) {
+    // Each is asked once: whoever gets room meanwhile has missed the event all the same.
+    let (full, others): (Vec<_>, Vec<_>) = listeners.drain(..).partition(|listener| !has_room(listener));
+    full.iter().for_each(evict);
+    if full.len() == missed {
+        *listeners = others;
+    } else {
+        others.iter().for_each(evict);
+    }
 }
 
 /// Ends a socket whose client reads too slowly: it has missed an event, so it must not hear the next one.
