@@ -196,14 +196,24 @@ impl Handlers {
         let room = self.admit(caller, id, other).await?;
         let name = room_name(room.id);
         let siblings = other.map(|other| socket.within(user_name(other)).sockets()).unwrap_or_default();
-        let joining = || siblings.iter().chain([socket]);
-        joining().for_each(|socket| join(socket, name.clone()));
+        // Without those who are in it already: whatever becomes of this, they have not come in by it.
+        let brought: Vec<_> = siblings.into_iter().filter(|sibling| !sibling.rooms().iter().any(|room| *room == name)).collect();
+        brought.iter().chain([socket]).for_each(|socket| join(socket, name.clone()));
         // Whoever lost the room meanwhile was taken out of it, perhaps before they were in.
         let admitted = self.admit(caller, id, other).await;
         if admitted.is_err() {
-            joining().for_each(|socket| socket.leave(name.clone()));
+            socket.leave(name.clone());
+            if !self.is_member(room.id, other).await {
+                brought.iter().for_each(|sibling| sibling.leave(name.clone()));
+            }
         }
         admitted.map(drop)
+    }
+
+    /// Whether the other user is known to be in the room, and so may have subscribed to it themselves.
+    async fn is_member(&self, room: RoomId, other: Option<UserId>) -> bool {
+        let Some(other) = other else { return false };
+        self.chat.store.room(room).await.is_ok_and(|room| room.is_some_and(|room| room.has_member(other)))
     }
 
     /// The room, if the caller may subscribe to it, and in secure mode for the other user too.
