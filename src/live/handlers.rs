@@ -1,7 +1,7 @@
 //! What each event of a client does.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     future::ready,
     sync::{
@@ -246,15 +246,41 @@ impl Handlers {
 
     /// Lets a socket into rooms, between two announcements: what it hears from now on is what comes behind the entries that are answered.
     async fn enter(&self, socket: &SocketRef, user: UserId, rooms: Vec<RoomId>) -> Result<Vec<(RoomId, Seq)>> {
-        let (joining, names) = (socket.clone(), rooms.iter().copied().map(room_name).collect::<Vec<_>>());
-        let ends = self.chat.timeline.between(rooms, move || names.into_iter().for_each(|name| join(&joining, name))).await?;
+        let (joining, names) = (socket.clone(), rooms.iter().map(|room| (*room, room_name(*room))).collect::<Vec<_>>());
+        let (tell, told) = oneshot::channel();
+        let join_all = move || {
+            let former: HashSet<_> = joining.rooms().into_iter().collect();
+            let new = names.into_iter().filter(|(_, name)| !former.contains(name.as_str()));
+            let entered = new.map(|(room, name)| {
+                join(&joining, name);
+                room
+            });
+            // Nobody waits for it where the client is gone.
+            let _ = tell.send(entered.collect::<HashSet<_>>());
+        };
+        let ends = self.chat.timeline.between(rooms, join_all).await?;
+        let mut unchecked = told.await.unwrap_or_default();
+        let checked = self.check(socket, user, ends, &mut unchecked).await;
+        // Where the database gave no answer, or the room is gone.
+        socket.leave(unchecked.into_iter().map(room_name).collect::<Vec<_>>());
+        checked
+    }
+
+    /// Those of the rooms that the user is in. Whoever lost one meanwhile was taken out of it, perhaps before they were in.
+    async fn check(
+        &self,
+        socket: &SocketRef,
+        user: UserId,
+        ends: Vec<(RoomId, Seq)>,
+        unchecked: &mut HashSet<RoomId>,
+    ) -> Result<Vec<(RoomId, Seq)>> {
         let mut entered = Vec::with_capacity(ends.len());
         for (id, end) in ends {
-            // Whoever lost the room meanwhile was taken out of it, perhaps before they were in.
             match self.chat.store.room(id).await?.filter(|room| room.has_member(user)) {
                 Some(_) => entered.push((id, end)),
                 None => socket.leave(room_name(id)),
             }
+            unchecked.remove(&id);
         }
         Ok(entered)
     }
