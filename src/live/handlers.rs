@@ -2,26 +2,24 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fmt,
     future::ready,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+    sync::Arc,
 };
 
 use futures_util::future::Either;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{SeqAccess, Visitor},
-};
+use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
 use tokio::sync::oneshot;
 use tracing::field::display;
 
-use super::{Proofs, Sockets, events::Command, is_closing, join, room_name, user_name};
+use super::{
+    Proofs, Sockets,
+    events::Command,
+    is_closing, join, room_name,
+    turns::{Arguments, Turn, Turns},
+    user_name,
+};
 use crate::{
     access::{Action, Caller, Proof, shown},
     chat::{Chat, LOG_BYTES},
@@ -31,15 +29,11 @@ use crate::{
     view::{MarkedView, Post, raw},
 };
 
-/// The most events of one socket that may be under way: a client may well subscribe to all its rooms in one go.
-const UNDER_WAY: usize = 4_096;
 /// The most rooms that are entered in one go.
 const ROOMS_AT_ONCE: u64 = 1_000;
 /// The most entries in the answer to `sync`, of one room and of all.
 const ENTRIES_OF_A_ROOM: u64 = 1_000;
 const ENTRIES_AT_ONCE: u64 = 5_000;
-/// How long an event waits for the one in front of it.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What the handlers work with.
 pub struct Handlers {
@@ -55,33 +49,6 @@ pub struct Handlers {
 #[derive(Clone, Copy)]
 struct Claimed(UserId);
 
-/// All arguments of an event, however many there are.
-struct Arguments(Vec<Value>);
-
-impl<'de> Deserialize<'de> for Arguments {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct All;
-        impl<'de> Visitor<'de> for All {
-            type Value = Arguments;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the arguments of an event")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> std::result::Result<Arguments, A::Error> {
-                let mut arguments = Vec::new();
-                while let Some(argument) = sequence.next_element()? {
-                    arguments.push(argument);
-                }
-                Ok(Arguments(arguments))
-            }
-        }
-        // Of the shapes that a type can ask for, a tuple is the one for which the parser hands over every argument. JSON arrays have no
-        // fixed length, so the one given here binds nobody.
-        deserializer.deserialize_tuple(0, All)
-    }
-}
-
 /// Held by a socket from its first moment until it is connected, so that events wait for that.
 #[derive(Clone)]
 struct Connecting(#[expect(dead_code, reason = "dropping it is what it is for")] Arc<Turn>);
@@ -90,13 +57,14 @@ struct Connecting(#[expect(dead_code, reason = "dropping it is what it is for")]
 /// told that it is connected: an event that finds nobody listening is lost.
 pub fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
     let (handlers, turns) = (Arc::clone(handlers), Arc::new(Turns::default()));
-    if let Some(first) = turns.take() {
+    if let Some(first) = turns.take(0) {
         socket.extensions.insert(Connecting(Arc::new(first)));
     }
     socket.on_fallback(move |socket: SocketRef, Event(name): Event, arguments: TryData<Arguments>, ack: AckSender| {
         // Here and not in the future, since this runs in the order in which the events came in: turns are taken, and what gets none is
         // refused. Refusals in tasks of their own could come in a crowd long after, and take the places of what the socket is to hear.
-        let refusal = match (turns.take(), arguments.0) {
+        let turn = turns.take(name.len() + arguments.as_ref().map_or(0, Arguments::bytes));
+        let refusal = match (turn, arguments.0) {
             (Some(turn), Ok(Arguments(arguments))) => {
                 return Either::Left(async move {
                     let outcome = turn.wait(handlers.run(&socket, &name, &arguments)).await;
@@ -340,49 +308,4 @@ impl Handlers {
 
 fn id_of(caller: &Caller) -> Result<UserId> {
     caller.user().map(|user| user.id).ok_or(Error::NoIdentity)
-}
-
-/// Lets the events of one socket run in the order in which they came in, though each runs in a task of its own. An idle socket keeps
-/// nothing but the end of the queue.
-#[derive(Default)]
-struct Turns {
-    last: Mutex<Option<oneshot::Receiver<()>>>,
-    under_way: Arc<AtomicUsize>,
-}
-
-/// A place in the queue. Dropping it lets the next one go on.
-struct Turn {
-    former: Option<oneshot::Receiver<()>>,
-    _next: oneshot::Sender<()>,
-    under_way: Arc<AtomicUsize>,
-}
-
-impl Turns {
-    /// The next place; none when too many are taken.
-    fn take(&self) -> Option<Turn> {
-        if self.under_way.fetch_add(1, Ordering::Relaxed) >= UNDER_WAY {
-            self.under_way.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        let (next, waits) = oneshot::channel();
-        let former = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(waits);
-        Some(Turn { former, _next: next, under_way: Arc::clone(&self.under_way) })
-    }
-}
-
-impl Turn {
-    async fn wait<T>(mut self, work: impl Future<Output = T>) -> T {
-        if let Some(former) = self.former.take() {
-            // An error: the one in front has dropped its end, which is how it says that it is through. The limit is for a socket that
-            // never got connected after all.
-            let _ = tokio::time::timeout(LONGEST_WAIT, former).await;
-        }
-        work.await
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -9,6 +9,7 @@ mod handlers;
 mod handshake;
 mod presence;
 mod proofs;
+mod turns;
 mod typing;
 
 use std::{

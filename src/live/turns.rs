@@ -1,0 +1,156 @@
+//! Events of clients on their way: what they brought with them, and whose turn it is.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+/// The most events of one socket that may be under way: a client may well subscribe to all its rooms in one go.
+const EVENTS: usize = 4_096;
+/// How many bytes of arguments may be under way of one socket for another event to be taken, however large that is. As many events as may be
+/// under way fit in, where they are no larger than most: 512 bytes.
+const BYTES: usize = 512 * EVENTS;
+/// How long an event waits for the one in front of it.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// All arguments of an event, however many there are.
+pub struct Arguments(pub Vec<Value>);
+
+impl<'de> Deserialize<'de> for Arguments {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = Arguments;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the arguments of an event")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> std::result::Result<Arguments, A::Error> {
+                let mut arguments = Vec::new();
+                while let Some(argument) = sequence.next_element()? {
+                    arguments.push(argument);
+                }
+                Ok(Arguments(arguments))
+            }
+        }
+        // Of the shapes that a type can ask for, a tuple is the one for which the parser hands over every argument. JSON arrays have no
+        // fixed length, so the one given here binds nobody.
+        deserializer.deserialize_tuple(0, All)
+    }
+}
+
+impl Arguments {
+    /// About what they take in memory, which may be many times what they took in the packet.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(bytes).sum()
+    }
+}
+
+fn bytes(value: &Value) -> usize {
+    let inside = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| size_of::<String>() + name.len() + bytes(value)).sum(),
+    };
+    size_of::<Value>() + inside
+}
+
+/// Lets the events of one socket run in the order in which they came in, though each runs in a task of its own. An idle socket keeps
+/// nothing but the end of the queue.
+#[derive(Default)]
+pub struct Turns {
+    last: Mutex<Option<oneshot::Receiver<()>>>,
+    under_way: Arc<UnderWay>,
+}
+
+/// What is under way of a socket.
+#[derive(Default)]
+struct UnderWay {
+    events: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// A place in the queue. Dropping it lets the next one go on.
+pub struct Turn {
+    former: Option<oneshot::Receiver<()>>,
+    _next: oneshot::Sender<()>,
+    bytes: usize,
+    under_way: Arc<UnderWay>,
+}
+
+impl Turns {
+    /// The next place, for an event of so many bytes; none when too much is under way.
+    pub fn take(&self, bytes: usize) -> Option<Turn> {
+        // Requests of a client that polls may come at the same time; one event more each is no harm.
+        let UnderWay { events: taken, bytes: held } = &*self.under_way;
+        if taken.load(Ordering::Relaxed) >= EVENTS || held.load(Ordering::Relaxed) >= BYTES {
+            return None;
+        }
+        taken.fetch_add(1, Ordering::Relaxed);
+        held.fetch_add(bytes, Ordering::Relaxed);
+        let (next, waits) = oneshot::channel();
+        let former = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(waits);
+        Some(Turn { former, _next: next, bytes, under_way: Arc::clone(&self.under_way) })
+    }
+}
+
+impl Turn {
+    /// Does the work when everything in front is through.
+    pub async fn wait<T>(mut self, work: impl Future<Output = T>) -> T {
+        if let Some(former) = self.former.take() {
+            // An error: the one in front has dropped its end, which is how it says that it is through. The limit is for a socket that
+            // never got connected after all.
+            let _ = tokio::time::timeout(LONGEST_WAIT, former).await;
+        }
+        work.await
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.under_way.events.fetch_sub(1, Ordering::Relaxed);
+        self.under_way.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_that_take_much_memory_are_sooner_too_many() {
+        let turns = Turns::default();
+        let small = turns.take(BYTES - 1);
+        let large = turns.take(1_000_000);
+        assert!(large.is_some(), "there was room for one more, however large");
+        assert!(turns.take(0).is_none());
+        drop(large);
+        assert!(turns.take(0).is_some());
+        drop(small);
+        let turns: Vec<_> = std::iter::from_fn(|| turns.take(512)).collect();
+        assert_eq!(turns.len(), EVENTS);
+    }
+
+    #[test]
+    fn arguments_count_as_what_they_take_in_memory() {
+        let bytes = |text: &str| Arguments(serde_json::from_str(text).unwrap()).bytes();
+        let each = size_of::<Value>();
+        assert_eq!(bytes("[]"), 0);
+        assert_eq!(bytes(r#"["abc", null, 5]"#), 3 * each + 3);
+        assert_eq!(bytes("[[0, 0], []]"), 4 * each);
+        assert_eq!(bytes(r#"[{"ab": [1]}]"#), 3 * each + 2 + size_of::<String>());
+    }
+}
