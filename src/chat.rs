@@ -117,7 +117,7 @@ impl Chat {
         let room = self.access.admit(caller, Action::MarkRead, room).await?;
         let marked = self.store.mark_read(room.id, reader.id, up_to, self.clock.now()).await?.ok_or(Error::NotAMember)?;
         if let Some(mark) = marked.mark {
-            self.timeline.tell(News::aside(room.id, Told::Read(mark))).await;
+            self.timeline.tell(News::aside(room.id, Told::Read { mark, is_large: self.is_large(&room) })).await;
         }
         Ok(marked)
     }

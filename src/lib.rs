@@ -147,7 +147,7 @@ fn event(news: &News, listed: usize) -> Event<'_> {
         Told::MemberAdded(user_id) => Event::MemberAdded { chat_room_id, user_id: *user_id, seq },
         Told::MemberRemoved(user_id) => Event::MemberRemoved { chat_room_id, user_id: *user_id, seq },
         Told::Renamed(name) => Event::RoomChanged { chat_room_id, name: name.as_deref(), seq },
-        Told::Read(mark) => Event::read(chat_room_id, *mark),
+        Told::Read { mark, is_large } => Event::read(chat_room_id, *mark, *is_large),
         Told::RoomCreated(room) => Event::RoomCreated { chat_room: RoomView::new(room, listed), members: &room.members },
         Told::RoomDeleted(members) => Event::RoomDeleted { chat_room_id, members },
     }

@@ -39,7 +39,8 @@ pub enum Event<'a> {
         /// The deletion's own number.
         seq: Seq,
     },
-    /// `conversation read`: somebody has read a room up to an entry.
+    /// `conversation read`: somebody has read a room up to an entry. To the room, or only to all sockets of that user: in a large room it is
+    /// the square of its members who would be told, when all of them read what one has posted.
     ConversationRead {
         /// Which room.
         chat_room_id: RoomId,
@@ -49,6 +50,9 @@ pub enum Event<'a> {
         up_to_seq: Seq,
         /// When.
         read_at: Timestamp,
+        /// Whether nobody else is told.
+        #[serde(skip)]
+        is_private: bool,
     },
     /// `room created`: to all sockets of its members.
     RoomCreated {
@@ -186,6 +190,7 @@ impl Event<'_> {
             Self::MemberAdded { chat_room_id, user_id, .. } | Self::MemberRemoved { chat_room_id, user_id, .. } => {
                 Some(to(Some(*chat_room_id), &[*user_id]))
             }
+            Self::ConversationRead { user_id, is_private: true, .. } => Some(to(None, &[*user_id])),
             Self::RoomCreated { members, .. } => Some(to(None, members)),
             Self::RoomDeleted { chat_room_id, members } => Some(to(Some(*chat_room_id), members)),
             Self::Typing { chat_room_id, user_id, .. } => {
@@ -196,10 +201,11 @@ impl Event<'_> {
         }
     }
 
-    /// That somebody has read.
+    /// That somebody has read, for all to know or for nobody but themselves.
     #[must_use]
-    pub fn read(room: RoomId, mark: ReadMark) -> Self {
-        Self::ConversationRead { chat_room_id: room, user_id: mark.user, up_to_seq: mark.up_to, read_at: mark.read_at }
+    pub fn read(room: RoomId, mark: ReadMark, is_private: bool) -> Self {
+        let ReadMark { user, up_to, read_at, .. } = mark;
+        Self::ConversationRead { chat_room_id: room, user_id: user, up_to_seq: up_to, read_at, is_private }
     }
 }
 

@@ -124,7 +124,12 @@ pub enum Told {
     /// The room has another name, or none.
     Renamed(Option<String>),
     /// Somebody has read up to an entry; not an entry itself.
-    Read(ReadMark),
+    Read {
+        /// Who, and how far.
+        mark: ReadMark,
+        /// Whether the room is too large to tell everybody in it.
+        is_large: bool,
+    },
     /// There is a new room.
     RoomCreated(Arc<Room>),
     /// The room is gone, in which these were.

@@ -64,6 +64,28 @@ async fn readers_of_a_message_in_a_large_room_are_counted_and_some_are_listed(ki
 
 #[apply(each_store)]
 #[tokio::test]
+async fn who_has_read_in_a_large_room_is_told_to_their_own_sockets_alone(kind: Kind) {
+    let (_server, people, large, small) = five(kind).await;
+    let (mut own, mut elsewhere) = (Socket::of(&people[1], &large).await, Socket::by(&people[1]).await);
+    let mut others = Socket::of(&people[0], &large).await;
+    others.succeeds("subscribe", json!([small])).await;
+    for room in [&large, &small] {
+        people[0].says(room, "one").await;
+        assert_eq!(people[1].marks_read(room).await, 1);
+    }
+    assert_eq!(own.hears_post().await["seq"], 1);
+    for socket in [&mut own, &mut elsewhere] {
+        let heard = socket.hears_of("conversation read").await;
+        assert_eq!((&heard["chatRoomId"], &heard["userId"], &heard["upToSeq"]), (&json!(large), &json!(people[1].id), &json!(1)));
+        socket.hears_nothing_more().await;
+    }
+    let heard: Vec<_> = others.has_heard().await.into_iter().filter(|event| event[0] == "conversation read").collect();
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert_eq!(heard[0][1]["chatRoomId"], small);
+}
+
+#[apply(each_store)]
+#[tokio::test]
 async fn a_large_room_shows_those_who_appear_and_lists_the_others_page_by_page(kind: Kind) {
     let (_server, people, large, _) = five(kind).await;
     people[1].says(&large, "one").await;
