@@ -168,6 +168,16 @@ impl Access {
 
     /// The room with this id, if the caller may do this in it. Errors: [`Error::NoToken`], [`Error::NoRoom`], [`Error::NotAMember`], [`Error::NotToDelete`].
     pub async fn admit(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
+        self.admit_silently(caller, action, room).await.map_err(|error| match error {
+            Error::NotAMember | Error::NotYoursToRemove | Error::NotToDelete => {
+                self.refuse(caller, action.name(), shown(RoomId::parse(room).as_ref()), error)
+            }
+            error => error,
+        })
+    }
+
+    /// The same, for whoever asks for many rooms: refusals are not noted down one by one, but by [`refuse`](Self::refuse) all together.
+    pub async fn admit_silently(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
         self.ask_for_token(caller)?;
         let id = RoomId::parse(room);
         let found = match id {
@@ -177,11 +187,9 @@ impl Access {
         match found {
             Some(room) if self.permits(caller, action, &room) => Ok(room),
             None if !self.is_secure() || (action == Action::Delete && caller.is_support()) => Err(Error::NoRoom),
-            Some(room) if action == Action::Remove && caller.is_in(&room) => {
-                Err(self.refuse(caller, action.name(), shown(id.as_ref()), Error::NotYoursToRemove))
-            }
-            _ if action == Action::Delete => Err(self.refuse(caller, action.name(), shown(id.as_ref()), Error::NotToDelete)),
-            _ => Err(self.refuse(caller, action.name(), shown(id.as_ref()), Error::NotAMember)),
+            Some(room) if action == Action::Remove && caller.is_in(&room) => Err(Error::NotYoursToRemove),
+            _ if action == Action::Delete => Err(Error::NotToDelete),
+            _ => Err(Error::NotAMember),
         }
     }
 
