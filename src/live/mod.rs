@@ -9,6 +9,7 @@ mod handlers;
 mod handshake;
 mod presence;
 mod proofs;
+mod strays;
 mod turns;
 mod typing;
 
@@ -39,6 +40,7 @@ pub use handlers::Handlers;
 pub use handshake::slim;
 pub use presence::Presence;
 pub use proofs::Proofs;
+use strays::Strays;
 use typing::Typing;
 
 use crate::{
@@ -205,13 +207,14 @@ impl Sockets {
 
     /// Looks after what ends by itself: tokens, sessions and memberships that other servers end, and typing.
     async fn watch(self, proofs: Arc<Proofs>, mut departures: Departures) {
-        let mut ticks = tokio::time::interval(TICK);
+        let (mut ticks, mut strays) = (tokio::time::interval(TICK), Strays::new());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             self.tell_stopped(self.typing.expired());
             proofs.look_after(&self.io).await;
             departures.look_after(&self.io).await;
+            strays.look_after(&self.io, proofs.now());
         }
     }
 

@@ -134,6 +134,11 @@ impl Proofs {
         proved
     }
 
+    /// The time by which tokens end.
+    pub fn now(&self) -> Timestamp {
+        self.access.now()
+    }
+
     /// Looks after tokens that expire, and sessions that other servers end.
     pub async fn look_after(&self, io: &SocketIo) {
         self.expire(io);
