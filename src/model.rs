@@ -389,6 +389,19 @@ pub struct ReadMark {
     pub read_at: Timestamp,
 }
 
+/// The longest name of a user or a room, in characters. Names are repeated with every message, in answers and events alike, so they must not be
+/// as long as one. Users who got a longer one before there was a limit keep it.
+pub const LONGEST_NAME: usize = 200;
+/// What is said of a name that is longer.
+pub const NAME_LENGTH: &str = "please provide 1 to 200 characters";
+
+/// Whether a text is no longer than a name may be.
+#[must_use]
+pub fn is_short(name: &str) -> bool {
+    // Counted no further than it matters.
+    name.chars().nth(LONGEST_NAME).is_none()
+}
+
 /// Whether a text that somebody gave shows nothing: it is empty, or white space alone.
 #[must_use]
 pub fn is_blank(text: &str) -> bool {

@@ -4,7 +4,7 @@ use crate::{
     clock::Clock,
     config::Config,
     error::Error,
-    model::{Credentials, User, UserId, UserType, Username, is_blank},
+    model::{Credentials, NAME_LENGTH, User, UserId, UserType, Username, is_blank, is_short},
     password::{self, Passwords},
     store::{self, OpenError, StoreError},
 };
@@ -42,6 +42,9 @@ impl NewUser {
         for (name, text) in [("first-name", &first_name), ("last-name", &last_name)] {
             if is_blank(text) {
                 return Err(NotAdded::Unfit(name, "it cannot be empty"));
+            }
+            if !is_short(text) {
+                return Err(NotAdded::Unfit(name, NAME_LENGTH));
             }
         }
         Ok(Self { kind, username, first_name, last_name })

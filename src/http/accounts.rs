@@ -66,7 +66,7 @@ pub fn taken() -> Error {
 
 impl Input for Names {
     fn read(fields: &mut Fields) -> Option<Self> {
-        Some(Self { first_name: fields.optional_text("firstName"), last_name: fields.optional_text("lastName") })
+        Some(Self { first_name: fields.optional_name("firstName"), last_name: fields.optional_name("lastName") })
     }
 }
 

@@ -14,7 +14,7 @@ use validator::{ValidationError, ValidationErrors};
 use super::Shared;
 use crate::{
     error::{Error, Result},
-    model::is_blank,
+    model::{NAME_LENGTH, is_blank, is_short},
 };
 
 /// What is read of a body that is too large, so that its sender gets to read the answer: this many times what is allowed.
@@ -159,9 +159,15 @@ impl Fields {
         }
     }
 
-    /// A string that is not blank, where there is one.
-    pub fn optional_text(&mut self, field: &'static str) -> Option<String> {
-        if self.is_missing(field) { None } else { self.text(field) }
+    /// A string that is not blank, and no longer than a name may be.
+    pub fn name(&mut self, field: &'static str) -> Option<String> {
+        let name = self.text(field)?;
+        if is_short(&name) { Some(name) } else { self.wrong(field, NAME_LENGTH) }
+    }
+
+    /// The same, where there is one.
+    pub fn optional_name(&mut self, field: &'static str) -> Option<String> {
+        if self.is_missing(field) { None } else { self.name(field) }
     }
 
     /// A string that `read` can make something of; `expected` says what it should have been.

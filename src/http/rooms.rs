@@ -21,13 +21,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::{Message, Room, RoomType, User, UserId, is_blank},
+    model::{Message, NAME_LENGTH, Room, RoomType, User, UserId, is_blank, is_short},
     store::Unread,
     view::{RecentConversation, Shown},
 };
-
-/// The longest name of a room, in characters.
-const LONGEST_NAME: usize = 200;
 
 pub fn routes() -> Router<Shared> {
     Router::new().route("/room", get(recents)).route("/room/initiate", post(initiate)).route("/room/unread", get(unread))
@@ -50,8 +47,8 @@ impl Input for NewRoom {
 
 /// What a room is to be called.
 pub fn room_name(fields: &mut Fields) -> Option<String> {
-    let fits = |text: String| (!is_blank(&text) && text.chars().count() <= LONGEST_NAME).then_some(text);
-    fields.parsed("name", fits, "please provide 1 to 200 characters")
+    let fits = |text: String| (!is_blank(&text) && is_short(&text)).then_some(text);
+    fields.parsed("name", fits, NAME_LENGTH)
 }
 
 async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): Body<NewRoom>) -> Result<Json<Success>> {

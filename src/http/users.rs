@@ -41,8 +41,8 @@ struct NewUser {
 
 impl Input for NewUser {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let first_name = fields.text("firstName");
-        let last_name = fields.text("lastName");
+        let first_name = fields.name("firstName");
+        let last_name = fields.name("lastName");
         let kind = fields.one_of("type", UserType::ALL, UserType::as_str);
         let login = Login::read(fields);
         Some(Self { first_name: first_name?, last_name: last_name?, kind: kind?, login })

@@ -25,10 +25,10 @@ pub struct CreateUser {
     /// The name to log in with: 3 to 32 of a-z 0-9 . _ -
     #[arg(long, value_name = "NAME")]
     username: String,
-    /// Given name
+    /// Given name, at most 200 characters
     #[arg(long, value_name = "NAME")]
     first_name: String,
-    /// Family name
+    /// Family name, at most 200 characters
     #[arg(long, value_name = "NAME")]
     last_name: String,
 }

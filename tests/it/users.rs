@@ -1,11 +1,17 @@
 //! Users: create, list, get, delete.
 
+use causerie::model::User;
 use reqwest::Method;
+use rstest_reuse::apply;
 use serde_json::json;
 
-use crate::{databases::Kind, each_store};
-use crate::{harness::TestServer, people::Answer};
-use rstest_reuse::apply;
+use crate::{
+    databases::{Database, Kind},
+    each_store,
+    harness::TestServer,
+    people::Answer,
+    store::user,
+};
 
 #[apply(each_store)]
 #[tokio::test]
@@ -89,14 +95,36 @@ async fn bodies_that_cannot_be_read_are_refused_in_the_envelope(kind: Kind) {
 async fn a_body_of_just_the_limit_is_taken_and_one_more_byte_is_not(kind: Kind) {
     let server = TestServer::start(kind).await;
     let body = |size: usize| {
-        let frame = r#"{"firstName":"","lastName":"b","type":"consumer"}"#.len();
-        format!(r#"{{"firstName":"{}","lastName":"b","type":"consumer"}}"#, "x".repeat(size - frame))
+        let frame = r#"{"firstName":"a","lastName":"b","type":"consumer","more":""}"#.len();
+        format!(r#"{{"firstName":"a","lastName":"b","type":"consumer","more":"{}"}}"#, "x".repeat(size - frame))
     };
     let send = |body: String| Answer::of(server.request(Method::POST, "/users").header("content-type", "application/json").body(body));
     send(body(102_400)).await.ok();
     for size in [102_401, 1_000_000] {
         send(body(size)).await.refused(413, "The request body is larger than 102400 bytes");
     }
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_name_is_no_longer_than_two_hundred_characters_and_older_ones_stay(kind: Kind) {
+    let database = Database::new(kind).await;
+    let store = database.open().await;
+    let old = User { first_name: "x".repeat(5_000), ..user(1) };
+    store.add_user(old.clone(), None).await.unwrap();
+    store.close().await;
+    drop(store);
+    let server = TestServer::on(database, &[]).await;
+    let (longest, too_long) = ("é".repeat(200), "é".repeat(201));
+    let alice = server.person(&longest).await;
+    assert_eq!(alice.user["firstName"], *longest);
+    let wrong = "please provide 1 to 200 characters";
+    let body = json!({ "firstName": too_long, "lastName": too_long, "type": "consumer" });
+    server.post("/users", &body).await.invalid(json!({ "firstName": wrong, "lastName": wrong }));
+    let own = format!("/users/{}", alice.id);
+    alice.calls(Method::PATCH, &own, json!({ "lastName": too_long })).await.invalid(json!({ "lastName": wrong }));
+    assert_eq!(alice.calls(Method::PATCH, &own, json!({ "lastName": longest })).await.ok()["user"]["lastName"], *longest);
+    assert_eq!(server.get(&format!("/users/{}", old.id)).await.ok()["user"]["firstName"], *old.first_name);
 }
 
 #[apply(each_store)]
