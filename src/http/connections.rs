@@ -13,10 +13,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer, ServiceExt};
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
 
+use super::patience::Patient;
 use crate::{address::Peer, config::HttpConfig};
 
 /// How long to wait before accepting again when the system has no room for one more connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How long a client may take nothing of what it is sent, before its connection is closed.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// How many bytes are read at once, and what the head of a request may hold before it is refused (a little more when it comes in at once).
 const READ_BUFFER: usize = 64 * 1024;
 
@@ -43,7 +46,8 @@ impl Open {
             request.extensions_mut().insert(client);
             request
         });
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).with_upgrades();
+        let connection =
+            http.serve_connection(TokioIo::new(Patient::new(stream, WRITE_PATIENCE)), TowerToHyperService::new(service)).with_upgrades();
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
             let mut connection = std::pin::pin!(connection);

@@ -12,6 +12,7 @@ mod members;
 mod messages;
 mod observe;
 mod paging;
+mod patience;
 mod polling;
 mod rooms;
 mod search;

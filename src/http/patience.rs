@@ -1,0 +1,110 @@
+//! A connection that is given up when its other end takes nothing for too long: whoever asks and never reads would hold the memory of the
+//! answer, and of all that waits behind it, for as long as they like.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+/// A stream on which a write fails once nothing could be written for a while. Reads wait for ever; for them there are other limits.
+pub struct Patient<S> {
+    stream: S,
+    patience: Duration,
+    /// Runs while there is something to write, and none of it is taken.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Patient<S> {
+    /// The same stream, given up when it takes nothing for so long.
+    pub fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, patience, stalled: None }
+    }
+
+    /// What came of a write; an error where none came for too long.
+    fn hurried<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        ready!(self.stalled.get_or_insert_with(|| Box::pin(sleep(patience))).as_mut().poll(cx));
+        // The timer stays: whoever tries again is told the same.
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other end takes nothing")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.hurried(written, cx)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.hurried(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        // To a socket it means nothing; it says that it is done whether or not anything was taken.
+        if flushed.is_ready() { flushed } else { self.hurried(flushed, cx) }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.hurried(shut, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        time::timeout,
+    };
+
+    use super::*;
+
+    /// Longer than any test may take.
+    const LONG: Duration = Duration::from_mins(1);
+
+    #[tokio::test]
+    async fn whoever_takes_nothing_is_given_up_and_stays_so() {
+        let (ours, _theirs) = duplex(16);
+        let mut stream = Patient::new(ours, Duration::from_millis(20));
+        for _ in 0..2 {
+            let written = timeout(LONG, stream.write_all(&[0; 17])).await.expect("it waits for ever");
+            assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_something_has_the_whole_time_again() {
+        let (ours, mut theirs) = duplex(16);
+        let mut stream = Patient::new(ours, LONG);
+        stream.write_all(&[0; 16]).await.unwrap();
+        assert!(stream.write_all(&[0; 16]).now_or_never().is_none());
+        assert!(stream.stalled.is_some());
+        theirs.read_exact(&mut [0; 16]).await.unwrap();
+        stream.write_all(&[0; 16]).await.unwrap();
+        assert!(stream.stalled.is_none());
+    }
+}
