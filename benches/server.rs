@@ -17,10 +17,11 @@ use crate::mongod::{Mongod, ReplicaSet};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// All comes from one address, and far more than one person ever posts. The limit of posts stays, out of reach, so that its price is paid.
-const NO_LIMITS: [(&str, &str); 3] = [
+const NO_LIMITS: [(&str, &str); 4] = [
     ("CAUSERIE_LIMITS__REGISTRATIONS_PER_MINUTE", "0"),
     ("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "0"),
     ("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "4000000000"),
+    ("CAUSERIE_LIMITS__CONNECTIONS_PER_ADDRESS", "0"),
 ];
 
 /// Which server.

@@ -84,6 +84,12 @@ impl Peer {
         Self { address, proxies: proxies.contain(address.0).then(|| Arc::clone(proxies)) }
     }
 
+    /// The address, where it is the client's own: behind that of a trusted proxy stand many.
+    #[must_use]
+    pub fn direct(&self) -> Option<ClientAddress> {
+        self.proxies.is_none().then_some(self.address)
+    }
+
     /// Where a request with these headers comes from.
     ///
     /// The list is read from its end: what a trusted proxy has added is true, and what stands before that is true if it was a trusted

@@ -105,7 +105,7 @@ impl Server {
 
     /// Serves until `shutdown`; then finishes what is under way, closes the sockets, and closes the database.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let open = http::serve(self.listener, self.router, &self.config.http, shutdown).await;
+        let open = http::serve(self.listener, self.router, &self.config, shutdown).await;
         tracing::info!("stopping");
         let ended = async { tokio::join!(open.shutdown(), self.sockets.close()) };
         if tokio::time::timeout(self.config.http.shutdown_timeout_ms.into(), ended).await.is_err() {

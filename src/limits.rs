@@ -1,4 +1,4 @@
-//! How often somebody may do something, and how many sockets may come from one place. In secure mode; open mode limits nothing.
+//! How often somebody may do something, and how many connections and sockets may come from one place. In secure mode; open mode limits nothing.
 //!
 //! Each limit is a bucket that is full at first: as many as a minute allows may come at once, and then one whenever the bucket has gained
 //! one (GCRA, as in the `governor` crate). The buckets of those who have done nothing for a minute are full again, and forgotten; and of
@@ -43,7 +43,7 @@ pub struct Limits {
     connections: Option<Rate<IpAddr>>,
     posts: Option<Rate<UserId>>,
     events: Option<Rate<UserId>>,
-    places: Option<Arc<Places>>,
+    places: Places,
 }
 
 /// Every question takes what it asks for, if there is some left. Otherwise the answer is [`Error::RateLimited`].
@@ -61,7 +61,7 @@ impl Limits {
             connections: by_address(config.connections_per_minute),
             posts: by_user(config.posts_per_minute),
             events: by_user(config.events_per_minute),
-            places: limit(config.sockets_per_address).map(|most| Arc::new(Places { most, taken: Mutex::default() })),
+            places: Places::new(config.sockets_per_address, mode),
         }
     }
 
@@ -97,9 +97,7 @@ impl Limits {
 
     /// A place for one more socket from this address.
     pub fn socket(&self, address: ClientAddress) -> Result<Place> {
-        let Some(places) = &self.places else { return Ok(Place { _taken: None }) };
-        let taken = Places::take(places, address.network()).ok_or(Error::RateLimited(PLACE_RETRY))?;
-        Ok(Place { _taken: Some(Arc::new(taken)) })
+        self.places.take(address).ok_or(Error::RateLimited(PLACE_RETRY))
     }
 }
 
@@ -132,32 +130,46 @@ where
     }
 }
 
-/// How many sockets are connected from where. An address without sockets takes no room.
-struct Places {
+/// Places for what may come from one network at the same time; as many as are wanted, where nothing is limited.
+pub struct Places(Option<Arc<Counted>>);
+
+/// How many places are taken from where. An address that has none takes no room.
+struct Counted {
     most: NonZeroU32,
     taken: Mutex<HashMap<IpAddr, u32>>,
 }
 
 impl Places {
-    fn take(places: &Arc<Self>, from: IpAddr) -> Option<Taken> {
-        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+    /// So many for each network, in secure mode; 0 is no limit.
+    #[must_use]
+    pub fn new(most: u32, mode: AccessMode) -> Self {
+        let most = NonZeroU32::new(most).filter(|_| mode == AccessMode::Secure);
+        Self(most.map(|most| Arc::new(Counted { most, taken: Mutex::default() })))
+    }
+
+    /// One more for this address; `None` when all are taken.
+    #[must_use]
+    pub fn take(&self, address: ClientAddress) -> Option<Place> {
+        let Some(counted) = &self.0 else { return Some(Place::default()) };
+        let from = address.network();
+        let mut taken = counted.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(from).or_default();
-        if *count >= places.most.get() {
+        if *count >= counted.most.get() {
             return None;
         }
         *count += 1;
-        Some(Taken { places: Arc::clone(places), from })
+        Some(Place { _taken: Some(Arc::new(Taken { places: Arc::clone(counted), from })) })
     }
 }
 
-/// The place of a connected socket. It is free again when the last clone is dropped.
-#[derive(Clone)]
+/// The place of a connection or a socket. It is free again when the last clone is dropped. The default is one that nobody counts.
+#[derive(Clone, Default)]
 pub struct Place {
     _taken: Option<Arc<Taken>>,
 }
 
 struct Taken {
-    places: Arc<Places>,
+    places: Arc<Counted>,
     from: IpAddr,
 }
 
@@ -264,7 +276,7 @@ mod tests {
         drop(clone);
         let third = limits.socket(address("192.0.2.1")).unwrap();
         drop([second, third, elsewhere]);
-        assert!(limits.places.unwrap().taken.lock().unwrap().is_empty());
+        assert!(limits.places.0.unwrap().taken.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
 /// How long a server may take to come up.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// All comes from one address, and far more than one person ever does.
-const NO_LIMITS: [&str; 7] = [
+const NO_LIMITS: [&str; 8] = [
     "LOGINS_PER_MINUTE",
     "REFRESHES_PER_MINUTE",
     "REGISTRATIONS_PER_MINUTE",
@@ -31,6 +31,7 @@ const NO_LIMITS: [&str; 7] = [
     "POSTS_PER_MINUTE",
     "EVENTS_PER_MINUTE",
     "SOCKETS_PER_ADDRESS",
+    "CONNECTIONS_PER_ADDRESS",
 ];
 
 /// Everything that runs.

@@ -14,7 +14,11 @@ use tower::{Layer, ServiceExt};
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
 
 use super::patience::Patient;
-use crate::{address::Peer, config::HttpConfig};
+use crate::{
+    address::Peer,
+    config::Config,
+    limits::{Place, Places},
+};
 
 /// How long to wait before accepting again when the system has no room for one more connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -38,7 +42,7 @@ impl Open {
         self.tasks.wait().await;
     }
 
-    fn spawn(&self, stream: TcpStream, peer: Peer, service: NormalizePath<Router>, http: &http1::Builder) {
+    fn spawn(&self, stream: TcpStream, peer: Peer, place: Place, service: NormalizePath<Router>, http: &http1::Builder) {
         // Without it small answers wait for the acknowledgement of the one before. Where it fails the connection is gone already.
         let _ = stream.set_nodelay(true);
         let service = service.map_request(move |mut request: Request<Incoming>| {
@@ -50,6 +54,8 @@ impl Open {
             http.serve_connection(TokioIo::new(Patient::new(stream, WRITE_PATIENCE)), TowerToHyperService::new(service)).with_upgrades();
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
+            // Until the connection ends, or has become a websocket: of these others are counted.
+            let _place = place;
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
@@ -67,7 +73,9 @@ impl Open {
 
 /// Serves `router` to whoever connects, until `shutdown`. Answers the connections that are still open: nothing new comes in on them once
 /// they are asked to shut down.
-pub async fn serve(listener: TcpListener, router: Router, config: &HttpConfig, shutdown: impl Future<Output = ()>) -> Open {
+pub async fn serve(listener: TcpListener, router: Router, config: &Config, shutdown: impl Future<Output = ()>) -> Open {
+    let places = Places::new(config.limits.connections_per_address, config.access);
+    let config = &config.http;
     let proxies = Arc::new(config.trusted_proxies.clone());
     // Outside of the router, since it changes the path by which the router chooses.
     let service = NormalizePathLayer::trim_trailing_slash().layer(router);
@@ -80,7 +88,16 @@ pub async fn serve(listener: TcpListener, router: Router, config: &HttpConfig, s
         tokio::select! {
             () = &mut shutdown => return open,
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => open.spawn(stream, Peer::new(peer.ip(), &proxies), service.clone(), &http),
+                Ok((stream, peer)) => {
+                    let client = Peer::new(peer.ip(), &proxies);
+                    let place = client.direct().map_or_else(|| Some(Place::default()), |address| places.take(address));
+                    if let Some(place) = place {
+                        open.spawn(stream, client, place, service.clone(), &http);
+                    } else {
+                        // Dropped, and so closed: an answer would take what there is too little of.
+                        tracing::debug!(address = %peer.ip(), "too many connections from one address");
+                    }
+                }
                 Err(error) => refused(&error).await,
             },
         }

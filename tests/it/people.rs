@@ -151,12 +151,13 @@ impl TestServer {
     }
 }
 
-pub const SECURE: [(&str, &str); 7] = [
+pub const SECURE: [(&str, &str); 8] = [
     ("CAUSERIE_ACCESS", "secure"),
     ("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "0"),
     ("CAUSERIE_LIMITS__REFRESHES_PER_MINUTE", "0"),
     ("CAUSERIE_LIMITS__REGISTRATIONS_PER_MINUTE", "0"),
     ("CAUSERIE_LIMITS__CONNECTIONS_PER_MINUTE", "0"),
+    ("CAUSERIE_LIMITS__CONNECTIONS_PER_ADDRESS", "0"),
     ("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "0"),
     ("CAUSERIE_LIMITS__EVENTS_PER_MINUTE", "0"),
 ];

@@ -5,7 +5,14 @@ use reqwest::{Method, RequestBuilder};
 use rstest_reuse::apply;
 use serde_json::{Value, json};
 
-use crate::{databases::Kind, each_store, harness::TestServer, people::Answer, wire::Socket};
+use crate::{
+    databases::Kind,
+    each_store,
+    harness::{PATIENCE, TestServer},
+    people::Answer,
+    raw::Connection,
+    wire::Socket,
+};
 
 const PASSWORD: &str = "tall green kettle";
 
@@ -102,6 +109,62 @@ async fn whoever_connects_too_often_has_to_wait() {
     // Those who are connected go on.
     let going_on = server.request(Method::POST, &format!("{path}&sid={sid}")).body("40").send().await.unwrap();
     assert_eq!(going_on.status(), 200);
+}
+
+/// A connection on which a request was answered; none where it was closed instead.
+async fn served(server: &TestServer) -> Option<Connection> {
+    let mut connection = Connection::open(&server.base).await;
+    connection.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let reply = connection.reply("GET").await?;
+    assert_eq!(reply.status, 200);
+    Some(connection)
+}
+
+/// The same, as soon as there is a place for it: the server learns some time later that a connection is gone.
+async fn served_soon(server: &TestServer) -> Connection {
+    let serving = async {
+        loop {
+            if let Some(connection) = served(server).await {
+                return connection;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, serving).await.expect("no place becomes free")
+}
+
+const TWO_CONNECTIONS: (&str, &str) = ("CAUSERIE_LIMITS__CONNECTIONS_PER_ADDRESS", "2");
+
+#[tokio::test]
+async fn one_address_has_only_so_many_connections() {
+    let server = secure(Kind::Sqlite, &[TWO_CONNECTIONS]).await;
+    let [first, second] = [served(&server).await.unwrap(), served(&server).await.unwrap()];
+    assert!(served(&server).await.is_none());
+    drop(first);
+    let third = served_soon(&server).await;
+    assert!(served(&server).await.is_none());
+    drop((second, third));
+    // Of websockets others are counted: each of these leaves its place to the next one.
+    let mut sockets = Vec::new();
+    for _ in 0..4 {
+        let mut connection = served_soon(&server).await;
+        let upgrade =
+            "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
+        connection.send(format!("GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n\r\n").as_bytes()).await;
+        assert_eq!(connection.reply("GET").await.unwrap().status, 101);
+        sockets.push(connection);
+    }
+}
+
+#[tokio::test]
+async fn neither_a_trusted_proxy_nor_open_mode_is_limited_in_connections() {
+    let proxied = secure(Kind::Sqlite, &[TWO_CONNECTIONS, ("CAUSERIE_HTTP__TRUSTED_PROXIES", "127.0.0.1")]).await;
+    for server in [proxied, TestServer::with(Kind::Sqlite, &[TWO_CONNECTIONS]).await] {
+        let mut connections = Vec::new();
+        for _ in 0..5 {
+            connections.push(served(&server).await.unwrap());
+        }
+    }
 }
 
 #[tokio::test]
