@@ -86,6 +86,7 @@ impl Chat {
 
     /// Deletes a message. False when there is none, or no longer.
     pub async fn delete_message(&self, caller: &Caller, message: &str) -> Result<bool> {
+        self.count(caller)?;
         let Some(message) = self.access.admit_to_delete(caller, message).await? else { return Ok(false) };
         let by = caller.user().map_or(UserId::NOBODY, |user| user.id);
         match self.timeline.delete(message.room, message.id, by).await {
@@ -98,6 +99,7 @@ impl Chat {
 
     /// Deletes a room with all messages; answers how many. `None` when there is none, or no longer.
     pub async fn delete_room(&self, caller: &Caller, room: &str) -> Result<Option<u64>> {
+        self.count(caller)?;
         let room = match self.access.admit(caller, Action::Delete, room).await {
             Ok(room) => room,
             // Already gone is as good as deleted, as in the original.
@@ -124,6 +126,8 @@ impl Chat {
 
     /// The room of these people, or a new one; with a name always a new one. True when it is new.
     pub async fn initiate(&self, room: Room) -> Result<(Arc<Room>, bool)> {
+        // One for each of the others, as if they were added one by one.
+        self.limits.posts(room.initiator, room.members.len().saturating_sub(1).max(1))?;
         let (room, is_new) = self.store.find_or_add_room(room).await?;
         if is_new {
             self.timeline.tell(News::aside(room.id, Told::RoomCreated(Arc::clone(&room)))).await;
@@ -135,6 +139,7 @@ impl Chat {
     pub async fn add_members(&self, caller: &Caller, room: &str, users: &[Arc<User>]) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
         let room = self.access.admit(caller, Action::Change, room).await?;
+        self.limits.posts(by, users.iter().filter(|user| !room.has_member(user.id)).count())?;
         // Some at once, so that they share a commit; in a large room all of them would hold up everybody's posts.
         for users in users.chunks(ADDED_AT_ONCE) {
             let added = join_all(users.iter().map(|user| self.timeline.add_member(room.id, user.id, by))).await;
@@ -146,6 +151,7 @@ impl Chat {
     /// Takes somebody out of a room: the caller, or another. `None` when they are not in it.
     pub async fn remove_member(&self, caller: &Caller, room: &str, user: &str) -> Result<Option<Seq>> {
         let by = author(caller)?.id;
+        self.limits.post(by)?;
         let leaves = UserId::parse(user) == Some(by);
         let room = self.access.admit(caller, if leaves { Action::Leave } else { Action::Remove }, room).await?;
         // Whether they are in it, the log says: the room at hand may be one that another server has changed since.
@@ -156,9 +162,15 @@ impl Chat {
     /// Gives a room another name.
     pub async fn rename(&self, caller: &Caller, room: &str, name: String) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
+        self.limits.post(by)?;
         let room = self.access.admit(caller, Action::Change, room).await?;
         self.timeline.rename(room.id, Some(name), by).await?;
         self.store.room(room.id).await?.ok_or(Error::NoRoom)
+    }
+
+    /// Counts one more change of the caller's, if it is known whose it is: nobody else changes anything where there are limits.
+    fn count(&self, caller: &Caller) -> Result<()> {
+        caller.user().map_or(Ok(()), |user| self.limits.post(user.id))
     }
 
     /// A page of the messages of a room.

@@ -85,12 +85,22 @@ impl Limits {
         check(self.connections.as_ref(), address.network())
     }
 
-    /// May this user post?
+    /// May this user post, or change something else about a room?
     pub fn post(&self, user: UserId) -> Result<()> {
         check(self.posts.as_ref(), user)
     }
 
-    /// May a socket of this user send an event?
+    /// May this user do so many things at once? They count one by one, but all that a minute allows is enough for any number: else some could
+    /// never be done.
+    pub fn posts(&self, user: UserId, count: usize) -> Result<()> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        match (&self.posts, NonZeroU32::new(count)) {
+            (Some(rate), Some(count)) => rate.check_many(user, count),
+            _ => Ok(()),
+        }
+    }
+
+    /// May this user send an event by a socket, or do the same by REST?
     pub fn event(&self, user: UserId) -> Result<()> {
         check(self.events.as_ref(), user)
     }
@@ -125,8 +135,16 @@ where
     }
 
     fn check(&self, key: K) -> Result<()> {
+        self.check_many(key, NonZeroU32::MIN)
+    }
+
+    /// Takes `count` at once, or what fits into the bucket.
+    fn check_many(&self, key: K, count: NonZeroU32) -> Result<()> {
         let bucket = self.buckets.get_with(key, || Arc::new(RateLimiter::direct_with_clock(self.quota, self.clock.clone())));
-        bucket.check().map_err(|until| Error::RateLimited(until.wait_time_from(self.clock.now())))
+        match bucket.check_n(count.min(self.quota.burst_size())) {
+            Ok(taken) => taken.map_err(|until| Error::RateLimited(until.wait_time_from(self.clock.now()))),
+            Err(_) => Err(Error::internal("a limit has no room for what fits into it")),
+        }
     }
 }
 
@@ -232,6 +250,20 @@ mod tests {
         clock.advance(MINUTE);
         (0..60).for_each(|_| rate.check("alice").unwrap());
         refused(rate.check("alice"));
+    }
+
+    #[test]
+    fn many_at_once_are_taken_one_by_one_and_more_than_fit_take_all() {
+        let clock = FakeRelativeClock::default();
+        let rate = Rate::new(NonZeroU32::new(60).unwrap(), clock.clone());
+        let many = |count| rate.check_many("alice", NonZeroU32::new(count).unwrap());
+        many(59).unwrap();
+        assert!((refused(many(2)) - 1.0).abs() < 1e-6);
+        many(1).unwrap();
+        assert!(refused(many(1_000)) > 59.0);
+        clock.advance(MINUTE);
+        many(1_000).unwrap();
+        refused(many(1));
     }
 
     #[test]

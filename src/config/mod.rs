@@ -89,9 +89,9 @@ pub struct LimitsConfig {
     pub refreshes_per_minute: u32,
     /// Registrations from one address.
     pub registrations_per_minute: u32,
-    /// Messages of one user.
+    /// Messages of one user, and other changes to rooms.
     pub posts_per_minute: u32,
-    /// Events from all sockets of one user.
+    /// Events from all sockets of one user, and rooms marked as read.
     pub events_per_minute: u32,
     /// Sockets opened from one address.
     pub connections_per_minute: u32,

@@ -130,5 +130,7 @@ async fn mark_read(
     caller: Authenticated,
     Body(read): Body<Read>,
 ) -> Result<Json<MarkedView>> {
+    // A socket's events are counted before it is known what they are.
+    app.limits.event(caller.user.id)?;
     Ok(Json(app.chat.mark_read(&caller.caller, &room, read.up_to).await?.into()))
 }

@@ -9,7 +9,7 @@ use crate::{
     databases::Kind,
     each_store,
     harness::{PATIENCE, TestServer},
-    people::Answer,
+    people::{Answer, Person},
     raw::Connection,
     wire::Socket,
 };
@@ -85,7 +85,7 @@ async fn whoever_posts_too_fast_has_to_wait_and_nobody_else() {
     let me = send(&dave, server.request(Method::GET, "/users?limit=9"), json!({})).await.ok();
     let ids: Vec<_> = me["users"].as_array().unwrap().iter().map(|user| user["_id"].clone()).collect();
     let asked = json!({ "userIds": ids, "type": "consumer-to-consumer" });
-    let room = send(&carol, server.request(Method::POST, "/room/initiate"), asked).await.ok();
+    let room = send(&dave, server.request(Method::POST, "/room/initiate"), asked).await.ok();
     let path = format!("/room/{}/message", room["chatRoom"]["chatRoomId"].as_str().unwrap());
     let post = async |token: &str| send(token, server.request(Method::POST, &path), json!({ "messageText": "hello" })).await;
     for _ in 0..3 {
@@ -93,6 +93,67 @@ async fn whoever_posts_too_fast_has_to_wait_and_nobody_else() {
     }
     limited(post(&carol).await);
     post(&dave).await.ok();
+}
+
+/// Somebody who has no more left of what a minute allows, once this has been done.
+async fn spends(person: &Person, method: Method, path: &str, body: &Value) -> Answer {
+    person.calls(method.clone(), path, body).await.ok();
+    person.calls(method, path, body).await
+}
+
+#[tokio::test]
+async fn whatever_changes_a_room_counts_as_a_post() {
+    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "1")]).await;
+    let host = server.member("host").await;
+    let room = host.room_with(&[]).await;
+    let mut helpers = Vec::new();
+    for name in ["renamer", "adder", "leaver", "remover", "deleter", "destroyer"] {
+        helpers.push(server.support(name).await);
+    }
+    let [renamer, adder, leaver, remover, deleter, destroyer] = &helpers[..] else { unreachable!() };
+    // Each bucket holds one, and comes back no sooner than a minute later; so every step is one of somebody else.
+    limited(host.adds(&room, &[renamer]).await);
+    let group = async |who: &Person| {
+        let founder = server.member(&format!("founder{}", &who.id[20..])).await;
+        founder.named_room("group", &[who]).await
+    };
+    let path = format!("/room/{}", group(renamer).await);
+    limited(spends(renamer, Method::PUT, &path, &json!({ "name": "other" })).await);
+    let path = format!("/room/{}/members", group(adder).await);
+    adder.calls(Method::POST, &path, &json!({ "userIds": [adder.id] })).await.ok();
+    adder.calls(Method::POST, &path, &json!({ "userIds": [host.id, leaver.id] })).await.ok();
+    adder.calls(Method::POST, &path, &json!({ "userIds": [adder.id, host.id] })).await.ok();
+    limited(adder.calls(Method::POST, &path, &json!({ "userIds": [remover.id] })).await);
+    let path = format!("/room/{}/members/{}", group(leaver).await, leaver.id);
+    leaver.calls(Method::DELETE, &path, &json!({})).await.ok();
+    limited(leaver.calls(Method::DELETE, &path, &json!({})).await);
+    limited(spends(remover, Method::DELETE, &format!("/room/{room}/members/{}", adder.id), &json!({})).await);
+    limited(spends(deleter, Method::DELETE, &format!("/delete/message/{room}"), &json!({})).await);
+    limited(spends(destroyer, Method::DELETE, &format!("/delete/room/{room}"), &json!({})).await);
+}
+
+#[tokio::test]
+async fn whoever_initiates_rooms_pays_for_everybody_in_them() {
+    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "3")]).await;
+    let (alice, bob, carol) = (server.member("alice").await, server.member("bob").await, server.member("carol").await);
+    alice.named_room("of three", &[&bob, &carol]).await;
+    limited(alice.initiate(&[&bob, &carol]).await);
+    alice.room_with(&[&bob]).await;
+    limited(alice.initiate(&[&bob]).await);
+}
+
+#[tokio::test]
+async fn marking_as_read_counts_as_an_event_by_rest_and_by_socket() {
+    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__EVENTS_PER_MINUTE", "3")]).await;
+    let alice = server.member("alice").await;
+    let room = alice.room_with(&[]).await;
+    let mut socket = Socket::signed_in(&alice).await;
+    assert_eq!(socket.asks("mark read", json!([{ "chatRoomId": room }])).await["success"], true);
+    for _ in 0..2 {
+        alice.marks_read(&room).await;
+    }
+    limited(Answer::of(alice.request(Method::PUT, &format!("/room/{room}/mark-read"))).await);
+    assert_eq!(socket.is_refused("mark read", json!([{ "chatRoomId": room }])).await, "rate limited");
 }
 
 #[tokio::test]
