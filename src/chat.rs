@@ -106,33 +106,45 @@ impl Chat {
             Err(Error::NoRoom) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let deleted = self.store.delete_room(room.id).await?;
-        if deleted.is_some() {
-            self.timeline.tell(News::aside(room.id, Told::RoomDeleted(room.members.clone()))).await;
-        }
-        Ok(deleted)
+        let chat = self.clone();
+        to_the_end(async move {
+            let deleted = chat.store.delete_room(room.id).await?;
+            if deleted.is_some() {
+                chat.timeline.tell(News::aside(room.id, Told::RoomDeleted(room.members.clone()))).await;
+            }
+            Ok(deleted)
+        })
+        .await
     }
 
     /// Marks a room as read, up to an entry or to its end.
     pub async fn mark_read(&self, caller: &Caller, room: &str, up_to: Option<Seq>) -> Result<Marked> {
         let reader = author(caller)?;
         let room = self.access.admit(caller, Action::MarkRead, room).await?;
-        let marked = self.store.mark_read(room.id, reader.id, up_to, self.clock.now()).await?.ok_or(Error::NotAMember)?;
-        if let Some(mark) = marked.mark {
-            self.timeline.tell(News::aside(room.id, Told::Read { mark, is_large: self.is_large(&room) })).await;
-        }
-        Ok(marked)
+        let chat = self.clone();
+        to_the_end(async move {
+            let marked = chat.store.mark_read(room.id, reader.id, up_to, chat.clock.now()).await?.ok_or(Error::NotAMember)?;
+            if let Some(mark) = marked.mark {
+                chat.timeline.tell(News::aside(room.id, Told::Read { mark, is_large: chat.is_large(&room) })).await;
+            }
+            Ok(marked)
+        })
+        .await
     }
 
     /// The room of these people, or a new one; with a name always a new one. True when it is new.
     pub async fn initiate(&self, room: Room) -> Result<(Arc<Room>, bool)> {
         // One for each of the others, as if they were added one by one.
         self.limits.posts(room.initiator, room.members.len().saturating_sub(1).max(1))?;
-        let (room, is_new) = self.store.find_or_add_room(room).await?;
-        if is_new {
-            self.timeline.tell(News::aside(room.id, Told::RoomCreated(Arc::clone(&room)))).await;
-        }
-        Ok((room, is_new))
+        let chat = self.clone();
+        to_the_end(async move {
+            let (room, is_new) = chat.store.find_or_add_room(room).await?;
+            if is_new {
+                chat.timeline.tell(News::aside(room.id, Told::RoomCreated(Arc::clone(&room)))).await;
+            }
+            Ok((room, is_new))
+        })
+        .await
     }
 
     /// Lets people into a room, those of them who are not in it.
@@ -319,6 +331,18 @@ impl Chat {
         ids.dedup();
         let people = self.store.people(&ids).await?;
         Ok(people.into_iter().map(|user| (user.id, user)).collect())
+    }
+}
+
+/// Does something that has to be told as well, if it is done at all: the handler of a request is dropped wherever it stands when its client
+/// goes away.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(Error::internal(error.to_string())),
+        },
     }
 }
 

@@ -26,6 +26,7 @@ mod checker;
 mod compose;
 mod crash;
 mod create_user;
+mod cut_off;
 mod delete;
 mod deployments;
 mod edits;
