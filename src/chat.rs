@@ -214,8 +214,15 @@ impl Chat {
             None => self.store.last_seqs(&[room.id]).await?.first().map(|(_, seq)| *seq).ok_or(Error::NoRoom)?,
         };
         let reset = since > last_seq;
-        let since = if reset { Seq(0) } else { since }.max(self.hidden(room, user));
-        let entries = self.entries(room.id, since, last_seq, limit, bytes).await?;
+        let hidden = self.hidden(room, user);
+        let since = if reset { Seq(0) } else { since }.max(hidden);
+        let mut entries = self.entries(room.id, since, last_seq, limit, bytes).await?;
+        for entry in &mut entries {
+            // That a message from before was edited may be seen, since the log has no hole; what it says may not.
+            if let What::Edit { current, .. } = &mut entry.what {
+                current.take_if(|message| message.seq <= hidden);
+            }
+        }
         let has_more = entries.last().map_or(since, |entry| entry.seq) < last_seq;
         let messages = entries.iter().filter_map(|entry| match &entry.what {
             What::Message(message) | What::Edit { current: Some(message), .. } => Some(message),

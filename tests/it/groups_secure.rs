@@ -162,6 +162,30 @@ async fn where_history_begins_with_joining_nothing_before_is_seen(kind: Kind) {
 
 #[apply(each_store)]
 #[tokio::test]
+async fn an_edit_of_a_message_from_before_joining_does_not_show_it(kind: Kind) {
+    let server = TestServer::with(kind, &[("CAUSERIE_ROOMS__HISTORY", "from joining")]).await;
+    let [alice, carol] = [server.person("Alice").await, server.person("Carol").await];
+    let room = alice.named_room("room", &[&alice]).await;
+    let old = alice.says(&room, "not for Carol").await;
+    alice.adds(&room, &[&carol]).await.ok();
+    let new = alice.says(&room, "for Carol").await;
+    for post in [&old, &new] {
+        alice.edits(&room, &post["postId"], "edited").await.ok();
+    }
+    let page = carol.syncs(&room, "").await;
+    let seen: Vec<_> =
+        page["entries"].as_array().unwrap().iter().map(|entry| (&entry["messageId"], entry.get("message"), entry.get("deleted"))).collect();
+    assert_eq!(seen[2], (&old["postId"], None, Some(&json!(true))), "as one that is gone");
+    for (entry, shown) in [(1, &new), (3, &new)] {
+        assert_eq!((seen[entry].0, seen[entry].2), (&shown["postId"], None));
+        assert_eq!(seen[entry].1.unwrap()["message"]["messageText"], "edited");
+    }
+    let of_alice = alice.syncs(&room, "").await;
+    assert_eq!(of_alice["entries"][3]["message"]["message"]["messageText"], "edited", "who was there sees it");
+}
+
+#[apply(each_store)]
+#[tokio::test]
 async fn a_latest_message_from_before_joining_is_not_among_the_recent_ones(kind: Kind) {
     let server = TestServer::with(kind, &[("CAUSERIE_ROOMS__HISTORY", "from joining")]).await;
     let [alice, carol] = [server.person("Alice").await, server.person("Carol").await];
