@@ -13,7 +13,7 @@
 //! | read, post, mark as read | members | members |
 //! | edit a message | its author, as a member | its author, as a member |
 //! | add people, name the room, leave it | members | members |
-//! | take others out of a room | its initiator, as a member; support users | its initiator, as a member; support users |
+//! | take others out of a room | its initiator, as a member; support users | the same; but of a room with support its last support user is taken out by support users alone |
 //! | subscribe a socket | anyone | members; for another user, who has to be a member too |
 //! | delete a room | anyone | its initiator, support users |
 //! | delete a message | anyone | its author, as a member; support users |
@@ -260,6 +260,21 @@ impl Access {
         }
         let error = if kind == UserType::Support { Error::SupportOnly } else { Error::RegistrationClosed };
         Err(self.refuse(caller, "register a user", shown(Some(&kind.as_str())), error))
+    }
+
+    /// Whether the caller may take this user out of a room in which they may take people out: a room that needs a support user keeps its last
+    /// one, unless support decides otherwise. One who goes by themselves is support. Errors: [`Error::LastSupport`].
+    pub async fn admit_to_remove(&self, caller: &Caller, room: &Room, user: UserId) -> Result<()> {
+        if !self.is_secure() || room.kind == RoomType::ConsumerToConsumer || caller.is_support() {
+            return Ok(());
+        }
+        let members = self.store.people(&room.members).await?;
+        let (taken, left): (Vec<_>, Vec<_>) = members.iter().filter(|member| !member.deleted).partition(|member| member.id == user);
+        let is_support = taken.iter().any(|member| member.kind == UserType::Support);
+        if is_support && !self.allows_room(room.kind, left.into_iter().map(AsRef::as_ref)) {
+            return Err(self.refuse(caller, Action::Remove.name(), shown(Some(&room.id)), Error::LastSupport));
+        }
+        Ok(())
     }
 
     /// Whether there may be a room of this kind with these members.

@@ -68,6 +68,9 @@ pub enum Error {
     /// 403: only the initiator of a room, and support users, take others out of it.
     #[error("Only the initiator of a room or a support user can take others out of it")]
     NotYoursToRemove,
+    /// 403: only support users take the last of them out of a room that needs one.
+    #[error("Only a support user can take the last support user out of a consumer-to-support room")]
+    LastSupport,
     /// 403: the message is somebody else's.
     #[error("You can only edit your own messages")]
     NotYourMessage,
@@ -154,6 +157,7 @@ impl Error {
             | Self::NotYours
             | Self::NotToDelete
             | Self::NotYoursToRemove
+            | Self::LastSupport
             | Self::NotYourMessage
             | Self::SupportOnly
             | Self::RegistrationClosed

@@ -92,6 +92,27 @@ async fn support_takes_people_out_of_any_room_and_reads_none_of_it(kind: Kind) {
     assert_eq!(bob.removes(&room, &bob).await.ok()["removedMembersCount"], 1);
 }
 
+#[apply(each_store)]
+#[tokio::test]
+async fn a_room_with_support_keeps_its_last_support_user_unless_support_decides_otherwise(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let [alice, bob] = [server.registered("Alice", "consumer").await, server.registered("Bob", "consumer").await];
+    let [sue, sam] = [server.registered("Sue", "support").await, server.registered("Sam", "support").await];
+    let body = json!({ "userIds": [bob.id, sue.id, sam.id], "type": "consumer-to-support" });
+    let initiated = alice.calls(Method::POST, "/room/initiate", &body).await.ok();
+    let room = initiated["chatRoom"]["chatRoomId"].as_str().unwrap();
+    assert_eq!(alice.removes(room, &sam).await.ok()["removedMembersCount"], 1, "one is left");
+    let refusal = "Only a support user can take the last support user out of a consumer-to-support room";
+    alice.removes(room, &sue).await.refused(403, refusal);
+    assert_eq!(alice.removes(room, &sam).await.ok()["removedMembersCount"], 0);
+    assert_eq!(alice.removes(room, &bob).await.ok()["removedMembersCount"], 1);
+    assert_eq!(sam.removes(room, &sue).await.ok()["removedMembersCount"], 1, "support may");
+    alice.adds(room, &[&sue]).await.ok();
+    assert_eq!(sue.removes(room, &sue).await.ok()["removedMembersCount"], 1, "and go");
+    let other = alice.named_room("of consumers", &[&sue]).await;
+    assert_eq!(alice.removes(&other, &sue).await.ok()["removedMembersCount"], 1);
+}
+
 /// Alice's room in which something was said, edited and deleted before Carol came, and something after.
 async fn with_a_latecomer(server: &TestServer) -> (Person, Person, String) {
     let [alice, bob, carol] = [server.person("Alice").await, server.person("Bob").await, server.person("Carol").await];
