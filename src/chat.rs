@@ -1,5 +1,7 @@
 //! What people do in rooms, whether by REST or by socket: here it is decided whether they may, done, and told to those who listen.
 
+mod pages;
+
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -10,11 +12,13 @@ use crate::{
     config::{History, RoomsConfig},
     error::{Error, Result},
     limits::Limits,
-    model::{ClientId, Entry, Message, MessageId, Room, RoomId, Seq, Timestamp, User, UserId, What},
-    store::{Marked, Page, Scope, Search, Store},
+    model::{ClientId, Message, MessageId, Room, Seq, User, UserId},
+    store::{Marked, Store},
     timeline::{Draft, Edit, News, Posted, Timeline, Told},
-    view::{ConversationMessage, EntryView, LogPage, Members, People, Post, Shown, present, raw},
+    view::{Members, People, Post, Shown, present},
 };
+
+pub use pages::{Conversation, Found, LOG_BYTES, Place, Recents};
 
 /// Does what people ask for.
 #[derive(Clone)]
@@ -33,27 +37,8 @@ pub struct Chat {
     pub config: RoomsConfig,
 }
 
-/// The most bytes of a log in one answer.
-pub const LOG_BYTES: u64 = 4 * 1024 * 1024;
 /// How many members are added to a room at once.
 const ADDED_AT_ONCE: usize = 32;
-/// How many entries are read before it is known how long they are.
-const FIRST_PIECE: u64 = 64;
-/// What an entry takes beside its text, in bytes.
-const ENTRY_OVERHEAD: u64 = 400;
-
-/// Where a message stands among those of many rooms.
-pub type Place = (Timestamp, MessageId);
-
-/// A page of a conversation.
-pub struct Conversation {
-    /// The messages, ascending.
-    pub messages: Vec<Message>,
-    /// The last entry of the room's log.
-    pub last_seq: Seq,
-    /// Whether there are more messages beyond the page, on the side to which it was asked for.
-    pub has_more: bool,
-}
 
 impl Chat {
     /// Posts a message, unless the author's client has sent it before.
@@ -186,80 +171,6 @@ impl Chat {
         caller.user().map_or(Ok(()), |user| self.limits.post(user.id))
     }
 
-    /// A page of the messages of a room.
-    pub async fn conversation(&self, user: UserId, room: &Room, page: Page, limit: u64) -> Result<Conversation> {
-        let hidden = self.hidden(room, user);
-        let page = match page {
-            Page::After(after) => Page::After(after.max(hidden)),
-            other => other,
-        };
-        let rooms = [room.id];
-        let (messages, last) = tokio::try_join!(self.store.messages(room.id, page, limit.saturating_add(1)), self.store.last_seqs(&rooms))?;
-        let mut messages: Vec<_> = messages.into_iter().filter(|message| message.seq > hidden).collect();
-        let has_more = messages.len() as u64 > limit;
-        if has_more {
-            match page {
-                Page::After(_) => _ = messages.pop(),
-                Page::Newest { .. } | Page::Before(_) => _ = messages.remove(0),
-            }
-        }
-        Ok(Conversation { messages, last_seq: last.first().map(|(_, seq)| *seq).unwrap_or_default(), has_more })
-    }
-
-    /// What happened in a room behind an entry, at most `limit` entries, up to `up_to` or to the end of the log. Behind an entry that is not
-    /// there, as if from the beginning. It ends with the entry that uses up `bytes`, from which is taken what it takes: an answer has to
-    /// fit into the memory of whoever sends and of whoever reads it, however long the texts are.
-    pub async fn log(&self, user: UserId, room: &Room, since: Seq, up_to: Option<Seq>, limit: u64, bytes: &mut u64) -> Result<LogPage> {
-        let last_seq = match up_to {
-            Some(seq) => seq,
-            None => self.store.last_seqs(&[room.id]).await?.first().map(|(_, seq)| *seq).ok_or(Error::NoRoom)?,
-        };
-        let reset = since > last_seq;
-        let hidden = self.hidden(room, user);
-        let since = if reset { Seq(0) } else { since }.max(hidden);
-        let mut entries = self.entries(room.id, since, last_seq, limit, bytes).await?;
-        for entry in &mut entries {
-            // That a message from before was edited may be seen, since the log has no hole; what it says may not.
-            if let What::Edit { current, .. } = &mut entry.what {
-                current.take_if(|message| message.seq <= hidden);
-            }
-        }
-        let has_more = entries.last().map_or(since, |entry| entry.seq) < last_seq;
-        let messages = entries.iter().filter_map(|entry| match &entry.what {
-            What::Message(message) | What::Edit { current: Some(message), .. } => Some(message),
-            _ => None,
-        });
-        let shown = self.shown(room, messages.clone()).await?;
-        let entries = entries.iter().map(|entry| raw(&EntryView::new(entry, &shown))).collect();
-        Ok(LogPage { success: None, entries, last_seq, has_more, reset: reset.then_some(true) })
-    }
-
-    async fn entries(&self, room: RoomId, since: Seq, last: Seq, limit: u64, bytes: &mut u64) -> Result<Vec<Entry>> {
-        let (mut found, mut taken): (Vec<Entry>, u64) = (Vec::new(), 0);
-        loop {
-            let count = found.len() as u64;
-            let after = found.last().map_or(since, |entry| entry.seq);
-            if count >= limit || *bytes == 0 || after >= last {
-                return Ok(found);
-            }
-            // The others are about as long.
-            let fit = taken.checked_div(count).map_or(FIRST_PIECE, |each| *bytes / each.max(1) + 1);
-            let piece = self.store.entries(room, after, Some(last), fit.min(limit - count)).await?;
-            if piece.is_empty() {
-                return Ok(found);
-            }
-            for entry in piece {
-                let size = size(&entry);
-                taken = taken.saturating_add(size);
-                *bytes = bytes.saturating_sub(size);
-                found.push(entry);
-                if *bytes == 0 {
-                    break;
-                }
-            }
-        }
-    }
-
     /// How messages of a room look, the newest page of them or any other.
     pub async fn shown<'a>(&self, room: &Room, messages: impl Iterator<Item = &'a Message> + Clone) -> Result<Shown> {
         let seqs = || messages.clone().map(|message| message.seq);
@@ -269,34 +180,6 @@ impl Chat {
         };
         let people = self.people(messages.map(|message| message.author)).await?;
         Ok(Shown { people, marks, listed: self.is_large(room).then_some(self.config.listed_members) })
-    }
-
-    /// Messages with these words, in one room or in all of the caller's.
-    pub async fn search(
-        &self,
-        user: UserId,
-        room: Option<&Room>,
-        words: String,
-        before: Option<Place>,
-        limit: u64,
-    ) -> Result<Vec<Message>> {
-        let scope = match room {
-            Some(room) => Scope::Room { room: room.id, after: self.hidden(room, user) },
-            None => Scope::RoomsOf { user, since_joined: self.config.history == History::FromJoining },
-        };
-        Ok(self.store.search(Search { scope, words, before, limit }).await?)
-    }
-
-    /// Found messages as clients read them.
-    pub async fn found(&self, messages: &[Message]) -> Result<Vec<Box<serde_json::value::RawValue>>> {
-        let mut found = Vec::with_capacity(messages.len());
-        for message in messages {
-            // One that was deleted with its room meanwhile is not there any more.
-            let Some(room) = self.store.room(message.room).await? else { continue };
-            let shown = self.shown(&room, std::iter::once(message)).await?;
-            found.push(raw(&ConversationMessage::new(message, &shown)));
-        }
-        Ok(found)
     }
 
     /// The entry up to which a member does not see the log.
@@ -357,13 +240,4 @@ async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + S
 /// Whoever does it. Nobody does anything in a room without saying who they are.
 fn author(caller: &Caller) -> Result<Arc<User>> {
     caller.proof.as_ref().map(|proof| Arc::clone(&proof.user)).ok_or(Error::NoToken)
-}
-
-/// About how many bytes an entry takes in an answer.
-fn size(entry: &Entry) -> u64 {
-    let text = match &entry.what {
-        What::Message(message) | What::Edit { current: Some(message), .. } => message.text.len(),
-        _ => 0,
-    };
-    ENTRY_OVERHEAD.saturating_add(text as u64)
 }

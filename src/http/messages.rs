@@ -10,6 +10,7 @@ use axum::{
     routing::{get, post, put},
 };
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{
     PathId, Shared,
@@ -22,7 +23,7 @@ use crate::{
     chat::LOG_BYTES,
     error::Result,
     model::{ClientId, Seq, User},
-    view::{ConversationMessage, LogPage, MarkedView},
+    view::{LogPage, MarkedView},
 };
 
 pub fn routes() -> Router<Shared> {
@@ -84,9 +85,9 @@ async fn edit_message(
 async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Response> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Answer<'a> {
+    struct Answer {
         success: bool,
-        conversation: Vec<ConversationMessage<'a>>,
+        conversation: Vec<Box<RawValue>>,
         users: Vec<Arc<User>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         member_count: Option<usize>,
@@ -95,11 +96,10 @@ async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: A
     }
     let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
     let page = app.chat.conversation(caller.user.id, &room, paging.of_log(), paging.limit()).await?;
-    let shown = app.chat.shown(&room, page.messages.iter()).await?;
-    let users = app.chat.users(&room, &shown.people).await?;
+    let users = app.chat.users(&room, &page.people).await?;
     let answer = Answer {
         success: true,
-        conversation: page.messages.iter().map(|message| ConversationMessage::new(message, &shown)).collect(),
+        conversation: page.messages,
         users: users.listed,
         member_count: users.count,
         last_seq: page.last_seq,

@@ -1,6 +1,6 @@
 //! Rooms: initiate or find again, the recent conversations of the caller, and what is unread in them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -8,9 +8,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures_util::future::try_join_all;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 
 use super::{
     App, Shared, Success,
@@ -20,10 +19,10 @@ use super::{
     success,
 };
 use crate::{
-    error::{Error, Result},
-    model::{Message, NAME_LENGTH, Room, RoomType, User, UserId, is_blank, is_short},
+    chat::Recents,
+    error::Result,
+    model::{NAME_LENGTH, Room, RoomType, User, UserId, is_blank, is_short},
     store::Unread,
-    view::{RecentConversation, Shown},
 };
 
 pub fn routes() -> Router<Shared> {
@@ -90,37 +89,14 @@ pub async fn known(app: &App, ids: &[String]) -> Result<Vec<Arc<User>>> {
 
 async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Paging) -> Result<Response> {
     #[derive(Serialize)]
-    struct Answer<'a> {
+    #[serde(rename_all = "camelCase")]
+    struct Answer {
         success: bool,
-        conversation: Vec<RecentConversation<'a>>,
+        conversation: Vec<Box<RawValue>>,
+        has_more: bool,
     }
-    let latest = app.store.recents(caller.user.id, paging.skip(), paging.limit()).await?;
-    let rooms: Vec<_> = latest.iter().map(|message| message.room).collect();
-    let unread = app.store.unread(caller.user.id, Some(&rooms)).await?;
-    let unread: HashMap<_, _> = unread.into_iter().map(|unread| (unread.room, unread)).collect();
-    let found = try_join_all(latest.into_iter().map(|message| with_room(&app, caller.user.id, message))).await?;
-    // A room that was deleted or left between the two reads is none of the caller's any more.
-    let found: Vec<_> = found.into_iter().flatten().filter_map(|found| Some((unread.get(&found.1.id).copied()?, found))).collect();
-    let people = app.chat.people(found.iter().flat_map(|(_, (message, room, shown))| appearing(message, room, shown))).await?;
-    let conversation =
-        found.iter().map(|(unread, (message, room, shown))| RecentConversation::new(message, room, shown, &people, *unread)).collect();
-    Ok(Json(Answer { success: true, conversation }).into_response())
-}
-
-/// A message, its room, and what is shown with it.
-type Found = (Message, Arc<Room>, Shown);
-
-async fn with_room(app: &App, user: UserId, latest: Message) -> Result<Option<Found>> {
-    // What was said before the caller came may be hidden; to them the room has no message yet.
-    let Some(room) = app.store.room(latest.room).await?.filter(|room| latest.seq > app.chat.hidden(room, user)) else { return Ok(None) };
-    let shown = app.chat.shown(&room, std::iter::once(&latest)).await?;
-    Ok::<_, Error>(Some((latest, room, shown)))
-}
-
-/// Whose names stand in a recent conversation.
-fn appearing(latest: &Message, room: &Room, shown: &Shown) -> Vec<UserId> {
-    let readers = shown.marks.iter().map(|mark| mark.user).chain([latest.author]);
-    if shown.listed.is_some() { readers.collect() } else { readers.chain(room.members.iter().copied()).collect() }
+    let Recents { conversation, has_more } = app.chat.recents(caller.user.id, paging.skip(), paging.limit()).await?;
+    Ok(Json(Answer { success: true, conversation, has_more }).into_response())
 }
 
 /// What is unread in all rooms of the caller; those in which nothing is are left out.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{App, PathId, Shared, caller::Authenticated, paging::Paging};
 use crate::{
     access::Action,
-    chat::Place,
+    chat::{Found, Place},
     error::Result,
     model::{Message, MessageId, Room, Seq, Timestamp},
     store::Page,
@@ -35,9 +35,8 @@ async fn in_room(State(app): State<Shared>, PathId(room): PathId, caller: Authen
         Some(before) => place_of(&app, &room, before).await?,
         None => None,
     };
-    let (found, has_more) = search(&app, &caller, Some(&room), before, &paging, &uri).await?;
-    let before = found.last().filter(|_| has_more).map(|message| message.seq.0.to_string());
-    Ok(Json(Answer { success: true, messages: app.chat.found(&found).await?, has_more, before }))
+    let found = search(&app, &caller, Some(&room), before, &paging, &uri).await?;
+    Ok(answer(found, |last| last.seq.0.to_string()))
 }
 
 /// Messages before this number are those before the first that has it or a later one.
@@ -52,12 +51,14 @@ async fn everywhere(State(app): State<Shared>, caller: Authenticated, paging: Pa
         let (time, id) = cursor.split_once('-')?;
         Some((Timestamp(time.parse().ok()?), MessageId::parse(id)?))
     });
-    let (found, has_more) = search(&app, &caller, None, before, &paging, &uri).await?;
-    let before = found.last().filter(|_| has_more).map(|message| format!("{}-{}", message.created_at.0, message.id));
-    Ok(Json(Answer { success: true, messages: app.chat.found(&found).await?, has_more, before }))
+    let found = search(&app, &caller, None, before, &paging, &uri).await?;
+    Ok(answer(found, |last| format!("{}-{}", last.created_at.0, last.id)))
 }
 
-/// What is found, and whether there is more.
+fn answer(found: Found, cursor: impl FnOnce(Message) -> String) -> Json<Answer> {
+    Json(Answer { success: true, messages: found.messages, has_more: found.last.is_some(), before: found.last.map(cursor) })
+}
+
 async fn search(
     app: &App,
     caller: &Authenticated,
@@ -65,13 +66,8 @@ async fn search(
     before: Option<Place>,
     paging: &Paging,
     uri: &Uri,
-) -> Result<(Vec<Message>, bool)> {
-    let words = query(uri, "q").unwrap_or_default();
-    let limit = paging.limit();
-    let mut found = app.chat.search(caller.user.id, room, words, before, limit.saturating_add(1)).await?;
-    let has_more = found.len() as u64 > limit;
-    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok((found, has_more))
+) -> Result<Found> {
+    app.chat.search(caller.user.id, room, &query(uri, "q").unwrap_or_default(), before, paging.limit()).await
 }
 
 fn query(uri: &Uri, key: &str) -> Option<String> {

@@ -172,7 +172,9 @@ impl Handlers {
         if admitted.is_err() {
             socket.leave(name.clone());
             if !self.is_member(room.id, other).await {
-                brought.iter().for_each(|sibling| sibling.leave(name.clone()));
+                for sibling in &brought {
+                    sibling.leave(name.clone());
+                }
             }
         }
         admitted.map(drop)

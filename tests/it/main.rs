@@ -40,6 +40,7 @@ mod hostile_polling;
 mod hostile_siege;
 mod large_rooms;
 mod login;
+mod long_pages;
 mod messages;
 mod outages;
 mod perimeter;

@@ -1,0 +1,274 @@
+//! What is read of rooms, page by page. A page is bounded in bytes as well as in items: it has to fit into the memory of whoever sends and of
+//! whoever reads it, however long the texts and names in it are; and many may be asked for by a client that reads none of them.
+
+use std::{collections::HashSet, sync::Arc};
+
+use futures_util::future::try_join_all;
+use serde_json::value::RawValue;
+
+use super::Chat;
+use crate::{
+    config::History,
+    error::{Error, Result},
+    model::{Entry, Message, MessageId, Room, Seq, Timestamp, UserId, What},
+    store::{self, Page, Scope, Search, Unread},
+    view::{ConversationMessage, EntryView, LogPage, People, RecentConversation, Shown, raw},
+};
+
+/// The most bytes of messages or entries in one answer; but one of them is always in it.
+pub const LOG_BYTES: u64 = 4 * 1024 * 1024;
+/// As many as there are.
+const UNBOUNDED: u64 = u64::MAX;
+/// How many items are read before it is known how long they are, and how many at once then.
+const FIRST_PIECE: u64 = 64;
+const LARGEST_PIECE: u64 = 128;
+
+/// Where a message stands among those of many rooms.
+pub type Place = (Timestamp, MessageId);
+
+/// Something as clients read it.
+type Written = Box<RawValue>;
+
+/// A page of a conversation.
+pub struct Conversation {
+    /// The messages, ascending.
+    pub messages: Vec<Written>,
+    /// Their authors.
+    pub people: People,
+    /// The last entry of the room's log.
+    pub last_seq: Seq,
+    /// Whether there are more messages beyond the page, on the side to which it was asked for.
+    pub has_more: bool,
+}
+
+/// A page of what was found.
+pub struct Found {
+    /// The messages, the newest first.
+    pub messages: Vec<Written>,
+    /// The message behind which to go on, where there are more.
+    pub last: Option<Message>,
+}
+
+/// A page of the rooms of somebody.
+pub struct Recents {
+    /// The rooms, each with its latest message, the latest first.
+    pub conversation: Vec<Written>,
+    /// Whether there are more.
+    pub has_more: bool,
+}
+
+impl Chat {
+    /// A page of the messages of a room.
+    pub async fn conversation(&self, user: UserId, room: &Room, page: Page, limit: u64) -> Result<Conversation> {
+        let hidden = self.hidden(room, user);
+        let (page, ascends) = match page {
+            Page::After(after) => (Page::After(after.max(hidden)), true),
+            other => (other, false),
+        };
+        let mut bytes = if matches!(page, Page::Newest { .. }) { self.bytes_of_numbered() } else { LOG_BYTES };
+        // From where the page was asked for, onwards or back.
+        let next = |found: &[Message], count| {
+            let page = match (found.last(), page) {
+                (Some(last), Page::After(_)) => Page::After(last.seq),
+                (Some(last), _) => Page::Before(last.seq),
+                (None, page) => page,
+            };
+            async move {
+                let mut piece = self.store.messages(room.id, page, count).await?;
+                if !ascends {
+                    piece.reverse();
+                }
+                Ok(piece)
+            }
+        };
+        let rooms = [room.id];
+        let found = pieces(limit.saturating_add(1), bytes, text_of, next);
+        let (mut found, last) = tokio::try_join!(found, self.store.last_seqs(&rooms))?;
+        found.retain(|message| message.seq > hidden);
+        let shown = self.shown(room, found.iter()).await?;
+        let write = |message: &Message| raw(&ConversationMessage::new(message, &shown));
+        let (mut messages, has_more) = fitting(&found, limit, &mut bytes, write);
+        found.truncate(messages.len());
+        if !ascends {
+            messages.reverse();
+        }
+        let authors: HashSet<_> = found.iter().map(|message| message.author).collect();
+        let people = shown.people.into_iter().filter(|(id, _)| authors.contains(id)).collect();
+        Ok(Conversation { messages, people, last_seq: last.first().map(|(_, seq)| *seq).unwrap_or_default(), has_more })
+    }
+
+    /// What happened in a room behind an entry, at most `limit` entries, up to `up_to` or to the end of the log. Behind an entry that is not
+    /// there, as if from the beginning. It ends in front of the entry that does not fit into `bytes`, from which is taken what it takes.
+    pub async fn log(&self, user: UserId, room: &Room, since: Seq, up_to: Option<Seq>, limit: u64, bytes: &mut u64) -> Result<LogPage> {
+        let last_seq = match up_to {
+            Some(seq) => seq,
+            None => self.store.last_seqs(&[room.id]).await?.first().map(|(_, seq)| *seq).ok_or(Error::NoRoom)?,
+        };
+        let reset = since > last_seq;
+        let hidden = self.hidden(room, user);
+        let since = if reset { Seq(0) } else { since }.max(hidden);
+        let limit = if *bytes == 0 || since >= last_seq { 0 } else { limit };
+        let next = |found: &[Entry], count| {
+            let after = found.last().map_or(since, |entry| entry.seq);
+            self.store.entries(room.id, after, Some(last_seq), count)
+        };
+        let mut entries = pieces(limit, *bytes, |entry: &Entry| message_of(entry).map_or(0, text_of), next).await?;
+        for entry in &mut entries {
+            // That a message from before was edited may be seen, since the log has no hole; what it says may not.
+            if let What::Edit { current, .. } = &mut entry.what {
+                current.take_if(|message| message.seq <= hidden);
+            }
+        }
+        let shown = self.shown(room, entries.iter().filter_map(message_of)).await?;
+        let (written, _) = fitting(&entries, limit, bytes, |entry| raw(&EntryView::new(entry, &shown)));
+        entries.truncate(written.len());
+        let has_more = entries.last().map_or(since, |entry| entry.seq) < last_seq;
+        Ok(LogPage { success: None, entries: written, last_seq, has_more, reset: reset.then_some(true) })
+    }
+
+    /// Messages with these words, in one room or in all of the caller's.
+    pub async fn search(&self, user: UserId, room: Option<&Room>, words: &str, before: Option<Place>, limit: u64) -> Result<Found> {
+        let scope = match room {
+            Some(room) => Scope::Room { room: room.id, after: self.hidden(room, user) },
+            None => Scope::RoomsOf { user, since_joined: self.config.history == History::FromJoining },
+        };
+        let next = |found: &[Message], limit| {
+            let before = found.last().map(|message| (message.created_at, message.id)).or(before);
+            self.store.search(Search { scope, words: words.to_owned(), before, limit })
+        };
+        let found = pieces(limit.saturating_add(1), LOG_BYTES, text_of, next).await?;
+        // One that was deleted with its room meanwhile is not there any more.
+        let there = try_join_all(found.iter().map(|message| self.if_there(message))).await?;
+        let (mut messages, mut bytes, mut last) = (Vec::new(), LOG_BYTES, None);
+        for (count, (message, there)) in found.into_iter().zip(there).enumerate() {
+            let size = there.as_ref().map_or(0, |written| written.get().len() as u64);
+            if count as u64 >= limit || (size > bytes && !messages.is_empty()) {
+                return Ok(Found { messages, last });
+            }
+            bytes = bytes.saturating_sub(size);
+            messages.extend(there);
+            last = Some(message);
+        }
+        Ok(Found { messages, last: None })
+    }
+
+    async fn if_there(&self, message: &Message) -> Result<Option<Written>> {
+        let Some(room) = self.store.room(message.room).await? else { return Ok(None) };
+        let shown = self.shown(&room, std::iter::once(message)).await?;
+        Ok(Some(raw(&ConversationMessage::new(message, &shown))))
+    }
+
+    /// The rooms of somebody, by their latest messages.
+    pub async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Recents> {
+        let mut bytes = self.bytes_of_numbered();
+        let next = |found: &[Message], count| self.store.recents(user, skip.saturating_add(found.len() as u64), count);
+        let mut latest = pieces(limit.saturating_add(1), bytes, text_of, next).await?;
+        // What is posted between two pieces moves a room from behind the next one, and another from the former piece into it.
+        let mut seen = HashSet::new();
+        latest.retain(|message| seen.insert(message.room));
+        let beyond = latest.len() as u64 > limit;
+        latest.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let rooms: Vec<_> = latest.iter().map(|message| message.room).collect();
+        let unread = self.store.unread(user, Some(&rooms)).await?;
+        let found = try_join_all(latest.into_iter().map(|message| self.with_room(user, message))).await?;
+        // A room that was deleted or left between the two reads is none of the caller's any more.
+        let of = |room: &Room| unread.iter().find(|unread| unread.room == room.id).copied();
+        let found: Vec<(Unread, InRoom)> = found.into_iter().flatten().filter_map(|found| Some((of(&found.room)?, found))).collect();
+        let people = self.people(found.iter().flat_map(|(_, found)| found.appearing())).await?;
+        let write =
+            |(unread, found): &(Unread, InRoom)| raw(&RecentConversation::new(&found.message, &found.room, &found.shown, &people, *unread));
+        let (conversation, cut) = fitting(&found, limit, &mut bytes, write);
+        Ok(Recents { conversation, has_more: beyond || cut })
+    }
+
+    async fn with_room(&self, user: UserId, message: Message) -> Result<Option<InRoom>> {
+        // What was said before the caller came may be hidden; to them the room has no message yet.
+        let Some(room) = self.store.room(message.room).await?.filter(|room| message.seq > self.hidden(room, user)) else { return Ok(None) };
+        let shown = self.shown(&room, std::iter::once(&message)).await?;
+        Ok(Some(InRoom { message, room, shown }))
+    }
+
+    /// How many bytes a page may have that is asked for by its number. The next one begins where this one should have ended, so it is as long
+    /// as it was asked for, as in the original; but where anybody may be an enemy it ends early all the same, and says so.
+    fn bytes_of_numbered(&self) -> u64 {
+        if self.access.is_secure() { LOG_BYTES } else { UNBOUNDED }
+    }
+}
+
+/// A message, its room, and what is shown with it.
+struct InRoom {
+    message: Message,
+    room: Arc<Room>,
+    shown: Shown,
+}
+
+impl InRoom {
+    /// Whose names stand in a recent conversation.
+    fn appearing(&self) -> Vec<UserId> {
+        let readers = self.shown.marks.iter().map(|mark| mark.user).chain([self.message.author]);
+        if self.shown.listed.is_some() { readers.collect() } else { readers.chain(self.room.members.iter().copied()).collect() }
+    }
+}
+
+/// The message that an entry is about, where it is there.
+fn message_of(entry: &Entry) -> Option<&Message> {
+    match &entry.what {
+        What::Message(message) | What::Edit { current: Some(message), .. } => Some(message),
+        _ => None,
+    }
+}
+
+/// How long a message is at least when it is written.
+fn text_of(message: &Message) -> u64 {
+    message.text.len() as u64
+}
+
+/// Reads at most `limit` items, piece by piece, until they hold more than `bytes`: the last of them will not fit then, unless it is the first.
+/// `next` reads so many more behind those that were found.
+async fn pieces<T, F>(limit: u64, bytes: u64, size: impl Fn(&T) -> u64, next: impl Fn(&[T], u64) -> F) -> store::Result<Vec<T>>
+where
+    F: Future<Output = store::Result<Vec<T>>>,
+{
+    let (mut found, mut taken): (Vec<T>, u64) = (Vec::new(), 0);
+    loop {
+        let count = found.len() as u64;
+        // The others are about as long; but some may be much longer.
+        let fit = taken.checked_div(count).map_or(FIRST_PIECE, |each| (bytes.saturating_sub(taken) / each.max(1)).saturating_add(2));
+        let asked = if bytes == UNBOUNDED { limit } else { fit.min(LARGEST_PIECE) }.min(limit - count);
+        if asked == 0 {
+            return Ok(found);
+        }
+        let piece = next(&found, asked).await?;
+        let is_last = (piece.len() as u64) < asked;
+        for item in piece {
+            taken = taken.saturating_add(size(&item));
+            found.push(item);
+            if taken > bytes && found.len() > 1 {
+                return Ok(found);
+            }
+        }
+        if is_last {
+            return Ok(found);
+        }
+    }
+}
+
+/// Writes at most `limit` items, and no more than fit into `bytes`, but one in any case. True when not all of them are written; then nothing
+/// else fits.
+fn fitting<T>(items: &[T], limit: u64, bytes: &mut u64, write: impl Fn(&T) -> Written) -> (Vec<Written>, bool) {
+    let mut written: Vec<Written> = Vec::new();
+    for item in items {
+        if written.len() as u64 >= limit {
+            return (written, true);
+        }
+        let item = write(item);
+        let size = item.get().len() as u64;
+        if size > *bytes && !written.is_empty() {
+            *bytes = 0;
+            return (written, true);
+        }
+        *bytes = bytes.saturating_sub(size);
+        written.push(item);
+    }
+    (written, false)
+}
