@@ -9,7 +9,7 @@ use causerie::{
     config::Config,
     limits::Limits,
     model::RoomId,
-    timeline::{News, Timeline, Told},
+    timeline::{Listeners, News, Timeline, Told},
     token::{Tokens, Verified},
 };
 use futures_util::FutureExt;
@@ -23,14 +23,30 @@ use crate::{
 
 type Heard = mpsc::UnboundedReceiver<Told>;
 
+/// Notes what it is told.
+struct Notes(mpsc::UnboundedSender<Told>);
+
+impl Listeners for Notes {
+    fn announce(&self, news: &[News]) {
+        news.iter().for_each(|news| self.0.send(news.what.clone()).unwrap());
+    }
+
+    fn listen_in(&self, _: RoomId) -> bool {
+        true
+    }
+
+    fn interrupt(&self, room: RoomId) {
+        panic!("room {room} was interrupted");
+    }
+}
+
 async fn chat(database: &Database) -> (Chat, Heard) {
     let (config, store, clock) = (Config::load(None, &[].into()).unwrap(), database.open().await, Clock::system());
     let (tell, heard) = mpsc::unbounded_channel();
-    let announce = move |news: &[News]| news.iter().for_each(|news| tell.send(news.what.clone()).unwrap());
     let tokens = Arc::new(Tokens::new(&[0; 32], []));
     let chat = Chat {
         access: Access::new(config.access, config.registration, Arc::clone(&store), tokens, clock.clone()),
-        timeline: Timeline::start(Arc::clone(&store), clock.clone(), announce).unwrap(),
+        timeline: Timeline::start(Arc::clone(&store), clock.clone(), Notes(tell), config.rooms.listed_members).unwrap(),
         limits: Arc::new(Limits::new(&config.limits, config.access)),
         config: config.rooms,
         store,
@@ -68,7 +84,7 @@ async fn what_was_begun_is_told_though_the_caller_is_gone() {
     append(&chat.store, message).await;
     let caller = second(&chat, Action::MarkRead, id).await;
     drop(chat.mark_read(&caller, &id.to_string(), None).now_or_never());
-    assert!(matches!(told(&mut heard).await, Told::Read(mark) if mark.user == user(2).id));
+    assert!(matches!(told(&mut heard).await, Told::Read { mark, .. } if mark.user == user(2).id));
 
     let caller = second(&chat, Action::Delete, id).await;
     drop(chat.delete_room(&caller, &id.to_string()).now_or_never());
