@@ -28,7 +28,9 @@ struct Notes(mpsc::UnboundedSender<Told>);
 
 impl Listeners for Notes {
     fn announce(&self, news: &[News]) {
-        news.iter().for_each(|news| self.0.send(news.what.clone()).unwrap());
+        for news in news {
+            self.0.send(news.what.clone()).unwrap();
+        }
     }
 
     fn listen_in(&self, _: RoomId) -> bool {
