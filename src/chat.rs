@@ -227,7 +227,7 @@ impl Chat {
 
 /// Does something that has to be told as well, if it is done at all: the handler of a request is dropped wherever it stands when its client
 /// goes away.
-async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     match tokio::spawn(work).await {
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {

@@ -1,5 +1,7 @@
 //! Login, with a password or, in open mode, without.
 
+use std::sync::Arc;
+
 use axum::{
     Json, Router,
     extract::State,
@@ -9,13 +11,14 @@ use axum::{
 use serde_json::json;
 
 use super::{
-    App, PathId, Shared, Success,
+    PathId, Shared, Success,
     body::{Body, Fields, Input},
     sessions::opened,
     success,
 };
 use crate::{
     address::ClientAddress,
+    chat::to_the_end,
     error::{Error, Result},
     model::{PasswordHash, UserId, Username},
 };
@@ -83,7 +86,7 @@ async fn with_id(
 
 /// A wrong password, a username that nobody has and one that is none get the same answer after the same work.
 async fn with_password(
-    app: &App,
+    app: &Shared,
     address: ClientAddress,
     account: Option<(UserId, PasswordHash)>,
     password: String,
@@ -97,7 +100,11 @@ async fn with_password(
     let (user, hash) = user.zip(hash).ok_or(Error::WrongLogin)?;
     let user = app.store.user(user).await?.ok_or(Error::WrongLogin)?;
     let user_agent = headers.get(header::USER_AGENT).map(|name| String::from_utf8_lossy(name.as_bytes())).unwrap_or_default();
-    let begun = app.sessions.begin(&user, hash, &user_agent).await?;
-    app.live.close_sessions(&begun.ended);
-    Ok(opened(&begun, &user))
+    let (app, user_agent) = (Arc::clone(app), user_agent.into_owned());
+    to_the_end(async move {
+        let begun = app.sessions.begin(&user, hash, &user_agent).await?;
+        app.live.close_sessions(&begun.ended);
+        Ok(opened(&begun, &user))
+    })
+    .await
 }

@@ -1,5 +1,7 @@
 //! Sessions: refresh them, list one's own, end them.
 
+use std::sync::Arc;
+
 use axum::{
     Json, Router,
     extract::State,
@@ -9,13 +11,14 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    App, PathId, Shared, Success,
+    PathId, Shared, Success,
     body::{Body, Fields, Input},
     caller::Authenticated,
     success,
 };
 use crate::{
     address::ClientAddress,
+    chat::to_the_end,
     error::{Error, Result},
     model::{Session, SessionId, Timestamp, User, UserId},
     sessions::{Opened, Refreshed},
@@ -52,18 +55,21 @@ impl Input for RefreshToken {
 
 async fn refresh(State(app): State<Shared>, address: ClientAddress, Body(refresh): Body<RefreshToken>) -> Result<Json<Success>> {
     app.limits.refresh(address)?;
-    match app.sessions.refresh(&refresh.token).await? {
-        Refreshed::Goes(next, user) => Ok(opened(&next, &user)),
-        Refreshed::Stolen(session) => {
-            app.live.close_sessions(&[session.id]);
-            tracing::warn!(%address, user = %session.user, session = %session.id, "a refresh token was used twice; its session is ended");
-            Err(Error::BadRefresh)
+    to_the_end(async move {
+        match app.sessions.refresh(&refresh.token).await? {
+            Refreshed::Goes(next, user) => Ok(opened(&next, &user)),
+            Refreshed::Stolen(session) => {
+                app.live.close_sessions(&[session.id]);
+                tracing::warn!(%address, user = %session.user, session = %session.id, "a refresh token was used twice; its session is ended");
+                Err(Error::BadRefresh)
+            }
+            Refreshed::Unknown => {
+                tracing::warn!(%address, "a refresh token was refused");
+                Err(Error::BadRefresh)
+            }
         }
-        Refreshed::Unknown => {
-            tracing::warn!(%address, "a refresh token was refused");
-            Err(Error::BadRefresh)
-        }
-    }
+    })
+    .await
 }
 
 /// `{all: true}`: not here alone, but everywhere.
@@ -124,12 +130,16 @@ async fn end_one(State(app): State<Shared>, PathId(id): PathId, caller: Authenti
     }
 }
 
-/// Ends sessions, and the sockets that are of them. Answers how many.
-pub async fn end(app: &App, address: ClientAddress, user: UserId, which: Which) -> Result<usize> {
-    let ended = app.store.end_sessions(user, which).await?;
-    app.live.close_sessions(&ended);
-    if !ended.is_empty() {
-        tracing::info!(%address, %user, sessions = ended.len(), "sessions were ended");
-    }
-    Ok(ended.len())
+/// Ends sessions, and the sockets that are of them, also when the caller does not wait for it. Answers how many.
+pub async fn end(app: &Shared, address: ClientAddress, user: UserId, which: Which) -> Result<usize> {
+    let app = Arc::clone(app);
+    to_the_end(async move {
+        let ended = app.store.end_sessions(user, which).await?;
+        app.live.close_sessions(&ended);
+        if !ended.is_empty() {
+            tracing::info!(%address, %user, sessions = ended.len(), "sessions were ended");
+        }
+        Ok(ended.len())
+    })
+    .await
 }

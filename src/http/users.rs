@@ -20,6 +20,7 @@ use super::{
     success,
 };
 use crate::{
+    chat::to_the_end,
     error::{Error, Result},
     model::{User, UserType},
     store::{StoreError, UserCursor},
@@ -84,10 +85,15 @@ async fn find(State(app): State<Shared>, Anyone(caller): Anyone, PathId(id): Pat
 async fn delete(State(app): State<Shared>, Anyone(caller): Anyone, PathId(id): PathId) -> Result<Json<Success>> {
     let deleted = match app.access.admit_to_delete_user(&caller, &id)? {
         Some(user) => {
-            let deleted = app.store.delete_user(user, app.clock.now()).await?;
-            app.live.close_user(user);
-            tracing::info!(address = %caller.address, %user, deleted, "a user was deleted, with all sessions");
-            deleted
+            let delete = async move {
+                let deleted = app.store.delete_user(user, app.clock.now()).await;
+                // Also where it failed in the middle: the sockets of somebody who is still there come back.
+                app.live.close_user(user);
+                let deleted = deleted?;
+                tracing::info!(address = %caller.address, %user, deleted, "a user was deleted, with all sessions");
+                Ok(deleted)
+            };
+            to_the_end(delete).await?
         }
         None => false,
     };
