@@ -139,6 +139,8 @@ async fn payloads_of_version_3_that_lie_about_their_lengths_are_refused() {
 async fn a_client_of_version_3_is_understood(kind: Kind) {
     let siege = Siege::begins(kind).await;
     let session = siege.session(3).await;
+    // Clients send events when they know that they are connected.
+    while !session.hears().await.1.contains(":40") {}
     let event = format!("4217[\"subscribe\",\"{}\",\"é😀\"]", siege.room);
     // JavaScript counts the two halves of the last character.
     assert_eq!(session.sends("text/plain;charset=UTF-8", format!("1:2{}:{event}1:2", event.encode_utf16().count())).await, 200);
