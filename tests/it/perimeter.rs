@@ -77,6 +77,16 @@ async fn registrations_from_one_address_are_limited() {
 }
 
 #[tokio::test]
+async fn refreshes_from_one_address_are_limited() {
+    let server = secure(Kind::Sqlite, &[("CAUSERIE_LIMITS__REFRESHES_PER_MINUTE", "2")]).await;
+    let made_up = json!({ "refreshToken": "made up" });
+    for _ in 0..2 {
+        server.post("/login/refresh", &made_up).await.refused(401, "The refresh token is not valid, please log in again");
+    }
+    limited(server.post("/login/refresh", &made_up).await);
+}
+
+#[tokio::test]
 async fn whoever_posts_too_fast_has_to_wait_and_nobody_else() {
     let server = secure(Kind::Sqlite, &[("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "3")]).await;
     let [carol, dave] = [server.token("carol").await, server.token("dave").await];
