@@ -43,7 +43,7 @@ use clock::Clock;
 use config::Config;
 use limits::Limits;
 use live::{Event, Handlers, Live, Presence, Proofs, Sockets};
-use model::RoomId;
+use model::{RoomId, UserId};
 use password::Passwords;
 use sessions::Sessions;
 use store::{OpenError, Store};
@@ -134,6 +134,10 @@ impl Listeners for Hearers {
 
     fn interrupt(&self, room: RoomId) {
         self.sockets.close_room(room);
+    }
+
+    fn interrupt_user(&self, user: UserId) {
+        self.sockets.close_user(user);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use socketioxide::SocketIo;
 
-use super::{room_name, user_name};
+use super::{close, room_name, user_name};
 use crate::{
     chat::Chat,
     model::{RoomId, Timestamp, UserId},
@@ -26,8 +26,9 @@ impl Departures {
         Self { chat, until: None, seen: HashSet::new() }
     }
 
-    /// Has the rooms told of those who were taken out since the last time, by which their sockets are out as well; or takes them out, where
-    /// nothing was told of the room yet. While the database is away nobody knows; it is asked again soon.
+    /// Has the rooms told of those who were taken out since the last time, by which their sockets are out as well. Where nothing was told of
+    /// the room yet, those sockets are closed: taken out, whoever is back by now would miss something and not know it. While the database
+    /// is away nobody knows; it is asked again soon.
     pub async fn look_after(&mut self, io: &SocketIo) {
         let Chat { store, timeline, .. } = &self.chat;
         if !store.is_shared() {
@@ -39,12 +40,18 @@ impl Departures {
         if !rooms.is_empty() {
             let Ok(untold) = timeline.catch_up(store.as_ref(), &Vec::from_iter(rooms)).await else { return };
             for departed in new.iter().filter(|departed| untold.contains(&departed.room)) {
-                take_out(io, departed.room, departed.user);
+                close_in(io, departed.room, departed.user);
             }
         }
         self.seen = departed.into_iter().collect();
         self.until = Some(until);
     }
+}
+
+/// Closes those sockets of a user that are in a room.
+fn close_in(io: &SocketIo, room: RoomId, user: UserId) {
+    let room = room_name(room);
+    io.within(user_name(user)).sockets().iter().filter(|socket| socket.rooms().iter().any(|name| *name == room)).for_each(close);
 }
 
 /// Takes all sockets of a user out of a room.

@@ -129,13 +129,26 @@ impl<L: Listeners> Announcer<L> {
                 _ => None,
             };
             match missed {
-                Some(news) => self.listeners.announce(&news),
+                Some(news) => {
+                    self.listeners.announce(&news);
+                    self.interrupt_those_back(&news);
+                }
                 None => self.listeners.interrupt(room),
             }
         }
         let end = told.map_or(end, |told| told.max(end));
         self.note(room, end);
         end
+    }
+
+    /// Whoever listens again in a room when it is told that they have left it is taken out then, and would not know.
+    fn interrupt_those_back(&self, news: &[News]) {
+        for (index, removal) in news.iter().enumerate() {
+            let Told::MemberRemoved(user) = removal.what else { continue };
+            if news[index..].iter().any(|later| matches!(later.what, Told::MemberAdded(back) if back == user)) {
+                self.listeners.interrupt_user(user);
+            }
+        }
     }
 
     fn told(&self, room: RoomId) -> Option<Seq> {

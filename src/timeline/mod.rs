@@ -95,7 +95,7 @@ impl News {
 }
 
 /// Who is told what happens in rooms.
-pub trait Listeners: Send + 'static {
+pub trait Listeners: Send + Sync + 'static {
     /// Tells all who listen in the rooms, those of each room in the order given.
     fn announce(&self, news: &[News]);
 
@@ -104,6 +104,9 @@ pub trait Listeners: Send + 'static {
 
     /// Has everybody who listens in this room begin anew: they have missed something that they cannot be told.
     fn interrupt(&self, room: RoomId);
+
+    /// Has this user begin anew: they were told late that they had left a room, and may have come in again since.
+    fn interrupt_user(&self, user: UserId);
 }
 
 /// What there is to tell of an entry, or besides.

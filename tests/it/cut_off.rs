@@ -8,7 +8,7 @@ use causerie::{
     clock::Clock,
     config::Config,
     limits::Limits,
-    model::RoomId,
+    model::{RoomId, UserId},
     timeline::{Listeners, News, Timeline, Told},
     token::{Tokens, Verified},
 };
@@ -39,6 +39,10 @@ impl Listeners for Notes {
 
     fn interrupt(&self, room: RoomId) {
         panic!("room {room} was interrupted");
+    }
+
+    fn interrupt_user(&self, user: UserId) {
+        panic!("user {user} was interrupted");
     }
 }
 
