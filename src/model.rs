@@ -1,9 +1,13 @@
 //! The nouns of a chat: ids, times, users, rooms, messages and read marks. Types only; no I/O.
 
+mod account;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 use uuid::Uuid;
+
+pub use account::{Credentials, PasswordHash, RefreshKey, Session, Username};
 
 /// Defines an id: a 128-bit UUID, written everywhere as 32 lower-case hex digits.
 macro_rules! id {
@@ -171,76 +175,6 @@ pub struct User {
     pub updated_at: Timestamp,
     /// Whether the user has been deleted.
     pub deleted: bool,
-}
-
-/// A name to log in with: 3 to 32 of `a-z 0-9 . _ -`. No two users have the same; capital letters count as small ones.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
-#[serde(transparent)]
-pub struct Username(String);
-
-impl Username {
-    /// What is said of one that is none.
-    pub const FORM: &str = "please provide 3 to 32 of a-z 0-9 . _ -";
-
-    /// The name as it is kept, if it is one.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let name = text.to_ascii_lowercase();
-        let fits = (3..=32).contains(&name.len()) && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
-        fits.then_some(Self(name))
-    }
-
-    /// The name in small letters.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// The hash of a password with its salt and parameters, in the PHC string format.
-#[derive(Clone)]
-pub struct PasswordHash(pub String);
-
-impl fmt::Debug for PasswordHash {
-    /// Without the hash.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("********")
-    }
-}
-
-/// What a user logs in with.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    /// Who they say they are.
-    pub username: Username,
-    /// What they prove it with.
-    pub password: PasswordHash,
-}
-
-/// A login with a password, on one device. It lasts until it is ended, or has not been refreshed for too long.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Session {
-    /// Names the session.
-    pub id: SessionId,
-    /// Who logged in.
-    pub user: UserId,
-    /// What the client called itself when it logged in; empty if it did not.
-    pub user_agent: String,
-    /// When they logged in.
-    pub created_at: Timestamp,
-    /// When the session was last refreshed.
-    pub used_at: Timestamp,
-    /// When it is over, unless it is refreshed before.
-    pub expires_at: Timestamp,
-}
-
-/// What is kept of the refresh token of a session: enough to know it again, and of no use to a thief.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RefreshKey {
-    /// SHA-256 of the part that all tokens of the session have in common.
-    pub line: [u8; 32],
-    /// SHA-256 of the part that only the token issued last has.
-    pub secret: [u8; 32],
 }
 
 impl Serialize for User {
@@ -424,14 +358,6 @@ mod tests {
         assert_eq!(UserId::parse(id).map(|id| id.to_string()).as_deref(), Some(id));
         for wrong in ["", "nope", "0199D1F0C0DE7AAA8BBBCCCCDDDDEEEE", "0199d1f0-c0de-7aaa-8bbb-ccccddddeeee", &format!("{id}0")] {
             assert_eq!(UserId::parse(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_username_is_short_and_plain() {
-        assert_eq!(Username::parse("Al.B_c-9").as_ref().map(Username::as_str), Some("al.b_c-9"));
-        for wrong in ["", "ab", "a b", "al@ce", "ålice", "alice\0", &"a".repeat(33)] {
-            assert_eq!(Username::parse(wrong), None, "{wrong}");
         }
     }
 

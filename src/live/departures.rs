@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use socketioxide::SocketIo;
 
-use super::{close, room_name, user_name};
+use super::{close, is_in, room_name, user_name};
 use crate::{
     chat::Chat,
     model::{RoomId, Timestamp, UserId},
@@ -51,7 +51,7 @@ impl Departures {
 /// Closes those sockets of a user that are in a room.
 fn close_in(io: &SocketIo, room: RoomId, user: UserId) {
     let room = room_name(room);
-    io.within(user_name(user)).sockets().iter().filter(|socket| socket.rooms().iter().any(|name| *name == room)).for_each(close);
+    io.within(user_name(user)).sockets().iter().filter(|socket| is_in(socket, &room)).for_each(close);
 }
 
 /// Takes all sockets of a user out of a room.

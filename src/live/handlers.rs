@@ -16,7 +16,7 @@ use tracing::field::display;
 use super::{
     Proofs, Sockets,
     events::Command,
-    is_closing, join, room_name,
+    is_closing, is_in, join, room_name,
     turns::{Arguments, Turn, Turns},
     user_name,
 };
@@ -165,7 +165,7 @@ impl Handlers {
         let name = room_name(room.id);
         let siblings = other.map(|other| socket.within(user_name(other)).sockets()).unwrap_or_default();
         // Without those who are in it already: whatever becomes of this, they have not come in by it.
-        let brought: Vec<_> = siblings.into_iter().filter(|sibling| !sibling.rooms().iter().any(|room| *room == name)).collect();
+        let brought: Vec<_> = siblings.into_iter().filter(|sibling| !is_in(sibling, &name)).collect();
         brought.iter().chain([socket]).for_each(|socket| join(socket, name.clone()));
         // Whoever lost the room meanwhile was taken out of it, perhaps before they were in.
         let admitted = self.admit(caller, id, other).await;

@@ -47,7 +47,6 @@ pub async fn seat(socket: &SocketRef) -> Result<()> {
     const TAKEN: Error = Error::BadEvent("The former socket of this connection is not through yet");
     let Seat(seat) = socket.req_parts().extensions.get::<Seat>().cloned().ok_or(TAKEN)?;
     let seated = tokio::time::timeout(LONGEST_WAIT, seat.acquire_owned()).await.map_err(|_| TAKEN)?.map_err(|_| TAKEN)?;
-
     socket.extensions.insert(Seated(Arc::new(seated)));
     Ok(())
 }

@@ -361,6 +361,10 @@ async fn rooms_in_use(io: &SocketIo) -> Vec<RoomId> {
     rooms.iter().filter_map(|room| RoomId::parse(room.strip_prefix("room:")?)).collect()
 }
 
+fn is_in(socket: &SocketRef, room: &str) -> bool {
+    socket.rooms().iter().any(|name| *name == *room)
+}
+
 /// Joins a room, unless the socket is closed meanwhile: nobody would ever take it out again.
 fn join(socket: &SocketRef, room: String) {
     socket.join(room);

@@ -2,10 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{News, Told};
+use super::{News, Told, without_text};
 use crate::{
     error::Result,
-    model::{Entry, Message, MessageId, Room, RoomId, Seq, Timestamp, User, UserId, UserType, What},
+    model::{Entry, Message, Room, RoomId, Seq, Timestamp, User, UserId, UserType, What},
     store::{Placed, Store},
     view::{Members, Post},
 };
@@ -46,7 +46,7 @@ struct Posts<'a> {
 
 impl Posts<'_> {
     async fn told(&self, entry: Entry) -> Result<Told> {
-        let lost = |id| entry_without_text(id, &entry);
+        let lost = |id| without_text(id, entry.room, entry.author, Placed { seq: entry.seq, created_at: entry.created_at });
         Ok(match &entry.what {
             What::Message(message) => Told::Posted(self.post(message).await?),
             What::Deleted(id) => Told::Posted(self.post(&lost(*id)).await?),
@@ -64,12 +64,6 @@ impl Posts<'_> {
         let members = Members::of(self.store, self.room, self.listed_members, || vec![Arc::clone(&author)]).await?;
         Ok(Post::new(message, &author, &members))
     }
-}
-
-/// A message that has lost its text. That it was deleted is told as well, further on in the log.
-fn entry_without_text(id: MessageId, entry: &Entry) -> Message {
-    let Entry { room, seq, author, created_at, .. } = *entry;
-    Message { id, room, seq, author, text: String::new(), created_at, edited_at: None, client_id: None }
 }
 
 /// An author of whom nothing is known.

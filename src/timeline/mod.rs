@@ -285,6 +285,11 @@ fn closed() -> Error {
     store::StoreError::Unavailable("the server is stopping".into()).into()
 }
 
+/// A message that lost its text. That it was deleted is told as well, further on in the log.
+fn without_text(id: MessageId, room: RoomId, author: UserId, Placed { seq, created_at }: Placed) -> Message {
+    Message { id, room, seq, author, text: String::new(), created_at, edited_at: None, client_id: None }
+}
+
 impl Waiting {
     fn news(&mut self, id: MessageId, placed: Placed) -> News {
         News { room: self.room, placed, author: self.author, what: self.told(id, placed) }
@@ -299,7 +304,7 @@ impl Waiting {
             }
             Change::Edit { message, text } => {
                 let was = self.shown.as_mut().and_then(|shown| shown.edited.take());
-                let was = was.unwrap_or_else(|| self.empty(message, seq, created_at));
+                let was = was.unwrap_or_else(|| without_text(message, self.room, self.author, Placed { seq, created_at }));
                 Told::Edited(self.post(&Message { text, edited_at: Some(created_at), ..was }))
             }
             Change::Deletion(message) => Told::Deleted(message),
@@ -314,15 +319,10 @@ impl Waiting {
         Post::new(message, &shown.author, &shown.members)
     }
 
-    /// A message that lost its text.
-    fn empty(&self, id: MessageId, seq: Seq, created_at: Timestamp) -> Message {
-        Message { id, room: self.room, seq, author: self.author, text: String::new(), created_at, edited_at: None, client_id: None }
-    }
-
     fn answer_with_earlier(self, earlier: Entry) {
         let message = match earlier.what {
             What::Message(message) => message,
-            What::Deleted(id) => self.empty(id, earlier.seq, earlier.created_at),
+            What::Deleted(id) => without_text(id, self.room, self.author, Placed { seq: earlier.seq, created_at: earlier.created_at }),
             _ => return self.answer(Ok(Done::default())),
         };
         let post = Some(self.post(&message));
