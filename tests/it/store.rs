@@ -381,7 +381,7 @@ async fn a_room_goes_with_all_it_holds_however_much_that_is(kind: Kind) {
     assert!(store.find_or_add_room(again).await.unwrap().1);
     store.close().await;
     // Whatever was left to take away is taken away, now or after the next start; how soon depends on it.
-    let store = database.open_with(&[("CAUSERIE_MONGODB__OPERATION_TIMEOUT_MS", "1000")]).await;
+    let store = database.open_with(&[("CAUSERIE_MONGODB__OPERATION_TIMEOUT_MS", "2000")]).await;
     let deadline = std::time::Instant::now() + crate::harness::PATIENCE;
     while !store.messages(room.id, Page::After(Seq(0)), 10).await.unwrap().is_empty() {
         assert!(std::time::Instant::now() < deadline, "the log of a deleted room is still there");

@@ -252,7 +252,7 @@ async fn nothing_is_posted_where_a_room_was(#[values(Kind::ReplicaSet, Kind::Sta
     let database = Database::new(kind).await;
     let (first, room) = with_messages(&database, 3).await;
     // How soon what is left of the room is taken away depends on it.
-    let quick = [("CAUSERIE_MONGODB__OPERATION_TIMEOUT_MS", "1000")];
+    let quick = [("CAUSERIE_MONGODB__OPERATION_TIMEOUT_MS", "3000")];
     let (second, third) = (database.open_with(&quick).await, database.open_with(&quick).await);
     append(&second, draft(&room, 1, 4)).await;
     append(&third, draft(&room, 1, 5)).await;
