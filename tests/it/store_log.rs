@@ -284,7 +284,7 @@ async fn nothing_is_posted_where_a_room_was(#[values(Kind::ReplicaSet, Kind::Sta
 async fn other_work_goes_on_while_a_large_room_is_taken_away() {
     let server = Mongod::obedient();
     let database = Database::on(&server);
-    let store = database.open_with(&[("CAUSERIE_MONGODB__OPERATION_TIMEOUT_MS", "1000")]).await;
+    let store = database.open_with(&[("CAUSERIE_MONGODB__OPERATION_TIMEOUT_MS", "3000")]).await;
     let (large, other) = (room_of_two(&store, 101).await, room_of_two(&store, 102).await);
     for piece in 0..16 {
         store.append((1..=1_000).map(|n| draft(&large, 1, piece * 1_000 + n)).collect()).await.unwrap();
