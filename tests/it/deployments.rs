@@ -30,7 +30,7 @@ async fn whoever_kills_or_stops_a_server_finds_it_again_with_all_it_had() {
     let address = server.host();
     write(&notes_on(&server).await, 0).await.unwrap();
     let stop_while_held_up = |server: &mut Mongod| {
-        server.signal("STOP");
+        server.freeze();
         server.stop();
     };
     for (id, end) in [(1, Mongod::kill as fn(&mut Mongod)), (2, Mongod::stop), (3, stop_while_held_up)] {
@@ -67,6 +67,6 @@ async fn whoever_loses_the_first_of_three_servers_gets_another_and_loses_nothing
     assert!(has(&notes, 1).await);
     write(&notes, 2).await.unwrap();
     set.members[first].start_again();
-    set.members[second].signal("STOP");
+    set.members[second].freeze();
     assert_ne!(set.primary().await, second, "one that is held up is not waited for");
 }

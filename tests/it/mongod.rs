@@ -110,10 +110,31 @@ impl Mongod {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Sends it a signal: STOP and CONT hold it up and let it go on.
-    pub fn signal(&self, name: &str) {
+    fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Holds it up: it does nothing more, and its connections stay open. It goes on for a moment after the signal, so this waits for its end.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+        let deadline = Instant::now() + PATIENCE;
+        while self.runs() {
+            assert!(Instant::now() < deadline, "mongod does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// Whether any of its threads still does something, where the system tells of them in files.
+    fn runs(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        // The state stands behind the name, which is in parentheses. A thread that has ended has no state.
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).any(|stat| !stat.contains(") T "))
     }
 
     /// Kills it, as a power cut would, and waits for its end.
@@ -126,7 +147,7 @@ impl Mongod {
     pub fn stop(&mut self) {
         self.signal("TERM");
         // One that is held up would never come to it.
-        self.signal("CONT");
+        self.thaw();
         self.tell_keeper("wait");
     }
 

@@ -140,7 +140,7 @@ async fn ten_seconds_without_the_database_are_survived(#[values(Away::Frozen, Aw
     load.goes_on(200).await;
 
     match away {
-        Away::Frozen => mongod.signal("STOP"),
+        Away::Frozen => mongod.freeze(),
         Away::Killed => mongod.kill(),
     }
     let since = Instant::now();
@@ -157,7 +157,7 @@ async fn ten_seconds_without_the_database_are_survived(#[values(Away::Frozen, Aw
     assert_eq!(health_of(&program), Some(1));
     assert!(load.refused.load(Ordering::Relaxed) > 0);
     match away {
-        Away::Frozen => mongod.signal("CONT"),
+        Away::Frozen => mongod.thaw(),
         Away::Killed => mongod.start_again(),
     }
 
