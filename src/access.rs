@@ -263,18 +263,22 @@ impl Access {
     }
 
     /// Whether the caller may take this user out of a room in which they may take people out: a room that needs a support user keeps its last
-    /// one, unless support decides otherwise. One who goes by themselves is support. Errors: [`Error::LastSupport`].
-    pub async fn admit_to_remove(&self, caller: &Caller, room: &Room, user: UserId) -> Result<()> {
+    /// one, unless support decides otherwise. One who goes by themselves is support. Answers the support users of whom one has to be there
+    /// when it is done, if any has to: others may be taken out meanwhile. Errors: [`Error::LastSupport`].
+    pub async fn admit_to_remove(&self, caller: &Caller, room: &Room, user: UserId) -> Result<Vec<UserId>> {
         if !self.is_secure() || room.kind == RoomType::ConsumerToConsumer || caller.is_support() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let members = self.store.people(&room.members).await?;
-        let (taken, left): (Vec<_>, Vec<_>) = members.iter().filter(|member| !member.deleted).partition(|member| member.id == user);
-        let is_support = taken.iter().any(|member| member.kind == UserType::Support);
-        if is_support && !self.allows_room(room.kind, left.into_iter().map(AsRef::as_ref)) {
+        let support = members.iter().filter(|member| !member.deleted && member.kind == UserType::Support).map(|member| member.id);
+        let (taken, keepers): (Vec<_>, Vec<_>) = support.partition(|member| *member == user);
+        if taken.is_empty() {
+            return Ok(Vec::new());
+        }
+        if keepers.is_empty() {
             return Err(self.refuse(caller, Action::Remove.name(), shown(Some(&room.id)), Error::LastSupport));
         }
-        Ok(())
+        Ok(keepers)
     }
 
     /// Whether there may be a room of this kind with these members.

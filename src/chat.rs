@@ -153,8 +153,8 @@ impl Chat {
         let room = self.access.admit(caller, if leaves { Action::Leave } else { Action::Remove }, room).await?;
         // Whether they are in it, the log says: the room at hand may be one that another server has changed since.
         let Some(user) = UserId::parse(user) else { return Ok(None) };
-        self.access.admit_to_remove(caller, &room, user).await?;
-        Ok(self.timeline.remove_member(room.id, user, by).await?.map(|placed| placed.seq))
+        let keepers = self.access.admit_to_remove(caller, &room, user).await?;
+        Ok(self.timeline.remove_member(room.id, user, keepers, by).await?.map(|placed| placed.seq))
     }
 
     /// Gives a room another name.

@@ -42,7 +42,12 @@ pub enum Change {
     /// Lets somebody into the room.
     AddMember(UserId),
     /// Takes somebody out of the room.
-    RemoveMember(UserId),
+    RemoveMember {
+        /// Whom.
+        user: UserId,
+        /// Where some are named, one of them at least has to be in the room.
+        keepers: Vec<UserId>,
+    },
     /// Gives the room another name, or none.
     Rename(Option<String>),
 }
@@ -55,19 +60,24 @@ impl Change {
             Self::Edit { .. } => Some(EDIT),
             Self::Deletion(_) => Some(DELETION),
             Self::AddMember(_) => Some(MEMBER_ADDED),
-            Self::RemoveMember(_) => Some(MEMBER_REMOVED),
+            Self::RemoveMember { .. } => Some(MEMBER_REMOVED),
             Self::Rename(_) => Some(RENAMED),
         }
     }
 
     /// Whether the room itself is another afterwards.
     pub(super) fn is_of_room(&self) -> bool {
-        matches!(self, Self::AddMember(_) | Self::RemoveMember(_) | Self::Rename(_))
+        matches!(self, Self::AddMember(_) | Self::RemoveMember { .. } | Self::Rename(_))
+    }
+
+    /// Those of whom one has to be in the room, if any.
+    pub(super) fn keepers(&self) -> &[UserId] {
+        if let Self::RemoveMember { keepers, .. } = self { keepers } else { &[] }
     }
 
     /// Whether only a member may do this. A message is deleted, and a member removed, also by others, who have been asked for their right.
     pub(super) fn is_for_members(&self) -> bool {
-        !matches!(self, Self::Deletion(_) | Self::RemoveMember(_))
+        !matches!(self, Self::Deletion(_) | Self::RemoveMember { .. })
     }
 }
 
@@ -88,6 +98,8 @@ pub enum Appended {
     Unchanged,
     /// The author has been taken out of the room. Told of rooms whose members have ever changed; before that nobody can have been.
     NotAMember,
+    /// None of those of whom one had to be in the room is.
+    NoKeeper,
     /// The room is gone.
     NoRoom,
 }

@@ -80,6 +80,7 @@ impl<L: Listeners> Announcer<L> {
                 Appended::Duplicate(earlier) => waiting.answer_with_earlier(*earlier),
                 Appended::Unchanged => waiting.answer(Ok(Done::default())),
                 Appended::NotAMember => waiting.answer(Err(Error::NotAMember)),
+                Appended::NoKeeper => waiting.answer(Err(Error::LastSupport)),
                 Appended::NoRoom => waiting.answer(Err(Error::NoRoom)),
             }
         }

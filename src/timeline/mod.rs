@@ -227,9 +227,10 @@ impl Timeline {
         Ok(self.commit(room, by, Change::AddMember(user), None).await?.placed)
     }
 
-    /// Takes somebody out of a room. `None` when they are not in it. Errors as in [`post`](Self::post).
-    pub async fn remove_member(&self, room: RoomId, user: UserId, by: UserId) -> Result<Option<Placed>> {
-        Ok(self.commit(room, by, Change::RemoveMember(user), None).await?.placed)
+    /// Takes somebody out of a room, in which one of the keepers has to be, if there are any. `None` when they are not in it. Errors: as in
+    /// [`post`](Self::post), and [`Error::LastSupport`] when no keeper is there.
+    pub async fn remove_member(&self, room: RoomId, user: UserId, keepers: Vec<UserId>, by: UserId) -> Result<Option<Placed>> {
+        Ok(self.commit(room, by, Change::RemoveMember { user, keepers }, None).await?.placed)
     }
 
     /// Gives a room another name, or none. `None` when that is its name. Errors as in [`post`](Self::post).
@@ -309,7 +310,7 @@ impl Waiting {
             }
             Change::Deletion(message) => Told::Deleted(message),
             Change::AddMember(user) => Told::MemberAdded(user),
-            Change::RemoveMember(user) => Told::MemberRemoved(user),
+            Change::RemoveMember { user, .. } => Told::MemberRemoved(user),
             Change::Rename(name) => Told::Renamed(name),
         }
     }

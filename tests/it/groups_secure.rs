@@ -1,5 +1,6 @@
 //! Rooms that change, in secure mode, and where history is hidden from those who come later.
 
+use futures_util::future::join_all;
 use reqwest::Method;
 use rstest_reuse::apply;
 use serde_json::json;
@@ -111,6 +112,27 @@ async fn a_room_with_support_keeps_its_last_support_user_unless_support_decides_
     assert_eq!(sue.removes(room, &sue).await.ok()["removedMembersCount"], 1, "and go");
     let other = alice.named_room("of consumers", &[&sue]).await;
     assert_eq!(alice.removes(&other, &sue).await.ok()["removedMembersCount"], 1);
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn whoever_takes_all_support_users_out_at_once_leaves_one(kind: Kind) {
+    let server = TestServer::secure(kind).await;
+    let alice = server.registered("Alice", "consumer").await;
+    let mut support = Vec::new();
+    for n in 0..4 {
+        support.push(server.registered(&format!("Support{n}"), "support").await);
+    }
+    let ids: Vec<_> = support.iter().map(|user| &user.id).collect();
+    for _ in 0..5 {
+        let body = json!({ "name": "help", "userIds": ids, "type": "consumer-to-support" });
+        let initiated = alice.calls(Method::POST, "/room/initiate", &body).await.ok();
+        let room = initiated["chatRoom"]["chatRoomId"].as_str().unwrap();
+        let answers = join_all(support.iter().map(|user| alice.removes(room, user))).await;
+        let refused: Vec<_> = answers.into_iter().filter(|answer| answer.status != 200).collect();
+        let [refused] = <[_; 1]>::try_from(refused).unwrap();
+        refused.refused(403, "Only a support user can take the last support user out of a consumer-to-support room");
+    }
 }
 
 /// Alice's room in which something was said, edited and deleted before Carol came, and something after.

@@ -113,9 +113,9 @@ async fn a_large_room_says_nothing_new_of_its_activity_when_members_come_and_go(
     let (large, before) = said().await;
     assert!(large);
     assert!(append(&store, at(20_000, Change::AddMember(user_id(102)))).await.placed().is_some());
-    assert!(append(&store, at(30_000, Change::RemoveMember(user_id(102)))).await.placed().is_some());
+    assert!(append(&store, at(30_000, Change::RemoveMember { user: user_id(102), keepers: Vec::new() })).await.placed().is_some());
     assert_eq!(said().await, (true, before));
-    assert!(append(&store, at(40_000, Change::RemoveMember(user_id(101)))).await.placed().is_some());
+    assert!(append(&store, at(40_000, Change::RemoveMember { user: user_id(101), keepers: Vec::new() })).await.placed().is_some());
     assert_eq!(said().await, (false, Some(40_000)), "nobody would find it among what is recent");
     assert!(append(&store, at(50_000, Change::AddMember(user_id(101)))).await.placed().is_some());
     assert!(said().await.0);

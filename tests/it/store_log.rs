@@ -121,7 +121,7 @@ async fn whoever_catches_up_reads_what_happened_and_how_it_is_now(kind: Kind) {
         Change::Rename(Some("$name".into())),
         edit(1, "second edit"),
         Change::Deletion(id(2)),
-        Change::RemoveMember(user_id(3)),
+        Change::RemoveMember { user: user_id(3), keepers: Vec::new() },
         Change::Rename(None),
     ];
     for step in steps {

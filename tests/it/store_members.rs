@@ -20,6 +20,10 @@ async fn there(store: &Arc<dyn Store>, room: &Room) -> Room {
     Room::clone(store.room(room.id).await.unwrap().unwrap().as_ref())
 }
 
+fn remove_if(n: u8, keepers: &[u8]) -> Change {
+    Change::RemoveMember { user: user_id(n), keepers: keepers.iter().copied().map(user_id).collect() }
+}
+
 fn members(room: &Room) -> Vec<u8> {
     room.members.iter().map(|member| member.as_bytes()[0]).collect()
 }
@@ -29,7 +33,23 @@ fn add(n: u8) -> Change {
 }
 
 fn remove(n: u8) -> Change {
-    Change::RemoveMember(user_id(n))
+    remove_if(n, &[])
+}
+
+#[apply(each_deployment)]
+#[tokio::test]
+async fn whoever_is_taken_out_only_while_another_is_there_is_not_taken_out_after_them(kind: Kind) {
+    let database = Database::new(kind).await;
+    let (store, room) = with_messages(&database, 2).await;
+    append(&store, change(&room, 1, add(3))).await;
+    let batch =
+        vec![change(&room, 1, remove_if(2, &[3, 9])), change(&room, 1, remove_if(3, &[2])), change(&room, 1, remove_if(3, &[8, 9]))];
+    let appended = store.append(batch).await.unwrap();
+    assert!(appended[0].placed().is_some(), "{appended:?}");
+    assert_eq!(appended[1..], [Appended::NoKeeper, Appended::NoKeeper]);
+    assert_eq!(append(&store, change(&room, 1, remove_if(3, &[2]))).await, Appended::NoKeeper);
+    assert_eq!(members(&there(&store, &room).await), [1, 3]);
+    assert!(append(&store, change(&room, 1, remove_if(3, &[1]))).await.placed().is_some());
 }
 
 #[apply(each_deployment)]

@@ -171,7 +171,7 @@ async fn one_searches_the_rooms_one_is_in_newest_first(kind: Kind) {
     assert_eq!(numbers(&store, all, "even").await.len(), 45);
     assert_eq!(numbers(&store, later, "even").await.len(), 30);
     assert_eq!(numbers(&store, Scope::Room { room: rooms[2].id, after: Seq(31) }, "even").await, [100]);
-    append(&store, change(&rooms[2], 2, Change::RemoveMember(user_id(1)))).await;
+    append(&store, change(&rooms[2], 2, Change::RemoveMember { user: user_id(1), keepers: Vec::new() })).await;
     assert_eq!(numbers(&store, all, "later").await, [0_u64; 0]);
 }
 

@@ -101,7 +101,7 @@ fn of_room(due: &Due) -> Option<Document> {
             let joined = doc! { "$cond": [is_member, joined, with] };
             members(due.at, joined, doc! { "$setUnion": ["$userIds", [user]] })
         }
-        Change::RemoveMember(user) => {
+        Change::RemoveMember { user, .. } => {
             let user = user.to_string();
             let without = doc! { "$filter": { "input": joined, "cond": { "$ne": ["$$this.userId", &user] } } };
             let mut stages = members(due.at, without, doc! { "$setDifference": ["$userIds", [&user]] });

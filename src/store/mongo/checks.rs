@@ -27,7 +27,7 @@ fn changed_by(entry: &NewEntry) -> Subject {
     match &entry.change {
         Change::Message { .. } => Subject::Message(entry.id),
         Change::Edit { message, .. } | Change::Deletion(message) => Subject::Message(*message),
-        Change::AddMember(user) | Change::RemoveMember(user) => Subject::Member(entry.room, *user),
+        Change::AddMember(user) | Change::RemoveMember { user, .. } => Subject::Member(entry.room, *user),
         Change::Rename(_) => Subject::Name(entry.room),
     }
 }
@@ -42,7 +42,9 @@ pub fn first_wave(entries: &[NewEntry], waiting: &[usize]) -> usize {
     let depends = |index: &usize, changed: &HashSet<Subject>| {
         let entry = &entries[*index];
         let author = Subject::Member(entry.room, entry.author);
-        changed.contains(&changed_by(entry)) || (entry.change.is_for_members() && changed.contains(&author))
+        changed.contains(&changed_by(entry))
+            || (entry.change.is_for_members() && changed.contains(&author))
+            || entry.change.keepers().iter().any(|keeper| changed.contains(&Subject::Member(entry.room, *keeper)))
     };
     for (position, index) in waiting.iter().enumerate() {
         if depends(index, &changed) {
@@ -78,11 +80,15 @@ fn refusal(entry: &NewEntry, head: &Head, messages: &HashSet<(RoomId, MessageId)
     if head.members_changed && entry.change.is_for_members() && !is_member(&entry.author) {
         return Some(Appended::NotAMember);
     }
+    let keepers = entry.change.keepers();
+    if !keepers.is_empty() && !keepers.iter().any(is_member) {
+        return Some(Appended::NoKeeper);
+    }
     let changes = match &entry.change {
         Change::Message { .. } => true,
         Change::Edit { message, .. } | Change::Deletion(message) => messages.contains(&(entry.room, *message)),
         Change::AddMember(user) => !is_member(user),
-        Change::RemoveMember(user) => is_member(user),
+        Change::RemoveMember { user, .. } => is_member(user),
         Change::Rename(name) => room.is_some_and(|room| room.name != *name),
     };
     (!changes).then_some(Appended::Unchanged)
@@ -111,9 +117,10 @@ async fn rooms(connection: &Connection, asked: &Asked<'_>) -> Result<HashMap<Roo
         if matters(entry, head) {
             rooms.insert(entry.room.to_string());
             people.insert(entry.author.to_string());
-            if let Change::AddMember(user) | Change::RemoveMember(user) = entry.change {
+            if let Subject::Member(_, user) = changed_by(entry) {
                 people.insert(user.to_string());
             }
+            people.extend(entry.change.keepers().iter().map(ToString::to_string));
         }
     }
     if rooms.is_empty() {

@@ -45,7 +45,7 @@ fn append_change(document: &mut RawDocumentBuf, change: &Change) {
             document.append(cstr!("newText"), text.as_str());
         }
         Change::Deletion(message) => document.append(cstr!("target"), message.to_string()),
-        Change::AddMember(user) | Change::RemoveMember(user) => document.append(cstr!("target"), user.to_string()),
+        Change::AddMember(user) | Change::RemoveMember { user, .. } => document.append(cstr!("target"), user.to_string()),
         Change::Rename(Some(name)) => document.append(cstr!("name"), name.as_str()),
         Change::Message { .. } | Change::Rename(None) => {}
     }
@@ -97,7 +97,7 @@ pub fn due(document: &RawDocument) -> Option<Due> {
         EDIT => Change::Edit { message: message()?, text: text_in(document, "newText").to_owned() },
         DELETION => Change::Deletion(message()?),
         MEMBER_ADDED => Change::AddMember(user()?),
-        MEMBER_REMOVED => Change::RemoveMember(user()?),
+        MEMBER_REMOVED => Change::RemoveMember { user: user()?, keepers: Vec::new() },
         RENAMED => Change::Rename(document.get_str("name").ok().map(ToOwned::to_owned)),
         _ => return None,
     };

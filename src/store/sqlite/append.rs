@@ -49,6 +49,12 @@ impl Tail {
         if self.head.members_changed && entry.change.is_for_members() && !rooms::is_member(connection, entry.room, entry.author)? {
             return Ok(Appended::NotAMember);
         }
+        let keepers = entry.change.keepers();
+        if !keepers.is_empty()
+            && rooms::find(connection, entry.room)?.is_some_and(|room| !keepers.iter().any(|user| room.has_member(*user)))
+        {
+            return Ok(Appended::NoKeeper);
+        }
         let next = self.next(entry);
         let changed = match &entry.change {
             Change::Message { text, client_id } => {
@@ -69,7 +75,7 @@ impl Tail {
             Change::Edit { message, text } => edit(connection, entry.room, *message, text, next)?,
             Change::Deletion(message) => self.delete(connection, entry.room, *message)?,
             Change::AddMember(user) => self.add_member(connection, entry.room, *user, next)?,
-            Change::RemoveMember(user) => self.remove_member(connection, entry.room, *user)?,
+            Change::RemoveMember { user, .. } => self.remove_member(connection, entry.room, *user)?,
             Change::Rename(name) => rename(connection, entry.room, name.as_deref())?,
         };
         if !changed {
@@ -160,7 +166,7 @@ fn insert(connection: &Connection, entry: &NewEntry, placed: Placed) -> Result<(
     let (target, name) = match &entry.change {
         Change::Message { .. } => (None, None),
         Change::Edit { message, .. } | Change::Deletion(message) => (Some(*message.as_bytes()), None),
-        Change::AddMember(user) | Change::RemoveMember(user) => (Some(*user.as_bytes()), None),
+        Change::AddMember(user) | Change::RemoveMember { user, .. } => (Some(*user.as_bytes()), None),
         Change::Rename(name) => (None, name.as_deref()),
     };
     connection
