@@ -13,6 +13,9 @@ mod mongod;
 #[path = "../it/people.rs"]
 #[expect(dead_code, reason = "people do more in the other tests")]
 mod people;
+#[path = "../it/wire.rs"]
+#[expect(dead_code, reason = "sockets do more in the other tests")]
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -22,14 +25,18 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use databases::Kind;
+use databases::{Database, Kind};
 use harness::{PATIENCE, TestServer};
-use people::Person;
+use people::{Member, NO_REFRESH, PASSWORD, Person, SECURE, registration};
+use wire::Socket;
 
 /// Whose turn it is.
 static TURN: Mutex<()> = Mutex::const_new(());
 /// Of a user that there is not.
 const NOBODY: &str = "0199d1f0c0de7aaa8bbbccccddddeeee";
+
+/// How long the end of a session may take to reach another server: the second that is promised, and what a busy machine adds.
+const SOON: Duration = Duration::from_millis(1_500);
 
 /// How long it takes to refuse this.
 async fn refused_after(server: &TestServer, path: &str, body: &Value) -> Duration {
@@ -103,4 +110,47 @@ async fn flood_with_logins(server: &TestServer, alice: &Person, room: &str) -> D
         assert!(matches!(status.unwrap().unwrap(), 401 | 503));
     }
     longest
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_on_one_server_is_over_on_the_other_within_a_second(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let _turn = TURN.lock().await;
+    let database = Database::new(kind).await;
+    let (first, second) = tokio::join!(TestServer::on(database.again(), &SECURE), TestServer::on(database, &SECURE));
+    let alice = first.member("alice").await;
+    let sue = first.support("sue").await;
+    let ends: [(&str, Method, String, Value); 4] = [
+        ("logout", Method::POST, "/logout".into(), json!({})),
+        ("logout everywhere", Method::POST, "/logout".into(), json!({ "all": true })),
+        (
+            "another password",
+            Method::PUT,
+            format!("/users/{}/password", alice.id),
+            json!({ "oldPassword": PASSWORD, "newPassword": PASSWORD }),
+        ),
+        ("deletion", Method::DELETE, format!("/users/{}", alice.id), json!({})),
+    ];
+    for (what, method, path, body) in ends {
+        let session = first.session_of("alice").await;
+        let elsewhere = Member { person: session.at(&second), refresh_token: session.refresh_token.clone() };
+        // Known there, so that it would be remembered.
+        elsewhere.get("/room").await.ok();
+        let socket = Socket::signed_in(&elsewhere).await;
+        let who = match what {
+            "deletion" => sue.clone(),
+            "another password" => first.session_of("alice").await,
+            _ => session.clone(),
+        };
+        who.calls(method, &path, body).await.ok();
+        let ended = Instant::now();
+        while elsewhere.get("/room").await.status == 200 {
+            assert!(ended.elapsed() < SOON, "{what}: still in after {:?}", ended.elapsed());
+        }
+        socket.ends().await;
+        assert!(ended.elapsed() < SOON, "{what}: {:?}", ended.elapsed());
+        elsewhere.refreshes().await.refused(401, NO_REFRESH);
+    }
+    first.registers("alice", "consumer").await.ok();
+    second.post("/users", &registration("alice", "consumer")).await.invalid(json!({ "username": "this username is taken" }));
 }

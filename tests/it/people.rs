@@ -194,11 +194,6 @@ impl Member {
         Self { person, refresh_token: text("refreshToken") }
     }
 
-    /// The same session at another server.
-    pub fn at(&self, server: &TestServer) -> Self {
-        Self { person: Person { base: server.base.clone(), ..self.person.clone() }, refresh_token: self.refresh_token.clone() }
-    }
-
     /// The session has ended, by whatever.
     pub async fn is_out(&self) {
         self.get("/room").await.refused(401, ENDED);

@@ -1,18 +1,15 @@
 //! Sessions in secure mode: how they begin, go on and end, and that what has ended is over everywhere.
 
-use std::time::{Duration, Instant};
-
 use futures_util::future::{join, join_all};
 use reqwest::Method;
-use rstest::rstest;
 use rstest_reuse::apply;
 use serde_json::{Value, json};
 
 use crate::{
-    databases::{Database, Kind},
+    databases::Kind,
     each_store,
     harness::TestServer,
-    people::{Answer, ENDED, Member, NO_REFRESH, PASSWORD, SECURE, refresh, registration},
+    people::{Answer, ENDED, Member, NO_REFRESH, PASSWORD, refresh},
     wire::Socket,
 };
 
@@ -302,49 +299,4 @@ async fn whoever_has_too_many_sessions_loses_the_oldest() {
     socket.ends().await;
     oldest.is_out().await;
     assert_eq!(newest.lists_sessions().await.len(), causerie::store::MOST_SESSIONS);
-}
-
-/// How long the end of a session may take to reach another server: the second that is promised, and what a busy machine adds.
-const SOON: Duration = Duration::from_millis(1_500);
-
-#[rstest]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_ends_on_one_server_is_over_on_the_other_within_a_second(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
-    let database = Database::new(kind).await;
-    let (first, second) = tokio::join!(TestServer::on(database.again(), &SECURE), TestServer::on(database, &SECURE));
-    let alice = first.member("alice").await;
-    let sue = first.support("sue").await;
-    let ends: [(&str, Method, String, Value); 4] = [
-        ("logout", Method::POST, "/logout".into(), json!({})),
-        ("logout everywhere", Method::POST, "/logout".into(), json!({ "all": true })),
-        (
-            "another password",
-            Method::PUT,
-            format!("/users/{}/password", alice.id),
-            json!({ "oldPassword": PASSWORD, "newPassword": PASSWORD }),
-        ),
-        ("deletion", Method::DELETE, format!("/users/{}", alice.id), json!({})),
-    ];
-    for (what, method, path, body) in ends {
-        let session = first.session_of("alice").await;
-        let elsewhere = session.at(&second);
-        // Known there, so that it would be remembered.
-        elsewhere.is_in().await;
-        let socket = Socket::signed_in(&elsewhere).await;
-        let who = match what {
-            "deletion" => sue.clone(),
-            "another password" => first.session_of("alice").await,
-            _ => session.clone(),
-        };
-        who.calls(method, &path, body).await.ok();
-        let ended = Instant::now();
-        while elsewhere.get("/room").await.status == 200 {
-            assert!(ended.elapsed() < SOON, "{what}: still in after {:?}", ended.elapsed());
-        }
-        socket.ends().await;
-        assert!(ended.elapsed() < SOON, "{what}: {:?}", ended.elapsed());
-        elsewhere.refreshes().await.refused(401, NO_REFRESH);
-    }
-    first.registers("alice", "consumer").await.ok();
-    second.post("/users", &registration("alice", "consumer")).await.invalid(json!({ "username": "this username is taken" }));
 }
