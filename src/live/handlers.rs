@@ -162,6 +162,10 @@ impl Handlers {
 
     async fn subscribe(&self, socket: &SocketRef, caller: &Caller, id: &str, other: Option<UserId>) -> Result<()> {
         let room = self.admit(caller, id, other).await?;
+        if self.chat.store.is_shared() {
+            // Where other servers write as well, a room has to be known before anything can be found to have come into its log.
+            self.chat.timeline.between(vec![room.id], || ()).await?;
+        }
         let name = room_name(room.id);
         let siblings = other.map(|other| socket.within(user_name(other)).sockets()).unwrap_or_default();
         // Without those who are in it already: whatever becomes of this, they have not come in by it.

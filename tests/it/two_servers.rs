@@ -141,6 +141,23 @@ async fn sockets_hear_of_everything_once_whichever_server_it_went_through(#[valu
     }
 }
 
+/// Whoever subscribes first and reads second has all: what comes behind that is heard, though the server has never looked at the room before.
+#[rstest]
+#[tokio::test]
+async fn whoever_has_subscribed_hears_what_goes_through_the_other_server_at_once(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let ([_first, second], [alice, at_second]) = two_servers_and_alice(kind).await;
+    let mut socket = Socket::by(&at_second).await;
+    for n in 0..5 {
+        let room = alice.named_room(&format!("room {n}"), &[&alice]).await;
+        alice.posts(&room, "before").await.ok();
+        socket.succeeds("subscribe", json!([room])).await;
+        let post = alice.posts(&room, "behind").await.ok()["post"].clone();
+        assert_eq!(socket.hears_post().await, post);
+        socket.hears_nothing_more().await;
+    }
+    drop(second);
+}
+
 /// As an entry that a killed server had sent to the database, or one of a batch that came to no answer.
 #[rstest]
 #[tokio::test]
