@@ -18,6 +18,7 @@ use crate::{
     address::Peer,
     config::Config,
     limits::{Place, Places},
+    live::Taken,
 };
 
 /// How long to wait before accepting again when the system has no room for one more connection.
@@ -45,13 +46,15 @@ impl Open {
     fn spawn(&self, stream: TcpStream, peer: Peer, place: Place, service: NormalizePath<Router>, http: &http1::Builder) {
         // Without it small answers wait for the acknowledgement of the one before. Where it fails the connection is gone already.
         let _ = stream.set_nodelay(true);
+        let taken = Taken::default();
+        let stream = TokioIo::new(Patient::new(stream, taken.clone(), WRITE_PATIENCE));
         let service = service.map_request(move |mut request: Request<Incoming>| {
             let client = peer.client(request.headers());
             request.extensions_mut().insert(client);
+            request.extensions_mut().insert(taken.clone());
             request
         });
-        let connection =
-            http.serve_connection(TokioIo::new(Patient::new(stream, WRITE_PATIENCE)), TowerToHyperService::new(service)).with_upgrades();
+        let connection = http.serve_connection(stream, TowerToHyperService::new(service)).with_upgrades();
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
             // Until the connection ends, or has become a websocket: of these others are counted.

@@ -91,7 +91,12 @@ type Shared = Arc<App>;
 
 /// The whole API, with the sockets' path beside it, on which packets may be as large as `max_packet` bytes.
 pub fn router(app: App, sockets: SocketIoLayer, max_packet: usize) -> Router {
-    let bounds = Bounds { bytes: max_packet, time: app.config.request_timeout_ms.into(), limits: Arc::clone(&app.limits) };
+    let bounds = Bounds {
+        bytes: max_packet,
+        time: app.config.request_timeout_ms.into(),
+        limits: Arc::clone(&app.limits),
+        live: Arc::clone(&app.live),
+    };
     // One layer made of many: a router wraps each of its routes in every layer anew, and every wrapping costs each request.
     let around = ServiceBuilder::new()
         .option_layer(app.access.is_secure().then(|| MapResponseLayer::new(hardening::harden)))

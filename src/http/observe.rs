@@ -113,7 +113,26 @@ mod tests {
     use crate::{
         config::{AccessMode, Config},
         limits::Limits,
+        live::{Carrier, Event, Live},
+        model::{SessionId, UserId},
     };
+
+    /// No sockets.
+    struct Nobody;
+
+    impl Live for Nobody {
+        fn announce(&self, _: &[Event<'_>]) {}
+
+        fn close_sessions(&self, _: &[SessionId]) {}
+
+        fn close_user(&self, _: UserId) {}
+
+        fn online(&self, users: &[UserId]) -> Vec<bool> {
+            vec![false; users.len()]
+        }
+
+        fn carried(&self, _: &str, _: Carrier) {}
+    }
 
     #[tokio::test]
     async fn a_panic_is_a_500_that_names_the_request_and_nothing_else() {
@@ -121,7 +140,7 @@ mod tests {
             panic!("a secret of ours");
         }
         let limits = Limits::new(&Config::load(None, &HashMap::new()).unwrap().limits, AccessMode::Open);
-        let bounds = Bounds { bytes: 1, time: Duration::from_secs(1), limits: Arc::new(limits) };
+        let bounds = Bounds { bytes: 1, time: Duration::from_secs(1), limits: Arc::new(limits), live: Arc::new(Nobody) };
         let around = ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(bounds, around))
             .map_response(IntoResponse::into_response)

@@ -13,9 +13,13 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// A stream on which a write fails once nothing could be written for a while. Reads wait for ever; for them there are other limits.
+use crate::live::Taken;
+
+/// A stream on which a write fails once nothing could be written for a while, and on which what is written is counted. Reads wait for ever;
+/// for them there are other limits.
 pub struct Patient<S> {
     stream: S,
+    taken: Taken,
     patience: Duration,
     /// Runs while there is something to write, and none of it is taken.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -23,8 +27,16 @@ pub struct Patient<S> {
 
 impl<S> Patient<S> {
     /// The same stream, given up when it takes nothing for so long.
-    pub fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, stalled: None }
+    pub fn new(stream: S, taken: Taken, patience: Duration) -> Self {
+        Self { stream, taken, patience, stalled: None }
+    }
+
+    /// Counts what came of a write.
+    fn counted(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.taken.add(*bytes);
+        }
+        self.hurried(written, cx)
     }
 
     /// What came of a write; an error where none came for too long.
@@ -49,12 +61,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.hurried(written, cx)
+        self.counted(written, cx)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.hurried(written, cx)
+        self.counted(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -89,7 +101,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_takes_nothing_is_given_up_and_stays_so() {
         let (ours, _theirs) = duplex(16);
-        let mut stream = Patient::new(ours, Duration::from_millis(20));
+        let mut stream = Patient::new(ours, Taken::default(), Duration::from_millis(20));
         for _ in 0..2 {
             let written = timeout(LONG, stream.write_all(&[0; 17])).await.expect("it waits for ever");
             assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
@@ -99,7 +111,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_takes_something_has_the_whole_time_again() {
         let (ours, mut theirs) = duplex(16);
-        let mut stream = Patient::new(ours, LONG);
+        let mut stream = Patient::new(ours, Taken::default(), LONG);
         stream.write_all(&[0; 16]).await.unwrap();
         assert!(stream.write_all(&[0; 16]).now_or_never().is_none());
         assert!(stream.stalled.is_some());

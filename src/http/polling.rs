@@ -7,9 +7,9 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::Request,
-    http::{Method, header},
+    http::{Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -20,6 +20,7 @@ use crate::{
     address::ClientAddress,
     error::{Error, Result},
     limits::Limits,
+    live::{Carrier, Live, Taken},
 };
 
 /// What requests may take.
@@ -31,14 +32,32 @@ pub struct Bounds {
     pub time: Duration,
     /// How often a client may open a connection for sockets, and how many it may have.
     pub limits: Arc<Limits>,
+    /// The sockets.
+    pub live: Arc<dyn Live>,
 }
 
 /// Answers a request for sockets. Lets only payloads through that are whole and, in version 3, made of packets that end where they say.
 pub async fn check(bounds: Bounds, request: Request, next: Next) -> Response {
     match checked(request, &bounds).await {
-        Ok(request) => next.run(request).await,
+        Ok(request) => carry(&bounds, request, next).await,
         Err(error) => error.into_response(),
     }
+}
+
+/// Answers it, and notes what is taken to the client by that.
+async fn carry(bounds: &Bounds, request: Request, next: Next) -> Response {
+    let sid = sid(&request).map(ToOwned::to_owned);
+    let (polls, taken) = (request.method() == Method::GET, request.extensions().get::<Taken>().cloned());
+    let response = next.run(request).await;
+    let carrier = match (response.status(), taken) {
+        (StatusCode::SWITCHING_PROTOCOLS, Some(taken)) => Carrier::Websocket(taken),
+        (StatusCode::OK, _) if polls => Carrier::Poll(response.body().size_hint().lower()),
+        _ => return response,
+    };
+    if let Some(sid) = sid {
+        bounds.live.carried(&sid, carrier);
+    }
+    response
 }
 
 async fn checked(mut request: Request, bounds: &Bounds) -> Result<Request> {
@@ -65,7 +84,12 @@ async fn checked(mut request: Request, bounds: &Bounds) -> Result<Request> {
 
 /// Whether a new connection is asked for: those that are there have an id.
 fn is_handshake(request: &Request) -> bool {
-    !parameters(request).any(|pair| pair.starts_with("sid="))
+    sid(request).is_none()
+}
+
+/// The id of a connection that is there, as the client says.
+fn sid(request: &Request) -> Option<&str> {
+    parameters(request).find_map(|pair| pair.strip_prefix("sid="))
 }
 
 /// The parameters of the query, as the library takes it apart.

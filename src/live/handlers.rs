@@ -16,7 +16,7 @@ use tracing::field::display;
 use super::{
     Proofs, Sockets,
     events::Command,
-    is_closing, is_in, join, room_name,
+    evict, is_closing, is_in, join, room_name,
     turns::{Arguments, Turn, Turns},
     user_name,
 };
@@ -68,13 +68,13 @@ pub fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
             (Some(turn), Ok(Arguments(arguments))) => {
                 return Either::Left(async move {
                     let outcome = turn.wait(handlers.run(&socket, &name, &arguments)).await;
-                    acknowledge(&socket, ack, outcome);
+                    handlers.acknowledge(&socket, ack, outcome);
                 });
             }
             (Some(_), Err(_)) => "The arguments of the event cannot be read",
             (None, _) => "Too many events at once",
         };
-        acknowledge(&socket, ack, Err(Error::BadEvent(refusal)));
+        handlers.acknowledge(&socket, ack, Err(Error::BadEvent(refusal)));
         Either::Right(ready(()))
     });
 }
@@ -82,17 +82,6 @@ pub fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
 /// Lets the events run that came in while the socket was connecting.
 pub fn connected(socket: &SocketRef) {
     socket.extensions.remove::<Connecting>();
-}
-
-fn acknowledge(socket: &SocketRef, ack: AckSender, outcome: Result<Answer>) {
-    if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
-        // Without the id of the socket: whoever knows that could speak for a client that polls.
-        let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
-        tracing::error!(user, %cause, "an event was not carried out");
-    }
-    let answer = outcome.unwrap_or_else(|error| raw(&error.to_json()));
-    // A client that has gone away, or reads too slowly to be told, needs no answer.
-    let _ = ack.send(&answer);
 }
 
 /// The acknowledgement of an event, written.
@@ -103,6 +92,21 @@ fn done() -> Answer {
 }
 
 impl Handlers {
+    fn acknowledge(&self, socket: &SocketRef, ack: AckSender, outcome: Result<Answer>) {
+        if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
+            // Without the id of the socket: whoever knows that could speak for a client that polls.
+            let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
+            tracing::error!(user, %cause, "an event was not carried out");
+        }
+        let answer = outcome.unwrap_or_else(|error| raw(&error.to_json()));
+        if self.sockets.upgrades.admit(socket, answer.get().len()) {
+            // A client that has gone away, or reads too slowly to be told, needs no answer.
+            let _ = ack.send(&answer);
+        } else {
+            evict(socket);
+        }
+    }
+
     async fn run(&self, socket: &SocketRef, event: &str, arguments: &[Value]) -> Result<Answer> {
         if is_closing(socket) {
             return Err(Error::BadEvent("This socket is being closed"));

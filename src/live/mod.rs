@@ -3,6 +3,7 @@
 //! Rooms of the Socket.IO layer are nearly all the bookkeeping there is: one for each chat room, one for each user and one for each session,
 //! in which all the sockets of that user or session are.
 
+mod backlog;
 mod departures;
 mod events;
 mod handlers;
@@ -33,6 +34,8 @@ use socketioxide::{
 use tokio::{task::AbortHandle, time::MissedTickBehavior};
 use tracing::field::display;
 
+use backlog::Upgrades;
+pub use backlog::{Carrier, Taken};
 use departures::{Departures, take_out};
 use events::Audience;
 pub use events::Event;
@@ -84,6 +87,9 @@ pub trait Live: Send + Sync + 'static {
 
     /// Which of these users are connected, or were a moment ago.
     fn online(&self, users: &[UserId]) -> Vec<bool>;
+
+    /// Takes note of how what waits for a client is taken to it. `sid` is what the client says, who has shown that it knows it.
+    fn carried(&self, sid: &str, by: Carrier);
 }
 
 fn room_name(room: RoomId) -> String {
@@ -113,6 +119,7 @@ pub struct Sockets {
     io: SocketIo,
     presence: Arc<Presence>,
     typing: Arc<Typing>,
+    upgrades: Arc<Upgrades>,
     /// Look after what ends by itself, and after the logs.
     watch: Arc<OnceLock<[AbortHandle; 2]>>,
 }
@@ -133,7 +140,7 @@ impl Sockets {
             .ws_max_frame_size(max_packet)
             .ws_read_buffer_size(READ_BUFFER)
             .build_layer();
-        (Self { io, presence: Arc::new(presence), typing: Arc::default(), watch: Arc::default() }, layer)
+        (Self { io, presence: Arc::new(presence), typing: Arc::default(), upgrades: Arc::default(), watch: Arc::default() }, layer)
     }
 
     /// Lets clients connect.
@@ -330,6 +337,14 @@ impl Live for Sockets {
 
     fn online(&self, users: &[UserId]) -> Vec<bool> {
         self.presence.online(users)
+    }
+
+    fn carried(&self, sid: &str, by: Carrier) {
+        let Ok(sid) = sid.parse() else { return };
+        match by {
+            Carrier::Websocket(taken) => self.upgrades.note(sid, &taken),
+            Carrier::Poll(bytes) => _ = self.io.get_socket(sid).map(|socket| backlog::polled(&socket, bytes)),
+        }
     }
 }
 

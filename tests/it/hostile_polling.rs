@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A session of a client that polls.
-struct Session<'a> {
+pub struct Session<'a> {
     siege: &'a Siege,
     path: String,
 }
@@ -28,7 +28,7 @@ const BINARY: &str = "application/octet-stream";
 
 impl Siege {
     /// Opens a session with this version of Engine.IO.
-    async fn session(&self, version: u8) -> Session<'_> {
+    pub async fn session(&self, version: u8) -> Session<'_> {
         let path = format!("/socket.io/?EIO={version}&transport=polling");
         let (status, opening) = self.polls(Method::GET, &path, "text/plain", "").await;
         assert_eq!(status, 200, "{opening}");
@@ -47,11 +47,11 @@ impl Siege {
 }
 
 impl Session<'_> {
-    async fn sends(&self, kind: &str, payload: impl Into<Vec<u8>>) -> u16 {
+    pub async fn sends(&self, kind: &str, payload: impl Into<Vec<u8>>) -> u16 {
         self.siege.polls(Method::POST, &self.path, kind, payload).await.0
     }
 
-    async fn hears(&self) -> (u16, String) {
+    pub async fn hears(&self) -> (u16, String) {
         self.siege.polls(Method::GET, &self.path, "text/plain", "").await
     }
 
@@ -60,7 +60,7 @@ impl Session<'_> {
         self.sends("text/plain", if self.path.contains("EIO=3") { "1:2" } else { "3" }).await
     }
 
-    fn as_websocket(&self) -> String {
+    pub fn as_websocket(&self) -> String {
         self.path.replace("polling", "websocket")
     }
 }

@@ -38,6 +38,7 @@ mod hostile_frames;
 mod hostile_http;
 mod hostile_polling;
 mod hostile_siege;
+mod hostile_thirst;
 mod large_rooms;
 mod login;
 mod long_pages;

@@ -15,7 +15,7 @@ use crate::{
 
 impl Person {
     /// Who is in the room, with whether they are there and when they were.
-    async fn sees(&self, room: &str) -> Vec<Value> {
+    pub async fn sees(&self, room: &str) -> Vec<Value> {
         self.get(&format!("/room/{room}/presence")).await.ok()["users"].as_array().unwrap().clone()
     }
 }

@@ -1,0 +1,135 @@
+//! Clients that ask for more than they read: of what they are answered not more may wait for them than a few answers hold.
+
+use std::time::Instant;
+
+use rstest::rstest;
+use serde_json::json;
+
+use crate::{
+    databases::Kind,
+    harness::PATIENCE,
+    hostile_frames::{TEXT, WEBSOCKET},
+    hostile_polling::Session,
+    hostile_siege::Siege,
+    raw::{Connection, frame},
+};
+
+/// How a client is connected.
+#[derive(Clone, Copy, Debug)]
+enum Transport {
+    Websocket,
+    /// It has begun with polling.
+    Upgraded,
+    Polling,
+}
+
+/// A connected socket of Bob's.
+enum Client<'a> {
+    Websocket(Connection),
+    Polling(Session<'a>),
+}
+
+impl<'a> Client<'a> {
+    async fn connect(siege: &'a Siege, transport: Transport) -> Self {
+        let mut client = match transport {
+            Transport::Websocket => Self::Websocket(Connection::websocket(&siege.base, WEBSOCKET).await),
+            Transport::Polling => Self::Polling(siege.session(4).await),
+            Transport::Upgraded => {
+                let session = siege.session(4).await;
+                let mut websocket = Connection::websocket(&siege.base, &session.as_websocket()).await;
+                websocket.send(&frame(TEXT, b"2probe")).await;
+                websocket.hears("3probe").await;
+                websocket.send(&frame(TEXT, b"5")).await;
+                Self::Websocket(websocket)
+            }
+        };
+        client.asks("40".into(), "40{").await;
+        client.asks(format!("420{}", json!(["identity", siege.bob.id])), "430[").await;
+        client
+    }
+
+    /// Sends a packet, and reads up to the one that begins as the answer does. Answers how long that is.
+    async fn asks(&mut self, packet: String, answer: &str) -> usize {
+        self.sends(&[packet]).await;
+        loop {
+            let packets = self.reads().await.expect("it goes on");
+            if let Some(packet) = packets.iter().find(|packet| packet.starts_with(answer)) {
+                return packet.len();
+            }
+        }
+    }
+
+    async fn sends(&mut self, packets: &[String]) {
+        match self {
+            Self::Websocket(connection) => {
+                let frames: Vec<_> = packets.iter().flat_map(|packet| frame(TEXT, packet.as_bytes())).collect();
+                connection.send(&frames).await;
+            }
+            Self::Polling(session) => assert_eq!(session.sends("text/plain", packets.join("\x1e")).await, 200),
+        }
+    }
+
+    /// The packets that come next; none when the connection ended.
+    async fn reads(&mut self) -> Option<Vec<String>> {
+        match self {
+            Self::Websocket(connection) => Some(vec![String::from_utf8(connection.frame().await?.1).unwrap()]),
+            Self::Polling(session) => {
+                let (status, payload) = session.hears().await;
+                (status == 200).then(|| payload.split('\x1e').map(ToOwned::to_owned).collect())
+            }
+        }
+    }
+}
+
+/// With more in its room than one answer holds.
+async fn siege() -> Siege {
+    let siege = Siege::begins(Kind::Sqlite).await;
+    let text = "x".repeat(90_000);
+    for _ in 0..50 {
+        siege.alice.posts(&siege.room, &text).await.ok();
+    }
+    siege
+}
+
+fn sync(siege: &Siege, id: u32) -> String {
+    format!("42{id}{}", json!(["sync", { "rooms": { &siege.room: 0 } }]))
+}
+
+#[rstest]
+#[tokio::test]
+async fn whoever_never_reads_what_they_ask_for_is_disconnected(
+    #[values(Transport::Websocket, Transport::Upgraded, Transport::Polling)] transport: Transport,
+) {
+    let siege = siege().await;
+    let mut client = Client::connect(&siege, transport).await;
+    client.sends(&(1..=300).map(|id| sync(&siege, id)).collect::<Vec<_>>()).await;
+    let deadline = Instant::now() + PATIENCE;
+    while siege.alice.sees(&siege.room).await[1]["online"] == true {
+        assert!(Instant::now() < deadline, "it goes on");
+    }
+    let mut waiting = 0;
+    while let Some(packets) = client.reads().await {
+        waiting += packets.iter().map(String::len).sum::<usize>();
+        if packets.iter().any(|packet| packet == "41") {
+            break;
+        }
+    }
+    assert!((16_000_000..32_000_000).contains(&waiting), "{waiting} bytes");
+    drop(client);
+    siege.ends_well().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn whoever_reads_is_answered_as_often_as_they_ask(
+    #[values(Transport::Websocket, Transport::Upgraded, Transport::Polling)] transport: Transport,
+) {
+    let siege = siege().await;
+    let mut client = Client::connect(&siege, transport).await;
+    for id in 1..=10 {
+        let length = client.asks(sync(&siege, id), &format!("43{id}[")).await;
+        assert!(length > 4_000_000, "{length}");
+    }
+    drop(client);
+    siege.ends_well().await;
+}
