@@ -63,15 +63,17 @@ impl Client {
         true
     }
 
-    /// Lets the events go on that were held back, but for those of rooms that it is not in.
+    /// Lets the events go on that were held back. Of rooms that it is not in, only that it comes or goes counts.
     fn releases(&mut self, refused: &[Id]) {
         for happening in self.held.take().unwrap_or_default() {
             if !refused.contains(&happening.room) {
                 self.learns(&happening);
-            } else if happening.what == What::Added(self.id)
-                && let Some(view) = self.views().get_mut(&happening.room)
-            {
-                view.member = true;
+            } else if let Some(view) = self.views().get_mut(&happening.room) {
+                match happening.what {
+                    What::Added(user) if user == self.id => view.member = true,
+                    What::Removed(user) if user == self.id => view.out(),
+                    _ => {}
+                }
             }
         }
     }
