@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use socketioxide::SocketIo;
+use socketioxide::{SocketIo, extract::SocketRef};
 
 use super::{close, is_in, room_name, user_name};
 use crate::{
@@ -26,9 +26,9 @@ impl Departures {
         Self { chat, until: None, seen: HashSet::new() }
     }
 
-    /// Has the rooms told of those who were taken out since the last time, by which their sockets are out as well. Where nothing was told of
-    /// the room yet, those sockets are closed: taken out, whoever is back by now would miss something and not know it. While the database
-    /// is away nobody knows; it is asked again soon.
+    /// Has the rooms told of those who were taken out since the last time, by which their sockets are out as well. Sockets that are in
+    /// nevertheless are closed: they came in when the room was told of it already, or was not known here, and this server did not know
+    /// better at that moment. While the database is away nobody knows; it is asked again soon.
     pub async fn look_after(&mut self, io: &SocketIo) {
         let Chat { store, timeline, .. } = &self.chat;
         if !store.is_shared() {
@@ -37,10 +37,16 @@ impl Departures {
         let Ok((departed, until)) = store.departed(self.until).await else { return };
         let new: Vec<_> = departed.iter().filter(|departed| !self.seen.contains(departed)).collect();
         let rooms: HashSet<_> = new.iter().map(|departed| departed.room).collect();
-        if !rooms.is_empty() {
-            let Ok(untold) = timeline.catch_up(store.as_ref(), &Vec::from_iter(rooms)).await else { return };
-            for departed in new.iter().filter(|departed| untold.contains(&departed.room)) {
-                close_in(io, departed.room, departed.user);
+        if !rooms.is_empty() && timeline.catch_up(store.as_ref(), &Vec::from_iter(rooms)).await.is_err() {
+            return;
+        }
+        for Departed { room, user, .. } in new {
+            for socket in in_room(io, *room, *user) {
+                let Ok(known) = store.room(*room).await else { return };
+                // Whoever is back by now may stay.
+                if !known.is_some_and(|room| room.has_member(*user)) {
+                    close(&socket);
+                }
             }
         }
         self.seen = departed.into_iter().collect();
@@ -48,10 +54,10 @@ impl Departures {
     }
 }
 
-/// Closes those sockets of a user that are in a room.
-fn close_in(io: &SocketIo, room: RoomId, user: UserId) {
+/// Those sockets of a user that are in a room.
+fn in_room(io: &SocketIo, room: RoomId, user: UserId) -> Vec<SocketRef> {
     let room = room_name(room);
-    io.within(user_name(user)).sockets().iter().filter(|socket| is_in(socket, &room)).for_each(close);
+    io.within(user_name(user)).sockets().into_iter().filter(|socket| is_in(socket, &room)).collect()
 }
 
 /// Takes all sockets of a user out of a room.

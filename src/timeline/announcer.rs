@@ -1,18 +1,23 @@
 //! Announcing: what is on disk is told to those who listen, each room in the order of its log, and then the callers are answered.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Between, Done, Listeners, News, Told, Waiting, missed::missed};
 use crate::{
-    error::Error,
+    error::{Error, Result},
     model::{MessageId, RoomId, Seq},
     store::{Appended, Store},
 };
 
-/// The most entries that are told in one go to those who missed them. Whoever missed more catches up by themselves.
-const MOST_MISSED: u64 = 500;
+/// The most entries that are told to those who missed them. Whoever missed more catches up by themselves.
+const MOST_MISSED: u64 = 20_000;
+/// The most of them that are read and told in one go: fewer than may wait for a client.
+const AT_ONCE: u64 = 500;
 /// For how many rooms at least it is known up to where they were told.
 const POSITIONS: usize = 100_000;
 
@@ -25,8 +30,8 @@ pub enum Step {
     Tell(News, oneshot::Sender<()>),
     /// With the ends of the logs.
     Between(Between, Vec<(RoomId, Seq)>),
-    /// The logs go at least so far, whoever has written there. Answered with the rooms that are new here.
-    Behind(Vec<(RoomId, Seq)>, oneshot::Sender<Vec<RoomId>>),
+    /// The logs go at least so far, whoever has written there.
+    Behind(Vec<(RoomId, Seq)>, oneshot::Sender<()>),
 }
 
 /// The task that announces.
@@ -61,12 +66,10 @@ impl<L: Listeners> Announcer<L> {
                     let _ = reply.send(Ok(ends));
                 }
                 Step::Behind(ends, reply) => {
-                    let mut new = Vec::new();
                     for (room, end) in ends {
-                        new.extend(self.told(room).is_none().then_some(room));
                         self.reach(room, end).await;
                     }
-                    let _ = reply.send(new);
+                    let _ = reply.send(());
                 }
             }
         }
@@ -125,16 +128,9 @@ impl<L: Listeners> Announcer<L> {
     async fn reach(&mut self, room: RoomId, end: Seq) -> Seq {
         let told = self.told(room);
         if let Some(told) = told.filter(|told| *told < end && self.listeners.listen_in(room)) {
-            let missed = match end.0 - told.0 {
-                0..=MOST_MISSED => missed(self.store.as_ref(), self.listed_members, room, told, end).await.ok(),
-                _ => None,
-            };
-            match missed {
-                Some(news) => {
-                    self.listeners.announce(&news);
-                    self.interrupt_those_back(&news);
-                }
-                None => self.listeners.interrupt(room),
+            let is_told = end.0 - told.0 <= MOST_MISSED && self.tell_missed(room, told, end).await.is_ok();
+            if !is_told {
+                self.listeners.interrupt(room);
             }
         }
         let end = told.map_or(end, |told| told.max(end));
@@ -142,14 +138,24 @@ impl<L: Listeners> Announcer<L> {
         end
     }
 
-    /// Whoever listens again in a room when it is told that they have left it is taken out then, and would not know.
-    fn interrupt_those_back(&self, news: &[News]) {
-        for (index, removal) in news.iter().enumerate() {
-            let Told::MemberRemoved(user) = removal.what else { continue };
-            if news[index..].iter().any(|later| matches!(later.what, Told::MemberAdded(back) if back == user)) {
-                self.listeners.interrupt_user(user);
+    /// Tells what stands in the log of a room behind an entry and up to another. Whoever listens again when it is told that they have left is
+    /// taken out then, and would not know; so they begin anew.
+    async fn tell_missed(&self, room: RoomId, mut told: Seq, end: Seq) -> Result<()> {
+        let mut removed = HashSet::new();
+        while told < end {
+            let piece = Seq(end.0.min(told.0 + AT_ONCE));
+            let news = missed(self.store.as_ref(), self.listed_members, room, told, piece).await?;
+            self.listeners.announce(&news);
+            for News { what, .. } in news {
+                match what {
+                    Told::MemberRemoved(user) => _ = removed.insert(user),
+                    Told::MemberAdded(user) if removed.contains(&user) => self.listeners.interrupt_user(user),
+                    _ => {}
+                }
             }
+            told = piece;
         }
+        Ok(())
     }
 
     fn told(&self, room: RoomId) -> Option<Seq> {

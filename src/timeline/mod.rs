@@ -169,7 +169,7 @@ enum Job {
     Commit(Box<Waiting>),
     Tell(News, oneshot::Sender<()>),
     Between(Between),
-    Behind(Vec<(RoomId, Seq)>, oneshot::Sender<Vec<RoomId>>),
+    Behind(Vec<(RoomId, Seq)>, oneshot::Sender<()>),
     Close(oneshot::Sender<()>),
 }
 
@@ -256,9 +256,9 @@ impl Timeline {
         ends.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Tells those who listen in these rooms what has come into their logs past this server, if anything has. Answers of which rooms it was
-    /// not known what was told before: what comes from now on will be.
-    pub async fn catch_up(&self, store: &dyn Store, rooms: &[RoomId]) -> Result<Vec<RoomId>> {
+    /// Tells those who listen in these rooms what has come into their logs past this server, if anything has. Of a room of which it was not
+    /// known what was told before, what comes from now on will be.
+    pub async fn catch_up(&self, store: &dyn Store, rooms: &[RoomId]) -> Result<()> {
         let ends = store.last_seqs(rooms).await?;
         let (reply, told) = oneshot::channel();
         self.queue.send(Job::Behind(ends, reply)).await.map_err(|_| closed())?;

@@ -103,6 +103,37 @@ async fn whoever_is_removed_at_one_server_soon_hears_nothing_at_the_other(
     }
 }
 
+/// Also where the second server is told of it in some other way first: by a look at the log of a room that is new to it, or by what is
+/// posted there, while it still takes the member for one.
+#[rstest]
+#[tokio::test]
+async fn whoever_subscribes_at_one_server_while_removed_at_the_other_is_out_soon(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let [first, second] = two_servers(kind, &SECURE).await;
+    let [alice, bob] = [first.member("alice").await.person, first.member("bob").await.person];
+    let (alice_at_second, bob_at_second) = (alice.at(&second), bob.at(&second));
+    for again in [false, true].repeat(4) {
+        let room = alice.named_room("the two", &[&bob]).await;
+        let mut socket = Socket::signed_in(&bob_at_second).await;
+        socket.succeeds("subscribe", json!([room])).await;
+        if again {
+            post_is_heard(&alice_at_second, &room, std::slice::from_mut(&mut socket)).await;
+        }
+        alice.removes(&room, &bob).await.ok();
+        if again {
+            // Told by the next entry, at which he comes in again.
+            while !socket.has_heard().await.iter().any(|event| event[0] == "member removed") {
+                alice_at_second.posts(&room, "more").await.ok();
+            }
+            socket.asks("subscribe", json!([room])).await;
+        }
+        let out = async || {
+            alice_at_second.posts(&room, "who hears this?").await.ok();
+            socket.hears_still().await.is_none_or(|heard| heard.is_empty())
+        };
+        until("who was removed goes on hearing", out).await;
+    }
+}
+
 /// What was posted, edited, deleted and changed through the other server comes in its place, before what came through one's own.
 #[rstest]
 #[tokio::test]
@@ -168,19 +199,44 @@ async fn an_entry_that_nobody_has_told_of_is_told_though_nothing_follows(#[value
     alice.posts(&room, "one").await.ok();
     let mut socket = Socket::by(&bob).await;
     socket.asks("sync", json!([{ "rooms": { &room: 0 } }])).await;
-    let id = uuid::Uuid::new_v4().simple().to_string();
-    let at = mongodb::bson::DateTime::now();
-    let entry = doc! {
-        "_id": &id, "chatRoomId": &room, "seq": 2_i64, "type": "text", "message": { "messageText": "late" },
-        "postedByUser": &alice.id, "createdAt": at, "updatedAt": at,
-    };
-    let mongodb = mongodb::Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap();
-    mongodb.collection::<Document>("chatmessages").insert_one(entry).await.unwrap();
+    let entry = entry(&alice, &room, 2);
+    let id = entry.get_str("_id").unwrap().to_owned();
+    messages_of(&database).await.insert_one(entry).await.unwrap();
     let post = socket.hears_post().await;
     assert_eq!((&post["postId"], &post["seq"], &post["message"]["messageText"]), (&json!(id), &json!(2), &json!("late")));
     assert_eq!(post["chatRoomInfo"].as_array().unwrap().len(), 2);
     assert_eq!(alice.posts(&room, "three").await.ok()["post"]["seq"], 3);
     assert_eq!(socket.hears_post().await["seq"], 3);
+}
+
+/// The document of a message.
+fn entry(author: &Person, room: &str, seq: i64) -> Document {
+    let at = mongodb::bson::DateTime::now();
+    doc! {
+        "_id": uuid::Uuid::new_v4().simple().to_string(), "chatRoomId": room, "seq": seq, "type": "text",
+        "message": { "messageText": "late" }, "postedByUser": &author.id, "createdAt": at, "updatedAt": at,
+    }
+}
+
+async fn messages_of(database: &Database) -> mongodb::Collection<Document> {
+    let client = mongodb::Client::with_uri_str(&database.url).await.unwrap();
+    client.default_database().unwrap().collection("chatmessages")
+}
+
+/// As in a room in which much is posted through another server. Nobody is disconnected who reads.
+#[rstest]
+#[tokio::test]
+async fn whoever_reads_hears_all_however_much_goes_through_the_other_server(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let database = Database::new(kind).await;
+    let server = TestServer::on(database.again(), &[]).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let mut socket = Socket::of(&bob, &room).await;
+    messages_of(&database).await.insert_many((1..=1_700).map(|seq| entry(&alice, &room, seq))).await.unwrap();
+    for seq in 1..=1_700 {
+        assert_eq!(socket.hears_post().await["seq"], seq);
+    }
+    assert_eq!(alice.posts(&room, "and on").await.ok()["post"]["seq"], 1_701);
+    assert_eq!(socket.hears_post().await["seq"], 1_701);
 }
 
 async fn post_all(author: Person, rooms: Vec<String>, name: String) -> Vec<(String, String, u64)> {

@@ -200,6 +200,23 @@ impl Socket {
         std::mem::take(&mut self.heard)
     }
 
+    /// The events that were sent already and not waited for; none when the server has closed the socket.
+    pub async fn hears_still(&mut self) -> Option<Vec<Value>> {
+        self.acks += 1;
+        let id = self.acks;
+        if !self.tries(Message::text(format!("42{id}[\"unsubscribe\",\"\"]"))).await {
+            return None;
+        }
+        let answer = format!("43{id}[");
+        while let Some(packet) = self.receive().await.filter(|packet| packet != "41") {
+            if packet.starts_with(&answer) {
+                return Some(std::mem::take(&mut self.heard));
+            }
+            self.keep(&packet);
+        }
+        None
+    }
+
     /// Fails if there is an event that was sent already and not waited for.
     pub async fn hears_nothing_more(&mut self) {
         assert_eq!(self.has_heard().await, Vec::<Value>::new());
