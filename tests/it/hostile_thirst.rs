@@ -121,6 +121,25 @@ async fn whoever_never_reads_what_they_ask_for_is_disconnected(
 
 #[rstest]
 #[tokio::test]
+async fn whoever_asks_much_in_one_go_is_answered_all_of_it(
+    #[values(Transport::Websocket, Transport::Upgraded, Transport::Polling)] transport: Transport,
+) {
+    let siege = Siege::begins(Kind::Sqlite).await;
+    let mut client = Client::connect(&siege, transport).await;
+    client.sends(&(1..=3_000).map(|id| format!("42{id}[\"unsubscribe\",\"\"]")).collect::<Vec<_>>()).await;
+    let mut answered = Vec::new();
+    while answered.len() < 3_000 {
+        let packets = client.reads().await.expect("it goes on");
+        let answers = packets.iter().filter_map(|packet| packet.strip_prefix("43")?.split_once('[')?.0.parse::<u32>().ok());
+        answered.extend(answers);
+    }
+    assert!(answered.is_sorted(), "the answers come in the order of the questions");
+    drop(client);
+    siege.ends_well().await;
+}
+
+#[rstest]
+#[tokio::test]
 async fn whoever_reads_is_answered_as_often_as_they_ask(
     #[values(Transport::Websocket, Transport::Upgraded, Transport::Polling)] transport: Transport,
 ) {
