@@ -324,11 +324,12 @@ fn text_in(fields: &Map<String, Value>, field: &str) -> Option<String> {
     fields.get(field)?.as_str().map(str::to_owned)
 }
 
-/// Clients of the original pass the other user's id, an empty string, or nothing. An id that nobody has means nobody's sockets.
+/// Clients of the original pass the other user's id, an empty string, or nothing. What is no id, nobody has.
 fn other_user(argument: Option<&Value>) -> Result<Option<UserId>> {
     match argument {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(id)) => Ok(UserId::parse(id)),
+        Some(Value::String(id)) if id.is_empty() => Ok(None),
+        Some(Value::String(id)) => Ok(Some(UserId::parse(id).unwrap_or(UserId::NOBODY))),
         Some(_) => Err(Error::BadEvent("the second argument of subscribe is the id of a user, a string")),
     }
 }

@@ -61,7 +61,10 @@ async fn a_socket_joins_the_rooms_of_its_user_and_no_others(kind: Kind) {
         }
     }
     let (mut alices, mut bobs) = (Socket::signed_in(&alice).await, Socket::signed_in(&bob).await);
-    assert_eq!(alices.is_refused("subscribe", json!([room, stranger.id])).await, "That user is not a member of this room");
+    for other in [&stranger.id, NOBODY, "none", &bob.id.to_uppercase()] {
+        assert_eq!(alices.is_refused("subscribe", json!([room, other])).await, "That user is not a member of this room");
+    }
+    alices.succeeds("subscribe", json!([room, ""])).await;
     alices.succeeds("subscribe", json!([room, bob.id])).await;
     let post = alice.posts(&room, "hello").await.ok()["post"].clone();
     for socket in [&mut alices, &mut bobs] {
