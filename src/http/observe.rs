@@ -113,7 +113,7 @@ mod tests {
     use crate::{
         config::{AccessMode, Config},
         limits::Limits,
-        live::{Carrier, Event, Live},
+        live::{Event, Live, Taken},
         model::{SessionId, UserId},
     };
 
@@ -131,7 +131,13 @@ mod tests {
             vec![false; users.len()]
         }
 
-        fn carried(&self, _: &str, _: Carrier) {}
+        fn upgrades(&self, _: &str, _: &Taken) -> bool {
+            false
+        }
+
+        fn upgrade_failed(&self, _: &str) {}
+
+        fn polled(&self, _: &str, _: u64) {}
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use crate::{
     address::ClientAddress,
     error::{Error, Result},
     limits::Limits,
-    live::{Carrier, Live, Taken},
+    live::{Live, Taken},
 };
 
 /// What requests may take.
@@ -44,18 +44,26 @@ pub async fn check(bounds: Bounds, request: Request, next: Next) -> Response {
     }
 }
 
-/// Answers it, and notes what is taken to the client by that.
-async fn carry(bounds: &Bounds, request: Request, next: Next) -> Response {
-    let sid = sid(&request).map(ToOwned::to_owned);
-    let (polls, taken) = (request.method() == Method::GET, request.extensions().get::<Taken>().cloned());
-    let response = next.run(request).await;
-    let carrier = match (response.status(), taken) {
-        (StatusCode::SWITCHING_PROTOCOLS, Some(taken)) => Carrier::Websocket(taken),
-        (StatusCode::OK, _) if polls => Carrier::Poll(response.body().size_hint().lower()),
-        _ => return response,
+/// Answers it, and notes what is taken to the client by that. A client gets one websocket in the place of its polling, and no more: they
+/// would be connections that nobody counts.
+async fn carry(Bounds { live, .. }: &Bounds, request: Request, next: Next) -> Response {
+    let Some(sid) = sid(&request).filter(|_| request.method() == Method::GET).map(ToOwned::to_owned) else {
+        return next.run(request).await;
     };
-    if let Some(sid) = sid {
-        bounds.live.carried(&sid, carrier);
+    if parameters(&request).any(|pair| pair == "transport=websocket") {
+        let taken = request.extensions().get::<Taken>().cloned().unwrap_or_default();
+        if !live.upgrades(&sid, &taken) {
+            return Error::Malformed("There is no such connection, or it has its websocket already".into()).into_response();
+        }
+        let response = next.run(request).await;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            live.upgrade_failed(&sid);
+        }
+        return response;
+    }
+    let response = next.run(request).await;
+    if response.status().is_success() {
+        live.polled(&sid, response.body().size_hint().lower());
     }
     response
 }

@@ -37,14 +37,6 @@ impl Taken {
     }
 }
 
-/// How what waits for a client is taken to it.
-pub enum Carrier {
-    /// By the answer to a poll, of so many bytes.
-    Poll(u64),
-    /// From now on by this connection, which has become a websocket.
-    Websocket(Taken),
-}
-
 /// What waits for the sockets that come one after the other on a connection. It begins with the request that opens that.
 #[derive(Clone, Default)]
 pub struct Backlog(Arc<Counts>);
@@ -104,14 +96,23 @@ struct Upgrade {
 }
 
 impl Upgrades {
-    /// This connection is now the websocket of those sockets.
-    pub fn note(&self, sid: Sid, taken: &Taken) {
+    /// Notes that a connection is about to become the websocket of those sockets. False when another one is, or is about to.
+    pub fn begin(&self, sid: Sid, taken: &Taken) -> bool {
         let mut noted = lock(&self.0);
+        if noted.connections.get(&sid).is_some_and(|upgrade| upgrade.taken.strong_count() > 0) {
+            return false;
+        }
         if noted.connections.len() >= FEW.max(2 * noted.left) {
             noted.connections.retain(|_, upgrade| upgrade.taken.strong_count() > 0);
             noted.left = noted.connections.len();
         }
         noted.connections.insert(sid, Upgrade { taken: Arc::downgrade(&taken.0), before: taken.bytes() });
+        true
+    }
+
+    /// Nothing came of it.
+    pub fn fail(&self, sid: Sid) {
+        lock(&self.0).connections.remove(&sid);
     }
 
     fn taken_by(&self, sid: Sid) -> u64 {
@@ -184,15 +185,20 @@ mod tests {
         let upgrades = Upgrades::default();
         let (sid, taken) = (Sid::new(), Taken::default());
         taken.add(500);
-        upgrades.note(sid, &taken);
+        assert!(upgrades.begin(sid, &taken));
         taken.add(7);
         assert_eq!(upgrades.taken_by(sid), 7);
+        assert!(!upgrades.begin(sid, &Taken::default()), "one is enough");
         for _ in 0..10 * FEW {
-            upgrades.note(Sid::new(), &Taken::default());
+            assert!(upgrades.begin(Sid::new(), &Taken::default()));
         }
         assert!(lock(&upgrades.0).connections.len() <= FEW);
         assert_eq!(upgrades.taken_by(sid), 7);
         drop(taken);
         assert_eq!(upgrades.taken_by(sid), 0);
+        let taken = Taken::default();
+        assert!(upgrades.begin(sid, &taken), "the former one is gone");
+        upgrades.fail(sid);
+        assert!(upgrades.begin(sid, &taken));
     }
 }

@@ -34,8 +34,8 @@ use socketioxide::{
 use tokio::{task::AbortHandle, time::MissedTickBehavior};
 use tracing::field::display;
 
+pub use backlog::Taken;
 use backlog::Upgrades;
-pub use backlog::{Carrier, Taken};
 use departures::{Departures, take_out};
 use events::Audience;
 pub use events::Event;
@@ -88,8 +88,15 @@ pub trait Live: Send + Sync + 'static {
     /// Which of these users are connected, or were a moment ago.
     fn online(&self, users: &[UserId]) -> Vec<bool>;
 
-    /// Takes note of how what waits for a client is taken to it. `sid` is what the client says, who has shown that it knows it.
-    fn carried(&self, sid: &str, by: Carrier);
+    /// Notes that a connection is about to become the websocket of the client with this id, as the client says. False when the client has
+    /// one, or is about to.
+    fn upgrades(&self, sid: &str, taken: &Taken) -> bool;
+
+    /// Nothing came of that.
+    fn upgrade_failed(&self, sid: &str);
+
+    /// The answer to a poll took so many bytes to the client with this id.
+    fn polled(&self, sid: &str, bytes: u64);
 }
 
 fn room_name(room: RoomId) -> String {
@@ -299,6 +306,8 @@ impl Sockets {
     pub async fn close(&self) {
         self.watch.get().into_iter().flatten().for_each(AbortHandle::abort);
         self.presence.close().await;
+        // Nothing more that waits is done: there is soon no database for it.
+        self.io.sockets().iter().for_each(|socket| _ = socket.extensions.insert(Closing));
         self.io.close().await;
     }
 }
@@ -339,11 +348,18 @@ impl Live for Sockets {
         self.presence.online(users)
     }
 
-    fn carried(&self, sid: &str, by: Carrier) {
-        let Ok(sid) = sid.parse() else { return };
-        match by {
-            Carrier::Websocket(taken) => self.upgrades.note(sid, &taken),
-            Carrier::Poll(bytes) => _ = self.io.get_socket(sid).map(|socket| backlog::polled(&socket, bytes)),
+    fn upgrades(&self, sid: &str, taken: &Taken) -> bool {
+        // What is no id, the library refuses.
+        sid.parse().is_ok_and(|sid| self.upgrades.begin(sid, taken))
+    }
+
+    fn upgrade_failed(&self, sid: &str) {
+        let _ = sid.parse().map(|sid| self.upgrades.fail(sid));
+    }
+
+    fn polled(&self, sid: &str, bytes: u64) {
+        if let Some(socket) = sid.parse().ok().and_then(|sid| self.io.get_socket(sid)) {
+            backlog::polled(&socket, bytes);
         }
     }
 }
