@@ -70,6 +70,11 @@ impl Change {
         matches!(self, Self::AddMember(_) | Self::RemoveMember { .. } | Self::Rename(_))
     }
 
+    /// Whether a text is gone afterwards.
+    pub(super) fn erases(&self) -> bool {
+        matches!(self, Self::Edit { .. } | Self::Deletion(_))
+    }
+
     /// Those of whom one has to be in the room, if any.
     pub(super) fn keepers(&self) -> &[UserId] {
         if let Self::RemoveMember { keepers, .. } = self { keepers } else { &[] }

@@ -1,10 +1,10 @@
 //! Deleting rooms and messages.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::harness::TestServer;
+use crate::harness::{PATIENCE, TestServer};
 use crate::{databases::Kind, each_store};
 use rstest_reuse::apply;
 
@@ -105,4 +105,59 @@ async fn what_a_deleted_user_wrote_stays(kind: Kind) {
     assert_eq!(alice.posts(&room, "we do").await.ok()["post"]["chatRoomInfo"], json!([alice.user, carol.user]));
     bob.posts(&room, "still here?").await.refused(401, "No user with this id found");
     assert_eq!(alice.marks_read(&room).await, 1);
+}
+
+/// Which of these words stand in the files of a database.
+fn found<'a>(folder: &Path, words: &[&'a str]) -> Vec<&'a str> {
+    let files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+    let holds = |word: &str| files.iter().any(|file| file.windows(word.len()).any(|window| window == word.as_bytes()));
+    words.iter().copied().filter(|word| holds(word)).collect()
+}
+
+#[tokio::test]
+async fn what_was_erased_is_soon_in_no_file_of_the_database() {
+    const ERASED: [&str; 5] = ["walrus", "ostrich", "penguin", "quokka", "Heliotrope"];
+    let server = TestServer::start(Kind::Sqlite).await;
+    let database = server.database();
+    let file = Path::new(database.url.strip_prefix("sqlite:").unwrap());
+    let folder = file.parent().unwrap();
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let deleted_room = alice.named_room("another", &[&bob]).await;
+    let user = server.person("Heliotrope").await;
+    let by_id = alice.says(&room, "walrus").await;
+    let edited = alice.says(&room, "ostrich").await;
+    let edited_and_deleted = alice.says(&room, "penguin").await;
+    alice.says(&deleted_room, "quokka").await;
+    alice.says(&room, "sparrow").await;
+    // Their words are in the index of search, and all of it in the file itself as well.
+    for word in ["walrus", "ostrich", "penguin", "quokka"] {
+        assert_eq!(alice.get(&format!("/room/search?q={word}")).await.ok()["messages"].as_array().unwrap().len(), 1);
+    }
+    let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
+    rusqlite::Connection::open(file).unwrap().query_row(checkpoint, [], |_| Ok(())).unwrap();
+    assert_eq!(found(folder, &ERASED), ERASED);
+
+    alice.edits(&room, &edited["postId"], "eagle").await.ok();
+    alice.edits(&room, &edited_and_deleted["postId"], "falcon").await.ok();
+    alice.deletes(&edited_and_deleted["postId"]).await;
+    alice.deletes(&by_id["postId"]).await;
+    server.delete(&format!("/delete/room/{deleted_room}")).await.ok();
+    server.delete(&format!("/users/{}", user.id)).await.ok();
+    let erased = async {
+        while !found(folder, &[&ERASED[..], &["falcon"]].concat()).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, erased).await.unwrap_or_else(|_| panic!("{:?} are still there", found(folder, &ERASED)));
+    assert_eq!(found(folder, &["sparrow", "eagle"]), ["sparrow", "eagle"], "and nothing else is gone");
+
+    // Also where people go on writing.
+    let crane = alice.says(&room, "crane").await;
+    alice.deletes(&crane["postId"]).await;
+    let erased = async {
+        while !found(folder, &["crane"]).is_empty() {
+            alice.says(&room, "sparrow").await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, erased).await.expect("it is still there");
 }

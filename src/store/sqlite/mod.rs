@@ -2,7 +2,7 @@
 //!
 //! WAL with `synchronous=FULL`: a commit is on disk before anybody hears of it. This module is the [`Store`]; [`open`](file::open) makes
 //! the file ready, [`threads`] runs the statements, and the statements stand by noun in `users`, `sessions`, `rooms`, `append` and `log`
-//! (writing and reading the logs), `marks` (how far they have been read) and `search`.
+//! (writing and reading the logs), `marks` (how far they have been read) and `search`; [`wal`] takes away what was erased.
 
 mod append;
 mod file;
@@ -14,6 +14,7 @@ mod search;
 mod sessions;
 mod threads;
 mod users;
+mod wal;
 
 use std::{
     fs::File,
@@ -78,7 +79,7 @@ impl Sqlite {
     /// Takes away what is left of deleted rooms, piece by piece between the work of others.
     fn purge(&self) {
         let threads = Arc::clone(&self.threads);
-        tokio::spawn(async move { while matches!(threads.write(rooms::purge).await, Ok(true)) {} });
+        tokio::spawn(async move { while matches!(threads.erase(rooms::purge).await, Ok(true)) {} });
     }
 }
 
@@ -169,7 +170,7 @@ impl Store for Sqlite {
     }
 
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
-        self.threads.write(move |connection| users::delete(connection, id, at)).await
+        self.threads.erase(move |connection| users::delete(connection, id, at)).await
     }
 
     async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)> {
@@ -193,7 +194,7 @@ impl Store for Sqlite {
     }
 
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
-        let deleted = self.threads.write(move |connection| rooms::delete(connection, id)).await?;
+        let deleted = self.threads.erase(move |connection| rooms::delete(connection, id)).await?;
         self.purge();
         Ok(deleted)
     }
@@ -209,7 +210,9 @@ impl Store for Sqlite {
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
         self.behind.note(rooms_of(&batch).into_iter());
-        self.threads.write(move |connection| append::append(connection, &batch)).await
+        let erases = batch.iter().any(|entry| entry.change.erases());
+        let append = move |connection: &rusqlite::Connection| append::append(connection, &batch);
+        if erases { self.threads.erase(append).await } else { self.threads.write(append).await }
     }
 
     async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {

@@ -7,26 +7,29 @@
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    thread::{self, JoinHandle},
-    time::Duration,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, JoinHandle, Thread},
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Result, StoreError};
+use super::{Result, StoreError, wal::Leftovers};
 
 /// How much work may wait for the writer, and for the readers, before callers wait to hand theirs in.
 const QUEUE: usize = 1024;
 /// The most pieces of work in one transaction.
 const GROUP: usize = 256;
 /// How long a statement waits for a lock that somebody else's tool holds on the file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Work for a thread: done on its connection, then answered.
 trait Job: Send {
     /// False when nobody waits for the answer any more.
     fn is_wanted(&self) -> bool;
+    /// Whether it takes something away that should be found in no file any more.
+    fn erases(&self) -> bool;
     /// False when the work failed.
     fn run(&mut self, connection: &Connection) -> bool;
     /// Answers with what `run` found, unless what it did could not be committed.
@@ -35,6 +38,7 @@ trait Job: Send {
 
 struct Work<F, T> {
     task: Option<F>,
+    erases: bool,
     outcome: Result<T>,
     reply: oneshot::Sender<Result<T>>,
 }
@@ -46,6 +50,10 @@ where
 {
     fn is_wanted(&self) -> bool {
         !self.reply.is_closed()
+    }
+
+    fn erases(&self) -> bool {
+        self.erases
     }
 
     fn run(&mut self, connection: &Connection) -> bool {
@@ -78,10 +86,14 @@ impl Pool {
     }
 
     /// Has `work` done by one of the threads, and waits for the answer.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+    async fn run<T: Send + 'static>(
+        &self,
+        erases: bool,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
         let queue = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(queue, _)| queue.clone());
         let (reply, answer) = oneshot::channel();
-        let job = Work { task: Some(work), outcome: Err(closed()), reply };
+        let job = Work { task: Some(work), erases, outcome: Err(closed()), reply };
         queue.ok_or_else(closed)?.send(Box::new(job)).await.map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -117,12 +129,17 @@ impl Threads {
 
     /// Does `work` in a transaction; answers once it is on disk. An error undoes this work alone.
     pub async fn write<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
-        self.writer.run(work).await
+        self.writer.run(false, work).await
+    }
+
+    /// The same for work that erases something: within a second or so that is gone from the write-ahead log as well.
+    pub async fn erase<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+        self.writer.run(true, work).await
     }
 
     /// Does `work`, which only reads, on one snapshot of the database.
     pub async fn read<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
-        self.readers.run(work).await
+        self.readers.run(false, work).await
     }
 
     /// Finishes what was handed in and closes the database. Blocks.
@@ -167,17 +184,68 @@ fn read_all(connection: &Connection, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>)
 }
 
 fn write_all(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
-    while let Some(first) = jobs.blocking_recv() {
-        let mut group = vec![first];
-        let committed = transact(connection, &mut jobs, &mut group).map_err(|error| explain(&error));
-        if !connection.is_autocommit() {
-            // Only after a failure; where this fails too, SQLite has rolled back already.
-            let _ = connection.execute_batch("ROLLBACK");
+    let mut leftovers = Leftovers::new();
+    loop {
+        match receive(&mut jobs, leftovers.due()) {
+            Next::Job(first) => {
+                if write_group(connection, first, &mut jobs) {
+                    leftovers.note();
+                }
+            }
+            Next::Late => {}
+            Next::Closed => return,
         }
-        for job in group {
-            job.answer(committed.clone());
-        }
+        leftovers.take_away(connection);
     }
+}
+
+/// What comes next for the writer.
+enum Next {
+    Job(Box<dyn Job>),
+    /// Nothing, until it was time.
+    Late,
+    Closed,
+}
+
+/// Waits for work; where there is something else to do at a certain time, no longer than that.
+fn receive(jobs: &mut mpsc::Receiver<Box<dyn Job>>, until: Option<Instant>) -> Next {
+    let next = |job: Option<_>| job.map_or(Next::Closed, Next::Job);
+    let Some(until) = until else { return next(jobs.blocking_recv()) };
+    let waker = Waker::from(Arc::new(Sleeper(thread::current())));
+    loop {
+        if let Poll::Ready(job) = jobs.poll_recv(&mut Context::from_waker(&waker)) {
+            return next(job);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Next::Late;
+        }
+        thread::park_timeout(left);
+    }
+}
+
+/// A thread that sleeps until there is work.
+struct Sleeper(Thread);
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Does `first` and all that waits, in one transaction, and answers. True when something was erased.
+fn write_group(connection: &Connection, first: Box<dyn Job>, jobs: &mut mpsc::Receiver<Box<dyn Job>>) -> bool {
+    let mut group = vec![first];
+    let committed = transact(connection, jobs, &mut group).map_err(|error| explain(&error));
+    if !connection.is_autocommit() {
+        // Only after a failure; where this fails too, SQLite has rolled back already.
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    let erased = group.iter().any(|job| job.erases());
+    for job in group {
+        job.answer(committed.clone());
+    }
+    erased
 }
 
 /// Runs the first job of `group`, and all that come in meanwhile, in one transaction.
@@ -231,12 +299,12 @@ fn explain(error: &rusqlite::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc as blocking;
+    use std::{fs, sync::mpsc as blocking};
 
     use tempfile::TempDir;
     use tokio::{
         task::{JoinHandle, yield_now},
-        time::timeout,
+        time::{sleep, timeout},
     };
 
     use super::*;
@@ -305,6 +373,33 @@ mod tests {
 
     async fn open(folder: &TempDir) -> Sqlite {
         Sqlite::open(folder.path().join("causerie.db")).await.unwrap()
+    }
+
+    /// Stands here, where reads can be held up.
+    #[tokio::test]
+    async fn what_was_erased_leaves_the_log_once_nobody_reads_it_and_no_write_waits_for_that() {
+        let folder = TempDir::new().unwrap();
+        let store = open(&folder).await;
+        let emptied = async || {
+            while fs::metadata(folder.path().join("causerie.db-wal")).unwrap().len() > 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let add = |name: &'static str| {
+            store.threads.write(move |connection| connection.execute("INSERT INTO secrets (name, value) VALUES (?, x'00')", [name]))
+        };
+        add("erased").await.unwrap();
+        let threads = Arc::clone(&store.threads);
+        let reads = |wait: Wait| async move {
+            let count = "SELECT count(*) FROM secrets";
+            threads.read(move |connection| connection.query_row(count, [], |_| Ok(())).and_then(|()| wait.wait())).await
+        };
+        let reader = Held::on(reads).await;
+        store.threads.erase(|connection| connection.execute("DELETE FROM secrets", [])).await.unwrap();
+        timeout(Duration::from_millis(1_500), emptied()).await.expect_err("it is still read");
+        timeout(PATIENCE, add("later")).await.expect("it waits for whoever reads").unwrap();
+        reader.let_go().await;
+        timeout(PATIENCE, emptied()).await.expect("nobody reads it any more");
     }
 
     #[tokio::test]
