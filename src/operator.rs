@@ -52,8 +52,8 @@ impl NewUser {
 
     /// Adds the user with this password to the database that the settings name.
     pub async fn add(self, password: String, config: &Config, clock: &Clock) -> Result<UserId, NotAdded> {
-        if !password::has_right_length(&password) {
-            return Err(NotAdded::Unfit("password", password::LENGTH));
+        if let Some(flaw) = password::flaw(&password) {
+            return Err(NotAdded::Unfit("password", flaw));
         }
         let now = clock.now();
         let id = clock.new_id(now).into();

@@ -15,7 +15,7 @@ use zxcvbn::{Score, zxcvbn};
 
 use crate::{
     error::{Error, Result},
-    model::{PasswordHash, User, Username},
+    model::{PasswordHash, User, Username, is_blank},
 };
 
 /// A hash that no password has, at the price of any: what a password is compared with where there is no account.
@@ -23,6 +23,8 @@ const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyBpdCE$AAAAAAA
 
 /// What is said of a new password of the wrong length.
 pub const LENGTH: &str = "please provide 8 to 256 characters";
+/// What is said of a new password that shows nothing. Whoever logs in is taken for having given none.
+const BLANK: &str = "this password is nothing but white space";
 /// What is said of a new password that is easy to guess.
 pub const TOO_EASY: &str = "this password is too easy to guess";
 
@@ -33,10 +35,13 @@ const SIGNS: [&str; 7] = ["4@", "({[<", "69", "1!|", "1|7", "$5", "+7"];
 /// Of how many readings each is looked up. What has more is no word; the first row of a keyboard, shifted and not, has as many.
 const READINGS: usize = 32;
 
-/// Whether a new password is neither too short nor too long: counted in characters, not bytes.
+/// What is wrong with a new password, whoever takes it, if anything is. Its length is counted in characters, not bytes.
 #[must_use]
-pub fn has_right_length(password: &str) -> bool {
-    (8..=256).contains(&password.chars().count())
+pub fn flaw(password: &str) -> Option<&'static str> {
+    if !(8..=256).contains(&password.chars().count()) {
+        return Some(LENGTH);
+    }
+    is_blank(password).then_some(BLANK)
 }
 
 /// Whether a password is one of those that everybody tries first. None is easier to guess than a part of it, so a long one is looked at in

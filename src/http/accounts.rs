@@ -56,7 +56,11 @@ async fn hashed(app: &App, password: String, field: &'static str, username: &Use
 
 /// A password as somebody chooses it.
 fn new_password(fields: &mut Fields, field: &'static str) -> Option<String> {
-    fields.parsed(field, |text| password::has_right_length(&text).then_some(text), password::LENGTH)
+    let password = fields.parsed(field, Some, password::LENGTH)?;
+    match password::flaw(&password) {
+        Some(flaw) => fields.wrong(field, flaw),
+        None => Some(password),
+    }
 }
 
 /// The error of whoever wants a username that somebody has.

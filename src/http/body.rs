@@ -236,7 +236,8 @@ impl Fields {
         }
     }
 
-    fn wrong<T>(&mut self, field: &'static str, text: impl Into<Cow<'static, str>>) -> Option<T> {
+    /// Notes what is wrong with a field.
+    pub fn wrong<T>(&mut self, field: &'static str, text: impl Into<Cow<'static, str>>) -> Option<T> {
         self.errors.add(field, ValidationError::new("contract").with_message(text.into()));
         None
     }

@@ -16,6 +16,9 @@ use crate::{
 const PASSWORD: &str = "tall green kettle";
 const USERNAME_TEXT: &str = "please provide 3 to 32 of a-z 0-9 . _ -";
 const PASSWORD_TEXT: &str = "please provide 8 to 256 characters";
+/// White space, and hard to guess.
+const BLANK: &str = "\t \u{a0}\u{2003}\t\u{3000}\u{2009} \u{2028}\n\u{feff}";
+const BLANK_TEXT: &str = "this password is nothing but white space";
 
 fn registration(username: &str, password: &str) -> Value {
     json!({ "firstName": "Carol", "lastName": "Test", "type": "consumer", "username": username, "password": password })
@@ -83,6 +86,7 @@ async fn a_username_and_a_password_have_to_be_fit_for_it(kind: Kind) {
         ("al ice", PASSWORD, json!({ "username": USERNAME_TEXT })),
         ("dave", "7 chars", json!({ "password": PASSWORD_TEXT })),
         ("dave", &"é".repeat(257), json!({ "password": PASSWORD_TEXT })),
+        ("dave", BLANK, json!({ "password": BLANK_TEXT })),
         ("dave", "password1", json!({ "password": "this password is too easy to guess" })),
         ("dave.miller", "davemiller", json!({ "password": "this password is too easy to guess" })),
         ("CAROL", PASSWORD, json!({ "username": "this username is taken" })),
@@ -148,6 +152,7 @@ async fn a_password_is_changed_by_whoever_knows_the_old_one(kind: Kind) {
     let carol = server.account("carol").await;
     carol.changes_password("short red kettle", "short red kettle").await.refused(403, "The old password is wrong");
     carol.changes_password(PASSWORD, "password1").await.invalid(json!({ "newPassword": "this password is too easy to guess" }));
+    carol.changes_password(PASSWORD, BLANK).await.invalid(json!({ "newPassword": BLANK_TEXT }));
     carol.changes_password(PASSWORD, "short").await.invalid(json!({ "newPassword": PASSWORD_TEXT }));
     server.log_in_with("carol", PASSWORD).await.ok();
 

@@ -127,6 +127,7 @@ fn what_registration_refuses_is_refused_here_too_in_one_line() {
     refused(&with(&[("--last-name", &"é".repeat(201))], PASSWORD), "last-name: please provide 1 to 200 characters");
     refused(&with(&[], "7 chars\n"), "password: please provide 8 to 256 characters");
     refused(&with(&[], &"é".repeat(257)), "password: please provide 8 to 256 characters");
+    refused(&with(&[], "\t \u{a0}\u{2003}\t\u{3000}\u{2009} \n"), "password: this password is nothing but white space");
     refused(&with(&[], "password1\n"), "password: this password is too easy to guess");
     refused(&with(&[], "suesupport\n"), "password: this password is too easy to guess");
     refused(&with(&[], ""), "password: there is no line on standard input");
