@@ -14,6 +14,7 @@ use super::{
     sessions, success,
 };
 use crate::{
+    chat::to_the_end,
     error::{Error, Result},
     model::{Credentials, PasswordHash, User, Username},
     password,
@@ -108,13 +109,16 @@ async fn change_password(
         return Err(app.access.refuse(&caller.caller, "change the password", None, Error::WrongPassword));
     }
     let new = hashed(&app, passwords.new, "newPassword", &username, &caller.user).await?;
-    // The sessions before, so that none outlives the old password however the server ends; and once more, for whoever has logged in meanwhile.
-    let others = caller.session.map_or(Which::All, Which::AllBut);
-    let before = sessions::end(&app, caller.caller.address, own, others).await?;
-    // Of two who know the old one, the second must not undo what the first has done.
-    if !app.store.set_password(own, password, new).await? {
-        return Err(app.access.refuse(&caller.caller, "change the password", None, Error::WrongPassword));
-    }
-    let ended = before + sessions::end(&app, caller.caller.address, own, others).await?;
-    Ok(success(json!({ "message": "The password is changed", "endedSessionsCount": ended })))
+    to_the_end(async move {
+        // The sessions before, so that none outlives the old password however the server ends; and once more, for whoever has logged in meanwhile.
+        let others = caller.session.map_or(Which::All, Which::AllBut);
+        let before = sessions::end(&app, caller.caller.address, own, others).await?;
+        // Of two who know the old one, the second must not undo what the first has done.
+        if !app.store.set_password(own, password, new).await? {
+            return Err(app.access.refuse(&caller.caller, "change the password", None, Error::WrongPassword));
+        }
+        let ended = before + sessions::end(&app, caller.caller.address, own, others).await?;
+        Ok(success(json!({ "message": "The password is changed", "endedSessionsCount": ended })))
+    })
+    .await
 }

@@ -2,18 +2,28 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use axum::{
+    body::Body,
+    http::{Request, header},
+};
 use causerie::{
     access::{Access, Action, Caller, Proof},
     chat::Chat,
     clock::Clock,
     config::Config,
+    http::{self, App},
     limits::Limits,
-    model::{RoomId, UserId},
+    live::{Event, Live, Presence, Sockets, Taken},
+    model::{Credentials, RoomId, SessionId, UserId, Username},
+    password::Passwords,
+    sessions::Sessions,
     timeline::{Listeners, News, Timeline, Told},
     token::{Tokens, Verified},
 };
 use futures_util::FutureExt;
+use serde_json::json;
 use tokio::{sync::mpsc, time::timeout};
+use tower::ServiceExt;
 
 use crate::{
     databases::{Database, Kind},
@@ -95,4 +105,71 @@ async fn what_was_begun_is_told_though_the_caller_is_gone() {
     let caller = second(&chat, Action::Delete, id).await;
     drop(chat.delete_room(&caller, &id.to_string()).now_or_never());
     assert!(matches!(told(&mut heard).await, Told::RoomDeleted(members) if members.len() == 2));
+}
+
+/// No sockets. Notes when those of sessions that have ended are to be closed.
+struct Closed(mpsc::UnboundedSender<()>);
+
+impl Live for Closed {
+    fn announce(&self, _: &[Event<'_>]) {}
+
+    fn close_sessions(&self, _: &[SessionId]) {
+        self.0.send(()).unwrap();
+    }
+
+    fn close_user(&self, _: UserId) {}
+
+    fn online(&self, users: &[UserId]) -> Vec<bool> {
+        vec![false; users.len()]
+    }
+
+    fn upgrades(&self, _: &str, _: &Taken) -> bool {
+        false
+    }
+
+    fn upgrade_failed(&self, _: &str) {}
+
+    fn polled(&self, _: &str, _: u64) {}
+}
+
+#[tokio::test]
+async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_caller_is_gone() {
+    let database = Database::new(Kind::Sqlite).await;
+    let (chat, _heard) = chat(&database).await;
+    let (config, store, clock) = (Config::load(None, &[].into()).unwrap(), Arc::clone(&chat.store), chat.clock.clone());
+    let (tokens, passwords) = (Arc::new(Tokens::new(&[0; 32], [])), Passwords::new());
+    let (carol, username) = (user(1), Username::parse("carol").unwrap());
+    let former = passwords.hash("tall green kettle".into(), &username, &carol).await.unwrap().unwrap();
+    store.add_user(carol.clone(), Some(Credentials { username, password: former.clone() })).await.unwrap();
+    let token = tokens.sign(&carol, None, clock.now(), None);
+    let presence = Presence::new(Arc::clone(&store), clock.clone(), config.rooms.listed_members);
+    let (_sockets, layer) = Sockets::new(&config.socket, presence);
+    let (tell, mut closed) = mpsc::unbounded_channel();
+    let app = App {
+        store: Arc::clone(&store),
+        access: chat.access.clone(),
+        sessions: Sessions::new(Arc::clone(&store), tokens, clock.clone(), &config),
+        passwords,
+        limits: Arc::clone(&chat.limits),
+        live: Arc::new(Closed(tell)),
+        clock,
+        config: config.http,
+        chat,
+    };
+    let change = json!({ "oldPassword": "tall green kettle", "newPassword": "short red kettle" });
+    let request = Request::put(format!("/users/{}/password", carol.id))
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Body::from(change.to_string()))
+        .unwrap();
+    let mut request = Box::pin(http::router(app, layer, 1_000_000).oneshot(request));
+    // Dropped when the sessions of before have ended, and before it is looked after again.
+    tokio::select! {
+        biased;
+        first = closed.recv() => first.unwrap(),
+        answer = &mut request => panic!("nobody is cut off: {answer:?}"),
+    }
+    drop(request);
+    timeout(PATIENCE, closed.recv()).await.ok().flatten().expect("sessions that were begun meanwhile go on");
+    assert_ne!(store.credentials(carol.id).await.unwrap().unwrap().password.0, former.0);
 }
