@@ -104,6 +104,9 @@ async fn with_password(
     to_the_end(async move {
         let begun = app.sessions.begin(&user, hash, &user_agent).await?;
         app.live.close_sessions(&begun.ended);
+        if !begun.ended.is_empty() {
+            tracing::info!(%address, user = %user.id, ended = begun.ended.len(), "too many sessions; a login ended the oldest");
+        }
         Ok(opened(&begun, &user))
     })
     .await

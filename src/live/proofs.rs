@@ -13,6 +13,7 @@ use std::{
 use axum::http::request::Parts;
 use serde_json::Value;
 use socketioxide::{SocketIo, extract::SocketRef, socket::Sid};
+use tracing::field::display;
 
 use super::{close, events::Event, is_closing, join, session_name, session_of, user_name};
 use crate::{
@@ -77,7 +78,9 @@ impl Proofs {
 
     /// Gives a socket another token, which has to be of the same user.
     pub async fn replace(&self, socket: &SocketRef, caller: &Caller, token: &str) -> Result<()> {
-        let proof = self.access.prove(token).await?;
+        let user = caller.user().map(|user| display(user.id));
+        let proved = self.access.prove(token).await;
+        let proof = proved.inspect_err(|error| tracing::info!(address = %caller.address, user, %error, "a token was refused"))?;
         let Some(former) = &caller.proof else { return Ok(()) };
         if former.user.id != proof.user.id {
             return Err(self.access.refuse(caller, "take another user's token", None, Error::NotYou));

@@ -1,5 +1,14 @@
 //! Secure mode among enemies: what is no string, no id and no header, guesses, floods, and where secrets might be found.
 
+use std::collections::HashMap;
+
+use causerie::{
+    clock::Clock,
+    config::Config,
+    model::{Credentials, RefreshKey, Session, SessionId, Timestamp},
+    operator::NewUser,
+    store::MOST_SESSIONS,
+};
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use reqwest::Method;
@@ -10,7 +19,7 @@ use tempfile::TempDir;
 use crate::{
     databases::{Database, Kind},
     each_store,
-    harness::{Program, TestServer},
+    harness::{Program, TestServer, machine_time},
     people::{Answer, PASSWORD, Person, registration},
     raw::Connection,
     wire::{Shown, Socket},
@@ -282,6 +291,7 @@ async fn no_secret_is_found_in_the_log_or_in_the_database(kind: Kind) {
         sockets.push(Socket::with(&base, &shown).await.unwrap());
     }
     sockets[0].succeeds("refresh token", json!([old])).await;
+    sockets[0].is_refused("refresh token", json!(["no token"])).await;
     // For the new password to end.
     let login = json!({ "username": "alice", "password": PASSWORD });
     Answer::of(alice.http.post(format!("{base}/login")).json(&login)).await.ok();
@@ -306,7 +316,7 @@ async fn no_secret_is_found_in_the_log_or_in_the_database(kind: Kind) {
     let (log, kept) = (std::fs::read(folder.path().join("log")).unwrap(), everything_in(&database).await);
     let holds = |hay: &[u8], needle: &[u8]| hay.windows(needle.len()).any(|window| window == needle);
     let lines = String::from_utf8_lossy(&log);
-    for event in ["a login failed", "refused", "a refresh token was used twice", "sessions were ended"] {
+    for event in ["a login failed", "refused", "a token was refused", "a refresh token was used twice", "sessions were ended"] {
         let is_told = |line: &str| [event, &alice.id, "127.0.0.1"].iter().all(|part| line.contains(part));
         assert!(lines.lines().any(is_told), "no line says who and whence: {event}");
     }
@@ -321,4 +331,31 @@ async fn no_secret_is_found_in_the_log_or_in_the_database(kind: Kind) {
     for secret in secrets.iter().chain([&line]) {
         assert!(!holds(&kept, &hex(secret)), "in the database: the bytes of {secret}");
     }
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_login_that_ends_the_oldest_session_is_noted_down(kind: Kind) {
+    let (folder, database) = (TempDir::new().unwrap(), Database::new(kind).await);
+    let config = Config::load(None, &HashMap::from([("CAUSERIE_DATABASE".to_owned(), database.url.clone())])).unwrap();
+    let new = NewUser::read("consumer", "alice", "Alice".into(), "Test".into()).unwrap();
+    let alice = new.add(PASSWORD.into(), &config, &Clock::system()).await.unwrap();
+    let store = database.open().await;
+    let Credentials { password, .. } = store.credentials(alice).await.unwrap().unwrap();
+    let (now, later) = (Timestamp(machine_time()), Timestamp(machine_time() + 1_000_000));
+    for n in 0..MOST_SESSIONS {
+        let n = u8::try_from(n).unwrap();
+        let id = SessionId::from_bytes([n; 16]);
+        let session = Session { id, user: alice, user_agent: String::new(), created_at: now, used_at: now, expires_at: later };
+        let key = RefreshKey { line: [n; 32], secret: [n; 32] };
+        assert_eq!(store.add_session(session, key, password.clone()).await.unwrap(), Some(Vec::new()));
+    }
+    store.close().await;
+    let program = Program::start(folder.path(), &[("CAUSERIE_ACCESS", "secure"), ("CAUSERIE_DATABASE", &database.url)]);
+    told(&program.base, "/login", &json!({ "username": "alice", "password": PASSWORD })).await;
+    program.signal("TERM");
+    program.ended().await;
+    let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+    let is_told = |line: &str| ["too many sessions", &alice.to_string(), "127.0.0.1", "ended=1"].iter().all(|part| line.contains(part));
+    assert!(log.lines().any(is_told), "{log}");
 }
