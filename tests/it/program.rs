@@ -246,6 +246,28 @@ fn a_container_is_told_of_a_server_that_does_not_answer() {
 }
 
 #[tokio::test]
+async fn nobody_else_on_the_machine_may_read_the_database_or_the_operator_is_told() {
+    let folder = TempDir::new().unwrap();
+    let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
+    let warns = |log: &str| log.lines().filter(|line| line.contains("WARN") && line.contains("other users of this machine")).count();
+    let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:new/data/causerie.db")]);
+    somebody(&program.base, "Alice").await;
+    assert_eq!(["new", "new/data"].map(mode), [0o700; 2]);
+    assert_eq!(["", "-wal", "-shm"].map(|end| mode(&format!("new/data/causerie.db{end}"))), [0o600; 3]);
+    program.signal("TERM");
+    assert!(program.ended().await.success());
+    let log = folder.path().join("log");
+    assert_eq!(warns(&fs::read_to_string(&log).unwrap()), 0);
+
+    fs::set_permissions(folder.path().join("new/data/causerie.db"), fs::Permissions::from_mode(0o644)).unwrap();
+    let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:new/data/causerie.db")]);
+    program.signal("TERM");
+    assert!(program.ended().await.success());
+    assert_eq!(warns(&fs::read_to_string(&log).unwrap()), 1);
+    assert_eq!(mode("new/data/causerie.db"), 0o644, "it is the operator's");
+}
+
+#[tokio::test]
 async fn a_second_server_on_the_same_database_is_turned_away() {
     let folder = TempDir::new().unwrap();
     let _first = Program::start(folder.path(), &[]);

@@ -1,7 +1,9 @@
 //! Makes the database file ready: the folder, the lock, the schema, and a look at its health. Every failure is one clear line.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -22,6 +24,11 @@ const SCHEMA: [&str; 4] =
     [include_str!("schema.sql"), include_str!("accounts.sql"), include_str!("sessions.sql"), include_str!("changes.sql")];
 /// Files of up to this many bytes are checked whole at start, which takes less than a tenth of a second; larger ones at their edges.
 const CHECK_WHOLE: u64 = 16 << 20;
+/// Whose the folder and the file are that are made here: nobody else's, since there is the key in it that signs tokens.
+const OWN_FOLDER: u32 = 0o700;
+const OWN_FILE: u32 = 0o600;
+/// What the mode of a file has where users may read it whom it has nothing to do with.
+const OTHERS_READ: u32 = 0o004;
 
 /// Opens or creates the database and starts its threads.
 pub fn open(path: &Path) -> Result<(Threads, File), OpenError> {
@@ -45,17 +52,39 @@ fn make_folder(path: &Path) -> Result<(), OpenError> {
         return Err(OpenError::Unusable("database: 'sqlite:' needs the path of a file after it".into()));
     }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder)
+        DirBuilder::new()
+            .recursive(true)
+            .mode(OWN_FOLDER)
+            .create(folder)
             .map_err(|error| OpenError::Unusable(format!("database: cannot create the folder {}: {error}", folder.display())))?;
     }
     Ok(())
 }
 
+/// Makes the file, if it is missing; SQLite gives those beside it the same mode. One that is there is not opened: SQLite's locks on it, where
+/// this process has any, would go when it is closed.
+fn make_file(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(OWN_FILE).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn warn_of_readers(path: &Path) {
+    if fs::metadata(path).is_ok_and(|file| file.mode() & OTHERS_READ != 0) {
+        let file = path.display();
+        tracing::warn!(%file, "other users of this machine may read the database, which holds the key that signs tokens; chmod 600 keeps them out");
+    }
+}
+
 fn start(path: &Path, readers: usize, prepare: fn(&Connection, &Path) -> Result<(), Problem>) -> Result<Threads, OpenError> {
     let cannot_open = |error| OpenError::Unusable(format!("database: cannot open {}: {error}", path.display()));
+    make_file(path).map_err(|error| OpenError::Unusable(format!("database: cannot create {}: {error}", path.display())))?;
     let writer = Connection::open(path).map_err(cannot_open)?;
     prepare(&writer, path).map_err(|problem| problem.explain(path))?;
-    Threads::start(path, writer, readers).map_err(|error| Problem::from(error).explain(path))
+    let threads = Threads::start(path, writer, readers).map_err(|error| Problem::from(error).explain(path))?;
+    warn_of_readers(path);
+    Ok(threads)
 }
 
 /// The lock of the database; none when a server holds it.
@@ -67,6 +96,7 @@ fn lock(path: &Path) -> Result<Option<File>, OpenError> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(OWN_FILE)
         .open(&beside)
         .map_err(|error| OpenError::Unusable(format!("database: cannot write {}: {error}", beside.display())))?;
     match file.try_lock() {
