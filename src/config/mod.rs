@@ -199,6 +199,11 @@ impl Config {
                 return Err(ConfigError(problem));
             }
         }
+        if !self.token_secret.can_be_listed() {
+            let problem =
+                "token_secret: a key with a comma in it, or white space at its ends, could never be moved to token.earlier_secrets";
+            return Err(ConfigError(problem.into()));
+        }
         if self.access == AccessMode::Open && !self.listen.ip().is_loopback() && !self.allow_open_network {
             return Err(ConfigError(format!(
                 "listen: whoever reaches {} could act as anyone, since access is \"open\"; take secure mode (CAUSERIE_ACCESS=secure), listen on 127.0.0.1, or allow it with \
@@ -261,7 +266,7 @@ mod tests {
             ("CAUSERIE_LISTEN", "0.0.0.0:80"),
             ("CAUSERIE_ALLOW_OPEN_NETWORK", "true"),
             ("PORT", "8080"),
-            ("CAUSERIE_TOKEN_SECRET", "the key of today, with many bytes in it"),
+            ("CAUSERIE_TOKEN_SECRET", "the key of today with many bytes in it"),
             ("CAUSERIE_TOKEN__EARLIER_SECRETS", "the key of yesterday is just as long ,the key of the day before is longer"),
             ("CAUSERIE_SOCKET__PING_INTERVAL_MS", "300"),
             ("CAUSERIE_HTTP__CORS_ORIGINS", "https://a.example, https://b.example:8443"),
@@ -271,7 +276,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
-        assert_eq!(config.token_secret.bytes(), Some(&b"the key of today, with many bytes in it"[..]));
+        assert_eq!(config.token_secret.bytes(), Some(&b"the key of today with many bytes in it"[..]));
         let earlier: Vec<_> = config.token.earlier_secrets.bytes().collect();
         assert_eq!(earlier, [&b"the key of yesterday is just as long"[..], b"the key of the day before is longer"]);
         assert_eq!(Duration::from(config.socket.ping_interval_ms), Duration::from_millis(300));
@@ -304,6 +309,9 @@ mod tests {
             ("CAUSERIE_SOCKET__PING_TIMEOUT_MS", "0", "ping_timeout_ms"),
             ("CAUSERIE_HTTP__CORS_ORIGINS", "example.com", "cors_origins"),
             ("CAUSERIE_TOKEN_SECRET", "one byte short of 32: too short", "token_secret"),
+            ("CAUSERIE_TOKEN_SECRET", "a key of two, as it would be read later", "token_secret: a key with a comma"),
+            ("CAUSERIE_TOKEN_SECRET", " a key that begins with white space", "white space at its ends"),
+            ("CAUSERIE_TOKEN_SECRET", "a key that ends with a line of its own\n", "token_secret: a key with a comma"),
             ("CAUSERIE_TOKEN__EARLIER_SECRETS", "the key of yesterday was much longer,short", "token.earlier_secrets: a key of 5 bytes"),
             ("PORT", "http", "PORT"),
         ] {

@@ -15,6 +15,11 @@ impl Secret {
     pub fn bytes(&self) -> Option<&[u8]> {
         (!self.0.is_empty()).then_some(self.0.as_bytes())
     }
+
+    /// Whether it can be one of [`Secrets`], where commas part the keys, and white space around them does not count.
+    pub(super) fn can_be_listed(&self) -> bool {
+        !self.0.contains(',') && self.0.trim() == self.0
+    }
 }
 
 impl fmt::Debug for Secret {

@@ -78,7 +78,7 @@ fn the_settings_in_force_are_printed_without_secrets() {
     fs::write(folder.path().join("my.toml"), "listen = \"127.0.0.1:4000\"\n[http]\nmax_page = 77\n[socket]\nping_interval_ms = 1234\n")
         .unwrap();
     let settings =
-        [("CAUSERIE_TOKEN_SECRET", "hush-hush, nobody must ever read this"), ("CAUSERIE_HTTP__MAX_PAGE", "88"), ("PORT", "5000")];
+        [("CAUSERIE_TOKEN_SECRET", "hush-hush: nobody must ever read this"), ("CAUSERIE_HTTP__MAX_PAGE", "88"), ("PORT", "5000")];
     for (arguments, extra) in
         [(vec!["--check-config", "--config", "my.toml"], None), (vec!["--check-config"], Some(("CAUSERIE_CONFIG", "my.toml")))]
     {

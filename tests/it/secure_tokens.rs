@@ -14,7 +14,7 @@ use crate::{
     wire::{Shown, Socket},
 };
 
-const KEY: &str = "a key that the tests know, of many bytes";
+const KEY: &str = "a key of many bytes that the tests know";
 
 fn base64url(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
