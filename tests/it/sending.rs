@@ -1,8 +1,10 @@
 //! Sending once: `clientMessageId` by REST and by socket, and `send message`.
 
+use futures_util::future::join_all;
 use reqwest::Method;
 use rstest_reuse::apply;
 use serde_json::{Value, json};
+use tokio::join;
 
 use crate::{
     databases::Kind,
@@ -151,6 +153,29 @@ async fn an_id_is_a_string_of_one_to_64_printable_characters(kind: Kind) {
     }
     let both = alice.calls(Method::POST, &format!("/room/{room}/message"), &json!({ "clientMessageId": 1 })).await;
     both.invalid(json!({ "messageText": "please provide a string", "clientMessageId": "please provide 1 to 64 printable characters" }));
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_message_with_a_long_id_of_any_characters_is_known_again_and_in_nobodys_way(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    for id in ["\u{1f600}".repeat(64), format!("a{}", "日".repeat(63))] {
+        let first = alice.sends_as(&room, "once", &id).await.ok();
+        assert_eq!(first["duplicate"], false);
+        // Those who post at the same time share its batches.
+        let again = join_all((0..20).map(|_| alice.sends_as(&room, "once", &id)));
+        let others = join_all((0..20).map(|_| bob.posts(&room, "another")));
+        let (again, others) = join!(again, others);
+        for again in again {
+            let again = again.ok();
+            assert_eq!((&again["duplicate"], &again["post"]), (&json!(true), &first["post"]));
+        }
+        let mut seqs: Vec<_> = others.into_iter().map(|other| other.ok()["post"]["seq"].as_u64().unwrap()).collect();
+        seqs.sort_unstable();
+        let next = first["post"]["seq"].as_u64().unwrap() + 1;
+        assert_eq!(seqs, (next..next + 20).collect::<Vec<_>>());
+    }
 }
 
 #[apply(each_store)]

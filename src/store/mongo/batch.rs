@@ -6,7 +6,7 @@ use mongodb::bson::{Bson, RawArrayBuf, RawDocument, RawDocumentBuf, doc, raw::cs
 
 use super::{
     changes, checks,
-    connection::{Connection, DUPLICATE_KEY},
+    connection::{Connection, DUPLICATE_KEY, readable},
     documents::{date, seq_in, text_in, time_in, user_in},
     entries::{self, Due},
     log::{Head, Heads, heads_of_rooms, lasting},
@@ -31,7 +31,7 @@ pub struct Batch<'a> {
     waiting: Vec<usize>,
     /// Whether some of these may be in their logs already, or arrive there by themselves.
     unclear: bool,
-    /// Whether some of these were sent before under the same client id.
+    /// Whether some of these were, or may have been, sent before under the same client id.
     sent_before: bool,
     /// Those of the entries in the logs that say something to be done. They are answered once it is.
     dues: Vec<(usize, Due)>,
@@ -61,9 +61,10 @@ impl<'a> Batch<'a> {
         self.answers.into_iter().map(|answer| answer.unwrap_or(Appended::NoRoom)).collect()
     }
 
-    /// What the last attempt did is not known.
+    /// What the last attempt did is not known, nor whether it was refused because of a message that was sent before.
     pub fn outcome_is_unclear(&mut self) {
         self.unclear = true;
+        self.sent_before = true;
     }
 
     /// Inserts as many of the waiting entries as it can, and does what they say.
@@ -277,7 +278,10 @@ async fn insert(connection: &Connection, documents: Vec<RawDocumentBuf>) -> Resu
     command.append(cstr!("documents"), entries);
     command.append(cstr!("ordered"), true);
     command.append(cstr!("writeConcern"), connection.durable.clone());
-    let reply = connection.within(connection.database.run_raw_command(command)).await?;
+    // A refusal quotes the key that is taken, and where that is long MongoDB cuts it, be it inside a character: then nothing in the answer
+    // can be read.
+    let reply = connection.within(readable(connection.database.run_raw_command(command))).await?;
+    let reply = reply.ok_or_else(|| StoreError::Unavailable("the answer to an insert cannot be read".into()))?;
     if let Ok(concern) = reply.get_document("writeConcernError") {
         return Err(StoreError::Unavailable(format!("the majority did not confirm: {concern}")));
     }

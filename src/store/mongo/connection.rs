@@ -279,3 +279,11 @@ pub fn failure(error: &Error) -> StoreError {
 pub fn is_duplicate(error: &Error) -> bool {
     matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::DUPLICATE_KEY)
 }
+
+/// What an operation answers; `None` where that cannot be read, and says nothing of what happened.
+pub async fn readable<T>(operation: impl IntoFuture<Output = mongodb::error::Result<T>>) -> mongodb::error::Result<Option<T>> {
+    match operation.await {
+        Err(error) if matches!(error.kind.as_ref(), ErrorKind::Bson(_)) => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
