@@ -132,17 +132,21 @@ impl Chat {
         .await
     }
 
-    /// Lets people into a room, those of them who are not in it.
-    pub async fn add_members(&self, caller: &Caller, room: &str, users: &[Arc<User>]) -> Result<Arc<Room>> {
+    /// Lets people into a room, those of them who are not in it: all of them, also where the caller does not wait for the end.
+    pub async fn add_members(&self, caller: &Caller, room: &str, users: Vec<Arc<User>>) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
         let room = self.access.admit(caller, Action::Change, room).await?;
         self.limits.posts(by, users.iter().filter(|user| !room.has_member(user.id)).count())?;
-        // Some at once, so that they share a commit; in a large room all of them would hold up everybody's posts.
-        for users in users.chunks(ADDED_AT_ONCE) {
-            let added = join_all(users.iter().map(|user| self.timeline.add_member(room.id, user.id, by))).await;
-            added.into_iter().collect::<Result<Vec<_>>>()?;
-        }
-        self.store.room(room.id).await?.ok_or(Error::NoRoom)
+        let chat = self.clone();
+        to_the_end(async move {
+            // Some at once, so that they share a commit; in a large room all of them would hold up everybody's posts.
+            for users in users.chunks(ADDED_AT_ONCE) {
+                let added = join_all(users.iter().map(|user| chat.timeline.add_member(room.id, user.id, by))).await;
+                added.into_iter().collect::<Result<Vec<_>>>()?;
+            }
+            chat.store.room(room.id).await?.ok_or(Error::NoRoom)
+        })
+        .await
     }
 
     /// Takes somebody out of a room: the caller, or another. `None` when they are not in it.
@@ -225,7 +229,7 @@ impl Chat {
     }
 }
 
-/// Does something that has to be told as well, if it is done at all: the handler of a request is dropped wherever it stands when its client
+/// Does something that is to be done whole, and told as well, if it is done at all: the handler of a request is dropped wherever it stands when its client
 /// goes away.
 pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     match tokio::spawn(work).await {

@@ -40,7 +40,7 @@ impl Input for Added {
 async fn add(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, Body(added): Body<Added>) -> Result<Json<Success>> {
     app.access.admit(&caller.caller, Action::Change, &room).await?;
     let users = known(&app, &added.users).await?;
-    let room = app.chat.add_members(&caller.caller, &room, &users).await?;
+    let room = app.chat.add_members(&caller.caller, &room, users).await?;
     Ok(success(json!({ "chatRoom": RoomView::new(&room, app.chat.config.listed_members) })))
 }
 

@@ -1,8 +1,11 @@
 //! Rooms with more members than are listed.
 
-use causerie::model::{Room, RoomId, RoomType, Timestamp, UserId};
+use causerie::model::{Room, RoomId, RoomType, Timestamp, User, UserId};
+use futures_util::future::join_all;
+use reqwest::Method;
 use rstest_reuse::apply;
 use serde_json::{Value, json};
+use tokio::{join, select};
 
 use crate::{
     databases::{Database, Kind},
@@ -121,12 +124,10 @@ async fn a_room_becomes_large_and_small_again_with_its_members(kind: Kind) {
     assert_eq!((post["chatRoomInfo"].as_array().unwrap().len(), post.get("memberCount")), (4, None));
 }
 
-#[apply(each_store)]
-#[tokio::test]
-async fn ten_thousand_members_are_no_burden(kind: Kind) {
-    let database = Database::new(kind).await;
+/// A server on this database, and a room of so many, two of whom are people.
+async fn crowded(database: Database, members: u128) -> (TestServer, [Person; 2], String) {
     let store = database.open().await;
-    let mut members: Vec<_> = (0..9_998_u128).map(|n| UserId::from_bytes((n + (1 << 120)).to_be_bytes())).collect();
+    let mut members: Vec<_> = (2..members).map(|n| UserId::from_bytes((n + (1 << 120)).to_be_bytes())).collect();
     for n in [200, 201] {
         store.add_user(user(n), None).await.unwrap();
         members.push(user(n).id);
@@ -145,13 +146,31 @@ async fn ten_thousand_members_are_no_burden(kind: Kind) {
     store.close().await;
     drop(store);
     let server = TestServer::on(database, &[]).await;
-    let mut people = Vec::new();
-    for n in [200, 201] {
+    let person = async |n| {
         let id = user(n).id.to_string();
         let user = server.get(&format!("/users/{id}")).await.ok()["user"].take();
-        people.push(Person { base: server.base.clone(), http: server.http.clone(), token: server.log_in(&id).await, id, user });
+        Person { base: server.base.clone(), http: server.http.clone(), token: server.log_in(&id).await, id, user }
+    };
+    let people = [person(200).await, person(201).await];
+    (server, people, room.id.to_string())
+}
+
+/// So many more users.
+async fn newcomers(database: &Database, count: u128) -> Vec<String> {
+    let store = database.open().await;
+    let users: Vec<_> = (0..count).map(|n| User { id: UserId::from_bytes((n + (2 << 120)).to_be_bytes()), ..user(1) }).collect();
+    for users in users.chunks(100) {
+        let added = join_all(users.iter().map(|user| store.add_user(user.clone(), None))).await;
+        assert!(added.into_iter().all(|added| added.unwrap()));
     }
-    let room = room.id.to_string();
+    store.close().await;
+    users.into_iter().map(|user| user.id.to_string()).collect()
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn ten_thousand_members_are_no_burden(kind: Kind) {
+    let (_server, people, room) = crowded(Database::new(kind).await, 10_000).await;
     let mut socket = Socket::by(&people[1]).await;
     assert_eq!(socket.asks("subscribe", json!([])).await["rooms"], json!([{ "chatRoomId": room, "lastSeq": 0 }]));
     for n in 1..=50 {
@@ -168,4 +187,47 @@ async fn ten_thousand_members_are_no_burden(kind: Kind) {
     assert_eq!(people[0].removes(&room, &people[0]).await.ok()["removedMembersCount"], 1);
     assert_eq!(people[1].says(&room, "one less").await["memberCount"], 9_999);
     assert_eq!(people[1].get(&format!("/room/{room}/search?q=less")).await.ok()["messages"].as_array().unwrap().len(), 1);
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_thousand_come_into_a_large_room_while_others_post(kind: Kind) {
+    let database = Database::new(kind).await;
+    let ids = newcomers(&database, 1_000).await;
+    let (_server, [alice, bob], room) = crowded(database, 1_500).await;
+    let (path, everybody) = (format!("/room/{room}/members"), json!({ "userIds": ids }));
+    let posts = async {
+        bob.says(&room, "one").await;
+        bob.says(&room, "two").await["seq"].as_u64().unwrap()
+    };
+    let (added, last_post) = join!(alice.calls(Method::POST, &path, &everybody), posts);
+    assert_eq!(added.ok()["chatRoom"]["memberCount"], 2_500);
+    assert!(last_post < 1_002, "it had to wait for all of them");
+    let again = alice.calls(Method::POST, &path, &everybody).await.ok();
+    assert_eq!(again["chatRoom"]["memberCount"], 2_500);
+    let mut entries = Vec::new();
+    for since in [0, 500, 1_000] {
+        entries.append(bob.syncs(&room, &format!("?since={since}&limit=500")).await["entries"].as_array_mut().unwrap());
+    }
+    assert_eq!(entries.len(), 1_002);
+    let came = entries.iter().filter_map(|entry| entry["userId"].as_str());
+    assert_eq!(came.collect::<Vec<_>>(), ids);
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn all_who_are_added_come_in_also_when_nobody_waits_for_it(kind: Kind) {
+    let database = Database::new(kind).await;
+    let ids = newcomers(&database, 600).await;
+    let server = TestServer::on(database, &[]).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let mut socket = Socket::of(&bob, &room).await;
+    let (path, everybody) = (format!("/room/{room}/members"), json!({ "userIds": ids }));
+    select! {
+        answer = alice.calls(Method::POST, &path, &everybody) => panic!("{answer:?} before anybody heard of it"),
+        first = socket.hears_of("member added") => assert_eq!(first["userId"], ids[0]),
+    }
+    for id in &ids[1..] {
+        assert_eq!(socket.hears_of("member added").await["userId"], **id);
+    }
 }

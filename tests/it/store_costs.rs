@@ -23,11 +23,16 @@ async fn raw(database: &Database) -> mongodb::Database {
 
 /// What the database did with the messages meanwhile.
 async fn done_by<T>(database: &Database, work: impl Future<Output = T>) -> (T, Vec<Document>) {
+    done_with("chatmessages", database, work).await
+}
+
+/// What the database did with this collection meanwhile.
+async fn done_with<T>(collection: &str, database: &Database, work: impl Future<Output = T>) -> (T, Vec<Document>) {
     let database = raw(database).await;
-    let of_messages = doc! { "ns": format!("{}.chatmessages", database.name()) };
+    let of_collection = doc! { "ns": format!("{}.{collection}", database.name()) };
     database.run_command(doc! { "profile": 0 }).await.unwrap();
     database.collection::<Document>("system.profile").drop().await.unwrap();
-    database.run_command(doc! { "profile": 1, "filter": of_messages }).await.unwrap();
+    database.run_command(doc! { "profile": 1, "filter": of_collection }).await.unwrap();
     let outcome = work.await;
     database.run_command(doc! { "profile": 0 }).await.unwrap();
     let mut found = database.collection::<Document>("system.profile").find(doc! {}).await.unwrap();
@@ -95,6 +100,27 @@ async fn members_who_are_added_at_once_share_commits() {
     let entries = log["entries"].as_array().unwrap();
     let in_order = entries.iter().map(|entry| entry["userId"].as_str().unwrap());
     assert_eq!(in_order.collect::<Vec<_>>(), ids);
+}
+
+#[tokio::test]
+async fn a_room_is_rewritten_once_for_all_who_come_and_go_at_once() {
+    let database = Database::new(Kind::ReplicaSet).await;
+    let (store, room) = with_messages(&database, 0).await;
+    let remove = |n| Change::RemoveMember { user: user_id(n), keepers: Vec::new() };
+    append(&store, change(&room, 1, Change::AddMember(user_id(3)))).await;
+    let coming = (4..=40).map(|n| change(&room, 1, Change::AddMember(user_id(n))));
+    let going = [2, 3].map(|n| change(&room, 1, remove(n)));
+    let (appended, done) = done_with("chatrooms", &database, store.append(coming.chain(going).collect())).await;
+    assert!(appended.unwrap().iter().all(|appended| appended.placed().is_some()));
+    let rewritten = |done: &&Document| done.get_str("op").unwrap() == "update" && done.to_string().contains("changedSeq");
+    assert_eq!(done.iter().filter(rewritten).count(), 1, "{done:?}");
+    let now = store.room(room.id).await.unwrap().unwrap();
+    assert_eq!(now.members, [1].into_iter().chain(4..=40).map(user_id).collect::<Vec<_>>());
+    assert_eq!(now.joined, (4..=40).map(|n| (user_id(n), Seq(u64::from(n) - 2))).collect::<Vec<_>>());
+    let again = [change(&room, 1, remove(4)), change(&room, 1, Change::AddMember(user_id(4))), change(&room, 1, remove(5))];
+    assert!(store.append(again.into()).await.unwrap().iter().all(|appended| appended.placed().is_some()));
+    let now = store.room(room.id).await.unwrap().unwrap();
+    assert_eq!((now.visible_from(user_id(4)), now.has_member(user_id(5))), (Seq(42), false));
 }
 
 #[tokio::test]

@@ -355,6 +355,37 @@ async fn what_a_killed_server_left_undone_is_done(#[values(Kind::ReplicaSet, Kin
     }
 }
 
+#[rstest]
+#[tokio::test]
+async fn what_others_have_done_is_not_done_again_with_what_is_left(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let database = Database::new(kind).await;
+    let (store, room) = with_messages(&database, 0).await;
+    let mongodb = mongodb::Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap();
+    // 7 came and went, of which only the latter is marked as done.
+    let done = doc! { "$set": { "changedSeq": 2_i64, "joined": [] }, "$unset": { "memberKey": "" } };
+    mongodb.collection::<Document>("chatrooms").update_one(doc! { "_id": room.id.to_string() }, done).await.unwrap();
+    let entry = |(seq, what, user): (i64, &str, u8)| {
+        let at = DateTime::from_millis(20_000);
+        let mut entry = doc! {
+            "_id": uuid::Uuid::new_v4().simple().to_string(), "chatRoomId": room.id.to_string(), "seq": seq, "type": what,
+            "target": user_id(user).to_string(), "deleted": true, "postedByUser": user_id(1).to_string(), "createdAt": at, "updatedAt": at,
+        };
+        if seq != 2 {
+            entry.insert("pending", true);
+        }
+        entry
+    };
+    let left = [(1, "memberAdded", 7), (2, "memberRemoved", 7), (3, "memberAdded", 8), (4, "memberRemoved", 2), (5, "memberAdded", 9)];
+    mongodb.collection::<Document>("chatmessages").insert_many(left.map(entry)).await.unwrap();
+    assert_eq!(append(&store, draft(&room, 2, 20)).await, Appended::NotAMember);
+    let now = store.room(room.id).await.unwrap().unwrap();
+    assert_eq!(now.members, [1, 8, 9].map(user_id));
+    assert_eq!(now.joined, [(user_id(8), Seq(3)), (user_id(9), Seq(5))]);
+    let (departed, _) = store.departed(Some(Timestamp(0))).await.unwrap();
+    let of_room: Vec<_> = departed.iter().filter(|departed| departed.room == room.id).map(|left| (left.user, left.seq)).collect();
+    assert_eq!(of_room, [(user_id(2), Seq(4))]);
+}
+
 async fn left_texts(mongodb: &mongodb::Database) -> u64 {
     let messages = mongodb.collection::<Document>("chatmessages");
     let by_id = mongodb::options::Hint::Name("_id_".into());

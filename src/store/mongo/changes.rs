@@ -18,7 +18,7 @@ use super::{
     schema::{self, by_name},
 };
 use crate::{
-    model::{Seq, Timestamp},
+    model::{Timestamp, UserId},
     store::{self, Change, Result, StoreError, search},
 };
 
@@ -28,7 +28,7 @@ const AT_ONCE: usize = 100;
 /// Does what these entries say, each room's in the order of their numbers.
 pub async fn carry_out(connection: &Connection, dues: &[Due]) -> Result<()> {
     update(connection, connection.messages.name(), dues.iter().filter_map(of_message).collect()).await?;
-    update(connection, connection.rooms.name(), dues.iter().filter_map(of_room).collect()).await
+    update(connection, connection.rooms.name(), of_rooms(dues)).await
 }
 
 /// Marks the entries as done.
@@ -90,51 +90,84 @@ fn of_message(due: &Due) -> Option<Document> {
     }
 }
 
-/// What an entry does to its room. One whose members ever changed has the field `joined`, and is not found by its members.
-fn of_room(due: &Due) -> Option<Document> {
-    let joined = doc! { "$ifNull": ["$joined", []] };
-    let mut stages = match &due.change {
-        Change::AddMember(user) => {
-            let user = user.to_string();
-            let with = doc! { "$concatArrays": [&joined, [{ "userId": &user, "seq": number(due.seq.0) }]] };
-            let is_member = doc! { "$in": [&user, "$userIds"] };
-            let joined = doc! { "$cond": [is_member, joined, with] };
-            members(due.at, joined, doc! { "$setUnion": ["$userIds", [user]] })
+/// What the entries do to their rooms, each room's in order. Those who come and go one after the other do so in one update, since each
+/// writes the whole list of members; whoever comes and goes again does it in two.
+fn of_rooms(dues: &[Due]) -> Vec<Document> {
+    let mut together: Vec<Vec<&Due>> = Vec::new();
+    for due in dues.iter().filter(|due| due.change.is_of_room()) {
+        let before = together.iter_mut().rev().find(|before| before[0].room == due.room);
+        match before {
+            Some(before) if before.iter().all(|earlier| are_of_two_members(earlier, due)) => before.push(due),
+            _ => together.push(vec![due]),
         }
-        Change::RemoveMember { user, .. } => {
-            let user = user.to_string();
-            let without = doc! { "$filter": { "input": joined, "cond": { "$ne": ["$$this.userId", &user] } } };
-            let mut stages = members(due.at, without, doc! { "$setDifference": ["$userIds", [&user]] });
-            stages.push(departure(&user, due.seq));
-            stages
-        }
+    }
+    together.iter().filter_map(|together| of_room(together)).collect()
+}
+
+fn are_of_two_members(one: &Due, other: &Due) -> bool {
+    member(one).zip(member(other)).is_some_and(|(one, other)| one != other)
+}
+
+/// Who comes or goes.
+fn member(due: &Due) -> Option<UserId> {
+    match &due.change {
+        Change::AddMember(user) | Change::RemoveMember { user, .. } => Some(*user),
+        _ => None,
+    }
+}
+
+/// What these entries do to their room: one of any kind, or several by which different members come and go.
+fn of_room(dues: &[&Due]) -> Option<Document> {
+    let last = dues.last()?;
+    let mut stages = match &last.change {
+        Change::AddMember(_) | Change::RemoveMember { .. } => members(dues, last.at),
         // As it is, also where it looks like an expression.
         Change::Rename(Some(name)) => vec![doc! { "$set": { "name": { "$literal": name } } }],
         Change::Rename(None) => vec![doc! { "$unset": "name" }],
         Change::Message { .. } | Change::Edit { .. } | Change::Deletion(_) => return None,
     };
-    stages.push(doc! { "$set": { "changedSeq": number(due.seq.0), "updatedAt": date(due.at) } });
-    let as_it_was = doc! { "_id": due.room.to_string(), "deletedAt": null, "changedSeq": { "$not": { "$gte": number(due.seq.0) } } };
+    stages.push(doc! { "$set": { "changedSeq": number(last.seq.0), "updatedAt": date(last.at) } });
+    let as_it_was = doc! { "_id": last.room.to_string(), "deletedAt": null, "changedSeq": { "$not": { "$gte": number(last.seq.0) } } };
     Some(doc! { "q": as_it_was, "u": stages })
 }
 
-/// Has the room tell for a while who was taken out of it, for the other servers; see [`rooms::departed`].
-fn departure(user: &str, seq: Seq) -> Document {
-    let told = doc! { "$gte": ["$$this.at", { "$subtract": ["$$NOW", rooms::DEPARTURES_TOLD] }] };
-    let earlier = doc! { "$filter": { "input": { "$ifNull": ["$left", []] }, "cond": told } };
-    let departed = doc! { "userId": user, "seq": number(seq.0), "at": "$$NOW" };
-    doc! { "$set": { "left": { "$concatArrays": [earlier, [departed]] }, "leftAt": "$$NOW" } }
-}
-
+/// Lets people in and out. Of these entries the first may have been done, and others after them: those count that are behind the latest
+/// change of the room. A room whose members ever changed has the field `joined`, and is not found by its members.
+///
 /// A room that was large may no longer be, and then has to say how long it is active; nothing before the entry is later than that. One that
 /// is large afterwards says what it did, which nobody reads: the index has it for every member, and each change would cost as many keys.
-fn members(at: Timestamp, joined: Document, members: Document) -> Vec<Document> {
-    let active = doc! { "$cond": ["$large", "$activeUntil", { "$max": ["$activeUntil", date(at)] }] };
+fn members(dues: &[&Due], at: Timestamp) -> Vec<Document> {
+    let (mut coming, mut going) = (Vec::new(), Vec::new());
+    for due in dues {
+        let (user, seq) = (member(due).map(|user| user.to_string()), number(due.seq.0));
+        match due.change {
+            Change::AddMember(_) => coming.push(doc! { "userId": user, "seq": seq }),
+            _ => going.push(doc! { "userId": user, "seq": seq, "at": "$$NOW" }),
+        }
+    }
+    let departed = !going.is_empty();
+    let not_done = |changes: Vec<Document>| doc! { "$filter": { "input": changes, "cond": { "$gt": ["$$this.seq", "$changedSeq"] } } };
+    let stay = doc! { "$not": [{ "$in": ["$$this.userId", "$going.userId"] }] };
+    let stayed = doc! { "$filter": { "input": { "$ifNull": ["$joined", []] }, "cond": stay } };
+    let new = doc! { "$filter": { "input": "$coming", "cond": { "$in": ["$$this.userId", "$$new"] } } };
+    let new = doc! { "$let": { "vars": { "new": { "$setDifference": ["$coming.userId", "$userIds"] } }, "in": new } };
+    let members = doc! { "$setUnion": [{ "$setDifference": ["$userIds", "$going.userId"] }, "$coming.userId"] };
     let large = doc! { "$gt": [{ "$size": "$userIds" }, i64::try_from(store::SMALL).unwrap_or(i64::MAX)] };
-    vec![
-        doc! { "$set": { "joined": joined, "userIds": members } },
+    let active = doc! { "$cond": ["$large", "$activeUntil", { "$max": ["$activeUntil", date(at)] }] };
+    let mut stages = vec![
+        doc! { "$set": { "coming": not_done(coming), "going": not_done(going) } },
+        doc! { "$set": { "joined": { "$concatArrays": [stayed, new] }, "userIds": members } },
         doc! { "$set": { "large": large } },
         doc! { "$set": { "activeUntil": active } },
-        doc! { "$unset": "memberKey" },
-    ]
+    ];
+    stages.extend(departed.then(departures));
+    stages.push(doc! { "$unset": ["memberKey", "coming", "going"] });
+    stages
+}
+
+/// Has the room tell for a while who was taken out of it, for the other servers; see [`rooms::departed`].
+fn departures() -> Document {
+    let told = doc! { "$gte": ["$$this.at", { "$subtract": ["$$NOW", rooms::DEPARTURES_TOLD] }] };
+    let earlier = doc! { "$filter": { "input": { "$ifNull": ["$left", []] }, "cond": told } };
+    doc! { "$set": { "left": { "$concatArrays": [earlier, "$going"] }, "leftAt": "$$NOW" } }
 }
