@@ -124,6 +124,21 @@ async fn a_room_is_rewritten_once_for_all_who_come_and_go_at_once() {
 }
 
 #[tokio::test]
+async fn a_post_in_a_large_room_asks_for_its_author_alone() {
+    let database = Database::new(Kind::ReplicaSet).await;
+    let store = database.open().await;
+    let room = Room { members: (1..=150).map(user_id).collect(), name: Some("large".into()), ..room(200, &[1]) };
+    store.find_or_add_room(room.clone()).await.unwrap();
+    append(&store, change(&room, 1, Change::AddMember(user_id(151)))).await;
+    let posts = (1..=3).map(|n| draft(&room, 149 + u8::try_from(n % 2).unwrap(), n)).collect();
+    let (appended, done) = done_with("chatrooms", &database, store.append(posts)).await;
+    assert!(appended.unwrap().iter().all(|appended| appended.placed().is_some()));
+    let looked_through = |done: &&Document| done.get_document("command").unwrap().to_string().contains("$setIntersection");
+    assert!(!done.is_empty() && done.iter().all(|done| done.get_i32("docsExamined").is_ok_and(|examined| examined <= 1)), "{done:?}");
+    assert_eq!(done.iter().filter(looked_through).count(), 0, "{done:?}");
+}
+
+#[tokio::test]
 async fn a_large_room_says_nothing_new_of_its_activity_when_members_come_and_go() {
     let database = Database::new(Kind::ReplicaSet).await;
     let store = database.open().await;

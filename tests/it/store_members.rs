@@ -163,6 +163,36 @@ async fn rooms_grow_large_and_small_again(kind: Kind) {
 
 #[apply(each_deployment)]
 #[tokio::test]
+async fn only_members_post_in_a_large_room_whoever_posts_at_the_same_time(kind: Kind) {
+    let database = Database::new(kind).await;
+    let store = database.open().await;
+    let large = Room { members: (1..=150).map(user_id).collect(), name: Some("large".into()), ..room(200, &[1]) };
+    let small = Room { name: Some("small".into()), ..room(201, &[1, 2, 3]) };
+    for room in [&large, &small] {
+        store.find_or_add_room(room.clone()).await.unwrap();
+        store.append(vec![change(room, 1, add(151)), change(room, 1, remove(3))]).await.unwrap();
+    }
+    let mut n = 0;
+    let mut post = async |posts: &[(&Room, u8)]| {
+        let posts = posts.iter().map(|(room, author)| {
+            n += 1;
+            draft(room, *author, n)
+        });
+        let appended = store.append(posts.collect()).await.unwrap();
+        appended.iter().map(|appended| appended.placed().is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(post(&[(&large, 1), (&large, 151), (&large, 1)]).await, [true; 3]);
+    assert_eq!(post(&[(&large, 3)]).await, [false]);
+    assert_eq!(post(&[(&large, 1), (&large, 3), (&large, 151), (&large, 152)]).await, [true, false, true, false]);
+    assert_eq!(post(&[(&small, 151), (&large, 2), (&small, 3), (&large, 3)]).await, [true, true, false, false]);
+    append(&store, change(&large, 1, add(3))).await;
+    assert_eq!(post(&[(&large, 3), (&small, 3)]).await, [true, false]);
+    append(&store, change(&large, 1, remove(1))).await;
+    assert_eq!(post(&[(&large, 1), (&large, 3)]).await, [false, true]);
+}
+
+#[apply(each_deployment)]
+#[tokio::test]
 async fn one_reads_up_to_anywhere_and_never_back(kind: Kind) {
     let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 10).await;
