@@ -12,9 +12,9 @@ use crate::{
     config::{History, RoomsConfig},
     error::{Error, Result},
     limits::Limits,
-    model::{ClientId, Message, MessageId, Room, Seq, User, UserId},
+    model::{ClientId, Message, MessageId, ReadMark, Room, Seq, User, UserId},
     store::{Marked, Store},
-    timeline::{Draft, Edit, News, Posted, Timeline, Told},
+    timeline::{self, Draft, Edit, News, Timeline, Told},
     view::{Members, People, Post, Shown, present},
 };
 
@@ -37,6 +37,14 @@ pub struct Chat {
     pub config: RoomsConfig,
 }
 
+/// A message that somebody has sent.
+pub struct Posted {
+    /// As it is now: without its text when it was deleted since.
+    pub post: Post,
+    /// Whether the author's client had sent it before.
+    pub duplicate: bool,
+}
+
 /// How many members are added to a room at once.
 const ADDED_AT_ONCE: usize = 32;
 
@@ -47,7 +55,14 @@ impl Chat {
         self.limits.post(author.id)?;
         let room = self.access.admit(caller, Action::Post, room).await?;
         let members = self.members(&room, &author).await?;
-        self.timeline.post(Draft { room, author, members, text, client_id }).await
+        let draft = Draft { room: Arc::clone(&room), author: Arc::clone(&author), members, text, client_id };
+        match self.timeline.post(draft).await? {
+            timeline::Posted::Now(post) => Ok(Posted { post, duplicate: false }),
+            timeline::Posted::Before(message) => {
+                let (members, marks) = tokio::try_join!(self.members(&room, &author), self.marks_of(&room, &message))?;
+                Ok(Posted { post: Post::new(&message, &author, &members, &marks), duplicate: true })
+            }
+        }
     }
 
     /// Edits a message of the caller's. Errors: [`Error::NoMessage`], [`Error::NotYourMessage`].
@@ -60,8 +75,14 @@ impl Chat {
             return Err(self.access.refuse(caller, "edit the message", None, Error::NotYourMessage));
         }
         let members = self.members(&room, &author).await?;
-        let edited = self.timeline.edit(Edit { message, author, members, text }).await?;
+        let marks = if self.is_large(&room) { Some(self.marks_of(&room, &message).await?) } else { None };
+        let edited = self.timeline.edit(Edit { room, message, author, members, text, marks }).await?;
         edited.map(|(post, _)| post).ok_or(Error::NoMessage)
+    }
+
+    /// Who has read a message, and when.
+    async fn marks_of(&self, room: &Room, message: &Message) -> Result<Vec<ReadMark>> {
+        Ok(self.store.read_marks(room.id, &room.members, message.seq, message.seq).await?)
     }
 
     async fn message_in(&self, room: &Room, message: &str) -> Result<Message> {

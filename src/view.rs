@@ -43,6 +43,20 @@ pub fn readers(message: &Message, marks: &[ReadMark]) -> Vec<Reader> {
     readers
 }
 
+/// The readers of `message` who are listed with it: all, or in a large room the first `most`, and how many there are.
+fn listed_readers(message: &Message, marks: &[ReadMark], most: Option<usize>) -> (Vec<Reader>, Option<usize>) {
+    let mut readers = readers(message, marks);
+    let count = most.map(|_| readers.len());
+    readers.truncate(most.unwrap_or(usize::MAX));
+    (readers, count)
+}
+
+/// When a message was last written to. In the original it is rewritten as well when somebody reads it.
+fn updated_at(message: &Message, readers: &[Reader]) -> Timestamp {
+    let read = readers.iter().map(|reader| reader.read_at).max();
+    read.max(message.edited_at).unwrap_or(message.created_at)
+}
+
 /// A post as the answer to POST /room/:id/message gives it and as `new message` carries it: made once, sent to all as the same bytes.
 #[derive(Clone, Debug)]
 pub struct Post {
@@ -52,12 +66,12 @@ pub struct Post {
 }
 
 impl Post {
-    /// The post of a message that has just entered the log.
+    /// The post of a message of which these are the read marks: none, if it has just entered the log.
     ///
     /// # Panics
     /// Never: the shape is of strings, numbers and lists.
     #[must_use]
-    pub fn new(message: &Message, author: &User, members: &Members) -> Self {
+    pub fn new(message: &Message, author: &User, members: &Members, marks: &[ReadMark]) -> Self {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Shape<'a> {
@@ -70,7 +84,9 @@ impl Post {
             #[serde(rename = "type")]
             kind: &'static str,
             posted_by_user: &'a User,
-            read_by_recipients: [Reader; 1],
+            read_by_recipients: &'a [Reader],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            read_count: Option<usize>,
             chat_room_info: &'a [Arc<User>],
             #[serde(skip_serializing_if = "Option::is_none")]
             member_count: Option<usize>,
@@ -83,6 +99,7 @@ impl Post {
             #[serde(skip_serializing_if = "Option::is_none")]
             deleted: Option<bool>,
         }
+        let (readers, read_count) = listed_readers(message, marks, members.count.map(|_| members.most));
         let shape = Shape {
             id: message.room,
             post_id: message.id,
@@ -91,11 +108,12 @@ impl Post {
             message: Content { message_text: &message.text },
             kind: "text",
             posted_by_user: author,
-            read_by_recipients: [Reader { read_by_user_id: message.author, read_at: message.created_at }],
+            read_by_recipients: &readers,
+            read_count,
             chat_room_info: &members.listed,
             member_count: members.count,
             created_at: message.created_at,
-            updated_at: message.edited_at.unwrap_or(message.created_at),
+            updated_at: updated_at(message, &readers),
             edited_at: message.edited_at,
             client_message_id: message.client_id.as_ref(),
             // No message is empty but one that has lost its text.
@@ -129,15 +147,17 @@ pub struct Members {
     pub listed: Vec<Arc<User>>,
     /// How many members there are, where not all are listed.
     pub count: Option<usize>,
+    /// How many people are listed at most, the readers of a message as well.
+    pub most: usize,
 }
 
 impl Members {
     /// The members of a room, or in the place of more than `most` these, and how many there are.
     pub async fn of(store: &dyn Store, room: &Room, most: usize, instead: impl FnOnce() -> Vec<Arc<User>>) -> store::Result<Self> {
         if room.members.len() > most {
-            return Ok(Self { listed: instead(), count: Some(room.members.len()) });
+            return Ok(Self { listed: instead(), count: Some(room.members.len()), most });
         }
-        Ok(Self { listed: present(store.people(&room.members).await?), count: None })
+        Ok(Self { listed: present(store.people(&room.members).await?), count: None, most })
     }
 }
 
@@ -156,16 +176,6 @@ pub struct Shown {
     pub marks: Vec<ReadMark>,
     /// How many readers are listed with a message at most, where not all are: in a large room.
     pub listed: Option<usize>,
-}
-
-impl Shown {
-    /// Who read a message: those who are listed, and of a large room how many there are.
-    fn readers(&self, message: &Message) -> (Vec<Reader>, Option<usize>) {
-        let mut readers = readers(message, &self.marks);
-        let count = self.listed.map(|_| readers.len());
-        readers.truncate(self.listed.unwrap_or(usize::MAX));
-        (readers, count)
-    }
 }
 
 /// JSON that is written once.
@@ -204,10 +214,8 @@ impl<'a> ConversationMessage<'a> {
     /// A message as its room's conversation shows it.
     #[must_use]
     pub fn new(message: &'a Message, shown: &'a Shown) -> Self {
-        let (read_by_recipients, read_count) = shown.readers(message);
-        // In the original a message is rewritten when somebody reads it.
-        let read = read_by_recipients.iter().map(|reader| reader.read_at).max();
-        let updated_at = read.max(message.edited_at).unwrap_or(message.created_at);
+        let (read_by_recipients, read_count) = listed_readers(message, &shown.marks, shown.listed);
+        let updated_at = updated_at(message, &read_by_recipients);
         Self {
             id: message.id,
             chat_room_id: message.room,

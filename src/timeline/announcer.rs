@@ -5,13 +5,14 @@ use std::{
     sync::Arc,
 };
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Between, Done, Listeners, News, Told, Waiting, missed::missed};
+use super::{Between, Done, Edited, Listeners, News, Told, Waiting, missed::missed};
 use crate::{
     error::{Error, Result},
     model::{MessageId, RoomId, Seq},
-    store::{Appended, Store},
+    store::{self, Appended, Store},
 };
 
 /// The most entries that are told to those who missed them. Whoever missed more catches up by themselves.
@@ -75,9 +76,16 @@ impl<L: Listeners> Announcer<L> {
         }
     }
 
-    async fn announce(&mut self, batch: Committed) {
+    async fn announce(&mut self, mut batch: Committed) {
+        let unseen = self.look_for_readers(&mut batch).await;
         let mut placed = Vec::with_capacity(batch.len());
         for (mut waiting, id, appended) in batch {
+            if let Some(error) = unseen.get(&id) {
+                // Whoever hears nothing of it has to begin anew.
+                self.listeners.interrupt(waiting.room);
+                waiting.answer(Err(error.clone().into()));
+                continue;
+            }
             match appended {
                 Appended::Placed(at) => placed.push((waiting.news(id, at), waiting)),
                 Appended::Duplicate(earlier) => waiting.answer_with_earlier(*earlier),
@@ -96,8 +104,26 @@ impl<L: Listeners> Announcer<L> {
                 Told::Posted(post) | Told::Edited(post) => Some(post),
                 _ => None,
             };
-            waiting.answer(Ok(Done { placed: Some(placed), post }));
+            waiting.answer(Ok(Done { placed: Some(placed), post, earlier: None }));
         }
+    }
+
+    /// Looks who has read the messages that were edited. Answers of which entries that is not known.
+    async fn look_for_readers(&self, batch: &mut Committed) -> HashMap<MessageId, store::StoreError> {
+        let edits = batch.iter_mut().filter_map(|(waiting, id, appended)| {
+            let edited = waiting.shown.as_mut()?.edited.as_mut()?;
+            matches!(appended, Appended::Placed(_)).then_some((*id, edited))
+        });
+        let failed = edits.map(async |(id, Edited { room, message, marks })| {
+            if marks.is_none() {
+                match self.store.read_marks(room.id, &room.members, message.seq, message.seq).await {
+                    Ok(found) => *marks = Some(found),
+                    Err(error) => return Some((id, error)),
+                }
+            }
+            None
+        });
+        join_all(failed).await.into_iter().flatten().collect()
     }
 
     /// Tells of entries, and before them of those that stand between them and what was told last.

@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use super::{News, Told, without_text};
 use crate::{
     error::Result,
-    model::{Entry, Message, Room, RoomId, Seq, Timestamp, User, UserId, UserType, What},
-    store::{Placed, Store},
+    model::{Entry, Message, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, UserType, What},
+    store::{self, Placed, Store},
     view::{Members, Post},
 };
 
@@ -18,7 +18,10 @@ pub async fn missed(store: &dyn Store, listed_members: usize, room: RoomId, afte
     let mut authors: Vec<_> = entries.iter().map(|entry| shown(entry).map_or(entry.author, |message| message.author)).collect();
     authors.sort_unstable();
     authors.dedup();
-    let mut posts = Posts { store, listed_members, room: &room, people: HashMap::new() };
+    let mut posts = Posts { store, listed_members, room: &room, people: HashMap::new(), marks: Vec::new() };
+    if room.members.len() <= listed_members {
+        posts.marks = posts.marks(Seq(after.0 + 1), up_to).await?;
+    }
     posts.people.extend(store.people(&authors).await?.into_iter().map(|user| (user.id, user)));
     let mut news = Vec::with_capacity(entries.len());
     for entry in entries {
@@ -42,16 +45,22 @@ struct Posts<'a> {
     listed_members: usize,
     room: &'a Room,
     people: HashMap<UserId, Arc<User>>,
+    /// Who has read what was posted. In a large room it is told as on its own server, as read by nobody yet: to look for so many readers of
+    /// each post would hold up what is told in all other rooms.
+    marks: Vec<ReadMark>,
 }
 
 impl Posts<'_> {
     async fn told(&self, entry: Entry) -> Result<Told> {
         let lost = |id| without_text(id, entry.room, entry.author, Placed { seq: entry.seq, created_at: entry.created_at });
         Ok(match &entry.what {
-            What::Message(message) => Told::Posted(self.post(message).await?),
-            What::Deleted(id) => Told::Posted(self.post(&lost(*id)).await?),
-            What::Edit { current: Some(message), .. } => Told::Edited(self.post(message).await?),
-            What::Edit { message, current: None } => Told::Edited(self.post(&lost(*message)).await?),
+            What::Message(message) => Told::Posted(self.post(message, &self.marks).await?),
+            What::Deleted(id) => Told::Posted(self.post(&lost(*id), &self.marks).await?),
+            What::Edit { current: Some(message), .. } => {
+                let marks = self.marks(message.seq, message.seq).await?;
+                Told::Edited(self.post(message, &marks).await?)
+            }
+            What::Edit { message, current: None } => Told::Edited(self.post(&lost(*message), &[]).await?),
             What::Deletion(message) => Told::Deleted(*message),
             What::MemberAdded(user) => Told::MemberAdded(*user),
             What::MemberRemoved(user) => Told::MemberRemoved(*user),
@@ -59,10 +68,14 @@ impl Posts<'_> {
         })
     }
 
-    async fn post(&self, message: &Message) -> Result<Post> {
+    async fn marks(&self, first: Seq, last: Seq) -> store::Result<Vec<ReadMark>> {
+        self.store.read_marks(self.room.id, &self.room.members, first, last).await
+    }
+
+    async fn post(&self, message: &Message, marks: &[ReadMark]) -> Result<Post> {
         let author = self.people.get(&message.author).map_or_else(|| nobody(message.author), Arc::clone);
         let members = Members::of(self.store, self.room, self.listed_members, || vec![Arc::clone(&author)]).await?;
-        Ok(Post::new(message, &author, &members))
+        Ok(Post::new(message, &author, &members, marks))
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Draft {
 /// A message that its author wants to say something else.
 #[derive(Debug)]
 pub struct Edit {
+    /// Where.
+    pub room: Arc<Room>,
     /// As it is.
     pub message: Message,
     /// By whom.
@@ -61,15 +63,18 @@ pub struct Edit {
     pub members: Members,
     /// What it is to say.
     pub text: String,
+    /// Who has read it, where there are too many to look for them when it is announced: all who listen wait for that. Else it is looked up
+    /// then, so that nobody is missing whose reading was told before.
+    pub marks: Option<Vec<ReadMark>>,
 }
 
-/// A draft that became a post, now or before.
+/// What became of a draft.
 #[derive(Debug)]
-pub struct Posted {
-    /// As it is now: without its text when it was deleted since.
-    pub post: Post,
-    /// Whether the author's client had sent it before.
-    pub duplicate: bool,
+pub enum Posted {
+    /// A post.
+    Now(Post),
+    /// The author's client had sent it before: the message as it is now, without its text when it was deleted since.
+    Before(Message),
 }
 
 /// Something that happened in a room, for those who listen.
@@ -152,8 +157,14 @@ struct Waiting {
 struct Shown {
     author: Arc<User>,
     members: Members,
-    /// The message that is edited, as it was.
-    edited: Option<Message>,
+    edited: Option<Edited>,
+}
+
+/// A message that is edited, as it was.
+struct Edited {
+    room: Arc<Room>,
+    message: Message,
+    marks: Option<Vec<ReadMark>>,
 }
 
 /// What became of a draft.
@@ -163,6 +174,8 @@ struct Done {
     placed: Option<Placed>,
     /// How the message looks.
     post: Option<Post>,
+    /// The message that was there already.
+    earlier: Option<Message>,
 }
 
 enum Job {
@@ -206,14 +219,16 @@ impl Timeline {
         let Draft { room, author, members, text, client_id } = draft;
         let by = author.id;
         let done = self.commit(room.id, by, Change::Message { text, client_id }, Some(Shown { author, members, edited: None })).await?;
-        Ok(Posted { post: done.post.ok_or_else(closed)?, duplicate: done.placed.is_none() })
+        done.post.map(Posted::Now).or(done.earlier.map(Posted::Before)).ok_or_else(closed)
     }
 
-    /// Edits a message. `None` when it was deleted meanwhile. Errors as in [`post`](Self::post).
+    /// Edits a message. `None` when it was deleted meanwhile. Errors as in [`post`](Self::post); one of the store's may mean that it was
+    /// edited and cannot be shown.
     pub async fn edit(&self, edit: Edit) -> Result<Option<(Post, Placed)>> {
-        let Edit { message, author, members, text } = edit;
-        let (room, by, change) = (message.room, author.id, Change::Edit { message: message.id, text });
-        let done = self.commit(room, by, change, Some(Shown { author, members, edited: Some(message) })).await?;
+        let Edit { room, message, author, members, text, marks } = edit;
+        let (id, by, change) = (room.id, author.id, Change::Edit { message: message.id, text });
+        let edited = Some(Edited { room, message, marks });
+        let done = self.commit(id, by, change, Some(Shown { author, members, edited })).await?;
         Ok(done.post.zip(done.placed))
     }
 
@@ -301,12 +316,15 @@ impl Waiting {
         match std::mem::replace(&mut self.change, Change::Rename(None)) {
             Change::Message { text, client_id } => {
                 let (room, author) = (self.room, self.author);
-                Told::Posted(self.post(&Message { id, room, seq, author, text, created_at, edited_at: None, client_id }))
+                Told::Posted(self.post(&Message { id, room, seq, author, text, created_at, edited_at: None, client_id }, &[]))
             }
             Change::Edit { message, text } => {
                 let was = self.shown.as_mut().and_then(|shown| shown.edited.take());
-                let was = was.unwrap_or_else(|| without_text(message, self.room, self.author, Placed { seq, created_at }));
-                Told::Edited(self.post(&Message { text, edited_at: Some(created_at), ..was }))
+                let (was, marks) = was.map_or_else(
+                    || (without_text(message, self.room, self.author, Placed { seq, created_at }), None),
+                    |edited| (edited.message, edited.marks),
+                );
+                Told::Edited(self.post(&Message { text, edited_at: Some(created_at), ..was }, &marks.unwrap_or_default()))
             }
             Change::Deletion(message) => Told::Deleted(message),
             Change::AddMember(user) => Told::MemberAdded(user),
@@ -315,9 +333,9 @@ impl Waiting {
         }
     }
 
-    fn post(&self, message: &Message) -> Post {
+    fn post(&self, message: &Message, marks: &[ReadMark]) -> Post {
         let shown = self.shown.as_ref().expect("whoever hands in a text says what is shown beside it");
-        Post::new(message, &shown.author, &shown.members)
+        Post::new(message, &shown.author, &shown.members, marks)
     }
 
     fn answer_with_earlier(self, earlier: Entry) {
@@ -326,8 +344,7 @@ impl Waiting {
             What::Deleted(id) => without_text(id, self.room, self.author, Placed { seq: earlier.seq, created_at: earlier.created_at }),
             _ => return self.answer(Ok(Done::default())),
         };
-        let post = Some(self.post(&message));
-        self.answer(Ok(Done { placed: None, post }));
+        self.answer(Ok(Done { earlier: Some(message), ..Done::default() }));
     }
 
     fn answer(self, outcome: Result<Done>) {

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 
-use super::{Content, People, Reader, Shown};
+use super::{Content, People, Reader, Shown, listed_readers};
 use crate::{
     model::{Message, MessageId, Room, RoomId, RoomType, Seq, Timestamp, User, UserId},
     store::Unread,
@@ -82,7 +82,7 @@ impl<'a> RecentConversation<'a> {
     /// A room as the list of recent conversations shows it. `people` hold its members, or in a large room the author, and the readers.
     #[must_use]
     pub fn new(latest: &'a Message, room: &'a Room, shown: &'a Shown, people: &'a People, unread: Unread) -> Self {
-        let (readers, read_count) = shown.readers(latest);
+        let (readers, read_count) = listed_readers(latest, &shown.marks, shown.listed);
         let named = |reader: Reader| NamedReader { reader, read_by_user: people.get(&reader.read_by_user_id).map(|user| [user.as_ref()]) };
         Self {
             id: latest.room,

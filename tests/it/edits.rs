@@ -45,6 +45,25 @@ async fn an_author_edits_and_everybody_sees_the_new_text(kind: Kind) {
 
 #[apply(each_store)]
 #[tokio::test]
+async fn an_edited_message_shows_who_has_read_it_as_the_conversation_does(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let post = alice.says(&room, "frist").await;
+    assert_eq!(bob.marks_read(&room).await, 1);
+    let mut socket = Socket::of(&bob, &room).await;
+    server.turn_clock(60_000);
+    let edited = alice.edits(&room, &post["postId"], "first").await.ok()["post"].take();
+    assert_eq!(socket.hears_of("message edited").await["message"], edited);
+    let message = alice.get(&format!("/room/{room}")).await.ok()["conversation"][0].take();
+    assert_eq!(message["readByRecipients"][1]["readByUserId"], *bob.id);
+    for field in ["readByRecipients", "updatedAt", "editedAt"] {
+        assert_eq!(edited[field], message[field], "{field}");
+    }
+    assert!(edited.get("readCount").is_none());
+}
+
+#[apply(each_store)]
+#[tokio::test]
 async fn nobody_but_the_author_edits_and_nothing_but_what_is_there(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;

@@ -61,6 +61,8 @@ async fn readers_of_a_message_in_a_large_room_are_counted_and_some_are_listed(ki
     }
     let entry = people[0].syncs(&large, "").await["entries"][0]["message"].take();
     assert_eq!((entry["readByRecipients"].as_array().unwrap().len(), &entry["readCount"]), (4, &json!(5)));
+    let edited = people[0].edits(&large, &entry["_id"], "first").await.ok()["post"].take();
+    assert_eq!((&edited["readByRecipients"], &edited["readCount"]), (&entry["readByRecipients"], &json!(5)));
     let small = people[0].get(&format!("/room/{small}")).await.ok();
     assert!(small["conversation"][0].get("readCount").is_none() && small.get("memberCount").is_none());
 }

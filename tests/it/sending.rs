@@ -133,6 +133,26 @@ async fn a_message_sent_again_is_shown_as_it_is_by_now(kind: Kind) {
 
 #[apply(each_store)]
 #[tokio::test]
+async fn a_message_sent_again_shows_who_has_read_it_meanwhile(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    alice.sends_as(&room, "once", "a-1").await.ok();
+    server.turn_clock(60_000);
+    assert_eq!(bob.marks_read(&room).await, 1);
+    let message = alice.get(&format!("/room/{room}")).await.ok()["conversation"][0].take();
+    assert_eq!(message["readByRecipients"][1]["readByUserId"], *bob.id);
+    let again = alice.sends_as(&room, "once", "a-1").await.ok();
+    let sent = json!([{ "chatRoomId": room, "messageText": "once", "clientMessageId": "a-1" }]);
+    for again in [again, Socket::by(&alice).await.asks("send message", sent).await] {
+        assert_eq!(again["duplicate"], true);
+        for field in ["readByRecipients", "updatedAt"] {
+            assert_eq!(again["post"][field], message[field], "{field}");
+        }
+    }
+}
+
+#[apply(each_store)]
+#[tokio::test]
 async fn an_id_is_a_string_of_one_to_64_printable_characters(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, _, room) = server.two_in_a_room().await;

@@ -49,6 +49,23 @@ async fn whoever_is_added_at_one_server_is_removed_at_the_other(#[values(Kind::R
     carol.posts(&room, "still here").await.refused(403, "You are not a member of this room");
 }
 
+#[rstest]
+#[tokio::test]
+async fn an_edit_at_one_server_shows_who_has_read_the_message_at_the_other(
+    #[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind,
+    #[values("100", "1")] listed: &str,
+) {
+    let [first, second] = two_servers(kind, &[("CAUSERIE_ROOMS__LISTED_MEMBERS", listed)]).await;
+    let (alice, bob, room) = first.two_in_a_room().await;
+    let post = alice.says(&room, "frist").await;
+    assert_eq!(bob.marks_read(&room).await, 1);
+    let mut socket = Socket::of(&bob.at(&second), &room).await;
+    let edited = alice.edits(&room, &post["postId"], "first").await.ok()["post"].take();
+    let readers = edited["readByRecipients"].as_array().unwrap().len();
+    assert_eq!((readers, edited["readCount"].as_u64()), if listed == "1" { (1, Some(2)) } else { (2, None) });
+    assert_eq!(socket.hears_of("message edited").await["message"], edited);
+}
+
 /// Tries until it is so.
 async fn until(otherwise: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
