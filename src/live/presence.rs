@@ -1,7 +1,8 @@
 //! Who is there: users with a socket that is connected, and for a moment after the last one has gone, since clients come back.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap},
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,6 +18,8 @@ use crate::{
 
 /// How long a user stays online without a socket.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long it takes until it is tried again to find out who is to be told.
+const RETRY: Duration = Duration::from_secs(1);
 /// How many rooms of a user are looked at in one go.
 const ROOMS: u64 = 500;
 /// The most users who are told that one comes or goes.
@@ -35,12 +38,31 @@ pub struct Presence {
     here: Mutex<HashMap<UserId, Here>>,
 }
 
-/// A user who is there.
-#[derive(Default)]
+/// A user who is there, or of whom the others do not know yet that they are gone.
 struct Here {
     sockets: usize,
     /// How often their last socket has gone.
     left: u64,
+    state: State,
+    /// What the others were told.
+    told: State,
+    /// Whether a task is telling them. There is never a second one, so that what they are told last is how it is.
+    is_told: bool,
+}
+
+/// Whether a user is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Online,
+    /// Since then.
+    Offline(Timestamp),
+}
+
+impl Here {
+    fn unknown() -> Self {
+        let away = State::Offline(Timestamp::default());
+        Self { sockets: 0, left: 0, state: away, told: away, is_told: false }
+    }
 }
 
 impl Presence {
@@ -56,21 +78,15 @@ impl Presence {
             return;
         }
         self.went(sockets, socket);
-        let is_new = {
+        {
             let mut here = self.here();
-            let is_new = !here.contains_key(&user);
-            here.entry(user).or_default().sockets += 1;
-            is_new
-        };
-        socket.extensions.insert(Present(user));
-        if is_new {
-            let (presence, sockets) = (Arc::clone(self), sockets.clone());
-            tokio::spawn(async move {
-                if let Ok(others) = presence.others(user).await {
-                    sockets.announce(&[Event::UserOnline { user_id: user, others: &others }]);
-                }
-            });
+            let here = here.entry(user).or_insert_with(Here::unknown);
+            here.sockets += 1;
+            if here.state != State::Online {
+                self.turn(sockets, user, here, State::Online);
+            }
         }
+        socket.extensions.insert(Present(user));
         // It may have gone meanwhile, when there was nothing to count off yet.
         if !socket.connected() || is_closing(socket) {
             self.went(sockets, socket);
@@ -94,43 +110,78 @@ impl Presence {
         let (presence, sockets) = (Arc::clone(self), sockets.clone());
         tokio::spawn(async move {
             tokio::time::sleep(GRACE).await;
-            if presence.forget(user, left) {
-                presence.tell_gone(&sockets, user, at).await;
+            // Unless they have come back since they left for that time.
+            if let Some(here) = presence.here().get_mut(&user).filter(|here| here.sockets == 0 && here.left == left) {
+                presence.turn(&sockets, user, here, State::Offline(at));
             }
         });
     }
 
-    /// Whether the user has not come back since they left for the `left`th time.
-    fn forget(&self, user: UserId, left: u64) -> bool {
-        match self.here().entry(user) {
-            Entry::Occupied(here) if here.get().sockets == 0 && here.get().left == left => {
-                here.remove();
-                true
-            }
-            _ => false,
+    /// Notes that a user comes or goes, and has the others told.
+    fn turn(self: &Arc<Self>, sockets: &Sockets, user: UserId, here: &mut Here, state: State) {
+        here.state = state;
+        if !mem::replace(&mut here.is_told, true) {
+            let (presence, sockets) = (Arc::clone(self), sockets.clone());
+            tokio::spawn(async move { presence.tell(&sockets, user).await });
         }
     }
 
-    async fn tell_gone(&self, sockets: &Sockets, user: UserId, at: Timestamp) {
-        // What cannot be written down now is told at least to those who listen.
-        if let Err(error) = self.store.seen(vec![(user, at)]).await {
-            tracing::warn!(%error, "when a user was last there could not be written down");
+    /// Tells the others of a user, until they know how it is.
+    async fn tell(&self, sockets: &Sockets, user: UserId) {
+        while let Some(state) = self.untold(user) {
+            let Ok(others) = self.others(user).await else {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            };
+            // What cannot be written down now is told at least to those who listen.
+            if let State::Offline(at) = state
+                && let Err(error) = self.store.seen(vec![(user, at)]).await
+            {
+                tracing::warn!(%error, "when a user was last there could not be written down");
+            }
+            // That took its time, in which they may have come or gone.
+            if self.is_still(user, state) {
+                sockets.announce(&[match state {
+                    State::Online => Event::UserOnline { user_id: user, others: &others },
+                    State::Offline(at) => Event::UserOffline { user_id: user, last_seen_at: at, others: &others },
+                }]);
+            }
         }
-        if let Ok(others) = self.others(user).await {
-            sockets.announce(&[Event::UserOffline { user_id: user, last_seen_at: at, others: &others }]);
+    }
+
+    /// What the others do not know yet of a user. Where there is nothing, the telling has come to its end.
+    fn untold(&self, user: UserId) -> Option<State> {
+        let mut all = self.here();
+        let here = all.get_mut(&user)?;
+        if here.state != here.told {
+            return Some(here.state);
         }
+        here.is_told = false;
+        if here.state != State::Online {
+            all.remove(&user);
+        }
+        None
+    }
+
+    /// Whether it is still so; then it counts as told.
+    fn is_still(&self, user: UserId, state: State) -> bool {
+        let mut all = self.here();
+        let Some(here) = all.get_mut(&user).filter(|here| here.state == state) else { return false };
+        here.told = state;
+        true
     }
 
     /// Which of these users are there.
     pub fn online(&self, users: &[UserId]) -> Vec<bool> {
         let here = self.here();
-        users.iter().map(|user| here.contains_key(user)).collect()
+        users.iter().map(|user| here.get(user).is_some_and(|here| here.state == State::Online)).collect()
     }
 
     /// Writes down that whoever is there was there until now.
     pub async fn close(&self) {
         let now = self.clock.now();
-        let seen: Vec<_> = self.here().drain().map(|(user, _)| (user, now)).collect();
+        let until = |here: &Here| if let State::Offline(at) = here.state { at } else { now };
+        let seen: Vec<_> = self.here().drain().map(|(user, here)| (user, until(&here))).collect();
         if !seen.is_empty()
             && let Err(error) = self.store.seen(seen).await
         {

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use mongodb::bson::doc;
 use rstest_reuse::apply;
 use serde_json::{Value, json};
 
 use crate::{
-    databases::Kind,
+    databases::{Database, Kind},
     each_store,
     harness::{PATIENCE, TestServer},
+    mongod::Mongod,
     people::Person,
     wire::Socket,
 };
@@ -195,6 +197,33 @@ async fn who_comes_back_at_once_was_never_away(kind: Kind) {
     assert_eq!(alice.sees(&room).await[1]["online"], true);
     drop(bobs);
     assert_eq!(alices.hears_of("user offline").await["userId"], *bob.id);
+}
+
+/// Before it is told that somebody has gone the database is asked, which may take its time.
+#[tokio::test]
+async fn who_comes_back_before_it_is_told_that_they_went_was_never_away() {
+    let mongod = Mongod::obedient();
+    let server = TestServer::on(Database::on(&mongod), &[]).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let mut alices = with_presence(&alice, &room).await;
+    let bobs = Socket::by(&bob).await;
+    alices.hears_of("user online").await;
+    // The writing down of when he was last there.
+    mongod.hinder("update", "users", doc! { "blockConnection": true, "blockTimeMS": 6_000 }).await;
+    drop(bobs);
+    let patience = i64::try_from(PATIENCE.as_millis()).unwrap();
+    mongod.admin(doc! { "waitForFailPoint": "failCommand", "timesEntered": 1_i64, "maxTimeMS": patience }).await;
+    assert_eq!(alice.sees(&room).await[1]["online"], false);
+    let bobs = Socket::by(&bob).await;
+    assert_eq!(alice.sees(&room).await[1]["online"], true);
+    let back = alice.says(&room, "back").await["createdAt"].clone();
+    alices.hears_post().await;
+    // It waits for whatever is still hindered.
+    mongod.let_go().await;
+    drop(bobs);
+    let heard = alices.hears_of("user offline").await;
+    assert!(heard["lastSeenAt"].as_str() >= back.as_str(), "{heard}");
+    alices.hears_nothing_more().await;
 }
 
 #[apply(each_store)]
