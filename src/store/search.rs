@@ -56,11 +56,15 @@ pub enum Scope {
     },
 }
 
-/// The words of a text, each once: small letters and digits without accents.
+/// The words of a text, each once: small letters and digits without accents. A sigma is the same at the end of a word as within.
+///
+/// What is in an index stays as it was put there. To change what a word is: have SQLite make its index anew (`sigma.sql` does), since it
+/// forgets words only if it is told them as they were.
 pub(super) fn words(text: &str) -> Vec<String> {
     let plain: String = text.nfkd().filter(|letter| !is_combining_mark(*letter)).flat_map(char::to_lowercase).collect();
     // Small letters may have accents of their own.
-    let plain: String = plain.nfkd().filter(|letter| !is_combining_mark(*letter)).collect();
+    let plain = plain.nfkd().filter(|letter| !is_combining_mark(*letter)).map(|letter| if letter == 'ς' { 'σ' } else { letter });
+    let plain: String = plain.collect();
     let words = plain.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty());
     let mut known = HashSet::new();
     words.map(|word| word.chars().take(LETTERS).collect::<String>()).filter(|word| known.insert(word.clone())).collect()
@@ -106,6 +110,7 @@ mod tests {
         assert_eq!(words("E\u{301}te\u{301} été ÉTÉ"), ["ete"]);
         assert_eq!(words("İstanbul ﬁn Ⅻ ｗｉｄｅ"), ["istanbul", "fin", "xii", "wide"]);
         assert_eq!(words("日本 Привет Ёлка"), ["日本", "привет", "елка"]);
+        assert_eq!(words("ΟΔΟΣ οδός Οδοσ σοφός"), ["οδοσ", "σοφοσ"]);
         assert_eq!(words("\"* - () \0 ^: \u{200d}¤"), Vec::<String>::new());
         assert_eq!(words(&"x".repeat(100)), ["x".repeat(64)]);
     }

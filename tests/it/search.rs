@@ -28,7 +28,7 @@ fn texts(body: &Value) -> Vec<String> {
 async fn words_are_found_in_any_order_without_case_and_accents(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
-    for text in ["Crème brûlée for two", "Two for the Zürich train", "ΑΘΗΝΑ and Київ", "nothing in common"] {
+    for text in ["Crème brûlée for two", "Two for the Zürich train", "ΑΘΗΝΑ and Київ", "nothing in common", "η οδός"] {
         alice.says(&room, text).await;
     }
     let here = format!("{room}/search");
@@ -40,6 +40,7 @@ async fn words_are_found_in_any_order_without_case_and_accents(kind: Kind) {
             ("train zurich the for two", vec!["Two for the Zürich train"]),
             ("αθηνα", vec!["ΑΘΗΝΑ and Київ"]),
             ("київ AND", vec!["ΑΘΗΝΑ and Київ"]),
+            ("ΟΔΟΣ", vec!["η οδός"]),
             ("two athens", vec![]),
             ("creme brul", vec![]),
         ] {

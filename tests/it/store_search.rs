@@ -52,7 +52,8 @@ async fn with_room(database: &Database, texts: &[&str]) -> (Arc<dyn Store>, Room
 #[tokio::test]
 async fn words_are_found_in_any_order_and_without_case_and_accents(kind: Kind) {
     let database = Database::new(kind).await;
-    let texts = ["Crème brûlée for two", "two cats concatenate", "a cat, two dogs", "BRULEE CREME", "e\u{301}te\u{301}", "日本 Привет"];
+    let texts =
+        ["Crème brûlée for two", "two cats concatenate", "a cat, two dogs", "BRULEE CREME", "e\u{301}te\u{301}", "日本 Привет", "η οδός"];
     let (store, room) = with_room(&database, &texts).await;
     let of = async |words: &'static str| numbers(&store, in_room(&room), words).await;
     assert_eq!(of("creme").await, [4, 1]);
@@ -63,6 +64,8 @@ async fn words_are_found_in_any_order_and_without_case_and_accents(kind: Kind) {
     assert_eq!(of("été").await, [5]);
     assert_eq!(of("привет").await, [6]);
     assert_eq!(of("cat two cat two").await, [3]);
+    assert_eq!(of("ΟΔΟΣ").await, [7]);
+    assert_eq!(of("οδός").await, [7]);
     for nothing in ["", "  ", "?!", "nowhere", "two nowhere", "\0", "¤", "text", "words"] {
         assert_eq!(of(nothing).await, [0_u64; 0], "{nothing:?}");
     }
@@ -99,6 +102,36 @@ async fn nothing_that_is_asked_is_an_expression(kind: Kind) {
     }
     of(&"many words ".repeat(5_000)).await;
     of(&"x".repeat(50_000)).await;
+}
+
+/// A word that ends in a sigma stood in the index as it was written.
+#[tokio::test]
+async fn a_file_from_before_a_sigma_was_the_same_everywhere_is_searched_and_forgets() {
+    let database = Database::new(Kind::Sqlite).await;
+    let (store, room) = with_room(&database, &["η οδός", "first"]).await;
+    assert_eq!(numbers(&store, in_room(&room), "first").await, [2]);
+    store.close().await;
+    let file = rusqlite::Connection::open(database.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    let first: i64 = file.query_row("SELECT min(number) FROM search_numbers", [], |row| row.get(0)).unwrap();
+    file.execute_batch(&format!(
+        "INSERT INTO search (search) VALUES ('delete-all');
+         INSERT INTO search (rowid, words) VALUES ({first}, 'η οδος ¤{0}'), ({first} + 1, 'first ¤{0}');
+         PRAGMA user_version = 4;",
+        room.id
+    ))
+    .unwrap();
+    drop(file);
+    let store = database.open().await;
+    for words in ["ΟΔΟΣ", "οδός"] {
+        assert_eq!(numbers(&store, in_room(&room), words).await, [1]);
+    }
+    assert_eq!(numbers(&store, in_rooms_of(user_id(2)), "first").await, [2]);
+    assert!(delete(&store, &room, 1).await);
+    assert_eq!(numbers(&store, in_room(&room), "οδός").await, [0_u64; 0]);
+    store.close().await;
+    let file = rusqlite::Connection::open(database.url.strip_prefix("sqlite:").unwrap()).unwrap();
+    let left = "SELECT count(*) FROM search WHERE search MATCH 'οδος OR οδοσ'";
+    assert_eq!(file.query_row(left, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
 }
 
 #[apply(each_deployment)]
