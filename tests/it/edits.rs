@@ -5,7 +5,14 @@ use reqwest::Method;
 use rstest_reuse::apply;
 use serde_json::{Value, json};
 
-use crate::{databases::Kind, each_store, harness::TestServer, people::Answer, wire::Socket};
+use crate::{
+    databases::{Database, Kind},
+    each_store,
+    harness::TestServer,
+    mongod::Mongod,
+    people::Answer,
+    wire::Socket,
+};
 
 const NOWHERE: &str = "0199d1f0c0de7aaa8bbbccccddddeeee";
 
@@ -60,6 +67,26 @@ async fn an_edited_message_shows_who_has_read_it_as_the_conversation_does(kind: 
         assert_eq!(edited[field], message[field], "{field}");
     }
     assert!(edited.get("readCount").is_none());
+}
+
+/// The edit stands in the log, but there is nothing to tell that is true.
+#[tokio::test]
+async fn an_edit_of_which_it_is_not_known_who_has_read_it_is_learned_by_beginning_anew() {
+    let mongod = Mongod::obedient();
+    let server = TestServer::on(Database::on(&mongod), &[]).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let post = alice.says(&room, "frist").await;
+    let socket = Socket::of(&bob, &room).await;
+    mongod.hinder("aggregate", "readmarks", doc! { "errorCode": 50 }).await;
+    let answer = alice.edits(&room, &post["postId"], "first").await;
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert_eq!(socket.ends().await, Vec::<Value>::new());
+    mongod.let_go().await;
+    let mut socket = Socket::by(&bob).await;
+    let synced = socket.asks("sync", json!([{ "rooms": { &room: 1 } }])).await["rooms"][&room].take();
+    assert_eq!(synced["entries"][0]["message"]["message"], json!({ "messageText": "first" }));
+    let again = alice.edits(&room, &post["postId"], "1st").await.ok()["post"].take();
+    assert_eq!(socket.hears_of("message edited").await, json!({ "message": again, "seq": 3 }));
 }
 
 #[apply(each_store)]
