@@ -250,8 +250,8 @@ impl Chat {
     }
 }
 
-/// Does something that is to be done whole, and told as well, if it is done at all: the handler of a request is dropped wherever it stands when its client
-/// goes away.
+/// Does something that is to be done whole, and told as well, if it is done at all: the handler of a request is dropped wherever it stands
+/// when its client goes away.
 pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     match tokio::spawn(work).await {
         Ok(outcome) => outcome,

@@ -11,8 +11,8 @@
 //! than that. So recent conversations are found by it, and posting at a high rate rewrites no room.
 //!
 //! When it is unclear whether an insert has happened, because the connection broke, the primary changed or the answer cannot be read, the
-//! next attempt looks first which of its messages are there, and which were sent before. A late arrival of the first attempt cannot add a second copy: the id of a message is unique, and its
-//! number is either taken by itself or by another.
+//! next attempt looks first which of its messages are there, and which were sent before. A late arrival of the first attempt cannot add a
+//! second copy: the id of a message is unique, and its number is either taken by itself or by another.
 //!
 //! What may be appended is decided by how the messages and rooms are at the end of the log as we know it. If it is no longer the end, the
 //! number is taken, and it is decided anew: so nobody edits what was deleted before, or posts where they were taken out before, whichever
