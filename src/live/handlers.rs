@@ -4,23 +4,20 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     future::ready,
     sync::Arc,
-    time::Duration,
 };
 
 use futures_util::future::Either;
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep},
-};
+use tokio::sync::oneshot;
 use tracing::field::display;
 
 use super::{
     Proofs, Sockets,
     events::Command,
-    evict, has_room, is_closing, is_in, join, room_name,
+    is_closing, is_in, join, room_name,
+    slow::{evict, has_room_soon},
     turns::{Arguments, Turn, Turns},
     user_name,
 };
@@ -38,10 +35,6 @@ const ROOMS_AT_ONCE: u64 = 1_000;
 /// The most entries in the answer to `sync`, of one room and of all.
 const ENTRIES_OF_A_ROOM: u64 = 1_000;
 const ENTRIES_AT_ONCE: u64 = 5_000;
-
-/// How long an answer waits for its place before the client is given up, and how often it is looked.
-const LONGEST_WAIT: Duration = Duration::from_secs(20);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// What the handlers work with.
 pub struct Handlers {
@@ -95,22 +88,6 @@ pub fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
 /// Lets the events run that came in while the socket was connecting.
 pub fn connected(socket: &SocketRef) {
     socket.extensions.remove::<Connecting>();
-}
-
-/// Waits until an answer fits into what waits for the client, which may well ask much in one go. False when it never does.
-async fn has_room_soon(socket: &SocketRef) -> bool {
-    let deadline = Instant::now() + LONGEST_WAIT;
-    while !has_room(socket) {
-        if !socket.connected() || is_closing(socket) {
-            return false;
-        }
-        if Instant::now() > deadline {
-            evict(socket);
-            return false;
-        }
-        sleep(BETWEEN_LOOKS).await;
-    }
-    true
 }
 
 /// The acknowledgement of an event, written.

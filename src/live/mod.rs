@@ -10,6 +10,7 @@ mod handlers;
 mod handshake;
 mod presence;
 mod proofs;
+mod slow;
 mod strays;
 mod turns;
 mod typing;
@@ -22,17 +23,15 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use serde::{Serialize, Serializer, ser::Error as _};
 use serde_json::Value;
 use socketioxide::{
-    BroadcastError, SendError, SocketError, SocketIo,
+    BroadcastError, SocketError, SocketIo,
     extract::{SocketRef, TryData},
     handler::ConnectHandler,
     layer::SocketIoLayer,
     operators::BroadcastOperators,
 };
 use tokio::{task::AbortHandle, time::MissedTickBehavior};
-use tracing::field::display;
 
 pub use backlog::Taken;
 use backlog::Upgrades;
@@ -43,11 +42,11 @@ pub use handlers::Handlers;
 pub use handshake::slim;
 pub use presence::Presence;
 pub use proofs::Proofs;
+use slow::{evict, evict_late, has_room};
 use strays::Strays;
 use typing::Typing;
 
 use crate::{
-    access::Proof,
     chat::Chat,
     config::SocketConfig,
     error::Error,
@@ -436,41 +435,4 @@ fn by_room<'a, 'b>(events: &'a [Event<'b>]) -> HashMap<Option<RoomId>, Vec<&'a E
         rooms.entry(event.room()).or_default().push(event);
     }
     rooms
-}
-
-/// What no event is: it cannot be written.
-struct Unwritable;
-
-impl Serialize for Unwritable {
-    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        Err(S::Error::custom("only asking for room"))
-    }
-}
-
-/// Whether one more event fits into the socket's buffer. The layer has no such question; but before it writes an event it takes a place
-/// in the buffer, which it gives back when the event cannot be written.
-fn has_room(socket: &SocketRef) -> bool {
-    !matches!(socket.emit("", &Unwritable), Err(SendError::Socket(SocketError::InternalChannelFull)))
-}
-
-/// Ends those who have missed an event though they had room for it a moment before: an acknowledgement or a ping took the last place. A
-/// client that reads too slowly has no room now either. Where those are as many as have missed it, it was them; else nobody can say who,
-/// and it may be anybody.
-fn evict_late(listeners: &mut Vec<SocketRef>, missed: usize) {
-    // Each is asked once: whoever gets room meanwhile has missed the event all the same.
-    let (full, others): (Vec<_>, Vec<_>) = listeners.drain(..).partition(|listener| !has_room(listener));
-    full.iter().for_each(evict);
-    if full.len() == missed {
-        *listeners = others;
-    } else {
-        others.iter().for_each(evict);
-    }
-}
-
-/// Ends a socket whose client reads too slowly: it has missed an event, so it must not hear the next one.
-fn evict(socket: &SocketRef) {
-    // Without the id of the socket: whoever knows that could speak for a client that polls.
-    let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
-    tracing::info!(user, "a client reads too slowly and is disconnected");
-    close(socket);
 }

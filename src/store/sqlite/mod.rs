@@ -1,7 +1,7 @@
 //! The embedded store: one SQLite file, written by one process.
 //!
 //! WAL with `synchronous=FULL`: a commit is on disk before anybody hears of it. This module is the [`Store`]; [`open`](file::open) makes
-//! the file ready, [`threads`] runs the statements, and the statements stand by noun in `users`, `sessions`, `rooms`, `append` and `log`
+//! the file ready, [`threads`] and [`writer`] run the statements, and the statements stand by noun in `users`, `sessions`, `rooms`, `append` and `log`
 //! (writing and reading the logs), `marks` (how far they have been read) and `search`; [`wal`] takes away what was erased.
 
 mod append;
@@ -15,6 +15,7 @@ mod sessions;
 mod threads;
 mod users;
 mod wal;
+mod writer;
 
 use std::{
     fs::File,

@@ -1,0 +1,68 @@
+//! Clients that read too slowly: whether there is room for what waits for them, and their end where there is none.
+
+use std::time::Duration;
+
+use serde::{Serialize, Serializer, ser::Error as _};
+use socketioxide::{SendError, SocketError, extract::SocketRef};
+use tokio::time::{Instant, sleep};
+use tracing::field::display;
+
+use super::{close, is_closing};
+use crate::access::Proof;
+
+/// How long an answer waits for its place before the client is given up, and how often it is looked.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
+/// What no event is: it cannot be written.
+struct Unwritable;
+
+impl Serialize for Unwritable {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(S::Error::custom("only asking for room"))
+    }
+}
+
+/// Whether one more event fits into the socket's buffer. The layer has no such question; but before it writes an event it takes a place
+/// in the buffer, which it gives back when the event cannot be written.
+pub fn has_room(socket: &SocketRef) -> bool {
+    !matches!(socket.emit("", &Unwritable), Err(SendError::Socket(SocketError::InternalChannelFull)))
+}
+
+/// Ends those who have missed an event though they had room for it a moment before: an acknowledgement or a ping took the last place. A
+/// client that reads too slowly has no room now either. Where those are as many as have missed it, it was them; else nobody can say who,
+/// and it may be anybody.
+pub fn evict_late(listeners: &mut Vec<SocketRef>, missed: usize) {
+    // Each is asked once: whoever gets room meanwhile has missed the event all the same.
+    let (full, others): (Vec<_>, Vec<_>) = listeners.drain(..).partition(|listener| !has_room(listener));
+    full.iter().for_each(evict);
+    if full.len() == missed {
+        *listeners = others;
+    } else {
+        others.iter().for_each(evict);
+    }
+}
+
+/// Ends a socket whose client reads too slowly: it has missed an event, so it must not hear the next one.
+pub fn evict(socket: &SocketRef) {
+    // Without the id of the socket: whoever knows that could speak for a client that polls.
+    let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
+    tracing::info!(user, "a client reads too slowly and is disconnected");
+    close(socket);
+}
+
+/// Waits until an answer fits into what waits for the client, which may well ask much in one go. False when it never does.
+pub async fn has_room_soon(socket: &SocketRef) -> bool {
+    let deadline = Instant::now() + LONGEST_WAIT;
+    while !has_room(socket) {
+        if !socket.connected() || is_closing(socket) {
+            return false;
+        }
+        if Instant::now() > deadline {
+            evict(socket);
+            return false;
+        }
+        sleep(BETWEEN_LOOKS).await;
+    }
+    true
+}
