@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -10,10 +13,12 @@ use uuid::{ContextV7, Uuid};
 
 use crate::model::Timestamp;
 
-/// Tells the time and makes ids. Clones share one sequence of ids.
+/// Tells the time and makes ids. Clones share one sequence of ids, and of times that never go back.
 #[derive(Clone)]
 pub struct Clock {
     source: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// The latest time that [`ordered_now`](Self::ordered_now) has returned, or was told of.
+    latest: Arc<AtomicI64>,
     ids: Arc<Mutex<ContextV7>>,
 }
 
@@ -29,13 +34,29 @@ impl Clock {
 
     /// A clock that shows what `source` says.
     pub fn from_fn(source: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self { source: Arc::new(source), ids: Arc::new(Mutex::new(ContextV7::new())) }
+        Self { source: Arc::new(source), latest: Arc::new(AtomicI64::new(i64::MIN)), ids: Arc::new(Mutex::new(ContextV7::new())) }
     }
 
     /// The time now. It may jump, in either direction, as the machine's clock does.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         (self.source)()
+    }
+
+    /// Returns the time now for something that is listed in order of time (entries, rooms, users). It never goes back: while the machine's
+    /// clock is behind a time that was returned before, each call returns the next millisecond. For expiry use [`now`](Self::now).
+    #[must_use]
+    pub fn ordered_now(&self) -> Timestamp {
+        let now = self.now().0;
+        let next = |latest: i64| if latest > now { latest.saturating_add(1) } else { now };
+        let former = self.latest.fetch_update(Ordering::AcqRel, Ordering::Acquire, |latest| Some(next(latest)));
+        Timestamp(former.map_or(now, next))
+    }
+
+    /// Makes [`ordered_now`](Self::ordered_now) return only times after this one.
+    pub fn advance_past(&self, time: Timestamp) {
+        // The next call may be in this very millisecond.
+        self.latest.fetch_max(time.0.saturating_add(1), Ordering::AcqRel);
     }
 
     /// A new id for something made at `time`: a UUID of version 7 (RFC 9562), greater than every id that this clock made before, even when
@@ -49,6 +70,15 @@ impl Clock {
     }
 }
 
+/// Returns the time in an id that [`Clock::new_id`] made; `None` for other ids.
+#[must_use]
+pub fn time_of_id(id: &[u8; 16]) -> Option<Timestamp> {
+    let id = Uuid::from_bytes_ref(id);
+    let (seconds, nanos) = id.get_timestamp().filter(|_| id.get_version_num() == 7)?.to_unix();
+    let millis = i64::try_from(seconds).ok()?.checked_mul(1_000)?;
+    Some(Timestamp(millis.saturating_add((nanos / 1_000_000).into())))
+}
+
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Clock").finish_non_exhaustive()
@@ -57,15 +87,46 @@ impl fmt::Debug for Clock {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
-
     use super::*;
+
+    fn turnable() -> (Clock, Arc<AtomicI64>) {
+        let time = Arc::new(AtomicI64::new(1_800_000_000_000));
+        let shown = Arc::clone(&time);
+        (Clock::from_fn(move || Timestamp(shown.load(Ordering::Relaxed))), time)
+    }
+
+    #[test]
+    fn ordered_times_never_go_back_and_catch_up_with_the_clock() {
+        let (clock, time) = turnable();
+        let start = clock.ordered_now().0;
+        let turned_to = |by| {
+            time.store(start + by, Ordering::Relaxed);
+            (clock.now().0 - start, clock.ordered_now().0 - start)
+        };
+        assert_eq!(turned_to(5), (5, 5));
+        assert_eq!(turned_to(5), (5, 5));
+        assert_eq!(turned_to(-60_000), (-60_000, 6));
+        clock.advance_past(Timestamp(start + 100));
+        assert_eq!(turned_to(50), (50, 102));
+        clock.advance_past(Timestamp(start));
+        assert_eq!(turned_to(60), (60, 103));
+        assert_eq!(turned_to(104), (104, 104));
+    }
+
+    #[test]
+    fn an_id_tells_when_it_was_made_and_other_ids_do_not() {
+        let (clock, _) = turnable();
+        for millis in [0, 1, 999, 1_800_000_000_123] {
+            assert_eq!(time_of_id(clock.new_id(Timestamp(millis)).as_bytes()), Some(Timestamp(millis)));
+        }
+        for other in [Uuid::nil(), Uuid::max(), Uuid::from_u128(7)] {
+            assert_eq!(time_of_id(other.as_bytes()), None);
+        }
+    }
 
     #[test]
     fn ids_ascend_even_when_the_clock_goes_back() {
-        let time = Arc::new(AtomicI64::new(1_800_000_000_000));
-        let shown = Arc::clone(&time);
-        let clock = Clock::from_fn(move || Timestamp(shown.load(Ordering::Relaxed)));
+        let (clock, time) = turnable();
         let mut last = clock.new_id(clock.now());
         for step in [0, 0, 1, 5_000, -60_000, 0, -3_600_000, 1] {
             time.fetch_add(step, Ordering::Relaxed);

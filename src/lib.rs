@@ -32,10 +32,11 @@ pub mod timeline;
 pub mod token;
 pub mod view;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
 
 use access::Access;
 use chat::Chat;
@@ -51,6 +52,11 @@ use timeline::{Listeners, News, Timeline, Told};
 use token::Tokens;
 use view::RoomView;
 
+/// How often a server looks for later times that other servers have written.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+/// By how many milliseconds the times in the database may be ahead of the clock without a warning: clocks of several servers differ a little.
+const CLOCK_SKEW_MS: i64 = 10_000;
+
 /// A server that is ready: its database is open, and clients that connect are served as soon as it [runs](Self::run).
 pub struct Server {
     listener: TcpListener,
@@ -59,12 +65,16 @@ pub struct Server {
     store: Arc<dyn Store>,
     timeline: Timeline,
     sockets: Sockets,
+    /// Keeps the clock from falling behind other servers, where there may be any.
+    _following: Option<AbortOnDropHandle<()>>,
 }
 
 impl Server {
     /// Opens the database and puts everything together. Errors are one line for the person who starts the server.
     pub async fn start(listener: TcpListener, config: Config, clock: Clock) -> Result<Self, OpenError> {
         let store = store::open(&config.database, &config.mongodb).await?;
+        follow_times(store.as_ref(), &clock).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
+        let following = store.is_shared().then(|| tokio::spawn(keep_following_times(Arc::clone(&store), clock.clone())));
         let tokens = Arc::new(tokens(&config, store.as_ref()).await?);
         let access = Access::new(config.access, config.registration, Arc::clone(&store), Arc::clone(&tokens), clock.clone());
         let limits = Arc::new(Limits::new(&config.limits, config.access));
@@ -95,7 +105,15 @@ impl Server {
             clock,
             config: config.http.clone(),
         };
-        Ok(Self { listener, router: http::router(app, layer, max_packet), config, store, timeline, sockets })
+        Ok(Self {
+            listener,
+            router: http::router(app, layer, max_packet),
+            config,
+            store,
+            timeline,
+            sockets,
+            _following: following.map(AbortOnDropHandle::new),
+        })
     }
 
     /// The address that clients connect to.
@@ -161,6 +179,28 @@ fn event(news: &News, listed: usize) -> Event<'_> {
 pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), OpenError> {
     Server::start(listener, config, Clock::system()).await?.run(shutdown).await;
     Ok(())
+}
+
+/// Has the clock date new entries, rooms and users behind all that are in the database: what is new comes first, also where the clock was
+/// set back, or is behind that of another server.
+async fn follow_times(store: &dyn Store, clock: &Clock) -> store::Result<()> {
+    let Some(latest) = store.latest().await? else { return Ok(()) };
+    let ahead_ms = latest.0.saturating_sub(clock.now().0);
+    if ahead_ms > CLOCK_SKEW_MS {
+        tracing::warn!(ahead_ms, %latest, "the database holds later times than the clock shows; new entries are dated behind them until the clock has caught up");
+    }
+    clock.advance_past(latest);
+    Ok(())
+}
+
+async fn keep_following_times(store: Arc<dyn Store>, clock: Clock) {
+    loop {
+        tokio::time::sleep(FOLLOW_EVERY).await;
+        // While the database is away nobody writes to it.
+        if let Ok(Some(latest)) = store.latest().await {
+            clock.advance_past(latest);
+        }
+    }
 }
 
 /// Tokens signed with the key that is set, or else with the one that the database keeps.

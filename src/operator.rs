@@ -6,7 +6,7 @@ use crate::{
     error::Error,
     model::{Credentials, NAME_LENGTH, User, UserId, UserType, Username, is_blank, is_short},
     password::{self, Passwords},
-    store::{self, OpenError, StoreError},
+    store::{self, OpenError, Store, StoreError},
 };
 
 /// Who is to be added.
@@ -63,8 +63,17 @@ impl NewUser {
         let hash = Passwords::new().hash(password, &username, &user).await?;
         let password = hash.ok_or(NotAdded::Unfit("password", password::TOO_EASY))?;
         let store = store::open_beside(&config.database, &config.mongodb).await?;
-        let added = store.add_user(user, Some(Credentials { username, password })).await;
+        let added = add(store.as_ref(), clock, user, Credentials { username, password }).await;
         store.close().await;
         if added? { Ok(id) } else { Err(NotAdded::Unfit("username", "this username is taken")) }
     }
+}
+
+/// Adds the user behind all that is there, also where the clock is behind it.
+async fn add(store: &dyn Store, clock: &Clock, user: User, credentials: Credentials) -> store::Result<bool> {
+    if let Some(latest) = store.latest().await? {
+        clock.advance_past(latest);
+    }
+    let now = clock.ordered_now();
+    store.add_user(User { created_at: now, updated_at: now, ..user }, Some(credentials)).await
 }

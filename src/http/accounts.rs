@@ -77,7 +77,7 @@ impl Input for Names {
 
 async fn rename(State(app): State<Shared>, PathId(id): PathId, caller: Authenticated, Body(names): Body<Names>) -> Result<Json<Success>> {
     let own = app.access.admit_to_own(&caller.caller, &id)?;
-    let renamed = app.store.rename_user(own, names, app.clock.now()).await?;
+    let renamed = app.store.rename_user(own, names, app.clock.ordered_now()).await?;
     Ok(success(json!({ "user": renamed.ok_or(Error::CallerGone)? })))
 }
 

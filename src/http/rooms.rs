@@ -58,7 +58,7 @@ async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): B
     let mut members: Vec<_> = others.iter().map(|user| user.id).chain([caller.user.id]).collect();
     members.sort_unstable();
     members.dedup();
-    let now = app.clock.now();
+    let now = app.clock.ordered_now();
     let (id, kind, name, initiator) = (app.clock.new_id(now).into(), new.kind, new.name, caller.user.id);
     let (room, is_new) = app.chat.initiate(Room { id, kind, name, initiator, members, joined: Vec::new(), created_at: now }).await?;
     let message = if is_new { "creating a new chatroom" } else { "retrieving an old chat room" };

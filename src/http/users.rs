@@ -53,7 +53,7 @@ impl Input for NewUser {
 async fn create(State(app): State<Shared>, Anyone(caller): Anyone, Body(new): Body<NewUser>) -> Result<Json<Success>> {
     app.limits.registration(caller.address)?;
     app.access.admit_to_register(&caller, new.kind)?;
-    let now = app.clock.now();
+    let now = app.clock.ordered_now();
     let user = User {
         id: app.clock.new_id(now).into(),
         first_name: new.first_name,
@@ -86,7 +86,7 @@ async fn delete(State(app): State<Shared>, Anyone(caller): Anyone, PathId(id): P
     let deleted = match app.access.admit_to_delete_user(&caller, &id)? {
         Some(user) => {
             let delete = async move {
-                let deleted = app.store.delete_user(user, app.clock.now()).await;
+                let deleted = app.store.delete_user(user, app.clock.ordered_now()).await;
                 // Also where it failed in the middle: the sockets of somebody who is still there come back.
                 app.live.close_user(user);
                 let deleted = deleted?;

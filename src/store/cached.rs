@@ -330,6 +330,10 @@ impl<S: Store> Store for Cached<S> {
         self.store.last_seen(users).await
     }
 
+    async fn latest(&self) -> Result<Option<Timestamp>> {
+        self.store.latest().await
+    }
+
     fn is_shared(&self) -> bool {
         self.store.is_shared()
     }

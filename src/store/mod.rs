@@ -265,6 +265,9 @@ pub trait Store: Send + Sync + 'static {
     /// When these users were last there, those of whom it is known. In no order.
     async fn last_seen(&self, users: &[UserId]) -> Result<Vec<(UserId, Timestamp)>>;
 
+    /// The time of the latest entry, room or user, as the ids say that Causerie gave them; `None` when there is none.
+    async fn latest(&self) -> Result<Option<Timestamp>>;
+
     /// Whether other servers may work on the same database at the same time.
     fn is_shared(&self) -> bool;
 

@@ -8,7 +8,7 @@ use super::{Between, Job, Waiting, announcer::Step};
 use crate::{
     clock::Clock,
     model::Timestamp,
-    store::{NewEntry, Store},
+    store::{Appended, NewEntry, Store},
 };
 
 /// The most drafts in one batch.
@@ -19,17 +19,15 @@ pub struct Committer {
     store: Arc<dyn Store>,
     clock: Clock,
     on_disk: mpsc::Sender<Step>,
-    /// The time of the latest batch: a clock that goes back does not take the messages with it.
-    last: Timestamp,
 }
 
 impl Committer {
     pub fn new(store: Arc<dyn Store>, clock: Clock, on_disk: mpsc::Sender<Step>) -> Self {
-        Self { store, clock, on_disk, last: Timestamp::default() }
+        Self { store, clock, on_disk }
     }
 
     /// Commits what is handed in, until that ends.
-    pub async fn run(mut self, mut jobs: mpsc::Receiver<Job>, announcer: JoinHandle<()>) {
+    pub async fn run(self, mut jobs: mpsc::Receiver<Job>, announcer: JoinHandle<()>) {
         let mut gathered = Vec::with_capacity(BATCH);
         // Dropped when this function ends, by which whoever waits for the end learns of it.
         let mut closers = Vec::new();
@@ -64,12 +62,18 @@ impl Committer {
         let _ = announcer.await;
     }
 
-    async fn commit(&mut self, batch: Vec<Waiting>) {
-        self.last = self.last.max(self.clock.now());
-        let new: Vec<_> = batch.iter().map(|waiting| self.number(waiting)).collect();
+    async fn commit(&self, batch: Vec<Waiting>) {
+        let now = self.clock.ordered_now();
+        let new: Vec<_> = batch.iter().map(|waiting| self.number(waiting, now)).collect();
         let ids: Vec<_> = new.iter().map(|entry| entry.id).collect();
         match self.store.append(new).await {
             Ok(appended) => {
+                // A room whose log is later was written by a server whose clock is ahead of this one: other rooms follow.
+                if let Some(latest) =
+                    appended.iter().filter_map(Appended::placed).map(|placed| placed.created_at).max().filter(|at| *at > now)
+                {
+                    self.clock.advance_past(latest);
+                }
                 let committed = batch.into_iter().zip(ids).zip(appended).map(|((waiting, id), appended)| (waiting, id, appended));
                 // Refused only where the announcer has panicked; the callers are then told that there is no answer.
                 let _ = self.on_disk.send(Step::Announce(committed.collect())).await;
@@ -99,12 +103,12 @@ impl Committer {
         }
     }
 
-    fn number(&self, waiting: &Waiting) -> NewEntry {
+    fn number(&self, waiting: &Waiting, now: Timestamp) -> NewEntry {
         NewEntry {
-            id: self.clock.new_id(self.last).into(),
+            id: self.clock.new_id(now).into(),
             room: waiting.room,
             author: waiting.author,
-            created_at: self.last,
+            created_at: now,
             change: waiting.change.clone(),
         }
     }

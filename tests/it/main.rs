@@ -23,6 +23,7 @@ fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] k
 mod accounts;
 mod catching_up;
 mod checker;
+mod clocks;
 mod compose;
 mod crash;
 mod create_user;
@@ -60,6 +61,7 @@ mod secure_sockets;
 mod secure_tokens;
 mod sending;
 mod sockets;
+mod sqlite_files;
 mod starting;
 mod store;
 mod store_costs;

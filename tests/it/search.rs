@@ -159,7 +159,7 @@ async fn messages_of_the_same_moment_are_all_found_once(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let other = alice.named_room("other", &[&bob]).await;
-    // A clock that has been put back stands still for a while.
+    // A clock that has been set back goes on by single milliseconds for a while.
     server.turn_clock(3_600_000);
     alice.says(&room, "word first").await;
     alice.says(&other, "word first").await;

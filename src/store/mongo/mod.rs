@@ -305,6 +305,10 @@ impl Store for Mongo {
         users::last_seen(self.connection(), ids).await
     }
 
+    async fn latest(&self) -> Result<Option<Timestamp>> {
+        pages::latest(self.connection()).await
+    }
+
     fn is_shared(&self) -> bool {
         true
     }

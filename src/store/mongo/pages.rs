@@ -2,18 +2,22 @@
 
 use std::collections::{HashMap, HashSet};
 
-use mongodb::bson::{Document, RawDocument, doc};
+use mongodb::{
+    Collection,
+    bson::{Document, RawDocument, RawDocumentBuf, doc},
+};
 
 use super::{
     changes,
     connection::Connection,
-    documents::{self, flag_in, number, seq_in, time_in},
+    documents::{self, flag_in, number, seq_in, text_in, time_in},
     entries, log, rooms,
     rooms::ROOMS_AT_ONCE,
     rows,
     schema::{self, by_name},
 };
 use crate::{
+    clock::time_of_id,
     model::{Entry, Message, MessageId, RoomId, Seq, Timestamp, UserId, What},
     store::{
         Page, Result,
@@ -98,6 +102,33 @@ pub async fn deleted_between(connection: &Connection, room: RoomId, after: Seq, 
 /// Which entries stand in `after < seq <= last`.
 pub fn entries_between(room: RoomId, after: Seq, last: Seq) -> Document {
     doc! { "chatRoomId": room.to_string(), "seq": { "$gt": number(after.0), "$lte": number(last.0) } }
+}
+
+/// How far ahead of the database's clock ids are looked for, where there are others among them.
+const LATEST: i64 = 366 * 86_400_000;
+
+/// The time of the latest entry, room or user. Their ids ascend with the time, so it takes one step in an index each.
+pub async fn latest(connection: &Connection) -> Result<Option<Timestamp>> {
+    let mut latest = None;
+    for collection in [&connection.messages, &connection.rooms, &connection.users] {
+        latest = latest.max(latest_of(connection, collection).await?);
+    }
+    Ok(latest)
+}
+
+async fn latest_of(connection: &Connection, collection: &Collection<RawDocumentBuf>) -> Result<Option<Timestamp>> {
+    let last = async |filter| {
+        let last = collection.find_one(filter).sort(doc! { "_id": -1 }).projection(doc! { "_id": 1 }).hint(by_name("_id_"));
+        connection.one(last, |last| Some(MessageId::parse(text_in(last, "_id")))).await
+    };
+    let Some(id) = last(doc! {}).await? else { return Ok(None) };
+    if let Some(time) = id.and_then(|id| time_of_id(id.as_bytes())) {
+        return Ok(Some(time));
+    }
+    // The original application's ids are random, and most of them greater than any that tells a time. Few are below the bound.
+    let bound = format!("{:012x}", connection.now().await?.0.saturating_add(LATEST));
+    let id = last(doc! { "_id": { "$lt": bound, "$regex": "^.{12}7" } }).await?.flatten();
+    Ok(id.and_then(|id| time_of_id(id.as_bytes())))
 }
 
 pub async fn find(connection: &Connection, id: MessageId) -> Result<Option<Message>> {

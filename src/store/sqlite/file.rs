@@ -1,16 +1,17 @@
 //! Makes the database file ready: the folder, the lock, the schema, and a look at its health. Every failure is one clear line.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, OptionalExtension, params};
 
 use super::{
     READERS,
+    lock::{self, Lock, Refused},
     threads::{self, Threads},
 };
 use crate::store::OpenError;
@@ -31,85 +32,127 @@ const SCHEMA: [&str; 5] = [
 const CHECK_WHOLE: u64 = 16 << 20;
 /// Whose the folder and the file are that are made here: nobody else's, since there is the key in it that signs tokens.
 const OWN_FOLDER: u32 = 0o700;
-const OWN_FILE: u32 = 0o600;
+pub const OWN_FILE: u32 = 0o600;
 /// What the mode of a file has where users may read it whom it has nothing to do with.
 const OTHERS_READ: u32 = 0o004;
 
 /// Opens or creates the database and starts its threads.
-pub fn open(path: &Path) -> Result<(Threads, File), OpenError> {
-    make_folder(path)?;
-    let in_use = || OpenError::Unusable(format!("database: {} is in use by another server", path.display()));
-    let lock = lock(path)?.ok_or_else(in_use)?;
-    Ok((start(path, READERS, prepare)?, lock))
+pub fn open(path: &Path) -> Result<Threads, OpenError> {
+    let file = find_or_make(path)?;
+    match lock::take(&file) {
+        Ok(lock) => start(path, &file, READERS, prepare, Some(lock)),
+        Err(refused) => Err(explain_refusal(path, refused)),
+    }
 }
 
 /// The same, or where a server is running on the database, opens it as it is. Writing beside the server is safe: SQLite lets one write at a
 /// time, and the others wait for their turn.
-pub fn open_beside(path: &Path) -> Result<(Threads, Option<File>), OpenError> {
-    make_folder(path)?;
-    let lock = lock(path)?;
-    let prepare = if lock.is_some() { prepare } else { prepare_beside };
-    Ok((start(path, 1, prepare)?, lock))
+pub fn open_beside(path: &Path) -> Result<Threads, OpenError> {
+    let file = find_or_make(path)?;
+    match lock::take(&file) {
+        Ok(lock) => start(path, &file, 1, prepare, Some(lock)),
+        Err(Refused::InUse) => start(path, &file, 1, prepare_beside, None),
+        Err(refused) => Err(explain_refusal(path, refused)),
+    }
+}
+
+fn unusable(mut problem: String) -> OpenError {
+    problem.insert_str(0, "database: ");
+    OpenError::Unusable(problem)
+}
+
+fn explain_refusal(path: &Path, refused: Refused) -> OpenError {
+    unusable(match refused {
+        Refused::InUse => format!("{} is in use by another server", path.display()),
+        Refused::NoAccess(error) => format!("cannot read and write {}: {error}", path.display()),
+        Refused::NoLock(file, error) => format!("cannot lock {}: {error}", file.display()),
+    })
+}
+
+/// The database file without symbolic links in its path, made with its folder if it is missing; SQLite gives the files beside it the same mode.
+fn find_or_make(path: &Path) -> Result<PathBuf, OpenError> {
+    if path.as_os_str().is_empty() {
+        return Err(unusable("'sqlite:' needs the path of a file after it".into()));
+    }
+    let found = match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_folder(path)?;
+            OpenOptions::new().write(true).create(true).truncate(false).mode(OWN_FILE).open(path).and_then(|_| fs::canonicalize(path))
+        }
+        other => other,
+    };
+    let file = found.map_err(|error| unusable(format!("cannot open or create {}: {error}", path.display())))?;
+    let metadata = fs::metadata(&file).map_err(|error| unusable(format!("cannot open {}: {error}", path.display())))?;
+    if !metadata.is_file() {
+        return Err(unusable(format!("{} is not a file", path.display())));
+    }
+    Ok(file)
 }
 
 fn make_folder(path: &Path) -> Result<(), OpenError> {
-    if path.as_os_str().is_empty() {
-        return Err(OpenError::Unusable("database: 'sqlite:' needs the path of a file after it".into()));
-    }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         DirBuilder::new()
             .recursive(true)
             .mode(OWN_FOLDER)
             .create(folder)
-            .map_err(|error| OpenError::Unusable(format!("database: cannot create the folder {}: {error}", folder.display())))?;
+            .map_err(|error| unusable(format!("cannot create the folder {}: {error}", folder.display())))?;
     }
     Ok(())
 }
 
-/// Makes the file, if it is missing; SQLite gives those beside it the same mode. One that is there is not opened: SQLite's locks on it, where
-/// this process has any, would go when it is closed.
-fn make_file(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(OWN_FILE).open(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        Ok(_) | Err(_) => Ok(()),
-    }
+/// The path of a file that stands beside the database.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(suffix);
+    beside.into()
 }
 
 fn warn_of_readers(path: &Path) {
-    if fs::metadata(path).is_ok_and(|file| file.mode() & OTHERS_READ != 0) {
-        let file = path.display();
+    let Ok(metadata) = fs::metadata(path) else { return };
+    let file = path.display();
+    if metadata.mode() & OTHERS_READ != 0 {
         tracing::warn!(%file, "other users of this machine may read the database, which holds the key that signs tokens; chmod 600 keeps them out");
+    }
+    if metadata.nlink() > 1 {
+        tracing::warn!(%file, "the database file has other names (hard links); start with this one only, since the write-ahead log beside it goes by the name");
     }
 }
 
-fn start(path: &Path, readers: usize, prepare: fn(&Connection, &Path) -> Result<(), Problem>) -> Result<Threads, OpenError> {
-    let cannot_open = |error| OpenError::Unusable(format!("database: cannot open {}: {error}", path.display()));
-    make_file(path).map_err(|error| OpenError::Unusable(format!("database: cannot create {}: {error}", path.display())))?;
-    let writer = Connection::open(path).map_err(cannot_open)?;
-    prepare(&writer, path).map_err(|problem| problem.explain(path))?;
-    let threads = Threads::start(path, writer, readers).map_err(|error| Problem::from(error).explain(path))?;
-    warn_of_readers(path);
+/// Starts the threads on `file`, which the operator calls `path`.
+fn start(path: &Path, file: &Path, readers: usize, prepare: Prepare, lock: Option<Lock>) -> Result<Threads, OpenError> {
+    if lock.is_some() {
+        check_access(file)?;
+    }
+    let open = || {
+        let writer = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        if writer.is_readonly(MAIN_DB)? {
+            return Err(Problem::ReadOnly);
+        }
+        prepare(&writer, file)?;
+        Ok(writer)
+    };
+    // In this order: an error closes the connection before the lock is given back.
+    let writer = open().map_err(|problem| problem.explain(path))?;
+    let threads = Threads::start(file, writer, readers, lock).map_err(|error| Problem::from(error).explain(path))?;
+    warn_of_readers(file);
     Ok(threads)
 }
 
-/// The lock of the database; none when a server holds it.
-fn lock(path: &Path) -> Result<Option<File>, OpenError> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push("-lock");
-    let beside = PathBuf::from(beside);
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(OWN_FILE)
-        .open(&beside)
-        .map_err(|error| OpenError::Unusable(format!("database: cannot write {}: {error}", beside.display())))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(OpenError::Unusable(format!("database: cannot lock {}: {error}", beside.display()))),
+/// The files beside the database as well have to be ours to write. SQLite would find out too late: after it had made some of them.
+fn check_access(file: &Path) -> Result<(), OpenError> {
+    for path in [beside(file, "-wal"), beside(file, "-shm")] {
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(unusable(format!("cannot read and write {}: {error}", path.display())));
+            }
+            Ok(_) | Err(_) => {}
+        }
     }
+    Ok(())
 }
+
+/// Makes a database ready.
+type Prepare = fn(&Connection, &Path) -> Result<(), Problem>;
 
 /// What can be wrong with a database file.
 enum Problem {
@@ -117,6 +160,7 @@ enum Problem {
     Newer(i64),
     Other(i64),
     Damaged(String),
+    ReadOnly,
     Sqlite(rusqlite::Error),
 }
 
@@ -138,10 +182,14 @@ impl Problem {
                 "database: {name} is in use by a server of another version (schema {version}; this one knows {}): take that server's program",
                 SCHEMA.len()
             ),
+            Self::ReadOnly => format!("database: cannot write {name}"),
             Self::Damaged(detail) => format!("database: {name} is damaged: {detail}"),
             Self::Sqlite(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::NotADatabase) => format!("database: {name} is not a database"),
                 Some(ErrorCode::DatabaseCorrupt) => format!("database: {name} is damaged: {error}"),
+                Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => {
+                    format!("database: cannot open {name} or make files beside it ({error}): the folder has to be writable as well")
+                }
                 _ => format!("database: cannot use {name}: {error}"),
             },
         })
@@ -209,5 +257,10 @@ fn check(connection: &Connection, path: &Path) -> Result<(), Problem> {
 /// The secret that is kept, or else `candidate`, kept from now on.
 pub fn token_secret(connection: &Connection, candidate: [u8; 32]) -> rusqlite::Result<[u8; 32]> {
     connection.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES ('token', ?)", params![candidate])?;
-    connection.query_row("SELECT value FROM secrets WHERE name = 'token'", [], |row| row.get(0))
+    kept_token_secret(connection)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
+}
+
+/// The secret that is kept, if there is one.
+pub fn kept_token_secret(connection: &Connection) -> rusqlite::Result<Option<[u8; 32]>> {
+    connection.query_row("SELECT value FROM secrets WHERE name = 'token'", [], |row| row.get(0)).optional()
 }

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::rows::{self, count};
 use crate::{
+    clock::time_of_id,
     model::{ClientId, Entry, Message, MessageId, RoomId, Seq, Timestamp, UserId, What},
     store::{
         Page,
@@ -116,6 +117,16 @@ fn deleted_between(connection: &Connection, room: RoomId, after: Seq, last: Seq)
     connection
         .prepare_cached("SELECT count(*) FROM entries INDEXED BY entries_deleted WHERE room = ? AND text IS NULL AND seq > ? AND seq <= ?")?
         .query_row(params![room, after, last], |row| row.get(0))
+}
+
+/// The time of the latest entry, room or user. Their ids ascend with the time, so it takes one step in an index each.
+pub fn latest(connection: &Connection) -> Result<Option<Timestamp>> {
+    let mut latest = None;
+    for table in ["entries", "rooms", "users"] {
+        let id = connection.query_row(&format!("SELECT max(id) FROM {table}"), [], |row| row.get::<_, Option<[u8; 16]>>(0))?;
+        latest = latest.max(id.and_then(|id| time_of_id(&id)));
+    }
+    Ok(latest)
 }
 
 pub fn find(connection: &Connection, id: MessageId) -> Result<Option<Message>> {

@@ -6,25 +6,23 @@
 
 mod append;
 mod file;
+mod lock;
 mod log;
 mod marks;
 mod rooms;
 mod rows;
 mod search;
 mod sessions;
+mod slice;
 mod threads;
 mod users;
 mod wal;
 mod writer;
 
-use std::{
-    fs::File,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::{task::AbortHandle, time::sleep};
+use tokio::{sync::Notify, task::AbortHandle, time::sleep};
 
 use super::{
     Appended, Departed, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
@@ -39,6 +37,9 @@ use threads::Threads;
 /// How many threads read. Reads are short; more threads than cores only add switching.
 const READERS: usize = 2;
 
+/// How long after a slice that failed it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Behind every entry.
 const END: Seq = Seq(u64::MAX);
 
@@ -47,18 +48,20 @@ pub struct Sqlite {
     threads: Arc<Threads>,
     /// Where there is something to put into the index of search.
     behind: Arc<Behind>,
-    /// Does it on the side; nobody does where we are beside a server.
-    indexer: Option<AbortHandle>,
-    /// Held for as long as the database is open: a second server is turned away instead of writing beside us. None where we are beside one.
-    lock: Mutex<Option<File>>,
+    /// Wakes the task that takes away what deleted rooms have left.
+    deleted: Arc<Notify>,
+    /// What is done on the side: indexing and taking away. Nothing where we are beside a server.
+    on_the_side: Vec<AbortHandle>,
 }
 
 impl Sqlite {
     /// Opens the database at `path`, made with its folder if it is missing.
     pub async fn open(path: PathBuf) -> std::result::Result<Self, OpenError> {
-        let mut store = Self::opened(move || file::open(&path).map(|(threads, lock)| (threads, Some(lock)))).await?;
-        store.indexer = Some(tokio::spawn(index_on_the_side(Arc::clone(&store.threads), Arc::clone(&store.behind))).abort_handle());
-        store.purge();
+        let mut store = Self::opened(move || file::open(&path)).await?;
+        store.on_the_side = vec![
+            tokio::spawn(index_on_the_side(Arc::clone(&store.threads), Arc::clone(&store.behind))).abort_handle(),
+            tokio::spawn(purge_on_the_side(Arc::clone(&store.threads), Arc::clone(&store.deleted))).abort_handle(),
+        ];
         Ok(store)
     }
 
@@ -70,24 +73,34 @@ impl Sqlite {
 
     async fn opened<F>(open: F) -> std::result::Result<Self, OpenError>
     where
-        F: FnOnce() -> std::result::Result<(Threads, Option<File>), OpenError> + Send + 'static,
+        F: FnOnce() -> std::result::Result<Threads, OpenError> + Send + 'static,
     {
         let opened = tokio::task::spawn_blocking(open).await;
-        let (threads, lock) = opened.unwrap_or_else(|lost| Err(OpenError::Unusable(format!("database: opening it failed: {lost}"))))?;
-        Ok(Self { threads: Arc::new(threads), behind: Arc::default(), indexer: None, lock: Mutex::new(lock) })
+        let threads = opened.unwrap_or_else(|lost| Err(OpenError::Unusable(format!("database: opening it failed: {lost}"))))?;
+        Ok(Self { threads: Arc::new(threads), behind: Arc::default(), deleted: Arc::default(), on_the_side: Vec::new() })
     }
 
-    /// Takes away what is left of deleted rooms, piece by piece between the work of others.
-    fn purge(&self) {
-        let threads = Arc::clone(&self.threads);
-        tokio::spawn(async move { while matches!(threads.erase(rooms::purge).await, Ok(true)) {} });
+    fn stop_on_the_side(&self) {
+        self.on_the_side.iter().for_each(AbortHandle::abort);
     }
 }
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
-        if let Some(indexer) = &self.indexer {
-            indexer.abort();
+        self.stop_on_the_side();
+    }
+}
+
+/// Takes away what deleted rooms have left, now or before the server was last stopped.
+async fn purge_on_the_side(threads: Arc<Threads>, deleted: Arc<Notify>) {
+    loop {
+        match threads.erase_slice(rooms::purge).await {
+            Ok(true) => {}
+            Ok(false) => deleted.notified().await,
+            Err(error) => {
+                tracing::debug!(%error, "what deleted rooms have left is taken away later");
+                sleep(RETRY).await;
+            }
         }
     }
 }
@@ -196,7 +209,7 @@ impl Store for Sqlite {
 
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
         let deleted = self.threads.erase(move |connection| rooms::delete(connection, id)).await?;
-        self.purge();
+        self.deleted.notify_one();
         Ok(deleted)
     }
 
@@ -232,11 +245,11 @@ impl Store for Sqlite {
         self.threads.read(move |connection| log::entries(connection, room, after, up_to.unwrap_or(END), limit)).await
     }
 
-    /// By the thread that writes: the timeline asks between two batches, and nobody posts until it knows. It stands behind other writes
-    /// there, which are short and which it would wait for anyhow, but in no line behind those who read much.
+    /// By a thread of its own: the timeline asks between two batches, and nobody posts until it knows. So it stands in no line behind those
+    /// who read much, nor behind writes, which wait while another program writes.
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
         let rooms = rooms.to_vec();
-        self.threads.write(move |connection| log::ends(connection, &rooms)).await
+        self.threads.read_ahead(move |connection| log::ends(connection, &rooms)).await
     }
 
     async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>> {
@@ -272,7 +285,11 @@ impl Store for Sqlite {
     }
 
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
-        self.threads.write(move |connection| file::token_secret(connection, candidate)).await
+        // Read first: a start has not to wait for another program that is writing.
+        match self.threads.read(file::kept_token_secret).await? {
+            Some(kept) => Ok(kept),
+            None => self.threads.write(move |connection| file::token_secret(connection, candidate)).await,
+        }
     }
 
     async fn seen(&self, seen: Vec<(UserId, Timestamp)>) -> Result<()> {
@@ -284,6 +301,10 @@ impl Store for Sqlite {
         self.threads.read(move |connection| users::last_seen(connection, &ids)).await
     }
 
+    async fn latest(&self) -> Result<Option<Timestamp>> {
+        self.threads.read(log::latest).await
+    }
+
     fn is_shared(&self) -> bool {
         false
     }
@@ -293,13 +314,10 @@ impl Store for Sqlite {
     }
 
     async fn close(&self) {
-        if let Some(indexer) = &self.indexer {
-            indexer.abort();
-        }
+        self.stop_on_the_side();
         let threads = Arc::clone(&self.threads);
         if let Err(lost) = tokio::task::spawn_blocking(move || threads.stop()).await {
             tracing::error!(%lost, "the database threads did not stop cleanly");
         }
-        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }

@@ -5,14 +5,15 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use super::{
     rows::{self, count},
     search,
+    slice::Slice,
 };
 use crate::{
     model::{Message, MessageId, Room, RoomId, Seq, UserId},
     store::{is_large, member_key},
 };
 
-/// How many entries of a deleted room are taken away in one go: a few milliseconds of the writer's time.
-const PURGE: u64 = 1_000;
+/// How many rows of a deleted room are taken away in one statement.
+const PURGE: u64 = 100;
 
 pub fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
     connection.prepare_cached(&format!("SELECT {} FROM rooms WHERE id = ?", rows::ROOM))?.query_row([id], rows::room).optional()
@@ -48,11 +49,14 @@ pub fn is_member(connection: &Connection, room: RoomId, user: UserId) -> Result<
     connection.prepare_cached("SELECT 1 FROM memberships WHERE user = ? AND room = ?")?.exists(params![user, room])
 }
 
-/// The rooms of a user, from behind `after`.
+/// The rooms of a user, from behind `after`. A membership may outlive its room for a while: see [`delete`].
 pub fn of_user(connection: &Connection, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
     let after = after.as_ref().map_or(&[][..], |room| room.as_bytes());
     connection
-        .prepare_cached("SELECT room FROM memberships WHERE user = ? AND room > ? ORDER BY room LIMIT ?")?
+        .prepare_cached(
+            "SELECT room FROM memberships WHERE user = ? AND room > ?
+             AND EXISTS (SELECT 1 FROM heads WHERE heads.room = memberships.room) ORDER BY room LIMIT ?",
+        )?
         .query_map(params![user, after, count(limit)], |row| row.get(0))?
         .collect()
 }
@@ -107,7 +111,8 @@ pub fn rename(connection: &Connection, room: RoomId, name: Option<&str>) -> Resu
     connection.prepare_cached("UPDATE rooms SET name = ? WHERE id = ?")?.execute(params![name, room]).map(drop)
 }
 
-/// Deletes the room and the first piece of its log, and notes down the rest for [`purge`]. Answers how many messages it had.
+/// Deletes the room, by which nobody finds it or anything in it any more, and notes down the rest for [`purge`]. Returns how many messages it
+/// had.
 pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
     let last_seq = connection
         .prepare_cached("DELETE FROM heads WHERE room = ? RETURNING last_seq")?
@@ -118,32 +123,47 @@ pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
         .prepare_cached("SELECT count(*) FROM entries INDEXED BY entries_deleted WHERE room = ? AND text IS NULL")?
         .query_row([id], |row| row.get::<_, u64>(0))?;
     connection.prepare_cached("DELETE FROM rooms WHERE id = ?")?.execute([id])?;
-    connection.prepare_cached("DELETE FROM memberships WHERE room = ?")?.execute([id])?;
+    // They carry the room's latest message. Those of a large room do not, and are too many to be deleted at once.
+    connection.prepare_cached("DELETE FROM memberships INDEXED BY memberships_small WHERE room = ? AND NOT large")?.execute([id])?;
     connection.prepare_cached("INSERT INTO purges (room) VALUES (?)")?.execute([id])?;
-    purge(connection)?;
     Ok(Some(last_seq - deleted))
 }
 
-/// Takes away a piece of what deleted rooms have left behind. True when there is more.
+/// Takes away a slice of what deleted rooms have left behind. True when there is more.
 pub fn purge(connection: &Connection) -> Result<bool> {
     let room = connection.prepare_cached("SELECT room FROM purges LIMIT 1")?.query_row([], |row| row.get::<_, RoomId>(0)).optional()?;
     let Some(room) = room else { return Ok(false) };
-    let last = connection
-        .prepare_cached("SELECT max(seq) FROM (SELECT seq FROM entries WHERE room = ? ORDER BY seq LIMIT ?)")?
-        .query_row(params![room, PURGE], |row| row.get::<_, Option<Seq>>(0))?
-        .unwrap_or_default();
-    search::purge(connection, room, last)?;
-    let entries = connection.prepare_cached("DELETE FROM entries WHERE room = ? AND seq <= ?")?.execute(params![room, last])?;
-    let marks = connection
-        .prepare_cached(
-            "DELETE FROM read_marks WHERE room = ?1 AND (user, up_to_seq) IN
-             (SELECT user, up_to_seq FROM read_marks WHERE room = ?1 ORDER BY user, up_to_seq LIMIT ?2)",
-        )?
-        .execute(params![room, PURGE])?;
-    if (entries as u64) < PURGE && (marks as u64) < PURGE {
-        connection.prepare_cached("DELETE FROM purges WHERE room = ?")?.execute([room])?;
+    let mut slice = Slice::new();
+    while slice.has_room() {
+        if !(purge_entry(connection, room, &mut slice)? || purge_some(connection, room)?) {
+            connection.prepare_cached("DELETE FROM purges WHERE room = ?")?.execute([room])?;
+            break;
+        }
     }
     connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM purges)")?.query_row([], |row| row.get(0))
+}
+
+/// Takes away the first entry of a deleted room, with its words in the index of search. False when there is none.
+fn purge_entry(connection: &Connection, room: RoomId, slice: &mut Slice) -> Result<bool> {
+    let first = connection
+        .prepare_cached("SELECT seq, coalesce(length(text), 0) FROM entries WHERE room = ? ORDER BY seq LIMIT 1")?
+        .query_row([room], |row| Ok((row.get::<_, Seq>(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((seq, letters)) = first else { return Ok(false) };
+    search::purge(connection, room, seq)?;
+    connection.prepare_cached("DELETE FROM entries WHERE room = ? AND seq = ?")?.execute(params![room, seq])?;
+    slice.count(letters);
+    Ok(true)
+}
+
+/// Takes away some of the read marks and memberships of a deleted room. False when there are none.
+fn purge_some(connection: &Connection, room: RoomId) -> Result<bool> {
+    let mut deleted = 0;
+    for (table, key) in [("read_marks", "user, up_to_seq"), ("memberships", "user")] {
+        let some = format!("DELETE FROM {table} WHERE room = ?1 AND ({key}) IN (SELECT {key} FROM {table} WHERE room = ?1 LIMIT ?2)");
+        deleted += connection.prepare_cached(&some)?.execute(params![room, PURGE])?;
+    }
+    Ok(deleted > 0)
 }
 
 /// Notes which message of the room is its latest.

@@ -1,5 +1,8 @@
 //! The threads that talk to SQLite: one that writes, a few that read. Async code hands them work and waits without blocking.
 //!
+//! Work for which nobody waits (erasing, indexing) is handed to the writer in slices of a few milliseconds, each a transaction of its own. A
+//! slice is done when nothing else waits for the writer, and now and then when something always does.
+//!
 //! The writer commits in groups: whatever waits when it begins a transaction goes into that transaction, and the answers go out after the
 //! commit. So the price of reaching the disk is shared by all who wait for it. Work that fails is undone alone: the first of a group by
 //! beginning the transaction again, each further one by a savepoint (which has its price: SQLite copies every page that it changes).
@@ -8,18 +11,23 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Result, StoreError, writer::write_all};
+use super::{Result, StoreError, lock::Lock, writer::write_all};
 
 /// How much work may wait for the writer, and for the readers, before callers wait to hand theirs in.
 const QUEUE: usize = 1024;
 /// How long a statement waits for a lock that somebody else's tool holds on the file.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the readers, and then the writer, may take to finish when the database is closed. What they are at then is interrupted.
+const READERS_END: Duration = Duration::from_millis(500);
+const WRITER_END: Duration = Duration::from_secs(5);
+/// How often it is looked then whether they have finished.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Work for a thread: done on its connection, then answered.
 pub trait Job: Send {
@@ -71,14 +79,23 @@ type Queue = mpsc::Sender<Box<dyn Job>>;
 /// The threads of one database.
 pub struct Threads {
     readers: Pool,
+    /// Reads what may not wait behind other reads.
+    reader_ahead: Pool,
     writer: Pool,
+    /// Slices for the writer.
+    slices: Pool,
 }
 
 /// Threads that take their work from one queue.
-struct Pool(Mutex<Option<(Queue, Vec<JoinHandle<()>>)>>);
+struct Pool(Mutex<Option<(Queue, Vec<Thread>)>>);
+
+struct Thread {
+    handle: JoinHandle<()>,
+    interrupt: InterruptHandle,
+}
 
 impl Pool {
-    fn new(queue: Queue, threads: Vec<JoinHandle<()>>) -> Self {
+    fn new(queue: Queue, threads: Vec<Thread>) -> Self {
         Self(Mutex::new(Some((queue, threads))))
     }
 
@@ -95,33 +112,34 @@ impl Pool {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Lets the threads finish what was handed in, and waits for their end. Blocks.
-    fn stop(&self) {
+    /// Lets the threads finish what was handed in, and waits for their end; after `patience` statements are interrupted. Blocks.
+    fn stop(&self, patience: Duration) {
         let Some((queue, threads)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         drop(queue);
-        for thread in threads {
+        let deadline = Instant::now() + patience;
+        for Thread { handle, interrupt } in threads {
+            while !handle.is_finished() {
+                if Instant::now() >= deadline {
+                    interrupt.interrupt();
+                }
+                thread::sleep(LOOK_AGAIN);
+            }
             // One that panicked has been reported by the panic hook.
-            let _ = thread.join();
+            let _ = handle.join();
         }
     }
 }
 
 impl Threads {
-    /// Starts one thread that writes through `writer` and `readers` that read from the file at `path`.
-    pub fn start(path: &Path, writer: Connection, readers: usize) -> rusqlite::Result<Self> {
+    /// Starts one thread that writes through `writer` and `readers` that read from the file at `path`. The lock is held until all of them have
+    /// closed their connections.
+    pub fn start(path: &Path, writer: Connection, readers: usize, lock: Option<Lock>) -> rusqlite::Result<Self> {
+        let lock = Arc::new(lock);
         let (write, write_jobs) = mpsc::channel(QUEUE);
-        let (read, read_jobs) = mpsc::channel(QUEUE);
-        let read_jobs = Arc::new(Mutex::new(read_jobs));
-        let mut reading = Vec::with_capacity(readers);
-        for _ in 0..readers {
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(path, flags)?;
-            prepare(&connection)?;
-            let jobs = Arc::clone(&read_jobs);
-            reading.push(spawn("sqlite-reader", move || read_all(&connection, &jobs)));
-        }
-        let writing = vec![spawn("sqlite-writer", move || write_all(&writer, write_jobs))];
-        Ok(Self { readers: Pool::new(read, reading), writer: Pool::new(write, writing) })
+        let (slice, slices) = mpsc::channel(QUEUE);
+        let (readers, reader_ahead) = (start_readers(path, readers, &lock)?, start_readers(path, 1, &lock)?);
+        let writing = start_thread("sqlite-writer", writer, lock, move |connection| write_all(connection, write_jobs, slices));
+        Ok(Self { readers, reader_ahead, writer: Pool::new(write, vec![writing]), slices: Pool::new(slice, Vec::new()) })
     }
 
     /// Does `work` in a transaction; answers once it is on disk. An error undoes this work alone.
@@ -134,17 +152,57 @@ impl Threads {
         self.writer.run(true, work).await
     }
 
+    /// The same for a slice of work for which nobody waits: it may take a few milliseconds, and comes behind everything else.
+    pub async fn erase_slice<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.slices.run(true, work).await
+    }
+
     /// Does `work`, which only reads, on one snapshot of the database.
     pub async fn read<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
         self.readers.run(false, work).await
     }
 
-    /// Finishes what was handed in and closes the database. Blocks.
-    pub fn stop(&self) {
-        // The writer last: only it may tidy up the write-ahead log, and only the last connection does.
-        self.readers.stop();
-        self.writer.stop();
+    /// The same ahead of all other reads, for work that is short.
+    pub async fn read_ahead<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+        self.reader_ahead.run(false, work).await
     }
+
+    /// Finishes what was handed in, but for slices, and closes the database. Blocks.
+    pub fn stop(&self) {
+        self.slices.stop(Duration::ZERO);
+        // The writer last: only it may tidy up the write-ahead log, and only the last connection does.
+        self.readers.stop(READERS_END);
+        self.reader_ahead.stop(READERS_END);
+        self.writer.stop(WRITER_END);
+    }
+}
+
+fn start_readers(path: &Path, count: usize, lock: &Arc<Option<Lock>>) -> rusqlite::Result<Pool> {
+    let (queue, jobs) = mpsc::channel(QUEUE);
+    let jobs = Arc::new(Mutex::new(jobs));
+    let mut threads = Vec::with_capacity(count);
+    for _ in 0..count {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        prepare(&connection)?;
+        let jobs = Arc::clone(&jobs);
+        threads.push(start_thread("sqlite-reader", connection, Arc::clone(lock), move |connection| read_all(connection, &jobs)));
+    }
+    Ok(Pool::new(queue, threads))
+}
+
+fn start_thread(name: &str, connection: Connection, lock: Arc<Option<Lock>>, run: impl FnOnce(&Connection) + Send + 'static) -> Thread {
+    let interrupt = connection.get_interrupt_handle();
+    let run = move || {
+        run(&connection);
+        drop(connection);
+        drop(lock);
+    };
+    let handle = thread::Builder::new().name(name.into()).spawn(run).expect("the system starts a thread");
+    Thread { handle, interrupt }
 }
 
 /// Settings that every connection needs.
@@ -154,10 +212,6 @@ pub fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     // What SQLite sets aside in the middle of a transaction fits into memory.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(())
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    thread::Builder::new().name(name.into()).spawn(run).expect("the system starts a thread")
 }
 
 fn closed() -> StoreError {
@@ -191,7 +245,8 @@ pub fn explain(error: &rusqlite::Error) -> StoreError {
             | ErrorCode::SystemIoFailure
             | ErrorCode::ReadOnly
             | ErrorCode::OutOfMemory
-            | ErrorCode::OperationAborted,
+            | ErrorCode::OperationAborted
+            | ErrorCode::OperationInterrupted,
         ) => StoreError::Unavailable(text),
         _ => StoreError::Fault(text),
     }

@@ -1,10 +1,11 @@
-//! The thread that writes: one transaction for all that waits, and in between the emptying of the write-ahead log.
+//! The thread that writes: one transaction for all that waits, and in between slices of work for which nobody waits, and the emptying of the
+//! write-ahead log.
 
 use std::{
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rusqlite::Connection;
@@ -17,18 +18,34 @@ use super::{
 
 /// The most pieces of work in one transaction.
 const GROUP: usize = 256;
-/// Does what comes in, until that ends.
-pub fn write_all(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+/// For how long work is taken into a transaction: whoever comes later should not wait for all of it.
+const GROUP_TIME: Duration = Duration::from_millis(10);
+/// For how long a slice may wait while there is always something else to do.
+const SLICE_WAIT: Duration = Duration::from_millis(100);
+
+type Jobs = mpsc::Receiver<Box<dyn Job>>;
+
+/// Does what comes in, until that ends; slices when nothing else is to be done.
+pub fn write_all(connection: &Connection, mut jobs: Jobs, mut slices: Jobs) {
     let mut leftovers = Leftovers::new();
+    let mut last_slice = Instant::now();
     loop {
-        match receive(&mut jobs, leftovers.due()) {
+        let slice = match receive(&mut jobs, &mut slices, leftovers.due()) {
             Next::Job(first) => {
-                if write_group(connection, first, &mut jobs) {
+                if write_group(connection, first, Some(&mut jobs)) {
                     leftovers.note();
                 }
+                if last_slice.elapsed() < SLICE_WAIT { None } else { slices.try_recv().ok() }
             }
-            Next::Late => {}
+            Next::Slice(slice) => Some(slice),
+            Next::Late => None,
             Next::Closed => return,
+        };
+        if let Some(slice) = slice {
+            if write_group(connection, slice, None) {
+                leftovers.note();
+            }
+            last_slice = Instant::now();
         }
         leftovers.take_away(connection);
     }
@@ -37,25 +54,29 @@ pub fn write_all(connection: &Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>
 /// What comes next for the writer.
 enum Next {
     Job(Box<dyn Job>),
+    Slice(Box<dyn Job>),
     /// Nothing, until it was time.
     Late,
     Closed,
 }
 
 /// Waits for work; where there is something else to do at a certain time, no longer than that.
-fn receive(jobs: &mut mpsc::Receiver<Box<dyn Job>>, until: Option<Instant>) -> Next {
-    let next = |job: Option<_>| job.map_or(Next::Closed, Next::Job);
-    let Some(until) = until else { return next(jobs.blocking_recv()) };
+fn receive(jobs: &mut Jobs, slices: &mut Jobs, until: Option<Instant>) -> Next {
     let waker = Waker::from(Arc::new(Sleeper(thread::current())));
+    let mut context = Context::from_waker(&waker);
     loop {
-        if let Poll::Ready(job) = jobs.poll_recv(&mut Context::from_waker(&waker)) {
-            return next(job);
+        if let Poll::Ready(job) = jobs.poll_recv(&mut context) {
+            return job.map_or(Next::Closed, Next::Job);
         }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Next::Late;
+        if let Poll::Ready(Some(slice)) = slices.poll_recv(&mut context) {
+            return Next::Slice(slice);
         }
-        thread::park_timeout(left);
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        match left {
+            Some(Duration::ZERO) => return Next::Late,
+            Some(left) => thread::park_timeout(left),
+            None => thread::park(),
+        }
     }
 }
 
@@ -68,8 +89,8 @@ impl Wake for Sleeper {
     }
 }
 
-/// Does `first` and all that waits, in one transaction, and answers. True when something was erased.
-fn write_group(connection: &Connection, first: Box<dyn Job>, jobs: &mut mpsc::Receiver<Box<dyn Job>>) -> bool {
+/// Does `first` and what waits in `jobs`, in one transaction, and answers. True when something was erased.
+fn write_group(connection: &Connection, first: Box<dyn Job>, jobs: Option<&mut Jobs>) -> bool {
     let mut group = vec![first];
     let committed = transact(connection, jobs, &mut group).map_err(|error| explain(&error));
     if !connection.is_autocommit() {
@@ -83,9 +104,10 @@ fn write_group(connection: &Connection, first: Box<dyn Job>, jobs: &mut mpsc::Re
     erased
 }
 
-/// Runs the first job of `group`, and all that come in meanwhile, in one transaction.
-fn transact(connection: &Connection, jobs: &mut mpsc::Receiver<Box<dyn Job>>, group: &mut Vec<Box<dyn Job>>) -> rusqlite::Result<()> {
+/// Runs the first job of `group`, and those that come in meanwhile, in one transaction.
+fn transact(connection: &Connection, mut jobs: Option<&mut Jobs>, group: &mut Vec<Box<dyn Job>>) -> rusqlite::Result<()> {
     execute(connection, "BEGIN IMMEDIATE")?;
+    let begun = Instant::now();
     if !group[0].run(connection) {
         // What it did before it failed goes; where SQLite itself has ended the transaction (disk full, I/O error), it went already.
         if !connection.is_autocommit() {
@@ -94,7 +116,8 @@ fn transact(connection: &Connection, jobs: &mut mpsc::Receiver<Box<dyn Job>>, gr
         execute(connection, "BEGIN IMMEDIATE")?;
     }
     while group.len() < GROUP
-        && let Ok(mut next) = jobs.try_recv()
+        && begun.elapsed() < GROUP_TIME
+        && let Some(Ok(mut next)) = jobs.as_mut().map(|jobs| jobs.try_recv())
     {
         execute(connection, "SAVEPOINT work")?;
         let worked = next.run(connection);
