@@ -6,7 +6,7 @@ use rusqlite::{Connection, Result, params};
 
 use super::{log, rooms, search};
 use crate::{
-    model::{MessageId, RoomId, Seq, UserId},
+    model::{MessageId, Room, RoomId, Seq, UserId},
     store::{Appended, Change, NewEntry, Placed},
 };
 
@@ -17,6 +17,9 @@ struct Tail {
     was: Seq,
     /// How many entries of each author the batch holds.
     posted: Vec<(UserId, u64)>,
+    /// The room, once it was needed. A large one is read, and written, once for all entries of the batch.
+    room: Option<Room>,
+    members_changed: bool,
 }
 
 pub fn append(connection: &Connection, batch: &[NewEntry]) -> Result<Vec<Appended>> {
@@ -42,7 +45,13 @@ pub fn append(connection: &Connection, batch: &[NewEntry]) -> Result<Vec<Appende
 
 impl Tail {
     fn find(connection: &Connection, room: RoomId) -> Result<Option<Self>> {
-        Ok(log::head(connection, room)?.map(|head| Self { was: head.last_seq, head, posted: Vec::new() }))
+        Ok(log::head(connection, room)?.map(|head| Self {
+            was: head.last_seq,
+            head,
+            posted: Vec::new(),
+            room: None,
+            members_changed: false,
+        }))
     }
 
     fn append(&mut self, connection: &Connection, entry: &NewEntry) -> Result<Appended> {
@@ -50,8 +59,7 @@ impl Tail {
             return Ok(Appended::NotAMember);
         }
         let keepers = entry.change.keepers();
-        if !keepers.is_empty()
-            && rooms::find(connection, entry.room)?.is_some_and(|room| !keepers.iter().any(|user| room.has_member(*user)))
+        if !keepers.is_empty() && self.room(connection, entry.room)?.is_some_and(|room| !keepers.iter().any(|user| room.has_member(*user)))
         {
             return Ok(Appended::NoKeeper);
         }
@@ -76,7 +84,7 @@ impl Tail {
             Change::Deletion(message) => self.delete(connection, entry.room, *message)?,
             Change::AddMember(user) => self.add_member(connection, entry.room, *user, next)?,
             Change::RemoveMember { user, .. } => self.remove_member(connection, entry.room, *user)?,
-            Change::Rename(name) => rename(connection, entry.room, name.as_deref())?,
+            Change::Rename(name) => self.rename(connection, entry.room, name.as_deref())?,
         };
         if !changed {
             return Ok(Appended::Unchanged);
@@ -113,21 +121,41 @@ impl Tail {
         Ok(true)
     }
 
+    /// The room as it is behind the entries so far.
+    fn room(&mut self, connection: &Connection, id: RoomId) -> Result<Option<&mut Room>> {
+        if self.room.is_none() {
+            self.room = rooms::find(connection, id)?;
+        }
+        Ok(self.room.as_mut())
+    }
+
     fn add_member(&mut self, connection: &Connection, id: RoomId, user: UserId, next: Placed) -> Result<bool> {
-        let Some(mut room) = rooms::find(connection, id)?.filter(|room| !room.has_member(user)) else { return Ok(false) };
-        rooms::add_member(connection, &mut room, user, next.seq, self.head.latest)?;
-        self.head.members_changed = true;
+        let latest = self.head.latest;
+        let Some(room) = self.room(connection, id)?.filter(|room| !room.has_member(user)) else { return Ok(false) };
+        rooms::add_member(connection, room, user, next.seq, latest)?;
+        (self.head.members_changed, self.members_changed) = (true, true);
         Ok(true)
     }
 
     fn remove_member(&mut self, connection: &Connection, id: RoomId, user: UserId) -> Result<bool> {
-        let Some(mut room) = rooms::find(connection, id)?.filter(|room| room.has_member(user)) else { return Ok(false) };
-        rooms::remove_member(connection, &mut room, user, self.head.latest)?;
-        self.head.members_changed = true;
+        let latest = self.head.latest;
+        let Some(room) = self.room(connection, id)?.filter(|room| room.has_member(user)) else { return Ok(false) };
+        rooms::remove_member(connection, room, user, latest)?;
+        (self.head.members_changed, self.members_changed) = (true, true);
+        Ok(true)
+    }
+
+    fn rename(&mut self, connection: &Connection, id: RoomId, name: Option<&str>) -> Result<bool> {
+        let Some(room) = self.room(connection, id)?.filter(|room| room.name.as_deref() != name) else { return Ok(false) };
+        room.name = name.map(str::to_owned);
+        rooms::rename(connection, id, name)?;
         Ok(true)
     }
 
     fn save(self, connection: &Connection, room: RoomId) -> Result<()> {
+        if let Some(room) = self.room.filter(|_| self.members_changed) {
+            rooms::set_members(connection, &room)?;
+        }
         let head = self.head;
         connection
             .prepare_cached("UPDATE heads SET last_seq = ?, last_at = ?, latest = ?, members_changed = ? WHERE room = ?")?
@@ -151,14 +179,6 @@ fn edit(connection: &Connection, room: RoomId, id: MessageId, text: &str, at: Pl
     ])?;
     search::replace(connection, &message, Some(text))?;
     Ok(true)
-}
-
-fn rename(connection: &Connection, id: RoomId, name: Option<&str>) -> Result<bool> {
-    let renamed = rooms::find(connection, id)?.is_some_and(|room| room.name.as_deref() != name);
-    if renamed {
-        rooms::rename(connection, id, name)?;
-    }
-    Ok(renamed)
 }
 
 /// Puts an entry into the log that is no message.

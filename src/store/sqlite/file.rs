@@ -207,8 +207,9 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     check(connection, path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     write_safely(connection)?;
-    // Pages written again and again between two checkpoints are written back once: the fewer checkpoints, the less work.
-    connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    // Pages written again and again between two checkpoints are written back once: the fewer checkpoints, the less work. But everybody's posts
+    // wait for each of them: so many pages take some ten milliseconds.
+    connection.pragma_update(None, "wal_autocheckpoint", 2_000)?;
     if !steps.is_empty() {
         connection.execute_batch(&format!(
             "BEGIN IMMEDIATE; {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}; COMMIT;",

@@ -61,7 +61,8 @@ pub fn of_user(connection: &Connection, user: UserId, after: Option<RoomId>, lim
         .collect()
 }
 
-/// Lets somebody into a room who is not in it, by the entry `seq`. `latest` is the room's latest message.
+/// Lets somebody into a room who is not in it, by the entry `seq`. `latest` is the room's latest message. To be written by [`set_members`], here
+/// and below.
 pub fn add_member(connection: &Connection, room: &mut Room, user: UserId, seq: Seq, latest: Option<MessageId>) -> Result<()> {
     let was_large = is_large(room);
     if let Err(place) = room.members.binary_search(&user) {
@@ -77,7 +78,7 @@ pub fn add_member(connection: &Connection, room: &mut Room, user: UserId, seq: S
         latest.filter(|_| !was_large),
         seq
     ])?;
-    set_members(connection, room, was_large, latest)
+    note_size(connection, room, was_large, latest)
 }
 
 /// Takes somebody out of a room.
@@ -86,17 +87,11 @@ pub fn remove_member(connection: &Connection, room: &mut Room, user: UserId, lat
     room.members.retain(|member| *member != user);
     room.joined.retain(|(member, _)| *member != user);
     connection.prepare_cached("DELETE FROM memberships WHERE user = ? AND room = ?")?.execute(params![user, room.id])?;
-    set_members(connection, room, was_large, latest)
+    note_size(connection, room, was_large, latest)
 }
 
-/// Writes down who is in the room. By these it is no longer found.
-fn set_members(connection: &Connection, room: &Room, was_large: bool, latest: Option<MessageId>) -> Result<()> {
-    connection.prepare_cached("UPDATE rooms SET members = ?, joined = ?, member_key = ? WHERE id = ?")?.execute(params![
-        rows::members_column(room),
-        rows::joined_column(room),
-        no_key(room.id),
-        room.id
-    ])?;
+/// Notes in the memberships whether the room is large, where that has changed.
+fn note_size(connection: &Connection, room: &Room, was_large: bool, latest: Option<MessageId>) -> Result<()> {
     if is_large(room) != was_large {
         let latest = latest.filter(|_| was_large);
         connection
@@ -104,6 +99,14 @@ fn set_members(connection: &Connection, room: &Room, was_large: bool, latest: Op
             .execute(params![!was_large, latest, room.id])?;
     }
     Ok(())
+}
+
+/// Writes down who is in the room. By these it is no longer found.
+pub fn set_members(connection: &Connection, room: &Room) -> Result<()> {
+    connection
+        .prepare_cached("UPDATE rooms SET members = ?, joined = ?, member_key = ? WHERE id = ?")?
+        .execute(params![rows::members_column(room), rows::joined_column(room), no_key(room.id), room.id])
+        .map(drop)
 }
 
 /// Gives the room another name, or none.

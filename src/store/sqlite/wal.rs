@@ -11,7 +11,7 @@ use super::threads::BUSY_TIMEOUT;
 /// be.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long emptying waits for those who read, and so those who write. Those who begin to read meanwhile are not waited for.
-const WAIT: Duration = Duration::from_millis(50);
+const WAIT: Duration = Duration::from_millis(10);
 
 /// Whether there is something in the log that was erased.
 pub struct Leftovers {
