@@ -35,7 +35,7 @@ pub mod view;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use access::Access;
@@ -52,6 +52,9 @@ use timeline::{Listeners, News, Timeline, Told};
 use token::Tokens;
 use view::RoomView;
 
+/// How long a server may take to stop, and how long the database may take then if clients have taken most of that.
+const STOP_WITHIN: Duration = Duration::from_millis(9_500);
+const CLOSE_WITHIN: Duration = Duration::from_millis(1_500);
 /// How often a server looks for later times that other servers have written.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// By how many milliseconds the times in the database may be ahead of the clock without a warning: clocks of several servers differ a little.
@@ -125,12 +128,19 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let open = http::serve(self.listener, self.router, &self.config, shutdown).await;
         tracing::info!("stopping");
+        let deadline = Instant::now() + STOP_WITHIN;
         let ended = async { tokio::join!(open.shutdown(), self.sockets.close()) };
         if tokio::time::timeout(self.config.http.shutdown_timeout_ms.into(), ended).await.is_err() {
             tracing::warn!("some clients did not let go of their connections in time; they are cut");
         }
-        self.timeline.close().await;
-        self.store.close().await;
+        let close = async {
+            self.timeline.close().await;
+            self.store.close().await;
+        };
+        // What was acknowledged is on disk already.
+        if tokio::time::timeout_at(deadline.max(Instant::now() + CLOSE_WITHIN), close).await.is_err() {
+            tracing::warn!("the database could not be closed in time; the next start goes on where this one ends");
+        }
         tracing::info!("stopped");
     }
 }

@@ -108,7 +108,10 @@ fn start() -> Result<(), Problem> {
         .build()
         .map_err(|error| format!("the system gives no threads to run on: {error}"))?;
     runtime.spawn(log.keep_flushing());
-    runtime.block_on(run(config))
+    let outcome = runtime.block_on(run(config));
+    // Without waiting for a database that could not be closed in time.
+    runtime.shutdown_background();
+    outcome
 }
 
 fn load(arguments: &Arguments) -> Result<Config, ConfigError> {
