@@ -42,4 +42,67 @@ export class People {
     const { post } = await this.call('POST', `/room/${roomId}/message`, { token: author.token, body: { messageText } });
     return post;
   }
+
+  /** Does anything else in the name of somebody. */
+  async act(person, method, path, body) {
+    return this.call(method, path, { token: person.token, body });
+  }
+
+  /** All messages of a room as `[seq, id, text]`, by its pages. */
+  async conversation(reader, roomId) {
+    const read = [];
+    for (let hasMore = true; hasMore; ) {
+      const page = await this.act(reader, 'GET', `/room/${roomId}?limit=500&after=${read.at(-1)?.[0] ?? 0}`);
+      read.push(...page.conversation.map(({ seq, _id, message }) => [seq, _id, message.messageText]));
+      hasMore = page.hasMore;
+    }
+    return read;
+  }
+
+  /** Waits until an access token has expired. */
+  async hasExpired(token) {
+    const headers = { Authorization: `Bearer ${token}` };
+    while ((await fetch(`${this.baseUrl}/room`, { headers })).status !== 401) await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+export const PASSWORD = 'tall green kettle';
+
+/** People with passwords, whose tokens are refreshed before they expire: these have to be valid for two seconds at least. */
+export class Members extends People {
+  async arrive(firstName) {
+    const username = firstName.toLowerCase();
+    const account = { firstName, lastName: 'Tester', type: 'consumer', username, password: PASSWORD };
+    await this.call('POST', '/users', { body: account });
+    const session = await this.logIn(username);
+    return { name: firstName, username, id: session.user._id, ...this.#with(session) };
+  }
+
+  logIn(username) {
+    return this.call('POST', '/login', { body: { username, password: PASSWORD } });
+  }
+
+  async room(caller, ...others) {
+    return super.room(await this.#fresh(caller), ...others);
+  }
+
+  async post(author, roomId, messageText) {
+    return super.post(await this.#fresh(author), roomId, messageText);
+  }
+
+  async act(person, method, path, body) {
+    return super.act(await this.#fresh(person), method, path, body);
+  }
+
+  async #fresh(person) {
+    if (Date.now() - person.since < 500) return person;
+    person.renewal ??= this.call('POST', '/login/refresh', { body: { refreshToken: person.refreshToken } })
+      .then((session) => Object.assign(person, this.#with(session)))
+      .finally(() => { person.renewal = undefined; });
+    return person.renewal;
+  }
+
+  #with({ authorization, refreshToken }) {
+    return { token: authorization, refreshToken, since: Date.now() };
+  }
 }

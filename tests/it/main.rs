@@ -24,6 +24,7 @@ mod accounts;
 mod catching_up;
 mod checker;
 mod clocks;
+mod coming_back;
 mod compose;
 mod crash;
 mod create_user;

@@ -8,8 +8,7 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use crate::harness::TestServer;
-use crate::{databases::Kind, each_store};
+use crate::{databases::Kind, each_store, harness::TestServer, people::PASSWORD};
 use rstest_reuse::apply;
 
 static INSTALLED: OnceCell<()> = OnceCell::const_new();
@@ -19,7 +18,7 @@ fn folder() -> PathBuf {
 }
 
 /// Runs a command among the clients; its output is shown when it fails.
-async fn run(program: &str, arguments: &[&str]) {
+pub async fn run(program: &str, arguments: &[&str]) {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder()).stdin(Stdio::null());
     let output = tokio::process::Command::from(command).output().await;
@@ -28,7 +27,7 @@ async fn run(program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{program} {arguments:?}: {}\n{text}", output.status);
 }
 
-async fn installed() {
+pub async fn installed() {
     INSTALLED.get_or_init(|| run("npm", &["ci", "--no-audit", "--no-fund", "--loglevel=error"])).await;
 }
 
@@ -48,4 +47,15 @@ async fn the_postman_collection_passes_against_a_fresh_server(kind: Kind) {
     installed().await;
     let server = TestServer::start(kind).await;
     run("node", &["newman.mjs", &server.base]).await;
+}
+
+#[apply(each_store)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_postman_collection_passes_in_secure_mode_twice_within_the_default_limits(kind: Kind) {
+    installed().await;
+    let server = TestServer::with(kind, &[("CAUSERIE_ACCESS", "secure")]).await;
+    server.support("sue").await;
+    for _ in 0..2 {
+        run("node", &["newman.mjs", &server.base, "sue", PASSWORD]).await;
+    }
 }
