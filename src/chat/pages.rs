@@ -11,8 +11,8 @@ use crate::{
     config::History,
     error::{Error, Result},
     model::{Entry, Message, MessageId, Room, Seq, Timestamp, UserId, What},
-    store::{self, Page, Scope, Search, Unread},
-    view::{ConversationMessage, EntryView, LogPage, People, RecentConversation, Shown, raw},
+    store::{self, ListedRoom, Page, RoomPage, Scope, Search, Unread},
+    view::{ConversationMessage, EntryView, LogPage, People, RecentConversation, RoomView, Shown, raw},
 };
 
 /// The most bytes of messages or entries in one answer; but one of them is always in it.
@@ -59,7 +59,7 @@ pub struct Recents {
 
 impl Chat {
     /// A page of the messages of a room.
-    pub async fn conversation(&self, user: UserId, room: &Room, page: Page, limit: u64) -> Result<Conversation> {
+    pub async fn conversation(&self, user: UserId, room: &Arc<Room>, page: Page, limit: u64) -> Result<Conversation> {
         let hidden = self.hidden(room, user);
         let (page, ascends) = match page {
             Page::After(after) => (Page::After(after.max(hidden)), true),
@@ -99,7 +99,15 @@ impl Chat {
 
     /// What happened in a room behind an entry, at most `limit` entries, up to `up_to` or to the end of the log. Behind an entry that is not
     /// there, as if from the beginning. It ends in front of the entry that does not fit into `bytes`, from which is taken what it takes.
-    pub async fn log(&self, user: UserId, room: &Room, since: Seq, up_to: Option<Seq>, limit: u64, bytes: &mut u64) -> Result<LogPage> {
+    pub async fn log(
+        &self,
+        user: UserId,
+        room: &Arc<Room>,
+        since: Seq,
+        up_to: Option<Seq>,
+        limit: u64,
+        bytes: &mut u64,
+    ) -> Result<LogPage> {
         let last_seq = match up_to {
             Some(seq) => seq,
             None => self.store.last_seqs(&[room.id]).await?.first().map(|(_, seq)| *seq).ok_or(Error::NoRoom)?,
@@ -158,34 +166,47 @@ impl Chat {
         Ok(Some(raw(&ConversationMessage::new(message, &shown))))
     }
 
-    /// The rooms of somebody, by their latest messages.
-    pub async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Recents> {
+    /// A page of the rooms of a user, by their latest messages. Where `with_empty` says so, rooms without a message are among them, by their
+    /// creation, and every room is described.
+    pub async fn recents(&self, user: UserId, skip: u64, limit: u64, with_empty: bool) -> Result<Recents> {
         let mut bytes = self.bytes_of_numbered();
-        let next = |found: &[Message], count| self.store.recents(user, skip.saturating_add(found.len() as u64), count);
-        let mut latest = pieces(limit.saturating_add(1), bytes, text_of, next).await?;
+        let since_joined = self.config.history == History::FromJoining;
+        let next = |found: &[ListedRoom], limit| {
+            let skip = skip.saturating_add(found.len() as u64);
+            self.store.recents(RoomPage { user, since_joined, with_empty, skip, limit })
+        };
+        let size = |listed: &ListedRoom| listed.latest.as_ref().map_or(0, text_of);
+        let mut listed = pieces(limit.saturating_add(1), bytes, size, next).await?;
         // What is posted between two pieces moves a room from behind the next one, and another from the former piece into it.
         let mut seen = HashSet::new();
-        latest.retain(|message| seen.insert(message.room));
-        let beyond = latest.len() as u64 > limit;
-        latest.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let rooms: Vec<_> = latest.iter().map(|message| message.room).collect();
+        listed.retain(|listed| seen.insert(listed.room));
+        let beyond = listed.len() as u64 > limit;
+        listed.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let rooms: Vec<_> = listed.iter().map(|listed| listed.room).collect();
         let unread = self.store.unread(user, Some(&rooms)).await?;
-        let found = try_join_all(latest.into_iter().map(|message| self.with_room(user, message))).await?;
+        let found = try_join_all(listed.into_iter().map(|listed| self.with_room(user, listed, with_empty))).await?;
         // A room that was deleted or left between the two reads is none of the caller's any more.
         let of = |room: &Room| unread.iter().find(|unread| unread.room == room.id).copied();
         let found: Vec<(Unread, InRoom)> = found.into_iter().flatten().filter_map(|found| Some((of(&found.room)?, found))).collect();
         let people = self.people(found.iter().flat_map(|(_, found)| found.appearing())).await?;
-        let write =
-            |(unread, found): &(Unread, InRoom)| raw(&RecentConversation::new(&found.message, &found.room, &found.shown, &people, *unread));
+        let write = |(unread, found): &(Unread, InRoom)| {
+            let described = found.present.as_ref().map(|present| RoomView::new(&found.room, present, self.config.listed_members));
+            raw(&RecentConversation::new(found.latest.as_ref(), &found.room, &found.shown, &people, *unread, described))
+        };
         let (conversation, cut) = fitting(&found, limit, &mut bytes, write);
         Ok(Recents { conversation, has_more: beyond || cut })
     }
 
-    async fn with_room(&self, user: UserId, message: Message) -> Result<Option<InRoom>> {
-        // What was said before the caller came may be hidden; to them the room has no message yet.
-        let Some(room) = self.store.room(message.room).await?.filter(|room| message.seq > self.hidden(room, user)) else { return Ok(None) };
-        let shown = self.shown(&room, std::iter::once(&message)).await?;
-        Ok(Some(InRoom { message, room, shown }))
+    async fn with_room(&self, user: UserId, listed: ListedRoom, described: bool) -> Result<Option<InRoom>> {
+        let Some(room) = self.store.room(listed.room).await? else { return Ok(None) };
+        let shown = self.shown(&room, listed.latest.iter()).await?;
+        // They may have left the room and come back between the two reads.
+        let latest = listed.latest.filter(|message| message.seq > self.hidden(&room, user));
+        if latest.is_none() && !described {
+            return Ok(None);
+        }
+        let present = if described { Some(self.present(&room).await?.into_owned()) } else { None };
+        Ok(Some(InRoom { latest, room, shown, present }))
     }
 
     /// How many bytes a page may have that is asked for by its number. The next one begins where this one should have ended, so it is as long
@@ -195,18 +216,21 @@ impl Chat {
     }
 }
 
-/// A message, its room, and what is shown with it.
+/// A room in a list, its latest message, and what is shown with it.
 struct InRoom {
-    message: Message,
+    latest: Option<Message>,
     room: Arc<Room>,
     shown: Shown,
+    /// The members who are there, where the room is described.
+    present: Option<Vec<UserId>>,
 }
 
 impl InRoom {
     /// Whose names stand in a recent conversation.
     fn appearing(&self) -> Vec<UserId> {
-        let readers = self.shown.marks.iter().map(|mark| mark.user).chain([self.message.author]);
-        if self.shown.listed.is_some() { readers.collect() } else { readers.chain(self.room.members.iter().copied()).collect() }
+        let author = self.latest.as_ref().map(|message| message.author);
+        let readers = self.shown.marks.iter().map(|mark| mark.user).chain(author);
+        if self.shown.large.is_some() { readers.collect() } else { readers.chain(self.room.members.iter().copied()).collect() }
     }
 }
 

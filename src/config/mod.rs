@@ -9,7 +9,7 @@ use config::{Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
 pub use secrets::{DatabaseUrl, Secret, Secrets, masked_url};
-pub use values::{AccessMode, History, LogFormat, Millis, Networks, Origins, Registration};
+pub use values::{AccessMode, History, LogFormat, Millis, Networks, Origins, PresenceScope, Registration};
 
 /// The defaults, and the documentation of every setting.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -109,6 +109,8 @@ pub struct RoomsConfig {
     pub listed_members: usize,
     /// What whoever is added to a room sees of what was there before.
     pub history: History,
+    /// Of whom the members of a room are told whether they are there.
+    pub presence: PresenceScope,
 }
 
 /// Settings of requests.
@@ -299,6 +301,7 @@ mod tests {
             ("CAUSERIE_LISTNE", "127.0.0.1:1", "listne"),
             ("CAUSERIE_HTTP__MAX_PAGES", "5", "max_pages"),
             ("CAUSERIE_ACCESS", "closed", "access: 'closed' is neither \"open\" nor \"secure\""),
+            ("CAUSERIE_ROOMS__PRESENCE", "nobody", "rooms.presence: 'nobody' is neither \"members\" nor \"writers\""),
             ("CAUSERIE_REGISTRATION", "no", "registration: 'no' is neither \"open\" nor \"closed\""),
             ("CAUSERIE_HTTP__TRUSTED_PROXIES", "10.0.0.1/8,proxy", "'proxy' is neither an address nor a network"),
             ("CAUSERIE_SESSION__ACCESS_LIFETIME_SECONDS", "0", "session.access_lifetime_seconds"),

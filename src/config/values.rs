@@ -83,6 +83,28 @@ impl TryFrom<String> for History {
     }
 }
 
+/// Of whom the members of a room are told whether they are there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase", try_from = "String")]
+pub enum PresenceScope {
+    /// Of all other members.
+    Members,
+    /// Of those who have written in the room.
+    Writers,
+}
+
+impl TryFrom<String> for PresenceScope {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "members" => Ok(Self::Members),
+            "writers" => Ok(Self::Writers),
+            _ => Err(format!("rooms.presence: '{name}' is neither \"members\" nor \"writers\"")),
+        }
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase", try_from = "String")]

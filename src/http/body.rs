@@ -14,7 +14,7 @@ use validator::{ValidationError, ValidationErrors};
 use super::Shared;
 use crate::{
     error::{Error, Result},
-    model::{NAME_LENGTH, is_blank, is_short},
+    model::{EMPTY, is_blank, is_js_space, name_flaw},
 };
 
 /// What is read of a body that is too large, so that its sender gets to read the answer: this many times what is allowed.
@@ -152,17 +152,25 @@ impl Fields {
 
     /// A string that is not blank.
     pub fn text(&mut self, field: &'static str) -> Option<String> {
-        match self.values.remove(field) {
-            Some(Value::String(text)) if is_blank(&text) => self.wrong(field, "string cannot be empty"),
-            Some(Value::String(text)) => Some(text),
-            _ => self.wrong(field, "please provide a string"),
-        }
+        self.string(field, |text| is_blank(text).then_some(EMPTY))
     }
 
-    /// A string that is not blank, and no longer than a name may be.
+    /// The name of a user.
     pub fn name(&mut self, field: &'static str) -> Option<String> {
-        let name = self.text(field)?;
-        if is_short(&name) { Some(name) } else { self.wrong(field, NAME_LENGTH) }
+        self.string(field, name_flaw)
+    }
+
+    /// A password that was set before, when any characters were taken that are not all white space.
+    pub fn password(&mut self, field: &'static str) -> Option<String> {
+        self.string(field, |text| text.chars().all(is_js_space).then_some(EMPTY))
+    }
+
+    fn string(&mut self, field: &'static str, flaw: impl FnOnce(&str) -> Option<&'static str>) -> Option<String> {
+        let Some(Value::String(text)) = self.values.remove(field) else { return self.wrong(field, "please provide a string") };
+        match flaw(&text) {
+            Some(flaw) => self.wrong(field, flaw),
+            None => Some(text),
+        }
     }
 
     /// The same, where there is one.

@@ -87,7 +87,8 @@ async fn a_stranger_can_do_nothing_in_a_room(kind: Kind) {
 async fn the_conversation_pages_back_from_the_newest(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
-    let empty = alice.get(&format!("/room/{room}")).await.ok();
+    let mut empty = alice.get(&format!("/room/{room}")).await.ok();
+    assert_eq!(empty.as_object_mut().unwrap().remove("chatRoom").unwrap()["chatRoomId"], room);
     assert_eq!(empty, json!({ "success": true, "conversation": [], "users": [alice.user, bob.user], "lastSeq": 0, "hasMore": false }));
     for n in 1..=25 {
         alice.posts(&room, &n.to_string()).await.ok();

@@ -18,6 +18,7 @@ mod entries;
 mod log;
 mod marks;
 mod pages;
+mod recents;
 mod rooms;
 mod schema;
 mod search;
@@ -25,6 +26,7 @@ mod sessions;
 mod takeover;
 mod tallies;
 mod users;
+mod writers;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -37,7 +39,8 @@ use tokio::{
 };
 
 use super::{
-    Appended, Departed, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
+    Appended, Departed, ListedRoom, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, Store,
+    StoreError, Unread, UserCursor, Which,
     search::{Behind, PAUSE, rooms_of},
 };
 use crate::{
@@ -200,8 +203,8 @@ impl Store for Mongo {
         sessions::of_user(self.connection(), user, at).await
     }
 
-    async fn refresh_session(&self, id: SessionId, key: RefreshKey, next: [u8; 32], at: Timestamp, until: Timestamp) -> Result<Refresh> {
-        sessions::refresh(self.connection(), id, &key, next, at, until).await
+    async fn refresh_session(&self, rotation: Rotation) -> Result<Refresh> {
+        sessions::refresh(self.connection(), &rotation).await
     }
 
     async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>> {
@@ -222,6 +225,22 @@ impl Store for Mongo {
 
     async fn room(&self, id: RoomId) -> Result<Option<Arc<Room>>> {
         Ok(rooms::find(self.connection(), id).await?.map(Arc::new))
+    }
+
+    async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>> {
+        Ok(users::deleted_among(self.connection(), &room.members).await?.into())
+    }
+
+    async fn index_writers(&self) -> Result<()> {
+        schema::index_authors(self.connection()).await
+    }
+
+    async fn writers_in(&self, room: &Arc<Room>) -> Result<Vec<UserId>> {
+        writers::in_room(self.connection(), room).await
+    }
+
+    async fn written_by(&self, user: UserId, rooms: &[Arc<Room>]) -> Result<Vec<RoomId>> {
+        writers::rooms_of(self.connection(), user, rooms).await
     }
 
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
@@ -250,8 +269,8 @@ impl Store for Mongo {
         pages::find(self.connection(), id).await
     }
 
-    async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
-        rooms::recents(self.connection(), user, skip, limit).await
+    async fn recents(&self, page: RoomPage) -> Result<Vec<ListedRoom>> {
+        recents::recents(self.connection(), page).await
     }
 
     async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>> {

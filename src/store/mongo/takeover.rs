@@ -45,6 +45,19 @@ async fn is_empty(connection: &Connection, collection: &Collection<RawDocumentBu
     Ok(connection.one(any, |_| Some(())).await?.is_none())
 }
 
+/// Remembers the members of rooms who were deleted in the original application, as people who were deleted. Those who had written or read
+/// something were remembered from the first version on; the others were members of whom nothing was known.
+pub async fn remember_gone_members(connection: &Connection) -> Result<()> {
+    let all = connection.rooms.find(doc! {}).projection(doc! { "userIds": 1 });
+    let mut rooms = connection.within(all).await?;
+    let mut members = HashSet::new();
+    while rooms.advance().await.map_err(|error| failure(&error))? {
+        let listed = rooms.current().get_array("userIds").ok().into_iter().flatten().flatten();
+        members.extend(listed.filter_map(|id| UserId::parse(id.as_str()?)));
+    }
+    remember_the_gone(connection, &members).await
+}
+
 /// Gives every room its key, the oldest first: where several have the same members, the unique index keeps the key for that one.
 async fn take_over_rooms(connection: &Connection) -> Result<()> {
     let passage = schema::index(PASSAGE, doc! { "createdAt": 1, "_id": 1 });

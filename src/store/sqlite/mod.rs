@@ -25,7 +25,8 @@ use async_trait::async_trait;
 use tokio::{sync::Notify, task::AbortHandle, time::sleep};
 
 use super::{
-    Appended, Departed, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
+    Appended, Departed, ListedRoom, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, Store,
+    StoreError, Unread, UserCursor, Which,
     search::{Behind, PAUSE, rooms_of},
 };
 use crate::model::{
@@ -171,8 +172,8 @@ impl Store for Sqlite {
         self.threads.read(move |connection| sessions::of_user(connection, user, at)).await
     }
 
-    async fn refresh_session(&self, id: SessionId, key: RefreshKey, next: [u8; 32], at: Timestamp, until: Timestamp) -> Result<Refresh> {
-        self.threads.write(move |connection| sessions::refresh(connection, id, &key, next, at, until)).await
+    async fn refresh_session(&self, rotation: Rotation) -> Result<Refresh> {
+        self.threads.write(move |connection| sessions::refresh(connection, &rotation)).await
     }
 
     async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>> {
@@ -207,6 +208,26 @@ impl Store for Sqlite {
         Ok(room.map(Arc::new))
     }
 
+    async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>> {
+        let room = Arc::clone(room);
+        Ok(self.threads.read(move |connection| users::deleted_among(connection, &room.members)).await?.into())
+    }
+
+    /// Each membership counts already what its user has posted.
+    async fn index_writers(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn writers_in(&self, room: &Arc<Room>) -> Result<Vec<UserId>> {
+        let id = room.id;
+        self.threads.read(move |connection| rooms::writers(connection, id)).await
+    }
+
+    async fn written_by(&self, user: UserId, rooms: &[Arc<Room>]) -> Result<Vec<RoomId>> {
+        let rooms: Vec<_> = rooms.iter().map(|room| room.id).collect();
+        self.threads.read(move |connection| rooms::written_by(connection, user, &rooms)).await
+    }
+
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
         let deleted = self.threads.erase(move |connection| rooms::delete(connection, id)).await?;
         self.deleted.notify_one();
@@ -237,8 +258,8 @@ impl Store for Sqlite {
         self.threads.read(move |connection| log::find(connection, id)).await
     }
 
-    async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
-        self.threads.read(move |connection| rooms::recents(connection, user, skip, limit)).await
+    async fn recents(&self, page: RoomPage) -> Result<Vec<ListedRoom>> {
+        self.threads.read(move |connection| rooms::recents(connection, page)).await
     }
 
     async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>> {
