@@ -18,7 +18,7 @@ use crate::{
     view::{Large, Members, People, Post, Shown, present, present_members},
 };
 
-pub use pages::{Conversation, Found, LOG_BYTES, Place, Recents};
+pub use pages::{Conversation, Found, LOG_BYTES, Recents};
 
 /// Does what people ask for.
 #[derive(Clone)]

@@ -10,8 +10,8 @@ use super::Chat;
 use crate::{
     config::History,
     error::{Error, Result},
-    model::{Entry, Message, MessageId, Room, Seq, Timestamp, UserId, What},
-    store::{self, ListedRoom, Page, RoomPage, Scope, Search, Unread},
+    model::{Entry, Message, Room, Seq, UserId, What},
+    store::{self, ListedRoom, Page, Place, RoomPage, Scope, Search, Unread},
     view::{ConversationMessage, EntryView, LogPage, People, RecentConversation, RoomView, Shown, raw},
 };
 
@@ -23,8 +23,8 @@ const UNBOUNDED: u64 = u64::MAX;
 const FIRST_PIECE: u64 = 64;
 const LARGEST_PIECE: u64 = 128;
 
-/// Where a message stands among those of many rooms.
-pub type Place = (Timestamp, MessageId);
+/// How often the store is asked for one page of a search: it finds no more than a piece each time, and less where that is much work.
+const SEARCHES: usize = 16;
 
 /// Something as clients read it.
 type Written = Box<RawValue>;
@@ -45,8 +45,8 @@ pub struct Conversation {
 pub struct Found {
     /// The messages, the newest first.
     pub messages: Vec<Written>,
-    /// The message behind which to go on, where there are more.
-    pub last: Option<Message>,
+    /// The place before which to go on, where there may be more.
+    pub next: Option<Place>,
 }
 
 /// A page of the rooms of somebody.
@@ -140,24 +140,31 @@ impl Chat {
             Some(room) => Scope::Room { room: room.id, after: self.hidden(room, user) },
             None => Scope::RoomsOf { user, since_joined: self.config.history == History::FromJoining },
         };
-        let next = |found: &[Message], limit| {
-            let before = found.last().map(|message| (message.created_at, message.id)).or(before);
-            self.store.search(Search { scope, words: words.to_owned(), before, limit })
-        };
-        let found = pieces(limit.saturating_add(1), LOG_BYTES, text_of, next).await?;
+        let (mut found, mut next, mut bytes) = (Vec::<Message>::new(), before, 0);
+        for _ in 0..SEARCHES {
+            let missing = limit.saturating_add(1).saturating_sub(found.len() as u64).min(FIRST_PIECE);
+            let search = Search { scope, words: words.to_owned(), before: next, limit: missing };
+            let piece = self.store.search(search).await?;
+            bytes += piece.messages.iter().map(text_of).sum::<u64>();
+            found.extend(piece.messages);
+            next = piece.next;
+            if next.is_none() || found.len() as u64 > limit || bytes > LOG_BYTES {
+                break;
+            }
+        }
         // One that was deleted with its room meanwhile is not there any more.
         let there = try_join_all(found.iter().map(|message| self.if_there(message))).await?;
         let (mut messages, mut bytes, mut last) = (Vec::new(), LOG_BYTES, None);
-        for (count, (message, there)) in found.into_iter().zip(there).enumerate() {
+        for (count, (message, there)) in found.iter().zip(there).enumerate() {
             let size = there.as_ref().map_or(0, |written| written.get().len() as u64);
             if count as u64 >= limit || (size > bytes && !messages.is_empty()) {
-                return Ok(Found { messages, last });
+                return Ok(Found { messages, next: last });
             }
             bytes = bytes.saturating_sub(size);
             messages.extend(there);
-            last = Some(message);
+            last = Some(Place::of(message));
         }
-        Ok(Found { messages, last: None })
+        Ok(Found { messages, next })
     }
 
     async fn if_there(&self, message: &Message) -> Result<Option<Written>> {

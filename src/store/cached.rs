@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use moka::{future::Cache, ops::compute::Op};
 
 use super::{
-    Appended, Departed, ListedRoom, Marked, Names, NewEntry, Page, Refresh, Result, RoomPage, Rotation, Search, Store, StoreError, Unread,
+    Appended, Departed, Found, ListedRoom, Marked, Names, NewEntry, Page, Refresh, Result, RoomPage, Rotation, Search, Store, StoreError, Unread,
     UserCursor, Which, is_large,
 };
 use crate::model::{
@@ -385,7 +385,7 @@ impl<S: Store> Store for Cached<S> {
         self.store.unread(user, among).await
     }
 
-    async fn search(&self, search: Search) -> Result<Vec<Message>> {
+    async fn search(&self, search: Search) -> Result<Found> {
         self.store.search(search).await
     }
 

@@ -25,7 +25,7 @@ use crate::{
 pub use cached::Cached;
 pub use entry::{Appended, Change, NewEntry, Placed};
 pub use mongo::Mongo;
-pub use search::{Scope, Search};
+pub use search::{Found, Place, Scope, Search};
 pub use sqlite::Sqlite;
 
 /// Why a store could not answer. What is simply not there is `Ok(None)`, never an error.
@@ -318,9 +318,10 @@ pub trait Store: Send + Sync + 'static {
     /// What the user has not read, in each of their rooms, or in those of `among` that they are in. In no order.
     async fn unread(&self, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>>;
 
-    /// Messages with these words, the newest first; those of the same time in an order that stays. Every message that was posted before the call is among those
-    /// that are looked through, as it is now: what it said before an edit finds nothing, nor does one that was deleted.
-    async fn search(&self, search: Search) -> Result<Vec<Message>>;
+    /// Messages with these words, the newest first, in the order of their [places](Place). Every message that was posted before the call is
+    /// among those that are looked through, as it is now: what it said before an edit finds nothing, nor does one that was deleted. It costs
+    /// as much as the rooms in question and what is found in them; messages in other rooms cost nothing.
+    async fn search(&self, search: Search) -> Result<Found>;
 
     /// The key that signs tokens: `candidate` if none was kept yet, and from then on always the same.
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]>;

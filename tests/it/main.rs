@@ -57,6 +57,7 @@ mod replay;
 mod room_list;
 mod rooms;
 mod search;
+mod search_index;
 mod secure_access;
 mod secure_hostile;
 mod secure_sessions;

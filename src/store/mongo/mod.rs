@@ -39,9 +39,9 @@ use tokio::{
 };
 
 use super::{
-    Appended, Departed, ListedRoom, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, Store,
+    Appended, Departed, Found, ListedRoom, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, Store,
     StoreError, Unread, UserCursor, Which,
-    search::{Behind, PAUSE, rooms_of},
+    search::Behind,
 };
 use crate::{
     config::{DatabaseUrl, MongoConfig},
@@ -65,9 +65,10 @@ pub struct Mongo {
     shared: Arc<Shared>,
     /// How many of what people have not read is their own.
     own: Own,
-    /// Where there are messages without their words.
+    /// What is to be indexed for search, and how far that is.
     behind: Arc<Behind>,
-    /// Look for entries that say something that was not done, and give messages their words.
+    indexed: Arc<search::State>,
+    /// Look for entries that say something that was not done, and index messages.
     on_the_side: [AbortHandle; 2],
 }
 
@@ -90,13 +91,14 @@ impl Mongo {
     pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
         let connection = Connection::open(url, config).await?;
         schema::prepare(&connection).await?;
-        let behind = Arc::<Behind>::default();
+        let (behind, indexed) = (Arc::<Behind>::default(), Arc::<search::State>::default());
+        indexed.learn(&connection).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
         let shared = Arc::new(Shared { connection, appending: OnceCell::new(), log: Log::new() });
         let on_the_side = [
             tokio::spawn(finish_now_and_then(Arc::clone(&shared))).abort_handle(),
-            tokio::spawn(index_on_the_side(Arc::clone(&shared), Arc::clone(&behind))).abort_handle(),
+            tokio::spawn(search::keep_indexed(shared.connection.clone(), Arc::clone(&indexed), Arc::clone(&behind))).abort_handle(),
         ];
-        Ok(Self { shared, own: Own::new(), behind, on_the_side })
+        Ok(Self { shared, own: Own::new(), behind, indexed, on_the_side })
     }
 
     /// Ends what is done on the side.
@@ -133,19 +135,6 @@ async fn finish_now_and_then(shared: Arc<Shared>) {
             });
         }
         sleep(FINISH).await;
-    }
-}
-
-/// Gives new messages their words, so slowly that posting does not suffer.
-async fn index_on_the_side(shared: Arc<Shared>, behind: Arc<Behind>) {
-    let mut rooms = Vec::new();
-    loop {
-        sleep(PAUSE).await;
-        if rooms.is_empty() {
-            rooms = behind.take();
-        }
-        // What fails is left to whoever searches.
-        rooms = search::catch_up(&shared.connection, rooms).await.unwrap_or_default();
     }
 }
 
@@ -256,7 +245,7 @@ impl Store for Mongo {
     }
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
-        self.behind.note(rooms_of(&batch).into_iter());
+        self.behind.note(&batch);
         let appending = self.shared.appending.get_or_try_init(|| async { self.connection().another() }).await?;
         self.shared.log.append(appending, &batch).await
     }
@@ -303,8 +292,8 @@ impl Store for Mongo {
         marks::unread(self.connection(), &self.own, user, among).await
     }
 
-    async fn search(&self, search: Search) -> Result<Vec<Message>> {
-        search::search(self.connection(), &search).await
+    async fn search(&self, search: Search) -> Result<Found> {
+        search::search(self.connection(), &self.indexed, &self.behind, &search).await
     }
 
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {

@@ -149,6 +149,7 @@ pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
     // They carry the room's latest message. Those of a large room do not, and are too many to be deleted at once.
     connection.prepare_cached("DELETE FROM memberships INDEXED BY memberships_small WHERE room = ? AND NOT large")?.execute([id])?;
     connection.prepare_cached("INSERT INTO purges (room) VALUES (?)")?.execute([id])?;
+    search::delete_room(connection, id)?;
     Ok(Some(last_seq - deleted))
 }
 
@@ -156,9 +157,9 @@ pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
 pub fn purge(connection: &Connection) -> Result<bool> {
     let room = connection.prepare_cached("SELECT room FROM purges LIMIT 1")?.query_row([], |row| row.get::<_, RoomId>(0)).optional()?;
     let Some(room) = room else { return Ok(false) };
-    let mut slice = Slice::new();
+    let slice = Slice::new();
     while slice.has_room() {
-        if !(purge_entry(connection, room, &mut slice)? || purge_some(connection, room)?) {
+        if !(purge_entry(connection, room)? || purge_some(connection, room)?) {
             connection.prepare_cached("DELETE FROM purges WHERE room = ?")?.execute([room])?;
             break;
         }
@@ -166,17 +167,10 @@ pub fn purge(connection: &Connection) -> Result<bool> {
     connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM purges)")?.query_row([], |row| row.get(0))
 }
 
-/// Takes away the first entry of a deleted room, with its words in the index of search. False when there is none.
-fn purge_entry(connection: &Connection, room: RoomId, slice: &mut Slice) -> Result<bool> {
-    let first = connection
-        .prepare_cached("SELECT seq, coalesce(length(text), 0) FROM entries WHERE room = ? ORDER BY seq LIMIT 1")?
-        .query_row([room], |row| Ok((row.get::<_, Seq>(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((seq, letters)) = first else { return Ok(false) };
-    search::purge(connection, room, seq)?;
-    connection.prepare_cached("DELETE FROM entries WHERE room = ? AND seq = ?")?.execute(params![room, seq])?;
-    slice.count(letters);
-    Ok(true)
+/// Takes away the first entry of a deleted room. False when there is none.
+fn purge_entry(connection: &Connection, room: RoomId) -> Result<bool> {
+    let first = "DELETE FROM entries WHERE room = ?1 AND seq = (SELECT min(seq) FROM entries WHERE room = ?1)";
+    Ok(connection.prepare_cached(first)?.execute([room])? > 0)
 }
 
 /// Takes away some of the read marks and memberships of a deleted room. False when there are none.
