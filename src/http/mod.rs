@@ -130,7 +130,10 @@ fn cors(origins: &Origins, is_secure: bool) -> CorsLayer {
     let origins = match origins {
         Origins::ByMode if is_secure => AllowOrigin::list([]),
         Origins::Any | Origins::ByMode => AllowOrigin::mirror_request(),
-        Origins::These(list) => AllowOrigin::list(list.iter().cloned()),
+        Origins::These(list) => {
+            let list = list.clone();
+            AllowOrigin::predicate(move |origin, _| list.contains(origin))
+        }
     };
     CorsLayer::new()
         .allow_origin(origins)

@@ -64,6 +64,7 @@ mod secure_sessions;
 mod secure_sockets;
 mod secure_tokens;
 mod sending;
+mod settings;
 mod sockets;
 mod sqlite_files;
 mod starting;
