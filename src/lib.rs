@@ -24,6 +24,7 @@ pub mod http;
 pub mod limits;
 pub mod live;
 pub mod model;
+pub mod number;
 pub mod operator;
 pub mod password;
 pub mod sessions;
