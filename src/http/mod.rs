@@ -1,12 +1,14 @@
 //! The REST API. [`router`] is its table of contents; each noun has a file with its requests, handlers and routes.
 
 mod accounts;
+mod base_path;
 mod body;
 mod caller;
 mod connections;
 mod delete;
 mod hardening;
 mod health;
+mod keep_alive;
 mod login;
 mod members;
 mod messages;

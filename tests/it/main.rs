@@ -42,6 +42,7 @@ mod hostile_http;
 mod hostile_polling;
 mod hostile_siege;
 mod hostile_thirst;
+mod idle;
 mod large_rooms;
 mod login;
 mod long_pages;
