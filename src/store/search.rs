@@ -19,6 +19,8 @@ use crate::model::{MessageId, RoomId, Seq, Timestamp, UserId};
 const WORDS: usize = 32;
 /// The most characters of a word that matter.
 const LETTERS: usize = 64;
+/// The most bytes of a text whose words count: longer ones would take too long.
+const TEXT_BYTES: usize = 128 << 10;
 /// How often some messages are put into the index on the side.
 pub(super) const PAUSE: Duration = Duration::from_millis(250);
 /// How many entries are looked at in one go.
@@ -61,6 +63,7 @@ pub enum Scope {
 /// What is in an index stays as it was put there. To change what a word is: have SQLite make its index anew (`sigma.sql` does), since it
 /// forgets words only if it is told them as they were.
 pub(super) fn words(text: &str) -> Vec<String> {
+    let text = &text[..text.floor_char_boundary(TEXT_BYTES)];
     let plain: String = text.nfkd().filter(|letter| !is_combining_mark(*letter)).flat_map(char::to_lowercase).collect();
     // Small letters may have accents of their own.
     let plain = plain.nfkd().filter(|letter| !is_combining_mark(*letter)).map(|letter| if letter == 'ς' { 'σ' } else { letter });

@@ -40,7 +40,15 @@ const DEPARTURES_AGAIN: i64 = 30_000;
 const ATTEMPTS: usize = 10;
 
 pub async fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
-    connection.one(connection.rooms.find_one(doc! { "_id": id.to_string() }), documents::room).await
+    let found = connection.one(connection.rooms.find_one(doc! { "_id": id.to_string() }), documents::room).await?;
+    Ok(found.map(|room| without_removed(connection, room)))
+}
+
+/// The room without those whose removal is pending.
+fn without_removed(connection: &Connection, mut room: Room) -> Room {
+    let removed = connection.pending.removed_from(room.id);
+    room.members.retain(|member| !removed.contains(member));
+    room
 }
 
 pub async fn find_or_add(connection: &Connection, room: Room) -> Result<(Arc<Room>, bool)> {
@@ -52,7 +60,7 @@ pub async fn find_or_add(connection: &Connection, room: Room) -> Result<(Arc<Roo
     for _ in 0..ATTEMPTS {
         let by_members = doc! { "memberKey": member_key(&room) };
         if let Some(found) = connection.one(connection.rooms.find_one(by_members), documents::room).await? {
-            return Ok((Arc::new(found), false));
+            return Ok((Arc::new(without_removed(connection, found)), false));
         }
         if connection.add(&connection.rooms, &document).await? {
             return Ok((Arc::new(room), true));
@@ -67,8 +75,17 @@ pub async fn of_user(connection: &Connection, user: UserId, after: Option<RoomId
         return Ok(Vec::new());
     }
     let mut filter = doc! { "userIds": user.to_string(), "deletedAt": null };
+    let left: Vec<_> = connection.pending.left_by(user).iter().map(ToString::to_string).collect();
+    let mut ids = if left.is_empty() {
+        doc! {}
+    } else {
+        doc! { "$nin": left }
+    };
     if let Some(after) = after {
-        filter.insert("_id", doc! { "$gt": after.to_string() });
+        ids.insert("$gt", after.to_string());
+    }
+    if !ids.is_empty() {
+        filter.insert("_id", ids);
     }
     let found = connection.rooms.find(filter).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 }).limit(rows(limit));
     connection.all(found.hint(schema::by_name(schema::BY_MEMBER)), id_of_room).await
@@ -112,7 +129,10 @@ pub async fn joined_of(connection: &Connection, user: UserId, among: Option<&[Ro
         let joined = documents::joined(room).into_iter().map(|(_, seq)| seq).max();
         Some((id_of_room(room)?, joined.unwrap_or_default()))
     };
-    connection.all(found, joined).await
+    let mut rooms = connection.all(found, joined).await?;
+    let left = connection.pending.left_by(user);
+    rooms.retain(|(room, _)| !left.contains(room));
+    Ok(rooms)
 }
 
 /// The entry by which a user came into a room; `None` where they are not in it.
@@ -211,18 +231,21 @@ struct Latest {
 pub async fn recents(connection: &Connection, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
     let skip = usize::try_from(skip).unwrap_or(usize::MAX);
     let wanted = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(skip);
-    let mut latest = latest_in_large_rooms(connection, user).await?;
+    let left = connection.pending.left_by(user);
+    let mut latest = latest_in_large_rooms(connection, user, &left).await?;
     let active = doc! { "userIds": user.to_string(), "large": false, "activeUntil": { "$gt": date(Timestamp(0)) } };
     let by_activity = connection.rooms.find(active).projection(doc! { "activeUntil": 1 }).sort(doc! { "activeUntil": -1 });
     let mut next = wanted.saturating_add(MORE_ROOMS).min(ROOMS_AT_ONCE);
     let by_activity = by_activity.batch_size(u32::try_from(next).unwrap_or(u32::MAX)).hint(schema::by_name(schema::BY_MEMBER));
     let mut by_activity = connection.within(by_activity).await?;
     loop {
-        let (rooms, last_active) = take(connection, &mut by_activity, next).await?;
+        let (mut rooms, last_active) = take(connection, &mut by_activity, next).await?;
+        let taken = rooms.len();
+        rooms.retain(|room| !left.contains(room));
         latest.extend(latest_of_each(connection, &rooms).await?);
         latest.sort_unstable_by_key(|latest| Reverse((latest.at, latest.id)));
         let complete = wanted.checked_sub(1).is_none_or(|last| latest.get(last).is_some_and(|latest| latest.at > last_active));
-        if complete || rooms.len() < next {
+        if complete || taken < next {
             break;
         }
         next = next.saturating_mul(2).min(ROOMS_AT_ONCE);
@@ -233,10 +256,11 @@ pub async fn recents(connection: &Connection, user: UserId, skip: u64, limit: u6
     Ok(messages)
 }
 
-async fn latest_in_large_rooms(connection: &Connection, user: UserId) -> Result<Vec<Latest>> {
+async fn latest_in_large_rooms(connection: &Connection, user: UserId, left: &HashSet<RoomId>) -> Result<Vec<Latest>> {
     let large = connection.rooms.find(doc! { "userIds": user.to_string(), "large": true }).projection(doc! { "_id": 1 });
     let mut latest = Vec::new();
-    for rooms in connection.all(large, id_of_room).await?.chunks(ROOMS_AT_ONCE) {
+    let large = connection.all(large, |room| id_of_room(room).filter(|room| !left.contains(room))).await?;
+    for rooms in large.chunks(ROOMS_AT_ONCE) {
         latest.extend(latest_of_each(connection, rooms).await?);
     }
     Ok(latest)
@@ -267,7 +291,8 @@ async fn latest_of_each(connection: &Connection, rooms: &[RoomId]) -> Result<Vec
         .all(ends, |end| {
             let room = RoomId::parse(text_in(end, "_id"))?;
             let latest = MessageId::parse(text_in(end, "id")).map(|id| Latest { at: time_in(end, "createdAt"), id });
-            Some((room, seq_in(end, "seq"), latest.filter(|_| !flag_in(end, "deleted"))))
+            let is_there = |latest: &Latest| !flag_in(end, "deleted") && !connection.pending.is_deleted(room, latest.id);
+            Some((room, seq_in(end, "seq"), latest.filter(is_there)))
         })
         .await?;
     let mut latest = Vec::with_capacity(ends.len());

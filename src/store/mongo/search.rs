@@ -13,9 +13,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Document, RawDocument, doc};
 
 use super::{
-    changes,
     connection::Connection,
     documents::{self, date, number, number_in, seq_in, text_in},
+    effects,
     pages::{self, entries_between},
     rooms, rows,
     schema::{self, by_name},
@@ -58,7 +58,7 @@ async fn catch_up_room(connection: &Connection, room: RoomId) -> Result<bool> {
     let Some((end, _)) = entries.last() else { return Ok(false) };
     let more = *end == last;
     let up_to = doc! { "$max": { "searchSeq": number(end.0) } };
-    changes::update(connection, connection.messages.name(), entries.into_iter().filter_map(|(_, update)| update).collect()).await?;
+    effects::update(connection, connection.messages.name(), entries.into_iter().filter_map(|(_, update)| update).collect()).await?;
     connection.within(connection.rooms.update_one(doc! { "_id": room.to_string(), "deletedAt": null }, up_to)).await?;
     Ok(more)
 }
