@@ -17,8 +17,10 @@ use super::patience::Patient;
 use crate::{
     address::Peer,
     config::Config,
+    descriptors::{Descriptor, Descriptors},
     limits::{Place, Places},
     live::Taken,
+    refusals,
 };
 
 /// How long to wait before accepting again when the system has no room for one more connection.
@@ -43,11 +45,12 @@ impl Open {
         self.tasks.wait().await;
     }
 
-    fn spawn(&self, stream: TcpStream, peer: Peer, place: Place, service: NormalizePath<Router>, http: &http1::Builder) {
+    fn spawn(&self, stream: (TcpStream, Descriptor), peer: Peer, place: Place, service: NormalizePath<Router>, http: &http1::Builder) {
+        let (stream, descriptor) = stream;
         // Without it small answers wait for the acknowledgement of the one before. Where it fails the connection is gone already.
         let _ = stream.set_nodelay(true);
         let taken = Taken::default();
-        let stream = TokioIo::new(Patient::new(stream, taken.clone(), WRITE_PATIENCE));
+        let stream = TokioIo::new(Patient::new(stream, taken.clone(), WRITE_PATIENCE).holding(descriptor));
         let service = service.map_request(move |mut request: Request<Incoming>| {
             let client = peer.client(request.headers());
             request.extensions_mut().insert(client);
@@ -76,7 +79,13 @@ impl Open {
 
 /// Serves `router` to whoever connects, until `shutdown`. Answers the connections that are still open: nothing new comes in on them once
 /// they are asked to shut down.
-pub async fn serve(listener: TcpListener, router: Router, config: &Config, shutdown: impl Future<Output = ()>) -> Open {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: &Config,
+    descriptors: &Arc<Descriptors>,
+    shutdown: impl Future<Output = ()>,
+) -> Open {
     let places = Places::new(config.limits.connections_per_address, config.access);
     let config = &config.http;
     let proxies = Arc::new(config.trusted_proxies.clone());
@@ -94,11 +103,15 @@ pub async fn serve(listener: TcpListener, router: Router, config: &Config, shutd
                 Ok((stream, peer)) => {
                     let client = Peer::new(peer.ip(), &proxies);
                     let place = client.direct().map_or_else(|| Some(Place::default()), |address| places.take(address));
-                    if let Some(place) = place {
-                        open.spawn(stream, client, place, service.clone(), &http);
-                    } else {
-                        // Dropped, and so closed: an answer would take what there is too little of.
-                        tracing::debug!(address = %peer.ip(), "too many connections from one address");
+                    // Without either it is dropped, and so closed: an answer would take what there is too little of.
+                    match (descriptors.take(), place) {
+                        (Some(descriptor), Some(place)) => open.spawn((stream, descriptor), client, place, service.clone(), &http),
+                        (None, _) => {
+                            if refusals::is_first(peer.ip().into(), "connections closed for want of file descriptors") {
+                                tracing::warn!(address = %peer.ip(), "a connection was closed: nearly all file descriptors are taken");
+                            }
+                        }
+                        (_, None) => tracing::debug!(address = %peer.ip(), "too many connections from one address"),
                     }
                 }
                 Err(error) => refused(&error).await,
