@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{FromRequestParts, State},
-    http::request::Parts,
+    extract::State,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -21,8 +20,8 @@ use super::{
 };
 use crate::{
     chat::Recents,
-    error::{Error, Result},
-    model::{EMPTY, NAME_LENGTH, Room, RoomType, User, UserId, name_flaw},
+    error::Result,
+    model::{NAME_LENGTH, Room, RoomType, User, UserId, is_blank, is_short},
     store::Unread,
 };
 
@@ -47,12 +46,8 @@ impl Input for NewRoom {
 
 /// What a room is to be called.
 pub fn room_name(fields: &mut Fields) -> Option<String> {
-    let name = fields.parsed("name", Some, NAME_LENGTH)?;
-    match name_flaw(&name) {
-        Some(EMPTY) => fields.wrong("name", NAME_LENGTH),
-        Some(flaw) => fields.wrong("name", flaw),
-        None => Some(name),
-    }
+    let fits = |text: String| (!is_blank(&text) && is_short(&text)).then_some(text);
+    fields.parsed("name", fits, NAME_LENGTH)
 }
 
 async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): Body<NewRoom>) -> Result<Json<Success>> {
@@ -92,8 +87,7 @@ pub async fn known(app: &App, ids: &[String]) -> Result<Vec<Arc<User>>> {
     }
 }
 
-/// With `empty=include` rooms without a message are listed too, and every room is described.
-async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Paging, WithEmpty(with_empty): WithEmpty) -> Result<Response> {
+async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Paging) -> Result<Response> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Answer {
@@ -101,25 +95,8 @@ async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Pagin
         conversation: Vec<Box<RawValue>>,
         has_more: bool,
     }
-    let Recents { conversation, has_more } = app.chat.recents(caller.user.id, paging.skip(), paging.limit(), with_empty).await?;
+    let Recents { conversation, has_more } = app.chat.recents(caller.user.id, paging.skip(), paging.limit()).await?;
     Ok(Json(Answer { success: true, conversation, has_more }).into_response())
-}
-
-/// Whether the query asks for rooms without a message.
-struct WithEmpty(bool);
-
-impl<S: Sync> FromRequestParts<S> for WithEmpty {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        let query = parts.uri.query().unwrap_or_default();
-        let empty = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "empty").map(|(_, value)| value);
-        match empty.as_deref() {
-            None => Ok(Self(false)),
-            Some("include") => Ok(Self(true)),
-            Some(_) => Err(invalid("empty", "Possible value are include".into())),
-        }
-    }
 }
 
 /// What is unread in all rooms of the caller; those in which nothing is are left out.

@@ -32,10 +32,7 @@ export class Listener {
   constructor(baseUrl, kind) {
     this.kind = kind;
     this.name = kind.name;
-    // A path in the URL would be a namespace to the client.
-    const { origin, pathname } = new URL(baseUrl);
-    this.socket = kind.io(origin, {
-      path: `${pathname.replace(/\/$/, '')}/socket.io`,
+    this.socket = kind.io(baseUrl, {
       transports: kind.transports,
       forceNew: true,
       timeout: DEADLINE,
