@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use moka::{future::Cache, ops::compute::Op};
 
 use super::{
-    Appended, Departed, Found, ListedRoom, Marked, Names, NewEntry, Page, Refresh, Result, RoomPage, Rotation, Search, Store, StoreError, Unread,
-    UserCursor, Which, is_large,
+    Appended, Departed, Found, ListedRoom, Marked, Names, NewEntry, Page, Refresh, Result, RoomPage, Rotation, Search, Store, StoreError,
+    Unread, UserCursor, Which, is_large,
 };
 use crate::model::{
     Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,

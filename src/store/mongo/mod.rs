@@ -40,8 +40,7 @@ use tokio::{
 
 use super::{
     Appended, Departed, Found, ListedRoom, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, Store,
-    StoreError, Unread, UserCursor, Which,
-    search::Behind,
+    StoreError, Unread, UserCursor, Which, search::Behind,
 };
 use crate::{
     config::{DatabaseUrl, MongoConfig},
