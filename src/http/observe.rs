@@ -111,6 +111,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        clock::Clock,
         config::{AccessMode, Config},
         limits::Limits,
         live::{Event, Live, Taken},
@@ -145,7 +146,7 @@ mod tests {
         async fn panics() {
             panic!("a secret of ours");
         }
-        let limits = Limits::new(&Config::load(None, &HashMap::new()).unwrap().limits, AccessMode::Open);
+        let limits = Limits::new(&Config::load(None, &HashMap::new()).unwrap().limits, AccessMode::Open, Clock::system());
         let bounds = Bounds { bytes: 1, time: Duration::from_secs(1), limits: Arc::new(limits), live: Arc::new(Nobody) };
         let around = ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(bounds, around))
