@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer, ServiceExt};
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
 
-use super::patience::Patient;
+use super::{memory::Connection, patience::Patient};
 use crate::{
     address::Peer,
     config::Config,
@@ -48,10 +48,13 @@ impl Open {
         let _ = stream.set_nodelay(true);
         let taken = Taken::default();
         let stream = TokioIo::new(Patient::new(stream, taken.clone(), WRITE_PATIENCE));
+        let closing = CancellationToken::new();
+        let closed = closing.clone();
         let service = service.map_request(move |mut request: Request<Incoming>| {
             let client = peer.client(request.headers());
             request.extensions_mut().insert(client);
             request.extensions_mut().insert(taken.clone());
+            request.extensions_mut().insert(Connection(closing.clone()));
             request
         });
         let connection = http.serve_connection(stream, TowerToHyperService::new(service)).with_upgrades();
@@ -62,6 +65,10 @@ impl Open {
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
+                () = closed.cancelled() => {
+                    tracing::debug!("a connection was closed for want of memory: its client does not read");
+                    return;
+                }
                 () = stopping.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await

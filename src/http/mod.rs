@@ -9,6 +9,7 @@ mod hardening;
 mod health;
 mod login;
 mod members;
+mod memory;
 mod messages;
 mod observe;
 mod paging;
@@ -39,6 +40,7 @@ use tower_http::{
 
 use crate::{
     access::Access,
+    budget::MemoryBudget,
     chat::Chat,
     clock::Clock,
     config::{HttpConfig, Origins},
@@ -52,6 +54,7 @@ use crate::{
 };
 
 pub use connections::serve;
+use memory::Memory;
 use polling::Bounds;
 
 /// What the handlers work with.
@@ -70,6 +73,8 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// The sockets.
     pub live: Arc<dyn Live>,
+    /// The memory that requests may take.
+    pub budget: Arc<MemoryBudget>,
     /// Time and ids.
     pub clock: Clock,
     /// Settings of requests.
@@ -96,6 +101,7 @@ pub fn router(app: App, sockets: SocketIoLayer, max_packet: usize) -> Router {
         time: app.config.request_timeout_ms.into(),
         limits: Arc::clone(&app.limits),
         live: Arc::clone(&app.live),
+        memory: Memory { budget: Arc::clone(&app.budget), max_body: app.config.max_body_bytes as u64, max_page: app.config.max_page },
     };
     // One layer made of many: a router wraps each of its routes in every layer anew, and every wrapping costs each request.
     let around = ServiceBuilder::new()

@@ -35,7 +35,7 @@ pub async fn around(State(bounds): State<Bounds>, request: Request, next: Next) 
         // A poll waits until there is something to say.
         Route::Sockets => polling::check(bounds, request, next).await,
         Route::Api(_) | Route::None => {
-            tokio::time::timeout(bounds.time, next.run(request)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
+            tokio::time::timeout(bounds.time, bounds.memory.answer(request, next)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
         }
     };
     if let Some(Fault(cause)) = response.extensions_mut().remove() {
@@ -109,8 +109,9 @@ mod tests {
     use tower::{ServiceBuilder, ServiceExt};
     use tower_http::catch_panic::CatchPanicLayer;
 
-    use super::*;
+    use super::{super::memory::Memory, *};
     use crate::{
+        budget::MemoryBudget,
         clock::Clock,
         config::{AccessMode, Config},
         limits::Limits,
@@ -146,8 +147,10 @@ mod tests {
         async fn panics() {
             panic!("a secret of ours");
         }
-        let limits = Limits::new(&Config::load(None, &HashMap::new()).unwrap().limits, AccessMode::Open, Clock::system());
-        let bounds = Bounds { bytes: 1, time: Duration::from_secs(1), limits: Arc::new(limits), live: Arc::new(Nobody) };
+        let config = Config::load(None, &HashMap::new()).unwrap();
+        let limits = Limits::new(&config.limits, AccessMode::Open, Clock::system());
+        let memory = Memory { budget: MemoryBudget::new(&config.memory, AccessMode::Open), max_body: 1, max_page: 1 };
+        let bounds = Bounds { bytes: 1, time: Duration::from_secs(1), limits: Arc::new(limits), live: Arc::new(Nobody), memory };
         let around = ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(bounds, around))
             .map_response(IntoResponse::into_response)

@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::body;
+use super::{body, memory::Memory};
 use crate::{
     access::authorization,
     address::ClientAddress,
@@ -34,6 +34,8 @@ pub struct Bounds {
     pub limits: Arc<Limits>,
     /// The sockets.
     pub live: Arc<dyn Live>,
+    /// The memory of requests.
+    pub memory: Memory,
 }
 
 /// Answers a request for sockets. Lets only payloads through that are whole and, in version 3, made of packets that end where they say.
