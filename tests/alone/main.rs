@@ -4,6 +4,7 @@
 #[path = "../it/databases.rs"]
 #[expect(dead_code, reason = "the other tests do more with their databases")]
 mod databases;
+mod erasing;
 #[path = "../it/harness.rs"]
 #[expect(dead_code, reason = "the other tests do more with their servers")]
 mod harness;

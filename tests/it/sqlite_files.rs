@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::{
     databases::Kind,
-    harness::{Program, TestServer},
+    harness::{PATIENCE, Program, TestServer},
     people::Answer,
     wire::Socket,
 };
@@ -187,29 +187,32 @@ async fn reads_go_on_while_another_program_writes() {
     alice.says(&room, "and again").await;
     let url = server.database().url;
     let other = Connection::open(url.strip_prefix("sqlite:").unwrap()).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE; INSERT INTO secrets (name, value) VALUES ('other', x'00')").unwrap();
     let own = format!("/users/{}", alice.id);
     let (page, sync) = (format!("/room/{room}"), format!("/room/{room}/sync?since=0"));
     let members = format!("/room/{room}/members");
-    // Also behind a start.
-    for _ in 0..2 {
+    for starts_meanwhile in [false, true] {
+        if starts_meanwhile {
+            other.execute_batch("ROLLBACK").unwrap();
+            server.stop().await;
+        }
+        other.execute_batch("BEGIN IMMEDIATE; INSERT INTO secrets (name, value) VALUES ('other', x'00')").unwrap();
+        if starts_meanwhile {
+            timeout(PATIENCE, server.restart()).await.expect("a start waits for another program");
+            alice.base.clone_from(&server.base);
+        }
         for path in [page.as_str(), &sync, "/room", "/room/unread", "/users", &own, "/ready", "/health", &members] {
-            let answer = timeout(Duration::from_secs(4), alice.get(path)).await;
+            let answer = timeout(PATIENCE, alice.get(path)).await;
             answer.unwrap_or_else(|_| panic!("{path} waits for another program")).ok();
         }
-        let mut socket = timeout(Duration::from_secs(4), Socket::of(&alice, &room)).await.expect("subscribing waits for another program");
-        let synced = timeout(Duration::from_secs(4), socket.asks("sync", json!([{ "rooms": { &room: 0 } }]))).await;
+        let mut socket = timeout(PATIENCE, Socket::of(&alice, &room)).await.expect("subscribing waits for another program");
+        let synced = timeout(PATIENCE, socket.asks("sync", json!([{ "rooms": { &room: 0 } }]))).await;
         assert_eq!(synced.expect("sync waits for another program")["success"], true);
-        // When they went is written at the end, as soon as that is possible or given up.
-        server.stop().await;
-        timeout(Duration::from_secs(4), server.restart()).await.expect("a start waits for another program");
-        alice.base.clone_from(&server.base);
     }
     // A write does need the lock, and whoever waits for it keeps nobody from reading.
     let (poster, to) = (bob.at(&server), room.clone());
     let posting = tokio::spawn(async move { poster.posts(&to, "when it is over").await });
     for path in [page.as_str(), &sync] {
-        timeout(Duration::from_secs(4), alice.get(path)).await.unwrap_or_else(|_| panic!("{path} waits for a post")).ok();
+        timeout(PATIENCE, alice.get(path)).await.unwrap_or_else(|_| panic!("{path} waits for a post")).ok();
     }
     other.execute_batch("ROLLBACK").unwrap();
     posting.await.unwrap().ok();

@@ -1,0 +1,99 @@
+//! How soon a server ends while much is erased from SQLite, or nothing can be.
+
+use std::time::{Duration, Instant};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use reqwest::Method;
+use rusqlite::Connection;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{
+    TURN,
+    harness::{PATIENCE, Program},
+    people::{Answer, Person},
+};
+
+/// How many words of three letters a text of 100 KB has.
+const WORDS: usize = 25_400;
+/// Texts of 100 KB whose words are nearly all different.
+fn long_texts(count: u64) -> impl Iterator<Item = String> {
+    let text = |seed| {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut letter = move || char::from(random.random_range(b'a'..=b'z'));
+        let mut text = String::with_capacity(WORDS * 4);
+        for _ in 0..WORDS {
+            text.extend([letter(), letter(), letter(), ' ']);
+        }
+        text
+    };
+    (0..count).map(text)
+}
+
+/// Waits until nothing is left of deleted rooms.
+async fn erased(database: &Connection) {
+    let begun = Instant::now();
+    while database.query_row("SELECT count(*) FROM purges", [], |row| row.get::<_, u64>(0)).unwrap() > 0 {
+        assert!(begun.elapsed() < 3 * PATIENCE, "it is not erased");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn somebody(base: &str) -> Person {
+    let http = reqwest::Client::new();
+    let body = json!({ "firstName": "Alice", "lastName": "Test", "type": "consumer" });
+    let user = Answer::of(http.post(format!("{base}/users")).json(&body)).await.ok()["user"].take();
+    let id = user["_id"].as_str().unwrap().to_owned();
+    let login = Answer::of(http.post(format!("{base}/login/{id}"))).await.ok();
+    Person { base: base.to_owned(), http, id, token: login["authorization"].as_str().unwrap().to_owned(), user }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_ends_soon_while_much_is_erased_and_the_next_one_goes_on() {
+    let _turn = TURN.lock().await;
+    let folder = TempDir::new().unwrap();
+    let start = || Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:c.db")]);
+    let program = start();
+    let alice = somebody(&program.base).await;
+    let room = alice.room_with(&[]).await;
+    for text in long_texts(40) {
+        alice.says(&room, &text).await;
+    }
+    let deleted = alice.calls(Method::DELETE, &format!("/delete/room/{room}"), json!({})).await.ok();
+    assert_eq!(deleted["deletedMessagesCount"], 40);
+    program.signal("TERM");
+    let asked = Instant::now();
+    assert!(program.ended().await.success());
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    let database = Connection::open(folder.path().join("c.db")).unwrap();
+    let _program = start();
+    erased(&database).await;
+    assert_eq!(database.query_row("SELECT count(*) FROM entries", [], |row| row.get::<_, u64>(0)).unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_ends_in_time_while_another_program_keeps_it_from_writing() {
+    let _turn = TURN.lock().await;
+    let folder = TempDir::new().unwrap();
+    let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:c.db")]);
+    let alice = somebody(&program.base).await;
+    let room = alice.room_with(&[]).await;
+    alice.says(&room, "on disk").await;
+    let other = Connection::open(folder.path().join("c.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE; INSERT INTO secrets (name, value) VALUES ('other', x'00')").unwrap();
+    let posting: Vec<_> = (0..20)
+        .map(|n| {
+            let (alice, room) = (alice.clone(), room.clone());
+            let request = alice.request(Method::POST, &format!("/room/{room}/message")).json(&json!({ "messageText": format!("{n}") }));
+            tokio::spawn(async move { request.send().await.map(|answer| answer.status().as_u16()) })
+        })
+        .collect();
+    program.signal("TERM");
+    let asked = Instant::now();
+    let ended = program.ended().await;
+    assert!(ended.success() && asked.elapsed() < Duration::from_secs(11), "{ended:?} after {:?}", asked.elapsed());
+    for posted in posting {
+        // Without an answer, or refused.
+        assert!(!posted.await.unwrap().is_ok_and(|status| status == 200));
+    }
+}
