@@ -15,7 +15,7 @@ use reqwest::Method;
 use rusqlite::Connection;
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     databases::Kind,
@@ -74,7 +74,13 @@ async fn a_second_server_is_turned_away_by_whatever_name_it_comes() {
     ends(&start_on(folder.path(), &at("data/c.db")), 2, "is in use by another server");
     program.kill();
     let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:hard/c.db")]);
-    assert!(program.log().contains("hard links"), "a server that was killed holds nothing, and of the names it is warned");
+    // A server that was killed holds nothing. Lines of the log are written in the background.
+    let warned = async {
+        while !program.log().contains("hard links") {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, warned).await.expect("the names of the file are warned of");
 }
 
 #[tokio::test]
