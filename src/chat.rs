@@ -2,7 +2,7 @@
 
 mod pages;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use futures_util::future::join_all;
 
@@ -15,10 +15,10 @@ use crate::{
     model::{ClientId, Message, MessageId, ReadMark, Room, Seq, User, UserId},
     store::{Marked, Store},
     timeline::{self, Draft, Edit, News, Timeline, Told},
-    view::{Members, People, Post, Shown, present},
+    view::{Large, Members, People, Post, Shown, present, present_members},
 };
 
-pub use pages::{Conversation, Found, LOG_BYTES, Place, Recents};
+pub use pages::{Conversation, Found, LOG_BYTES, Recents};
 
 /// Does what people ask for.
 #[derive(Clone)]
@@ -75,7 +75,7 @@ impl Chat {
             return Err(self.access.refuse(caller, "edit the message", None, Error::NotYourMessage));
         }
         let members = self.members(&room, &author).await?;
-        let marks = if self.is_large(&room) { Some(self.marks_of(&room, &message).await?) } else { None };
+        let marks = if self.large(&room).await?.is_some() { Some(self.marks_of(&room, &message).await?) } else { None };
         let edited = self.timeline.edit(Edit { room, message, author, members, text, marks }).await?;
         edited.map(|(post, _)| post).ok_or(Error::NoMessage)
     }
@@ -131,7 +131,8 @@ impl Chat {
         to_the_end(async move {
             let marked = chat.store.mark_read(room.id, reader.id, up_to, chat.clock.now()).await?.ok_or(Error::NotAMember)?;
             if let Some(mark) = marked.mark {
-                chat.timeline.tell(News::aside(room.id, Told::Read { mark, is_large: chat.is_large(&room) })).await;
+                let is_large = chat.large(&room).await?.is_some();
+                chat.timeline.tell(News::aside(room.id, Told::Read { mark, is_large })).await;
             }
             Ok(marked)
         })
@@ -197,14 +198,14 @@ impl Chat {
     }
 
     /// How messages of a room look, the newest page of them or any other.
-    pub async fn shown<'a>(&self, room: &Room, messages: impl Iterator<Item = &'a Message> + Clone) -> Result<Shown> {
+    pub async fn shown<'a>(&self, room: &Arc<Room>, messages: impl Iterator<Item = &'a Message> + Clone) -> Result<Shown> {
         let seqs = || messages.clone().map(|message| message.seq);
         let marks = match (seqs().min(), seqs().max()) {
             (Some(first), Some(last)) => self.store.read_marks(room.id, &room.members, first, last).await?,
             _ => Vec::new(),
         };
         let people = self.people(messages.map(|message| message.author)).await?;
-        Ok(Shown { people, marks, listed: self.is_large(room).then_some(self.config.listed_members) })
+        Ok(Shown { people, marks, large: self.large(room).await? })
     }
 
     /// The entry up to which a member does not see the log.
@@ -217,12 +218,12 @@ impl Chat {
     }
 
     /// Who is shown as being in a room: all its members, or in a large one the author, and how many there are.
-    async fn members(&self, room: &Room, author: &Arc<User>) -> Result<Members> {
+    async fn members(&self, room: &Arc<Room>, author: &Arc<User>) -> Result<Members> {
         self.listed(room, || vec![Arc::clone(author)]).await
     }
 
     /// The members of a room as users; of a large one those who appear among the people shown, and how many there are.
-    pub async fn users(&self, room: &Room, shown: &People) -> Result<Members> {
+    pub async fn users(&self, room: &Arc<Room>, shown: &People) -> Result<Members> {
         let appearing = || {
             let mut listed: Vec<_> = shown.values().filter(|user| room.has_member(user.id)).cloned().collect();
             listed.sort_unstable_by_key(|user| user.id);
@@ -232,12 +233,23 @@ impl Chat {
     }
 
     /// The members of a room, or in their place, where they are too many to be listed, these and the count.
-    async fn listed(&self, room: &Room, instead: impl FnOnce() -> Vec<Arc<User>>) -> Result<Members> {
+    async fn listed(&self, room: &Arc<Room>, instead: impl FnOnce() -> Vec<Arc<User>>) -> Result<Members> {
         Ok(Members::of(self.store.as_ref(), room, self.config.listed_members, instead).await?)
     }
 
-    fn is_large(&self, room: &Room) -> bool {
-        room.members.len() > self.config.listed_members
+    /// The members of a room who are there, ascending: all but those who were deleted.
+    pub async fn present<'a>(&self, room: &'a Arc<Room>) -> Result<Cow<'a, [UserId]>> {
+        Ok(present_members(self.store.as_ref(), room).await?)
+    }
+
+    /// How many members a room has, where they are too many to be listed.
+    async fn large(&self, room: &Arc<Room>) -> Result<Option<Large>> {
+        let listed = self.config.listed_members;
+        if room.members.len() <= listed {
+            return Ok(None);
+        }
+        let members = self.present(room).await?.len();
+        Ok((members > listed).then_some(Large { members, listed }))
     }
 
     /// These users, each read once.

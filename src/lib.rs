@@ -24,6 +24,7 @@ pub mod http;
 pub mod limits;
 pub mod live;
 pub mod model;
+pub mod number;
 pub mod operator;
 pub mod password;
 pub mod sessions;
@@ -41,7 +42,7 @@ use tokio_util::task::AbortOnDropHandle;
 use access::Access;
 use chat::Chat;
 use clock::Clock;
-use config::Config;
+use config::{Config, PresenceScope};
 use limits::Limits;
 use live::{Event, Handlers, Live, Presence, Proofs, Sockets};
 use model::{RoomId, UserId};
@@ -76,12 +77,15 @@ impl Server {
     /// Opens the database and puts everything together. Errors are one line for the person who starts the server.
     pub async fn start(listener: TcpListener, config: Config, clock: Clock) -> Result<Self, OpenError> {
         let store = store::open(&config.database, &config.mongodb).await?;
+        if config.rooms.presence == PresenceScope::Writers {
+            store.index_writers().await.map_err(|error| OpenError::because(&error, format!("rooms.presence: {error}")))?;
+        }
         follow_times(store.as_ref(), &clock).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
         let following = store.is_shared().then(|| tokio::spawn(keep_following_times(Arc::clone(&store), clock.clone())));
         let tokens = Arc::new(tokens(&config, store.as_ref()).await?);
         let access = Access::new(config.access, config.registration, Arc::clone(&store), Arc::clone(&tokens), clock.clone());
         let limits = Arc::new(Limits::new(&config.limits, config.access));
-        let presence = Presence::new(Arc::clone(&store), clock.clone(), config.rooms.listed_members);
+        let presence = Presence::new(Arc::clone(&store), clock.clone(), &config.rooms);
         let (sockets, layer) = Sockets::new(&config.socket, presence);
         let listed = config.rooms.listed_members;
         let timeline = Timeline::start(Arc::clone(&store), clock.clone(), Hearers { sockets: sockets.clone(), listed }, listed)
@@ -180,7 +184,7 @@ fn event(news: &News, listed: usize) -> Event<'_> {
         Told::MemberRemoved(user_id) => Event::MemberRemoved { chat_room_id, user_id: *user_id, seq },
         Told::Renamed(name) => Event::RoomChanged { chat_room_id, name: name.as_deref(), seq },
         Told::Read { mark, is_large } => Event::read(chat_room_id, *mark, *is_large),
-        Told::RoomCreated(room) => Event::RoomCreated { chat_room: RoomView::new(room, listed), members: &room.members },
+        Told::RoomCreated(room) => Event::RoomCreated { chat_room: RoomView::new(room, &room.members, listed), members: &room.members },
         Told::RoomDeleted(members) => Event::RoomDeleted { chat_room_id, members },
     }
 }

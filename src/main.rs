@@ -6,7 +6,6 @@ mod create_user;
 mod log;
 
 use std::{
-    collections::HashMap,
     error::Error,
     io::{self, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
@@ -18,7 +17,7 @@ use std::{
 use causerie::{
     Server,
     clock::Clock,
-    config::{AccessMode, Config, ConfigError},
+    config::{AccessMode, Config},
     store::OpenError,
 };
 use clap::{Parser, Subcommand};
@@ -77,7 +76,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             // Nobody is left to tell when standard error is closed.
-            let _ = writeln!(io::stderr(), "causerie: {problem}");
+            let _ = writeln!(io::stderr(), "causerie: {}", printable(&problem.to_string()));
             let may_pass = problem.is::<NotReady>() || matches!(problem.downcast_ref(), Some(OpenError::Absent(_)));
             ExitCode::from(if may_pass { NOT_NOW } else { CANNOT_START })
         }
@@ -89,15 +88,16 @@ type Problem = Box<dyn Error>;
 
 fn start() -> Result<(), Problem> {
     let arguments = Arguments::parse();
-    let config = load(&arguments)?;
-    let filter = EnvFilter::try_new(&config.log).map_err(|error| format!("settings: log: '{}': {error}", config.log))?;
+    let config = Config::of_process(arguments.config, std::env::vars_os())?;
+    let filter = config.log.as_str();
+    let filter = EnvFilter::try_new(filter).map_err(|error| format!("settings: log: '{filter}': {error}"))?;
     if arguments.check_config {
         // Whoever asked may have seen enough and closed the pipe.
         let _ = write!(io::stdout(), "{}", config.to_toml());
         return Ok(());
     }
     if arguments.health {
-        return Ok(ask_for_health(config.listen)?);
+        return Ok(ask_for_health(config.listen, config.http.base_path.as_str())?);
     }
     if let Some(Command::CreateUser(user)) = arguments.command {
         return user.run(&config);
@@ -114,11 +114,16 @@ fn start() -> Result<(), Problem> {
     outcome
 }
 
-fn load(arguments: &Arguments) -> Result<Config, ConfigError> {
-    let environment: HashMap<_, _> =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
-    let file = arguments.config.clone().or_else(|| environment.get("CAUSERIE_CONFIG").map(PathBuf::from));
-    Config::load(file.as_deref(), &environment)
+/// The text with control characters escaped: one line, whatever is in it.
+fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut printable, c| {
+        if c.is_control() {
+            printable.extend(c.escape_default());
+        } else {
+            printable.push(c);
+        }
+        printable
+    })
 }
 
 /// The server is not ready, or not there.
@@ -130,14 +135,15 @@ struct NotReady {
 }
 
 /// Asks as a load balancer would. One process asks another on the same machine, so the simplest HTTP there is will do.
-fn ask_for_health(mut address: SocketAddr) -> Result<(), NotReady> {
+fn ask_for_health(mut address: SocketAddr, base_path: &str) -> Result<(), NotReady> {
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
     }
     let ask = || {
         let mut connection = TcpStream::connect_timeout(&address, REACHED)?;
         connection.set_read_timeout(Some(READY))?;
-        connection.write_all(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        let request = format!("GET {base_path}/ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes())?;
         let mut status = [0; b"HTTP/1.1 200".len()];
         connection.read_exact(&mut status)?;
         Ok::<_, io::Error>(status)
@@ -155,6 +161,7 @@ fn ask_for_health(mut address: SocketAddr) -> Result<(), NotReady> {
 
 async fn run(config: Config) -> Result<(), Problem> {
     let (listen, database, access) = (config.listen, config.database.clone(), config.access);
+    let base_path = config.http.base_path.clone();
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("listen: cannot listen on {listen}: {error}"))?;
     let server = Server::start(listener, config, Clock::system()).await?;
     let address = server.address().map_err(|error| format!("listen: {error}"))?;
@@ -163,7 +170,7 @@ async fn run(config: Config) -> Result<(), Problem> {
         tracing::warn!(%address, "open mode on an address that others can reach, as allowed: whoever reaches it may act as anyone");
     }
     // Whoever started us may not be listening.
-    let _ = writeln!(io::stdout(), "Causerie listens on http://{address} (database {database}, access {access})");
+    let _ = writeln!(io::stdout(), "Causerie listens on http://{address}{} (database {database}, access {access})", base_path.as_str());
     server.run(stopped).await;
     Ok(())
 }

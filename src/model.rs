@@ -1,13 +1,15 @@
 //! The nouns of a chat: ids, times, users, rooms, messages and read marks. Types only; no I/O.
 
 mod account;
+mod text;
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 use uuid::Uuid;
 
 pub use account::{Credentials, PasswordHash, RefreshKey, Session, Username};
+pub use text::{EMPTY, LONGEST_NAME, NAME_CHARACTERS, NAME_LENGTH, is_blank, is_js_space, name_flaw};
 
 /// Defines an id: a 128-bit UUID, written everywhere as 32 lower-case hex digits.
 macro_rules! id {
@@ -223,6 +225,15 @@ impl Room {
         self.members.binary_search(&user).is_ok()
     }
 
+    /// The members of the room but for those in `absent`, which is in ascending order.
+    #[must_use]
+    pub fn members_but(&self, absent: &[UserId]) -> Cow<'_, [UserId]> {
+        if absent.is_empty() {
+            return Cow::Borrowed(&self.members);
+        }
+        self.members.iter().filter(|member| absent.binary_search(member).is_err()).copied().collect()
+    }
+
     /// The entry by which this user came into the room; 0 for one who was in it from the beginning. What stands behind it was posted while
     /// they were there; what stands before it, they may be shown or not.
     #[must_use]
@@ -321,31 +332,6 @@ pub struct ReadMark {
     pub up_to: Seq,
     /// When.
     pub read_at: Timestamp,
-}
-
-/// The longest name of a user or a room, in characters. Names are repeated with every message, in answers and events alike, so they must not be
-/// as long as one. Users who got a longer one before there was a limit keep it.
-pub const LONGEST_NAME: usize = 200;
-/// What is said of a name that is longer.
-pub const NAME_LENGTH: &str = "please provide 1 to 200 characters";
-
-/// Whether a text is no longer than a name may be.
-#[must_use]
-pub fn is_short(name: &str) -> bool {
-    // Counted no further than it matters.
-    name.chars().nth(LONGEST_NAME).is_none()
-}
-
-/// Whether a text that somebody gave shows nothing: it is empty, or white space alone.
-#[must_use]
-pub fn is_blank(text: &str) -> bool {
-    text.chars().all(is_js_space)
-}
-
-/// White space as JavaScript's `trim` knows it (ECMA-262, 12.2 and 12.3).
-#[must_use]
-pub fn is_js_space(c: char) -> bool {
-    c == '\u{feff}' || (c.is_whitespace() && c != '\u{85}')
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::{
     clock::Clock,
     config::Config,
     error::Error,
-    model::{Credentials, NAME_LENGTH, User, UserId, UserType, Username, is_blank, is_short},
+    model::{Credentials, EMPTY, User, UserId, UserType, Username, name_flaw},
     password::{self, Passwords},
     store::{self, OpenError, Store, StoreError},
 };
@@ -40,11 +40,10 @@ impl NewUser {
         let kind = UserType::parse(kind).ok_or(NotAdded::Unfit("type", "it is neither consumer nor support"))?;
         let username = Username::parse(username).ok_or(NotAdded::Unfit("username", Username::FORM))?;
         for (name, text) in [("first-name", &first_name), ("last-name", &last_name)] {
-            if is_blank(text) {
-                return Err(NotAdded::Unfit(name, "it cannot be empty"));
-            }
-            if !is_short(text) {
-                return Err(NotAdded::Unfit(name, NAME_LENGTH));
+            match name_flaw(text) {
+                Some(EMPTY) => return Err(NotAdded::Unfit(name, "it cannot be empty")),
+                Some(flaw) => return Err(NotAdded::Unfit(name, flaw)),
+                None => {}
             }
         }
         Ok(Self { kind, username, first_name, last_name })

@@ -3,14 +3,19 @@
 //! Argon2id (RFC 9106) with the parameters that OWASP recommends, 19 MiB and two passes, so that whoever steals the hashes has a hard time
 //! guessing. That is work, so it is done on threads of its own, on as many at once as there are cores: a flood of logins waits in line, and
 //! everybody else goes on.
+//!
+//! Passwords are compared in the form of the profile `OpaqueString` (RFC 8265, 4.2): keyboards and systems write the same letter in several
+//! ways. Of the profile's restrictions only that on control characters is applied, to new passwords; the others would refuse emoji. Hashes
+//! that were made before that, of what was typed, go on verifying, and are replaced at the next login.
 
-use std::{fmt::Display, sync::Arc, thread};
+use std::{fmt::Display, ops::RangeInclusive, sync::Arc, thread};
 
 use argon2::{
     Argon2,
     password_hash::{PasswordHasher, PasswordVerifier, phc},
 };
 use tokio::sync::Semaphore;
+use unicode_normalization::UnicodeNormalization;
 use zxcvbn::{Score, zxcvbn};
 
 use crate::{
@@ -27,6 +32,13 @@ pub const LENGTH: &str = "please provide 8 to 256 characters";
 const BLANK: &str = "this password is nothing but white space";
 /// What is said of a new password that is easy to guess.
 pub const TOO_EASY: &str = "this password is too easy to guess";
+/// The error of a new password with a line break, a tab or the like in it.
+const CONTROL: &str = "this password has control characters in it";
+
+/// The shortest and the longest password, in characters.
+const LENGTHS: RangeInclusive<usize> = 8..=256;
+/// The most characters that become one when they are composed.
+const COMPOSED: usize = 4;
 
 /// How many characters of a password are looked at in one go. Longer are none of those that everybody tries.
 const PIECE: usize = 32;
@@ -35,13 +47,31 @@ const SIGNS: [&str; 7] = ["4@", "({[<", "69", "1!|", "1|7", "$5", "+7"];
 /// Of how many readings each is looked up. What has more is no word; the first row of a keyboard, shifted and not, has as many.
 const READINGS: usize = 32;
 
-/// What is wrong with a new password, whoever takes it, if anything is. Its length is counted in characters, not bytes.
+/// What is wrong with a new password, whoever takes it, if anything is. Its length is counted in characters of its normal form.
 #[must_use]
 pub fn flaw(password: &str) -> Option<&'static str> {
-    if !(8..=256).contains(&password.chars().count()) {
+    // A text that cannot become short enough is not worth the work.
+    let is_huge = password.chars().nth(LENGTHS.end() * COMPOSED).is_some();
+    if is_huge || !LENGTHS.contains(&normalized(password).chars().count()) {
         return Some(LENGTH);
     }
-    is_blank(password).then_some(BLANK)
+    if is_blank(password) {
+        return Some(BLANK);
+    }
+    password.contains(char::is_control).then_some(CONTROL)
+}
+
+/// A password in its normal form: with ASCII spaces for all others, and in NFC.
+fn normalized(password: &str) -> String {
+    if password.is_ascii() {
+        return password.to_owned();
+    }
+    password.chars().map(|c| if is_space_separator(c) { ' ' } else { c }).nfc().collect()
+}
+
+/// Whether a character is of Unicode's category Zs.
+fn is_space_separator(c: char) -> bool {
+    matches!(c, ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}')
 }
 
 /// Whether a password is one of those that everybody tries first. None is easier to guess than a part of it, so a long one is looked at in
@@ -54,6 +84,17 @@ fn is_easy(password: &str, names: &[&str]) -> bool {
 /// How many words it may be in which signs stand for letters.
 fn readings(piece: &[char]) -> usize {
     SIGNS.iter().map(|signs| signs.chars().filter(|sign| piece.contains(sign)).count().max(1)).product()
+}
+
+/// What came of comparing a password with a hash.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It is another, or there is no hash.
+    Wrong,
+    /// It is the password.
+    Right,
+    /// It is the password, but the hash was made of it as it was typed. This is the hash of its normal form.
+    Outdated(PasswordHash),
 }
 
 /// Hashes passwords and compares them.
@@ -75,22 +116,31 @@ impl Passwords {
         let names = [username.as_str().to_owned(), user.first_name.clone(), user.last_name.clone()];
         self.run(move || {
             let names: Vec<_> = names.iter().map(String::as_str).collect();
+            let password = normalized(&password);
             if is_easy(&password, &names) {
                 return Ok(None);
             }
-            let hash = Argon2::default().hash_password(password.as_bytes()).map_err(|error| fault(&error))?;
-            Ok(Some(PasswordHash(hash.to_string())))
+            Ok(Some(hash(&password)?))
         })
         .await
     }
 
     /// Whether this is the password with that hash. Without a hash it is not, which takes as long to find out.
-    pub async fn matches(&self, password: String, hash: Option<PasswordHash>) -> Result<bool> {
+    pub async fn verify(&self, password: String, known: Option<PasswordHash>) -> Result<Verdict> {
         self.run(move || {
-            let there = hash.is_some();
-            let hash = hash.unwrap_or_else(|| PasswordHash(NOBODY.into()));
-            let hash = phc::PasswordHash::new(&hash.0).map_err(|error| fault(&error))?;
-            Ok(Argon2::default().verify_password(password.as_bytes(), &hash).is_ok() && there)
+            let there = known.is_some();
+            let known = known.unwrap_or_else(|| PasswordHash(NOBODY.into()));
+            let known = phc::PasswordHash::new(&known.0).map_err(|error| fault(&error))?;
+            let is_it = |form: &str| Argon2::default().verify_password(form.as_bytes(), &known).is_ok() && there;
+            let normal = normalized(&password);
+            if is_it(&normal) {
+                return Ok(Verdict::Right);
+            }
+            // Depends on what was typed alone, and so tells nothing of the account.
+            if normal != password && is_it(&password) {
+                return Ok(Verdict::Outdated(hash(&normal)?));
+            }
+            Ok(Verdict::Wrong)
         })
         .await
     }
@@ -110,6 +160,11 @@ impl Default for Passwords {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn hash(password: &str) -> Result<PasswordHash> {
+    let hash = Argon2::default().hash_password(password.as_bytes()).map_err(|error| fault(&error))?;
+    Ok(PasswordHash(hash.to_string()))
 }
 
 /// An error of the library, which names no password.
@@ -139,9 +194,52 @@ mod tests {
         let hash = hash_of(&passwords, &one).await.unwrap().unwrap();
         assert!(hash.0.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", hash.0);
         assert_ne!(hash_of(&passwords, &one).await.unwrap().unwrap().0, hash.0, "each has its own salt");
-        assert!(passwords.matches(one.clone(), Some(hash.clone())).await.unwrap());
-        assert!(!passwords.matches(other, Some(hash)).await.unwrap());
-        assert!(!passwords.matches(one, None).await.unwrap());
+        let verify =
+            async |password: &str, hash: Option<&PasswordHash>| passwords.verify(password.to_owned(), hash.cloned()).await.unwrap();
+        assert!(matches!(verify(&one, Some(&hash)).await, Verdict::Right));
+        assert!(matches!(verify(&other, Some(&hash)).await, Verdict::Wrong));
+        assert!(matches!(verify(&one, None).await, Verdict::Wrong));
+    }
+
+    #[tokio::test]
+    async fn a_password_is_the_same_in_every_form_in_which_it_is_typed() {
+        let passwords = Passwords::new();
+        let forms = ["gr\u{fc}ner Kessel 가\u{20}\u{c5}", "gru\u{308}ner\u{a0}Kessel\u{3000}\u{1100}\u{1161}\u{2003}\u{212b}"];
+        for registered in forms {
+            let hash = hash_of(&passwords, registered).await.unwrap().unwrap();
+            for typed in forms {
+                assert!(matches!(passwords.verify(typed.into(), Some(hash.clone())).await.unwrap(), Verdict::Right), "{typed:?}");
+            }
+            for wrong in ["gruner Kessel 가 Å", "GRÜNER KESSEL 가 Å", "ｇrüner Kessel 가 Å"] {
+                assert!(matches!(passwords.verify(wrong.into(), Some(hash.clone())).await.unwrap(), Verdict::Wrong), "{wrong:?}");
+            }
+        }
+        // What was hashed as it was typed is known again when it is typed so, and then replaced.
+        let old = hash(forms[1]).unwrap();
+        assert!(matches!(passwords.verify(forms[0].into(), Some(old.clone())).await.unwrap(), Verdict::Wrong));
+        let Verdict::Outdated(new) = passwords.verify(forms[1].into(), Some(old)).await.unwrap() else { panic!("it is the password") };
+        for typed in forms {
+            assert!(matches!(passwords.verify(typed.into(), Some(new.clone())).await.unwrap(), Verdict::Right), "{typed:?}");
+        }
+        assert!(matches!(passwords.verify(forms[1].into(), None).await.unwrap(), Verdict::Wrong));
+    }
+
+    #[test]
+    fn the_length_of_a_password_is_that_of_its_normal_form() {
+        let decomposed = |count| "e\u{301}".repeat(count);
+        assert_eq!(flaw(&decomposed(7)), Some(LENGTH));
+        assert_eq!((flaw(&decomposed(8)), flaw(&decomposed(256))), (None, None));
+        assert_eq!(flaw(&decomposed(257)), Some(LENGTH));
+        assert_eq!(flaw(&"\u{3b1}\u{313}\u{300}\u{345}".repeat(256)), None, "four that become one");
+        assert_eq!(flaw(&"x".repeat(15_000_000)), Some(LENGTH));
+        for (wrong, flaw_of_it) in [
+            ("tall green\tkettle", CONTROL),
+            ("tall green kettle\n", CONTROL),
+            ("tall\0green kettle", CONTROL),
+            ("\u{200b}\u{3164}".repeat(5).as_str(), BLANK),
+        ] {
+            assert_eq!(flaw(wrong), Some(flaw_of_it), "{wrong:?}");
+        }
     }
 
     #[tokio::test]

@@ -4,6 +4,10 @@
 //! token is made of the session's id, a part that all tokens of the session have in common, and a part that it has alone. The hashes of the
 //! last two are kept. So one that has the common part and another last part was issued before and has been used: there are two who have it,
 //! one of them a thief, and the session ends.
+//!
+//! The two may also be two tabs of one browser, or a client that got no answer. So for [ten seconds](crate::store::REPEAT_WINDOW) the token that was used last gives its
+//! successor again. The last part of a successor is a keyed hash of the token before it: every server with the key makes the same one,
+//! and nothing more is kept of it than of any other.
 
 use std::{fmt, sync::Arc};
 
@@ -14,7 +18,7 @@ use crate::{
     config::{Config, SessionConfig},
     error::{Error, Result},
     model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, User},
-    store::{Refresh, Store},
+    store::{Refresh, Rotation, Store},
     token::Tokens,
 };
 
@@ -87,18 +91,27 @@ impl Sessions {
         Ok(Opened { ended, ..self.opened(user, id, &token) })
     }
 
-    /// Gives the next tokens for a refresh token, which is used up by that.
+    /// Gives the next tokens for a refresh token, which is used up by that. For a moment the same token gives the same refresh token again.
     pub async fn refresh(&self, token: &str) -> Result<Refreshed> {
         let Some(token) = RefreshToken::parse(token) else { return Ok(Refreshed::Unknown) };
-        let next = token.next()?;
+        let successors = token.successors(&self.tokens);
         let now = self.clock.now();
-        Ok(match self.store.refresh_session(token.session, token.key(), next.key().secret, now, self.over(now)).await? {
-            Refresh::Renewed(session) => match self.store.user(session.user).await? {
-                Some(user) => Refreshed::Goes(self.opened(&user, session.id, &next), user),
-                None => Refreshed::Unknown,
-            },
-            Refresh::Replayed(session) => Refreshed::Stolen(session),
-            Refresh::Unknown => Refreshed::Unknown,
+        let rotation = Rotation {
+            session: token.session,
+            key: token.key(),
+            successors: successors.iter().map(|successor| successor.key().secret).collect(),
+            at: now,
+            expires_at: self.over(now),
+        };
+        let (session, latest) = match self.store.refresh_session(rotation).await? {
+            Refresh::Renewed(session, latest) | Refresh::Repeated(session, latest) => (session, latest),
+            Refresh::Replayed(session) => return Ok(Refreshed::Stolen(session)),
+            Refresh::Unknown => return Ok(Refreshed::Unknown),
+        };
+        let successor = successors.iter().find(|successor| successor.key().secret == latest);
+        Ok(match successor.zip(self.store.user(session.user).await?) {
+            Some((successor, user)) => Refreshed::Goes(self.opened(&user, session.id, successor), user),
+            None => Refreshed::Unknown,
         })
     }
 
@@ -126,9 +139,12 @@ impl RefreshToken {
         Ok(Self { session, line: random()?, secret: random()? })
     }
 
-    /// The one that takes its place.
-    fn next(&self) -> Result<Self> {
-        Ok(Self { secret: random()?, ..*self })
+    /// Returns the tokens that may follow this one, one per key of the server: the first takes its place, the others are those that a
+    /// server with an earlier key has made.
+    fn successors(&self, tokens: &Tokens) -> Vec<Self> {
+        // No token of the API begins like this, so no result is a signature of one.
+        let macs = tokens.macs(format!("successor of the refresh token {self}").as_bytes());
+        macs.iter().map(|mac| Self { secret: Sha256::digest(mac).into(), ..*self }).collect()
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -170,14 +186,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_refresh_token_has_one_successor_for_each_key() {
+        let token = RefreshToken::new(SessionId::from_bytes([7; 16])).unwrap();
+        let texts = |tokens: &Tokens| token.successors(tokens).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let old = texts(&Tokens::new(b"old", []));
+        assert_eq!(old, texts(&Tokens::new(b"old", [])), "every server with the key makes the same");
+        let both = texts(&Tokens::new(b"new", [&b"old"[..]]));
+        assert_eq!((both.len(), &both[1]), (2, &old[0]));
+        assert_ne!(both[0], both[1]);
+        for successor in both.iter().map(|text| RefreshToken::parse(text).unwrap()) {
+            assert_eq!((successor.session, successor.key().line), (token.session, token.key().line));
+            assert_ne!(successor.key().secret, token.key().secret);
+        }
+        let other = RefreshToken::new(token.session).unwrap();
+        assert_ne!(other.successors(&Tokens::new(b"old", []))[0].key().secret, RefreshToken::parse(&old[0]).unwrap().key().secret);
+    }
+
+    #[test]
     fn a_refresh_token_is_read_as_it_was_written_and_nothing_else_is_one() {
         let token = RefreshToken::new(SessionId::from_bytes([7; 16])).unwrap();
         let text = token.to_string();
         let read = RefreshToken::parse(&text).unwrap();
         assert_eq!((read.session, read.key()), (token.session, token.key()));
-        let next = token.next().unwrap().key();
-        assert_eq!(next.line, token.key().line);
-        assert_ne!(next.secret, token.key().secret);
         for wrong in [
             "",
             "x",

@@ -5,6 +5,7 @@ use std::fmt;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::model::{SessionId, Timestamp, User, UserId, UserType};
 
@@ -52,8 +53,9 @@ struct Claims {
 
 /// Signs and verifies the tokens of one server, or of several that share a key.
 pub struct Tokens {
-    signing: EncodingKey,
-    /// The same key, and those that signed before.
+    /// The key that signs, and those that signed before.
+    keys: Vec<EncodingKey>,
+    /// The same keys in the same order.
     verifying: Vec<DecodingKey>,
     validation: Validation,
     /// What tokens said that were verified: the same ones come with every request, and verifying costs more than the rest of the check.
@@ -88,9 +90,10 @@ impl Tokens {
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
-        let verifying = std::iter::once(secret).chain(earlier).map(DecodingKey::from_secret).collect();
-        let verified = Cache::new(REMEMBERED);
-        Self { signing: EncodingKey::from_secret(secret), verifying, validation, verified }
+        let secrets: Vec<_> = std::iter::once(secret).chain(earlier).collect();
+        let keys = secrets.iter().map(|secret| EncodingKey::from_secret(secret)).collect();
+        let verifying = secrets.iter().map(|secret| DecodingKey::from_secret(secret)).collect();
+        Self { keys, verifying, validation, verified: Cache::new(REMEMBERED) }
     }
 
     /// A token that says its bearer is `user`, valid for this many seconds, or for ever.
@@ -107,7 +110,18 @@ impl Tokens {
             iat,
             exp: lifetime_seconds.map(|lifetime| iat.saturating_add(lifetime.into())),
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing).expect("claims of strings and numbers serialize")
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.keys[0]).expect("claims of strings and numbers serialize")
+    }
+
+    /// Returns the HMAC-SHA256 of `input` under each key, that of the signing key first. `input` must not have the form of a token's
+    /// signed part, or the result would be a valid signature.
+    ///
+    /// # Panics
+    /// Never: HMAC takes keys and inputs of any length.
+    #[must_use]
+    pub fn macs(&self, input: &[u8]) -> Vec<String> {
+        let mac = |key| jsonwebtoken::crypto::sign(input, key, Algorithm::HS256).expect("HMAC takes any key and input");
+        self.keys.iter().map(mac).collect()
     }
 
     /// What the token says, if it is one of ours that has not expired.
@@ -123,11 +137,14 @@ impl Tokens {
         if token.is_empty() {
             return Err(TokenError::Missing);
         }
-        let [_, _, signature] = token.split('.').collect::<Vec<_>>()[..] else {
+        let [header, _, signature] = token.split('.').collect::<Vec<_>>()[..] else {
             return Err(TokenError::Malformed);
         };
         if signature.is_empty() {
             return Err(TokenError::Unsigned);
+        }
+        if has_extension(header)? {
+            return Err(TokenError::Malformed);
         }
         let claims = self.claims(token)?;
         let user = UserId::parse(&claims.user_id).ok_or(TokenError::Undecodable)?;
@@ -152,6 +169,38 @@ impl Tokens {
         }
         Err(TokenError::Signature)
     }
+}
+
+/// Whether a token's header names an extension that a verifier has to understand: any `crit` (RFC 7515, 4.1.11), or an unencoded payload
+/// (RFC 7797), which is signed in another way. The library ignores both.
+fn has_extension(header: &str) -> Result<bool, TokenError> {
+    let json = from_base64url(header).ok_or(TokenError::Undecodable)?;
+    let fields: Map<String, Value> = serde_json::from_slice(&json).map_err(|_| TokenError::Undecodable)?;
+    Ok(fields.contains_key("crit") || fields.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)))
+}
+
+/// Decodes base64url without padding (RFC 4648, 5).
+fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
+    for digits in text.as_bytes().chunks(4) {
+        let mut bits = 0_u32;
+        for digit in digits {
+            let value = match digit {
+                b'A'..=b'Z' => digit - b'A',
+                b'a'..=b'z' => digit - b'a' + 26,
+                b'0'..=b'9' => digit - b'0' + 52,
+                b'-' => 62,
+                b'_' => 63,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(value);
+        }
+        let shift = 6 * (4 - u32::try_from(digits.len()).ok()?);
+        let whole = (bits << shift).to_be_bytes();
+        // One digit alone holds no whole byte.
+        bytes.extend_from_slice(whole.get(1..digits.len()).filter(|bytes| !bytes.is_empty())?);
+    }
+    Some(bytes)
 }
 
 impl fmt::Debug for Tokens {
@@ -181,6 +230,26 @@ mod tests {
 
     fn valid(tokens: &Tokens, token: &str, now: Timestamp) -> Result<UserId, TokenError> {
         tokens.verify(token, now).map(|verified| verified.user)
+    }
+
+    fn to_base64url(bytes: &[u8]) -> String {
+        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let digits = |chunk: &[u8]| {
+            let bits = chunk.iter().chain(&[0; 2]).take(3).fold(0, |bits, byte| bits << 8 | usize::from(*byte));
+            (0..=chunk.len()).map(|n| char::from(DIGITS[bits >> (18 - 6 * n) & 63])).collect::<String>()
+        };
+        bytes.chunks(3).map(digits).collect()
+    }
+
+    #[test]
+    fn base64url_is_decoded_and_nothing_else() {
+        let bytes: Vec<_> = (0..=255).collect();
+        for length in 0..=bytes.len() {
+            assert_eq!(from_base64url(&to_base64url(&bytes[..length])).as_deref(), Some(&bytes[..length]));
+        }
+        for wrong in ["a", "aaaaa", "aa==", "a+aa", "a/aa", "a aa", "é"] {
+            assert_eq!(from_base64url(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
@@ -218,7 +287,20 @@ mod tests {
         // {"alg":"none","typ":"JWT"} and {"alg":"HS512","typ":"JWT"}
         let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
         let hs512 = "eyJhbGciOiJIUzUxMiIsInR5cCI6IkpXVCJ9";
+        let with_header = |header: &str| {
+            let signed = format!("{}.{claims}", to_base64url(header.as_bytes()));
+            format!("{signed}.{}", tokens.macs(signed.as_bytes())[0])
+        };
+        assert_eq!(valid(&tokens, &with_header(r#"{"alg":"HS256","b64":true,"x":1}"#), NOW), Ok(alice().id));
         for (text, reason) in [
+            (with_header(r#"{"alg":"HS256","crit":["exp"]}"#), TokenError::Malformed),
+            (with_header(r#"{"alg":"HS256","crit":[]}"#), TokenError::Malformed),
+            (with_header(r#"{"alg":"HS256","crit":null}"#), TokenError::Malformed),
+            (with_header(r#"{"alg":"HS256","\u0063rit":"x"}"#), TokenError::Malformed),
+            (with_header(r#"{"alg":"HS256","b64":false,"crit":["b64"]}"#), TokenError::Malformed),
+            (with_header(r#"{"alg":"HS256","b64":false}"#), TokenError::Malformed),
+            (with_header(r#"{"alg":"HS256","b64":null}"#), TokenError::Malformed),
+            (with_header(r#"["alg"]"#), TokenError::Undecodable),
             (String::new(), TokenError::Missing),
             ("nonsense".into(), TokenError::Malformed),
             (format!("{token}.more"), TokenError::Malformed),

@@ -2,7 +2,7 @@
 
 mod room;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
@@ -153,12 +153,18 @@ pub struct Members {
 
 impl Members {
     /// The members of a room, or in the place of more than `most` these, and how many there are.
-    pub async fn of(store: &dyn Store, room: &Room, most: usize, instead: impl FnOnce() -> Vec<Arc<User>>) -> store::Result<Self> {
-        if room.members.len() > most {
-            return Ok(Self { listed: instead(), count: Some(room.members.len()), most });
+    pub async fn of(store: &dyn Store, room: &Arc<Room>, most: usize, instead: impl FnOnce() -> Vec<Arc<User>>) -> store::Result<Self> {
+        let members = if room.members.len() > most { present_members(store, room).await? } else { Cow::Borrowed(&room.members[..]) };
+        if members.len() > most {
+            return Ok(Self { listed: instead(), count: Some(members.len()), most });
         }
-        Ok(Self { listed: present(store.people(&room.members).await?), count: None, most })
+        Ok(Self { listed: present(store.people(&members).await?), count: None, most })
     }
+}
+
+/// The members of a room who are there, ascending: all but those who were deleted. They are what is listed and counted as members.
+pub async fn present_members<'a>(store: &dyn Store, room: &'a Arc<Room>) -> store::Result<Cow<'a, [UserId]>> {
+    Ok(room.members_but(&store.absent(room).await?))
 }
 
 /// Without those who were deleted: they have written, but they are no longer there.
@@ -174,8 +180,17 @@ pub struct Shown {
     pub people: People,
     /// The read marks around them.
     pub marks: Vec<ReadMark>,
-    /// How many readers are listed with a message at most, where not all are: in a large room.
-    pub listed: Option<usize>,
+    /// Where the room is large, how many members it has, and how many readers are listed with a message at most.
+    pub large: Option<Large>,
+}
+
+/// Of a room whose members are too many to be listed.
+#[derive(Clone, Copy)]
+pub struct Large {
+    /// How many members it has.
+    pub members: usize,
+    /// How many people are listed at most.
+    pub listed: usize,
 }
 
 /// JSON that is written once.
@@ -214,7 +229,7 @@ impl<'a> ConversationMessage<'a> {
     /// A message as its room's conversation shows it.
     #[must_use]
     pub fn new(message: &'a Message, shown: &'a Shown) -> Self {
-        let (read_by_recipients, read_count) = listed_readers(message, &shown.marks, shown.listed);
+        let (read_by_recipients, read_count) = listed_readers(message, &shown.marks, shown.large.map(|large| large.listed));
         let updated_at = updated_at(message, &read_by_recipients);
         Self {
             id: message.id,

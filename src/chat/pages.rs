@@ -10,9 +10,9 @@ use super::Chat;
 use crate::{
     config::History,
     error::{Error, Result},
-    model::{Entry, Message, MessageId, Room, Seq, Timestamp, UserId, What},
-    store::{self, Page, Scope, Search, Unread},
-    view::{ConversationMessage, EntryView, LogPage, People, RecentConversation, Shown, raw},
+    model::{Entry, Message, Room, Seq, UserId, What},
+    store::{self, ListedRoom, Page, Place, RoomPage, Scope, Search, Unread},
+    view::{ConversationMessage, EntryView, LogPage, People, RecentConversation, RoomView, Shown, raw},
 };
 
 /// The most bytes of messages or entries in one answer; but one of them is always in it.
@@ -23,8 +23,8 @@ const UNBOUNDED: u64 = u64::MAX;
 const FIRST_PIECE: u64 = 64;
 const LARGEST_PIECE: u64 = 128;
 
-/// Where a message stands among those of many rooms.
-pub type Place = (Timestamp, MessageId);
+/// How often the store is asked for one page of a search: it finds no more than a piece each time, and less where that is much work.
+const SEARCHES: usize = 16;
 
 /// Something as clients read it.
 type Written = Box<RawValue>;
@@ -45,8 +45,8 @@ pub struct Conversation {
 pub struct Found {
     /// The messages, the newest first.
     pub messages: Vec<Written>,
-    /// The message behind which to go on, where there are more.
-    pub last: Option<Message>,
+    /// The place before which to go on, where there may be more.
+    pub next: Option<Place>,
 }
 
 /// A page of the rooms of somebody.
@@ -59,7 +59,7 @@ pub struct Recents {
 
 impl Chat {
     /// A page of the messages of a room.
-    pub async fn conversation(&self, user: UserId, room: &Room, page: Page, limit: u64) -> Result<Conversation> {
+    pub async fn conversation(&self, user: UserId, room: &Arc<Room>, page: Page, limit: u64) -> Result<Conversation> {
         let hidden = self.hidden(room, user);
         let (page, ascends) = match page {
             Page::After(after) => (Page::After(after.max(hidden)), true),
@@ -99,7 +99,15 @@ impl Chat {
 
     /// What happened in a room behind an entry, at most `limit` entries, up to `up_to` or to the end of the log. Behind an entry that is not
     /// there, as if from the beginning. It ends in front of the entry that does not fit into `bytes`, from which is taken what it takes.
-    pub async fn log(&self, user: UserId, room: &Room, since: Seq, up_to: Option<Seq>, limit: u64, bytes: &mut u64) -> Result<LogPage> {
+    pub async fn log(
+        &self,
+        user: UserId,
+        room: &Arc<Room>,
+        since: Seq,
+        up_to: Option<Seq>,
+        limit: u64,
+        bytes: &mut u64,
+    ) -> Result<LogPage> {
         let last_seq = match up_to {
             Some(seq) => seq,
             None => self.store.last_seqs(&[room.id]).await?.first().map(|(_, seq)| *seq).ok_or(Error::NoRoom)?,
@@ -132,24 +140,31 @@ impl Chat {
             Some(room) => Scope::Room { room: room.id, after: self.hidden(room, user) },
             None => Scope::RoomsOf { user, since_joined: self.config.history == History::FromJoining },
         };
-        let next = |found: &[Message], limit| {
-            let before = found.last().map(|message| (message.created_at, message.id)).or(before);
-            self.store.search(Search { scope, words: words.to_owned(), before, limit })
-        };
-        let found = pieces(limit.saturating_add(1), LOG_BYTES, text_of, next).await?;
+        let (mut found, mut next, mut bytes) = (Vec::<Message>::new(), before, 0);
+        for _ in 0..SEARCHES {
+            let missing = limit.saturating_add(1).saturating_sub(found.len() as u64).min(FIRST_PIECE);
+            let search = Search { scope, words: words.to_owned(), before: next, limit: missing };
+            let piece = self.store.search(search).await?;
+            bytes += piece.messages.iter().map(text_of).sum::<u64>();
+            found.extend(piece.messages);
+            next = piece.next;
+            if next.is_none() || found.len() as u64 > limit || bytes > LOG_BYTES {
+                break;
+            }
+        }
         // One that was deleted with its room meanwhile is not there any more.
         let there = try_join_all(found.iter().map(|message| self.if_there(message))).await?;
         let (mut messages, mut bytes, mut last) = (Vec::new(), LOG_BYTES, None);
-        for (count, (message, there)) in found.into_iter().zip(there).enumerate() {
+        for (count, (message, there)) in found.iter().zip(there).enumerate() {
             let size = there.as_ref().map_or(0, |written| written.get().len() as u64);
             if count as u64 >= limit || (size > bytes && !messages.is_empty()) {
-                return Ok(Found { messages, last });
+                return Ok(Found { messages, next: last });
             }
             bytes = bytes.saturating_sub(size);
             messages.extend(there);
-            last = Some(message);
+            last = Some(Place::of(message));
         }
-        Ok(Found { messages, last: None })
+        Ok(Found { messages, next })
     }
 
     async fn if_there(&self, message: &Message) -> Result<Option<Written>> {
@@ -158,34 +173,47 @@ impl Chat {
         Ok(Some(raw(&ConversationMessage::new(message, &shown))))
     }
 
-    /// The rooms of somebody, by their latest messages.
-    pub async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Recents> {
+    /// A page of the rooms of a user, by their latest messages. Where `with_empty` says so, rooms without a message are among them, by their
+    /// creation, and every room is described.
+    pub async fn recents(&self, user: UserId, skip: u64, limit: u64, with_empty: bool) -> Result<Recents> {
         let mut bytes = self.bytes_of_numbered();
-        let next = |found: &[Message], count| self.store.recents(user, skip.saturating_add(found.len() as u64), count);
-        let mut latest = pieces(limit.saturating_add(1), bytes, text_of, next).await?;
+        let since_joined = self.config.history == History::FromJoining;
+        let next = |found: &[ListedRoom], limit| {
+            let skip = skip.saturating_add(found.len() as u64);
+            self.store.recents(RoomPage { user, since_joined, with_empty, skip, limit })
+        };
+        let size = |listed: &ListedRoom| listed.latest.as_ref().map_or(0, text_of);
+        let mut listed = pieces(limit.saturating_add(1), bytes, size, next).await?;
         // What is posted between two pieces moves a room from behind the next one, and another from the former piece into it.
         let mut seen = HashSet::new();
-        latest.retain(|message| seen.insert(message.room));
-        let beyond = latest.len() as u64 > limit;
-        latest.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let rooms: Vec<_> = latest.iter().map(|message| message.room).collect();
+        listed.retain(|listed| seen.insert(listed.room));
+        let beyond = listed.len() as u64 > limit;
+        listed.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let rooms: Vec<_> = listed.iter().map(|listed| listed.room).collect();
         let unread = self.store.unread(user, Some(&rooms)).await?;
-        let found = try_join_all(latest.into_iter().map(|message| self.with_room(user, message))).await?;
+        let found = try_join_all(listed.into_iter().map(|listed| self.with_room(user, listed, with_empty))).await?;
         // A room that was deleted or left between the two reads is none of the caller's any more.
         let of = |room: &Room| unread.iter().find(|unread| unread.room == room.id).copied();
         let found: Vec<(Unread, InRoom)> = found.into_iter().flatten().filter_map(|found| Some((of(&found.room)?, found))).collect();
         let people = self.people(found.iter().flat_map(|(_, found)| found.appearing())).await?;
-        let write =
-            |(unread, found): &(Unread, InRoom)| raw(&RecentConversation::new(&found.message, &found.room, &found.shown, &people, *unread));
+        let write = |(unread, found): &(Unread, InRoom)| {
+            let described = found.present.as_ref().map(|present| RoomView::new(&found.room, present, self.config.listed_members));
+            raw(&RecentConversation::new(found.latest.as_ref(), &found.room, &found.shown, &people, *unread, described))
+        };
         let (conversation, cut) = fitting(&found, limit, &mut bytes, write);
         Ok(Recents { conversation, has_more: beyond || cut })
     }
 
-    async fn with_room(&self, user: UserId, message: Message) -> Result<Option<InRoom>> {
-        // What was said before the caller came may be hidden; to them the room has no message yet.
-        let Some(room) = self.store.room(message.room).await?.filter(|room| message.seq > self.hidden(room, user)) else { return Ok(None) };
-        let shown = self.shown(&room, std::iter::once(&message)).await?;
-        Ok(Some(InRoom { message, room, shown }))
+    async fn with_room(&self, user: UserId, listed: ListedRoom, described: bool) -> Result<Option<InRoom>> {
+        let Some(room) = self.store.room(listed.room).await? else { return Ok(None) };
+        let shown = self.shown(&room, listed.latest.iter()).await?;
+        // They may have left the room and come back between the two reads.
+        let latest = listed.latest.filter(|message| message.seq > self.hidden(&room, user));
+        if latest.is_none() && !described {
+            return Ok(None);
+        }
+        let present = if described { Some(self.present(&room).await?.into_owned()) } else { None };
+        Ok(Some(InRoom { latest, room, shown, present }))
     }
 
     /// How many bytes a page may have that is asked for by its number. The next one begins where this one should have ended, so it is as long
@@ -195,18 +223,21 @@ impl Chat {
     }
 }
 
-/// A message, its room, and what is shown with it.
+/// A room in a list, its latest message, and what is shown with it.
 struct InRoom {
-    message: Message,
+    latest: Option<Message>,
     room: Arc<Room>,
     shown: Shown,
+    /// The members who are there, where the room is described.
+    present: Option<Vec<UserId>>,
 }
 
 impl InRoom {
     /// Whose names stand in a recent conversation.
     fn appearing(&self) -> Vec<UserId> {
-        let readers = self.shown.marks.iter().map(|mark| mark.user).chain([self.message.author]);
-        if self.shown.listed.is_some() { readers.collect() } else { readers.chain(self.room.members.iter().copied()).collect() }
+        let author = self.latest.as_ref().map(|message| message.author);
+        let readers = self.shown.marks.iter().map(|mark| mark.user).chain(author);
+        if self.shown.large.is_some() { readers.collect() } else { readers.chain(self.room.members.iter().copied()).collect() }
     }
 }
 

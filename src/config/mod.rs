@@ -1,15 +1,30 @@
 //! Settings: built-in default < file < environment, read once at start into types that can only hold what makes sense.
 
+mod database_url;
+mod environment;
+mod log_filter;
+mod origins;
 mod secrets;
+#[cfg(test)]
+mod tests;
+mod text;
 mod values;
 
-use std::{collections::HashMap, net::SocketAddr, path::Path};
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use config::{Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
-pub use secrets::{DatabaseUrl, Secret, Secrets, masked_url};
-pub use values::{AccessMode, History, LogFormat, Millis, Networks, Origins, Registration};
+pub use database_url::DatabaseUrl;
+pub use log_filter::LogFilter;
+pub use origins::{OriginList, Origins};
+pub use secrets::{Secret, Secrets};
+pub use values::{AccessMode, BasePath, History, LogFormat, Millis, Networks, PresenceScope, Registration};
 
 /// The defaults, and the documentation of every setting.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -19,9 +34,6 @@ const LARGEST_BODY: usize = 15_000_000;
 
 /// The fewest bytes of a key: as many as its signatures have (RFC 7518, 3.2).
 const SHORTEST_SECRET: usize = 32;
-
-/// What the environment variables of settings begin with.
-const PREFIX: &str = "CAUSERIE_";
 
 /// The settings of one server. `config/default.toml` says what each means.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -40,7 +52,7 @@ pub struct Config {
     /// Signs tokens, if set.
     pub token_secret: Secret,
     /// Filter of the log.
-    pub log: String,
+    pub log: LogFilter,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Tokens.
@@ -109,6 +121,8 @@ pub struct RoomsConfig {
     pub listed_members: usize,
     /// What whoever is added to a room sees of what was there before.
     pub history: History,
+    /// Of whom the members of a room are told whether they are there.
+    pub presence: PresenceScope,
 }
 
 /// Settings of requests.
@@ -117,8 +131,12 @@ pub struct RoomsConfig {
 pub struct HttpConfig {
     /// Longest time for a request.
     pub request_timeout_ms: Millis,
-    /// Longest time for the head of a request.
+    /// Longest time for the head of a request, from its first byte.
     pub header_timeout_ms: Millis,
+    /// Longest time for a connection between requests.
+    pub keep_alive_timeout_ms: Millis,
+    /// The path under which everything is served.
+    pub base_path: BasePath,
     /// Largest request body, in bytes.
     pub max_body_bytes: usize,
     /// Most items on a page.
@@ -161,18 +179,32 @@ pub struct MongoConfig {
 pub struct ConfigError(String);
 
 impl Config {
-    /// Reads the settings: defaults, then `file`, then `environment` (all of it: variables that are not settings are passed over).
+    /// Reads the settings of a process with these environment variables. They name the settings file where `file` does not.
+    pub fn of_process(file: Option<PathBuf>, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+        let environment = environment::read(variables)?;
+        let file = match (file, environment.get(environment::FILE)) {
+            (Some(file), _) => Some(file),
+            (None, Some(name)) => Some(text::cleaned(environment::FILE, "", name)?.into()),
+            (None, None) => None,
+        };
+        Self::load(file.as_deref(), &environment)
+    }
+
+    /// Reads the settings: defaults, then `file`, then `environment` (all of it: what others have put there is passed over).
     pub fn load(file: Option<&Path>, environment: &HashMap<String, String>) -> Result<Self, ConfigError> {
+        let names = names()?;
         let mut sources = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         if let Some(path) = file {
-            sources = sources.add_source(File::from(path).format(FileFormat::Toml));
+            sources = sources.add_source(File::from_str(&read_file(path, &names)?, FileFormat::Toml));
         }
+        let variables = environment::settings(environment, &names)?;
         let mut config: Self = sources
-            .add_source(Environment::with_prefix("CAUSERIE").prefix_separator("_").separator("__").source(Some(settings_in(environment))))
+            .add_source(Environment::with_prefix("CAUSERIE").prefix_separator("_").separator("__").source(Some(variables)))
             .build()
             .and_then(config::Config::try_deserialize)
             .map_err(|error| ConfigError(one_line(&error.to_string())))?;
         if let Some(port) = environment.get("PORT") {
+            let port = text::cleaned("PORT", "", port)?;
             let port = port.parse().map_err(|_| ConfigError(format!("PORT: '{port}' is not a port number")))?;
             config.listen.set_port(port);
         }
@@ -200,8 +232,7 @@ impl Config {
             }
         }
         if !self.token_secret.can_be_listed() {
-            let problem =
-                "token_secret: a key with a comma in it, or white space at its ends, could never be moved to token.earlier_secrets";
+            let problem = "token_secret: a key with a comma in it could never be moved to token.earlier_secrets";
             return Err(ConfigError(problem.into()));
         }
         if self.access == AccessMode::Open && !self.listen.ip().is_loopback() && !self.allow_open_network {
@@ -230,107 +261,30 @@ impl Config {
     }
 }
 
-/// The variables that are settings: those with our prefix, but for the ones that name the file or belong to the tests.
-fn settings_in(environment: &HashMap<String, String>) -> HashMap<String, String> {
-    let is_setting = |name: &str| name.starts_with(PREFIX) && name != "CAUSERIE_CONFIG" && !name.starts_with("CAUSERIE_TEST_");
-    environment.iter().filter(|(name, _)| is_setting(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+/// The names of all settings, as `http.max_page`.
+fn names() -> Result<Vec<String>, ConfigError> {
+    let mut defaults = toml::from_str(DEFAULTS).map_err(|error| ConfigError(one_line(&format!("the defaults: {error}"))))?;
+    text::clean_all(&mut defaults)
+}
+
+/// The settings file, its texts cleaned.
+fn read_file(path: &Path, names: &[String]) -> Result<String, ConfigError> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError(format!("cannot read the file {shown}: {error}")))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let mut table: toml::Table = toml::from_str(text).map_err(|error| {
+        // Without the line itself, which the error would show: there may be a secret in it.
+        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        ConfigError(one_line(&format!("{shown}, line {line}: {}", error.message())))
+    })?;
+    let found = text::clean_all(&mut table).map_err(|ConfigError(error)| ConfigError(format!("{shown}: {error}")))?;
+    if let Some(unknown) = found.iter().find(|name| !names.contains(name)) {
+        let nearest = environment::nearest_to(unknown, names.iter().map(String::as_str)).unwrap_or_default();
+        return Err(ConfigError(format!("{shown}: {} is not a setting; the nearest one is {nearest}", unknown.escape_debug())));
+    }
+    Ok(table.to_string())
 }
 
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn load(variables: &[(&str, &str)]) -> Result<Config, String> {
-        let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Config::load(None, &environment).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn the_defaults_are_valid() {
-        let config = load(&[]).unwrap();
-        assert_eq!(config.listen.to_string(), "127.0.0.1:3000");
-        assert_eq!(config.database.to_string(), "sqlite:data/causerie.db");
-        assert_eq!(config.token_secret.bytes(), None);
-        assert!(load(&[("CAUSERIE_LISTEN", "[::1]:3000")]).is_ok() && load(&[("CAUSERIE_LISTEN", "127.1.2.3:3000")]).is_ok());
-    }
-
-    #[test]
-    fn the_environment_reaches_every_setting() {
-        let config = load(&[
-            ("CAUSERIE_LISTEN", "0.0.0.0:80"),
-            ("CAUSERIE_ALLOW_OPEN_NETWORK", "true"),
-            ("PORT", "8080"),
-            ("CAUSERIE_TOKEN_SECRET", "the key of today with many bytes in it"),
-            ("CAUSERIE_TOKEN__EARLIER_SECRETS", "the key of yesterday is just as long ,the key of the day before is longer"),
-            ("CAUSERIE_SOCKET__PING_INTERVAL_MS", "300"),
-            ("CAUSERIE_HTTP__CORS_ORIGINS", "https://a.example, https://b.example:8443"),
-            ("CAUSERIE_HTTP__TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.7,fd00::/8"),
-            ("CAUSERIE_CONFIG", "elsewhere.toml"),
-            ("CAUSERIE_TEST_MONGODB", "mongodb://localhost"),
-        ])
-        .unwrap();
-        assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
-        assert_eq!(config.token_secret.bytes(), Some(&b"the key of today with many bytes in it"[..]));
-        let earlier: Vec<_> = config.token.earlier_secrets.bytes().collect();
-        assert_eq!(earlier, [&b"the key of yesterday is just as long"[..], b"the key of the day before is longer"]);
-        assert_eq!(Duration::from(config.socket.ping_interval_ms), Duration::from_millis(300));
-        for (address, trusted) in [("10.1.2.3", true), ("11.1.2.3", false), ("192.0.2.7", true), ("192.0.2.8", false), ("fd00::1", true)] {
-            assert_eq!(config.http.trusted_proxies.contain(address.parse().unwrap()), trusted, "{address}");
-        }
-        assert_eq!(
-            config.http.cors_origins,
-            Origins::These(vec!["https://a.example".parse().unwrap(), "https://b.example:8443".parse().unwrap()])
-        );
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused_by_name() {
-        for (name, value, mention) in [
-            ("CAUSERIE_LISTEN", "nowhere", "listen"),
-            ("CAUSERIE_LISTEN", "0.0.0.0:3000", "CAUSERIE_ALLOW_OPEN_NETWORK=true"),
-            ("CAUSERIE_LISTEN", "[::]:3000", "whoever reaches [::]:3000 could act as anyone"),
-            ("CAUSERIE_LISTEN", "192.0.2.1:3000", "listen on 127.0.0.1"),
-            ("CAUSERIE_LISTNE", "127.0.0.1:1", "listne"),
-            ("CAUSERIE_HTTP__MAX_PAGES", "5", "max_pages"),
-            ("CAUSERIE_ACCESS", "closed", "access: 'closed' is neither \"open\" nor \"secure\""),
-            ("CAUSERIE_REGISTRATION", "no", "registration: 'no' is neither \"open\" nor \"closed\""),
-            ("CAUSERIE_HTTP__TRUSTED_PROXIES", "10.0.0.1/8,proxy", "'proxy' is neither an address nor a network"),
-            ("CAUSERIE_SESSION__ACCESS_LIFETIME_SECONDS", "0", "session.access_lifetime_seconds"),
-            ("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "-1", "logins_per_minute"),
-            ("CAUSERIE_LOG_FORMAT", "yaml", "neither \"text\" nor \"json\""),
-            ("CAUSERIE_HTTP__MAX_PAGE", "0", "http.max_page"),
-            ("CAUSERIE_HTTP__MAX_PAGE", "many", "http.max_page"),
-            ("CAUSERIE_SOCKET__PING_TIMEOUT_MS", "0", "ping_timeout_ms"),
-            ("CAUSERIE_HTTP__CORS_ORIGINS", "example.com", "cors_origins"),
-            ("CAUSERIE_TOKEN_SECRET", "one byte short of 32: too short", "token_secret"),
-            ("CAUSERIE_TOKEN_SECRET", "a key of two, as it would be read later", "token_secret: a key with a comma"),
-            ("CAUSERIE_TOKEN_SECRET", " a key that begins with white space", "white space at its ends"),
-            ("CAUSERIE_TOKEN_SECRET", "a key that ends with a line of its own\n", "token_secret: a key with a comma"),
-            ("CAUSERIE_TOKEN__EARLIER_SECRETS", "the key of yesterday was much longer,short", "token.earlier_secrets: a key of 5 bytes"),
-            ("PORT", "http", "PORT"),
-        ] {
-            let error = load(&[(name, value)]).unwrap_err();
-            assert!(error.contains(mention) && !error.contains('\n'), "{name}={value}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_is_printed_holds_no_secret() {
-        let (secret, database) = ("hush".repeat(8), ("CAUSERIE_DATABASE", "mongodb://me:hush@db.example/chat"));
-        let printed = load(&[
-            ("CAUSERIE_TOKEN_SECRET", secret.as_str()),
-            ("CAUSERIE_TOKEN__EARLIER_SECRETS", &format!("{secret},{secret}")),
-            database,
-        ])
-        .unwrap()
-        .to_toml();
-        assert!(!printed.contains("hush"), "{printed}");
-        assert!(printed.contains("mongodb://me:********@db.example/chat"), "{printed}");
-    }
 }

@@ -16,9 +16,9 @@ impl Secret {
         (!self.0.is_empty()).then_some(self.0.as_bytes())
     }
 
-    /// Whether it can be one of [`Secrets`], where commas part the keys, and white space around them does not count.
+    /// Whether it can be one of [`Secrets`], where commas part the keys.
     pub(super) fn can_be_listed(&self) -> bool {
-        !self.0.contains(',') && self.0.trim() == self.0
+        !self.0.contains(',')
     }
 }
 
@@ -57,53 +57,4 @@ impl Serialize for Secrets {
         let masked: Vec<_> = self.0.iter().map(|secret| format!("{secret:?}")).collect();
         serializer.serialize_str(&masked.join(","))
     }
-}
-
-/// The URL of a database; a password in it is shown to nobody.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
-pub struct DatabaseUrl(String);
-
-impl DatabaseUrl {
-    /// The whole URL, password and all: for the store that opens it, and for nothing that is printed.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for DatabaseUrl {
-    fn from(url: String) -> Self {
-        Self(url)
-    }
-}
-
-impl fmt::Display for DatabaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&masked_url(&self.0))
-    }
-}
-
-impl fmt::Debug for DatabaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for DatabaseUrl {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// A URL with what stands between `//user:` and `@` replaced.
-#[must_use]
-pub fn masked_url(url: &str) -> String {
-    let masked = || {
-        let (scheme, rest) = url.split_once("://")?;
-        let (credentials, host) = rest.rsplit_once('@')?;
-        let (user, _) = credentials.split_once(':')?;
-        Some(format!("{scheme}://{user}:********@{host}"))
-    };
-    masked().unwrap_or_else(|| url.to_owned())
 }

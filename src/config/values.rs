@@ -2,7 +2,6 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
-use axum::http::HeaderValue;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -83,6 +82,28 @@ impl TryFrom<String> for History {
     }
 }
 
+/// Of whom the members of a room are told whether they are there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase", try_from = "String")]
+pub enum PresenceScope {
+    /// Of all other members.
+    Members,
+    /// Of those who have written in the room.
+    Writers,
+}
+
+impl TryFrom<String> for PresenceScope {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "members" => Ok(Self::Members),
+            "writers" => Ok(Self::Writers),
+            _ => Err(format!("rooms.presence: '{name}' is neither \"members\" nor \"writers\"")),
+        }
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase", try_from = "String")]
@@ -125,48 +146,32 @@ impl<'de> Deserialize<'de> for Millis {
     }
 }
 
-/// From which web pages browsers may call.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Origins {
-    /// As the access mode has it: from any in open mode, from none in secure mode.
-    ByMode,
-    /// From any.
-    Any,
-    /// From these; from none if there are none.
-    These(Vec<HeaderValue>),
-}
+/// The path under which everything is served, for proxies that hand requests over with it: empty, or `/` and names with `/` between them.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(try_from = "String")]
+pub struct BasePath(String);
 
-impl<'de> Deserialize<'de> for Origins {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        match text.trim() {
-            "" => Ok(Self::ByMode),
-            "any" => Ok(Self::Any),
-            "none" => Ok(Self::These(Vec::new())),
-            list => list.split(',').map(origin).collect::<Result<_, _>>().map(Self::These).map_err(D::Error::custom),
-        }
+impl BasePath {
+    /// The path, without a slash at its end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
-fn origin(text: &str) -> Result<HeaderValue, String> {
-    let text = text.trim();
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
-    match text.parse() {
-        Ok(value) if !host.is_empty() && !host.contains('/') => Ok(value),
-        _ => Err(format!("'{text}' is not an origin like https://chat.example.com, nor \"any\" or \"none\"")),
-    }
-}
+impl TryFrom<String> for BasePath {
+    type Error = String;
 
-impl Serialize for Origins {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::ByMode => serializer.serialize_str(""),
-            Self::Any => serializer.serialize_str("any"),
-            Self::These(origins) if origins.is_empty() => serializer.serialize_str("none"),
-            Self::These(origins) => {
-                let origins: Vec<_> = origins.iter().filter_map(|origin| origin.to_str().ok()).collect();
-                serializer.serialize_str(&origins.join(","))
-            }
+    fn try_from(text: String) -> Result<Self, String> {
+        let path = text.strip_suffix('/').unwrap_or(&text);
+        let is_name = |name: &str| {
+            let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~'));
+            plain && !matches!(name, "" | "." | "..")
+        };
+        match path.strip_prefix('/') {
+            None if path.is_empty() => Ok(Self(String::new())),
+            Some(names) if names.split('/').all(is_name) => Ok(Self(path.to_owned())),
+            _ => Err(format!("'{text}' is not a path like /chat: it begins with /, and its names are of letters, digits and - _ . ~")),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     chat::to_the_end,
     error::{Error, Result},
     model::{Credentials, PasswordHash, User, Username},
-    password,
+    password::{self, Verdict},
     store::{Names, Which},
 };
 
@@ -88,7 +88,7 @@ struct NewPassword {
 
 impl Input for NewPassword {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let old = fields.text("oldPassword");
+        let old = fields.password("oldPassword");
         let new = new_password(fields, "newPassword");
         Some(Self { old: old?, new: new? })
     }
@@ -105,7 +105,7 @@ async fn change_password(
     // It is a place to guess passwords at, as the login is, for whoever has got at a token.
     app.limits.login(caller.caller.address)?;
     let Credentials { username, password } = app.store.credentials(own).await?.ok_or(Error::NoPassword)?;
-    if !app.passwords.matches(passwords.old, Some(password.clone())).await? {
+    if matches!(app.passwords.verify(passwords.old, Some(password.clone())).await?, Verdict::Wrong) {
         return Err(app.access.refuse(&caller.caller, "change the password", None, Error::WrongPassword));
     }
     let new = hashed(&app, passwords.new, "newPassword", &username, &caller.user).await?;

@@ -14,11 +14,15 @@ use validator::{ValidationError, ValidationErrors};
 use super::Shared;
 use crate::{
     error::{Error, Result},
-    model::{NAME_LENGTH, is_blank, is_short},
+    model::{EMPTY, is_blank, is_js_space, name_flaw},
+    number,
 };
 
 /// What is read of a body that is too large, so that its sender gets to read the answer: this many times what is allowed.
 const DISCARD: usize = 100;
+
+const MULTIPART: &str =
+    "Please send the request body as JSON, or as a form of the type application/x-www-form-urlencoded, not as multipart/form-data";
 
 /// A body that says everything it has to.
 ///
@@ -36,7 +40,12 @@ impl<T: Input> FromRequest<Shared> for Body<T> {
 
     async fn from_request(request: Request, app: &Shared) -> Result<Self> {
         let kind = Kind::of(request.headers())?;
-        let bytes = read(request.into_body(), app.config.max_body_bytes).await?;
+        let bytes = read(request.into_body(), app.config.max_body_bytes).await;
+        if matches!(kind, Kind::Multipart) && !bytes.as_ref().is_ok_and(Vec::is_empty) {
+            // As an empty object it would be told that fields are missing which its sender has filled in.
+            return Err(Error::UnsupportedBody(MULTIPART.into()));
+        }
+        let bytes = bytes?;
         let mut fields = Fields { values: kind.parse(&bytes)?, errors: ValidationErrors::new(), secure: app.access.is_secure() };
         match T::read(&mut fields) {
             Some(input) if fields.errors.is_empty() => Ok(Self(input)),
@@ -67,6 +76,8 @@ pub async fn read(mut body: axum::body::Body, max: usize) -> Result<Vec<u8>> {
 enum Kind {
     Json,
     Form,
+    /// A form in parts, which is not read. It is refused, unless there is nothing in it.
+    Multipart,
     /// Anything else, which counts as an empty object.
     Other,
 }
@@ -79,6 +90,7 @@ impl Kind {
         let kind = match parts.next() {
             Some("application/json") => Self::Json,
             Some("application/x-www-form-urlencoded") => Self::Form,
+            Some("multipart/form-data") => return Ok(Self::Multipart),
             _ => return Ok(Self::Other),
         };
         let charset = parts.find_map(|parameter| parameter.strip_prefix("charset=")).map(|charset| charset.trim_matches('"'));
@@ -95,7 +107,7 @@ impl Kind {
         match self {
             Self::Json => parse_json(bytes),
             Self::Form => Ok(parse_form(bytes)),
-            Self::Other => Ok(Map::new()),
+            Self::Multipart | Self::Other => Ok(Map::new()),
         }
     }
 }
@@ -152,17 +164,25 @@ impl Fields {
 
     /// A string that is not blank.
     pub fn text(&mut self, field: &'static str) -> Option<String> {
-        match self.values.remove(field) {
-            Some(Value::String(text)) if is_blank(&text) => self.wrong(field, "string cannot be empty"),
-            Some(Value::String(text)) => Some(text),
-            _ => self.wrong(field, "please provide a string"),
-        }
+        self.string(field, |text| is_blank(text).then_some(EMPTY))
     }
 
-    /// A string that is not blank, and no longer than a name may be.
+    /// The name of a user.
     pub fn name(&mut self, field: &'static str) -> Option<String> {
-        let name = self.text(field)?;
-        if is_short(&name) { Some(name) } else { self.wrong(field, NAME_LENGTH) }
+        self.string(field, name_flaw)
+    }
+
+    /// A password that was set before, when any characters were taken that are not all white space.
+    pub fn password(&mut self, field: &'static str) -> Option<String> {
+        self.string(field, |text| text.chars().all(is_js_space).then_some(EMPTY))
+    }
+
+    fn string(&mut self, field: &'static str, flaw: impl FnOnce(&str) -> Option<&'static str>) -> Option<String> {
+        let Some(Value::String(text)) = self.values.remove(field) else { return self.wrong(field, "please provide a string") };
+        match flaw(&text) {
+            Some(flaw) => self.wrong(field, flaw),
+            None => Some(text),
+        }
     }
 
     /// The same, where there is one.
@@ -189,14 +209,14 @@ impl Fields {
         if self.is_missing(field) { Some(None) } else { self.parsed(field, read, expected).map(Some) }
     }
 
-    /// A whole number that is not negative, where there is one. In a form it is made of digits.
+    /// A whole number that is not negative, where there is one. In a form it is a text.
     #[expect(clippy::option_option, reason = "wrong, nothing, something: as all that reads a field")]
     pub fn optional_number(&mut self, field: &'static str) -> Option<Option<u64>> {
         let number = match self.values.remove(field) {
             None | Some(Value::Null) => return Some(None),
-            Some(Value::Number(number)) => number.as_u64(),
-            Some(Value::String(text)) => text.parse().ok(),
-            Some(_) => None,
+            Some(Value::String(text)) => number::whole_in(&text),
+            Some(value) if number::is_too_large(&value) => return self.wrong(field, "please provide a smaller number"),
+            Some(value) => number::whole(&value),
         };
         number.map(Some).or_else(|| self.wrong(field, "please provide a whole number, 0 or more"))
     }

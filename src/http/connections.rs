@@ -1,22 +1,23 @@
 //! The connections: accepted one by one, each served by a task of its own, all asked to end when the server stops.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use axum::Router;
-use hyper::{Request, body::Incoming, server::conn::http1};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use axum::{Router, extract::Request, response::Response};
+use hyper::{StatusCode, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer, ServiceExt};
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
 
-use super::patience::Patient;
+use super::{
+    base_path,
+    keep_alive::{Activity, Answering, Timed, Timeouts},
+    patience::Patient,
+};
 use crate::{
     address::Peer,
-    config::Config,
+    config::{BasePath, Config, HttpConfig},
     limits::{Place, Places},
     live::Taken,
 };
@@ -43,18 +44,30 @@ impl Open {
         self.tasks.wait().await;
     }
 
-    fn spawn(&self, stream: TcpStream, peer: Peer, place: Place, service: NormalizePath<Router>, http: &http1::Builder) {
+    fn spawn(&self, stream: TcpStream, peer: Peer, place: Place, service: NormalizePath<Router>, serving: &Serving) {
         // Without it small answers wait for the acknowledgement of the one before. Where it fails the connection is gone already.
         let _ = stream.set_nodelay(true);
-        let taken = Taken::default();
+        let (taken, activity) = (Taken::default(), Activity::new());
+        let stream = Timed::new(stream, serving.timeouts, activity.clone());
         let stream = TokioIo::new(Patient::new(stream, taken.clone(), WRITE_PATIENCE));
-        let service = service.map_request(move |mut request: Request<Incoming>| {
+        let base = serving.base_path.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let in_flight = activity.begin();
             let client = peer.client(request.headers());
             request.extensions_mut().insert(client);
             request.extensions_mut().insert(taken.clone());
-            request
+            let (mut parts, body) = request.into_parts();
+            base_path::take_off(&base, &mut parts.uri, &mut parts.extensions);
+            let (service, activity) = (service.clone(), activity.clone());
+            async move {
+                let response: Response = service.oneshot(Request::from_parts(parts, body)).await?;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    activity.upgrade();
+                }
+                Ok::<_, Infallible>(response.map(|body| Answering::new(body, in_flight)))
+            }
         });
-        let connection = http.serve_connection(stream, TowerToHyperService::new(service)).with_upgrades();
+        let connection = serving.http.serve_connection(stream, service).with_upgrades();
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
             // Until the connection ends, or has become a websocket: of these others are counted.
@@ -74,6 +87,24 @@ impl Open {
     }
 }
 
+/// How connections are served.
+struct Serving {
+    http: http1::Builder,
+    timeouts: Timeouts,
+    base_path: Arc<BasePath>,
+}
+
+impl Serving {
+    fn new(config: &HttpConfig) -> Self {
+        // Not the builder that finds the version out by itself: it also speaks HTTP/2, and waits for the first bytes for ever.
+        let mut http = http1::Builder::new();
+        // hyper has one limit of time for an idle connection and for a head.
+        http.header_read_timeout(None).max_buf_size(READ_BUFFER);
+        let timeouts = Timeouts { keep_alive: config.keep_alive_timeout_ms.into(), head: config.header_timeout_ms.into() };
+        Self { http, timeouts, base_path: Arc::new(config.base_path.clone()) }
+    }
+}
+
 /// Serves `router` to whoever connects, until `shutdown`. Answers the connections that are still open: nothing new comes in on them once
 /// they are asked to shut down.
 pub async fn serve(listener: TcpListener, router: Router, config: &Config, shutdown: impl Future<Output = ()>) -> Open {
@@ -82,9 +113,7 @@ pub async fn serve(listener: TcpListener, router: Router, config: &Config, shutd
     let proxies = Arc::new(config.trusted_proxies.clone());
     // Outside of the router, since it changes the path by which the router chooses.
     let service = NormalizePathLayer::trim_trailing_slash().layer(router);
-    // Not the builder that finds the version out by itself: it also speaks HTTP/2, and waits for the first bytes for ever.
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(Duration::from(config.header_timeout_ms)).max_buf_size(READ_BUFFER);
+    let serving = Serving::new(config);
     let open = Open::default();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -95,7 +124,7 @@ pub async fn serve(listener: TcpListener, router: Router, config: &Config, shutd
                     let client = Peer::new(peer.ip(), &proxies);
                     let place = client.direct().map_or_else(|| Some(Place::default()), |address| places.take(address));
                     if let Some(place) = place {
-                        open.spawn(stream, client, place, service.clone(), &http);
+                        open.spawn(stream, client, place, service.clone(), &serving);
                     } else {
                         // Dropped, and so closed: an answer would take what there is too little of.
                         tracing::debug!(address = %peer.ip(), "too many connections from one address");

@@ -21,6 +21,7 @@ use crate::{
     chat::to_the_end,
     error::{Error, Result},
     model::{PasswordHash, UserId, Username},
+    password::Verdict,
 };
 
 pub fn routes() -> Router<Shared> {
@@ -34,7 +35,7 @@ struct ByUsername {
 
 impl Input for ByUsername {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let (username, password) = (fields.text("username"), fields.text("password"));
+        let (username, password) = (fields.text("username"), fields.password("password"));
         Some(Self { username: username?, password: password? })
     }
 }
@@ -60,7 +61,7 @@ struct ById {
 
 impl Input for ById {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let password = if fields.is_secure() { Some(fields.text("password")?) } else { None };
+        let password = if fields.is_secure() { Some(fields.password("password")?) } else { None };
         Some(Self { password })
     }
 }
@@ -93,11 +94,16 @@ async fn with_password(
     headers: &HeaderMap,
 ) -> Result<Json<Success>> {
     let (user, hash) = account.unzip();
-    if !app.passwords.matches(password, hash.clone()).await? {
+    let verdict = app.passwords.verify(password, hash.clone()).await?;
+    let (Verdict::Right | Verdict::Outdated(_), Some((user, hash))) = (&verdict, user.zip(hash)) else {
         tracing::warn!(%address, user = user.map(display), "a login failed");
         return Err(Error::WrongLogin);
-    }
-    let (user, hash) = user.zip(hash).ok_or(Error::WrongLogin)?;
+    };
+    let hash = match verdict {
+        // Where the password was changed meanwhile the login fails by the former hash.
+        Verdict::Outdated(new) if app.store.set_password(user, hash.clone(), new.clone()).await? => new,
+        _ => hash,
+    };
     let user = app.store.user(user).await?.ok_or(Error::WrongLogin)?;
     let user_agent = headers.get(header::USER_AGENT).map(|name| String::from_utf8_lossy(name.as_bytes())).unwrap_or_default();
     let (app, user_agent) = (Arc::clone(app), user_agent.into_owned());

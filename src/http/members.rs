@@ -17,7 +17,13 @@ use super::{
     rooms::{known, room_name},
     success,
 };
-use crate::{access::Action, error::Result, model::UserId, view::RoomView};
+use crate::{
+    access::Action,
+    config::PresenceScope,
+    error::Result,
+    model::UserId,
+    view::{RoomView, present},
+};
 
 pub fn routes() -> Router<Shared> {
     Router::new()
@@ -41,16 +47,24 @@ async fn add(State(app): State<Shared>, PathId(room): PathId, caller: Authentica
     app.access.admit(&caller.caller, Action::Change, &room).await?;
     let users = known(&app, &added.users).await?;
     let room = app.chat.add_members(&caller.caller, &room, users).await?;
-    Ok(success(json!({ "chatRoom": RoomView::new(&room, app.chat.config.listed_members) })))
+    let members = app.chat.present(&room).await?;
+    Ok(success(json!({ "chatRoom": RoomView::new(&room, &members, app.chat.config.listed_members) })))
 }
 
 /// The members, page by page.
 async fn list(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Json<Success>> {
     let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
-    let skip = usize::try_from(paging.skip()).unwrap_or(usize::MAX);
-    let page: Vec<_> = room.members.iter().skip(skip).take(usize::try_from(paging.limit()).unwrap_or(usize::MAX)).copied().collect();
-    let users: Vec<_> = app.store.people(&page).await?.into_iter().filter(|user| !user.deleted).collect();
-    Ok(success(json!({ "users": users, "memberCount": room.members.len() })))
+    let members = app.chat.present(&room).await?;
+    let page = page_of(&members, &paging);
+    // Without those who were deleted since.
+    let users = present(app.store.people(page).await?);
+    Ok(success(json!({ "users": users, "memberCount": members.len() })))
+}
+
+fn page_of<'a, T>(all: &'a [T], paging: &Paging) -> &'a [T] {
+    let [skip, limit] = [paging.skip(), paging.limit()].map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    let rest = all.get(skip..).unwrap_or_default();
+    &rest[..rest.len().min(limit)]
 }
 
 async fn remove(State(app): State<Shared>, PathId((room, user)): PathId<(String, String)>, caller: Authenticated) -> Result<Json<Success>> {
@@ -70,17 +84,26 @@ impl Input for Name {
 
 async fn rename(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, Body(new): Body<Name>) -> Result<Json<Success>> {
     let room = app.chat.rename(&caller.caller, &room, new.name).await?;
-    Ok(success(json!({ "chatRoom": RoomView::new(&room, app.chat.config.listed_members) })))
+    let members = app.chat.present(&room).await?;
+    Ok(success(json!({ "chatRoom": RoomView::new(&room, &members, app.chat.config.listed_members) })))
 }
 
-/// Who of the members is connected, and when the others were last.
+/// Who of the members is connected, and when the others were last. Of those of whom it is not told it looks as if they never were.
 async fn presence(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated) -> Result<Json<Success>> {
     let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
-    let online = app.live.online(&room.members);
-    let seen: HashMap<_, _> = app.store.last_seen(&room.members).await?.into_iter().collect();
-    let shown = |(member, online): (&UserId, bool)| {
-        let last_seen = if online { Some(app.clock.now()) } else { seen.get(member).copied() };
-        json!({ "_id": member, "online": online, "lastSeenAt": last_seen })
+    let members = app.chat.present(&room).await?;
+    let writers = match app.chat.config.presence {
+        PresenceScope::Members => None,
+        PresenceScope::Writers => Some(app.store.writers_in(&room).await?),
     };
-    Ok(success(json!({ "users": room.members.iter().zip(online).map(shown).collect::<Vec<_>>() })))
+    let is_told =
+        |member: &UserId| *member == caller.user.id || writers.as_ref().is_none_or(|writers| writers.binary_search(member).is_ok());
+    let online = app.live.online(&members);
+    let seen: HashMap<_, _> = app.store.last_seen(&members).await?.into_iter().collect();
+    let shown = |(member, online): (&UserId, bool)| {
+        let (is_told, now) = (is_told(member), app.clock.now());
+        let last_seen = if online { Some(now) } else { seen.get(member).copied() };
+        json!({ "_id": member, "online": online && is_told, "lastSeenAt": last_seen.filter(|_| is_told) })
+    };
+    Ok(success(json!({ "users": members.iter().zip(online).map(shown).collect::<Vec<_>>() })))
 }

@@ -23,7 +23,7 @@ use crate::{
     chat::LOG_BYTES,
     error::Result,
     model::{ClientId, Seq, User},
-    view::{LogPage, MarkedView},
+    view::{LogPage, MarkedView, RoomView},
 };
 
 pub fn routes() -> Router<Shared> {
@@ -85,23 +85,25 @@ async fn edit_message(
 async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Response> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Answer {
+    struct Answer<'a> {
         success: bool,
         conversation: Vec<Box<RawValue>>,
         users: Vec<Arc<User>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         member_count: Option<usize>,
+        chat_room: RoomView<'a>,
         last_seq: Seq,
         has_more: bool,
     }
     let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
     let page = app.chat.conversation(caller.user.id, &room, paging.of_log(), paging.limit()).await?;
-    let users = app.chat.users(&room, &page.people).await?;
+    let (users, members) = tokio::try_join!(app.chat.users(&room, &page.people), app.chat.present(&room))?;
     let answer = Answer {
         success: true,
         conversation: page.messages,
         users: users.listed,
         member_count: users.count,
+        chat_room: RoomView::new(&room, &members, app.chat.config.listed_members),
         last_seq: page.last_seq,
         has_more: page.has_more,
     };

@@ -1,12 +1,14 @@
 //! The REST API. [`router`] is its table of contents; each noun has a file with its requests, handlers and routes.
 
 mod accounts;
+mod base_path;
 mod body;
 mod caller;
 mod connections;
 mod delete;
 mod hardening;
 mod health;
+mod keep_alive;
 mod login;
 mod members;
 mod messages;
@@ -130,7 +132,10 @@ fn cors(origins: &Origins, is_secure: bool) -> CorsLayer {
     let origins = match origins {
         Origins::ByMode if is_secure => AllowOrigin::list([]),
         Origins::Any | Origins::ByMode => AllowOrigin::mirror_request(),
-        Origins::These(list) => AllowOrigin::list(list.iter().cloned()),
+        Origins::These(list) => {
+            let list = list.clone();
+            AllowOrigin::predicate(move |origin, _| list.contains(origin))
+        }
     };
     CorsLayer::new()
         .allow_origin(origins)

@@ -15,7 +15,10 @@ use axum::{
 use serde_json::json;
 use uuid::Uuid;
 
-use super::polling::{self, Bounds};
+use super::{
+    base_path,
+    polling::{self, Bounds},
+};
 use crate::{
     error::{Error, Fault},
     live,
@@ -34,6 +37,7 @@ pub async fn around(State(bounds): State<Bounds>, request: Request, next: Next) 
     let mut response = match route {
         // A poll waits until there is something to say.
         Route::Sockets => polling::check(bounds, request, next).await,
+        Route::None if base_path::is_outside(request.extensions()) => Error::NoEndpoint.into_response(),
         Route::Api(_) | Route::None => {
             tokio::time::timeout(bounds.time, next.run(request)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
         }
@@ -71,6 +75,7 @@ enum Route {
 impl Route {
     fn of(request: &Request) -> Self {
         match request.extensions().get::<MatchedPath>() {
+            _ if base_path::is_outside(request.extensions()) => Self::None,
             Some(path) => Self::Api(path.clone()),
             None if request.uri().path().starts_with(live::PATH) => Self::Sockets,
             None => Self::None,
@@ -80,12 +85,20 @@ impl Route {
     fn log(&self, method: &Method, response: &Response, took: Duration, id: &str) {
         let (status, ms) = (response.status().as_u16(), rounded_ms(took));
         match self {
+            // Whoever keeps the server running asks every few seconds.
+            Self::Api(path) if is_health_check(method, path.as_str()) && response.status().is_success() => {
+                tracing::debug!(%method, route = path.as_str(), status, ms, request = id, "request");
+            }
             Self::Api(path) => tracing::info!(%method, route = path.as_str(), status, ms, request = id, "request"),
             Self::None => tracing::info!(%method, route = "-", status, ms, request = id, "request"),
             // A client that polls would fill the log with its asking.
             Self::Sockets => tracing::debug!(%method, route = live::PATH, status, ms, request = id, "request"),
         }
     }
+}
+
+fn is_health_check(method: &Method, route: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD) && matches!(route, "/health" | "/ready")
 }
 
 /// Milliseconds to the microsecond.

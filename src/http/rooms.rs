@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{FromRequestParts, State},
+    http::request::Parts,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -20,8 +21,8 @@ use super::{
 };
 use crate::{
     chat::Recents,
-    error::Result,
-    model::{NAME_LENGTH, Room, RoomType, User, UserId, is_blank, is_short},
+    error::{Error, Result},
+    model::{EMPTY, NAME_LENGTH, Room, RoomType, User, UserId, name_flaw},
     store::Unread,
 };
 
@@ -46,8 +47,12 @@ impl Input for NewRoom {
 
 /// What a room is to be called.
 pub fn room_name(fields: &mut Fields) -> Option<String> {
-    let fits = |text: String| (!is_blank(&text) && is_short(&text)).then_some(text);
-    fields.parsed("name", fits, NAME_LENGTH)
+    let name = fields.parsed("name", Some, NAME_LENGTH)?;
+    match name_flaw(&name) {
+        Some(EMPTY) => fields.wrong("name", NAME_LENGTH),
+        Some(flaw) => fields.wrong("name", flaw),
+        None => Some(name),
+    }
 }
 
 async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): Body<NewRoom>) -> Result<Json<Success>> {
@@ -87,7 +92,8 @@ pub async fn known(app: &App, ids: &[String]) -> Result<Vec<Arc<User>>> {
     }
 }
 
-async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Paging) -> Result<Response> {
+/// With `empty=include` rooms without a message are listed too, and every room is described.
+async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Paging, WithEmpty(with_empty): WithEmpty) -> Result<Response> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Answer {
@@ -95,8 +101,25 @@ async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Pagin
         conversation: Vec<Box<RawValue>>,
         has_more: bool,
     }
-    let Recents { conversation, has_more } = app.chat.recents(caller.user.id, paging.skip(), paging.limit()).await?;
+    let Recents { conversation, has_more } = app.chat.recents(caller.user.id, paging.skip(), paging.limit(), with_empty).await?;
     Ok(Json(Answer { success: true, conversation, has_more }).into_response())
+}
+
+/// Whether the query asks for rooms without a message.
+struct WithEmpty(bool);
+
+impl<S: Sync> FromRequestParts<S> for WithEmpty {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let query = parts.uri.query().unwrap_or_default();
+        let empty = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "empty").map(|(_, value)| value);
+        match empty.as_deref() {
+            None => Ok(Self(false)),
+            Some("include") => Ok(Self(true)),
+            Some(_) => Err(invalid("empty", "Possible value are include".into())),
+        }
+    }
 }
 
 /// What is unread in all rooms of the caller; those in which nothing is are left out.

@@ -7,10 +7,10 @@ use serde_json::value::RawValue;
 use super::{App, PathId, Shared, caller::Authenticated, paging::Paging};
 use crate::{
     access::Action,
-    chat::{Found, Place},
+    chat::Found,
     error::Result,
-    model::{Message, MessageId, Room, Seq, Timestamp},
-    store::Page,
+    model::{Room, RoomId, Seq, Timestamp},
+    store::Place,
 };
 
 pub fn routes() -> Router<Shared> {
@@ -28,35 +28,35 @@ struct Answer {
     before: Option<String>,
 }
 
-/// `before` is a message's number.
+/// `before` is the number of an entry.
 async fn in_room(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging, uri: Uri) -> Result<Json<Answer>> {
     let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
-    let before = match paging.before() {
-        Some(before) => place_of(&app, &room, before).await?,
-        None => None,
-    };
+    let before = paging.before().map(|seq| Place { at: Timestamp::default(), seq, room: room.id });
     let found = search(&app, &caller, Some(&room), before, &paging, &uri).await?;
-    Ok(answer(found, |last| last.seq.0.to_string()))
+    Ok(answer(found, |next| next.seq.0.to_string()))
 }
 
-/// Messages before this number are those before the first that has it or a later one.
-async fn place_of(app: &App, room: &Room, before: Seq) -> Result<Option<Place>> {
-    let next = app.store.messages(room.id, Page::After(Seq(before.0.saturating_sub(1))), 1).await?.pop();
-    Ok(next.map(|message| (message.created_at, message.id)))
-}
-
-/// `before` is what the answer before said, or else what comes first.
+/// `before` is what the answer before said.
 async fn everywhere(State(app): State<Shared>, caller: Authenticated, paging: Paging, uri: Uri) -> Result<Json<Answer>> {
-    let before = query(&uri, "before").and_then(|cursor| {
-        let (time, id) = cursor.split_once('-')?;
-        Some((Timestamp(time.parse().ok()?), MessageId::parse(id)?))
-    });
+    let before = query(&uri, "before").and_then(|cursor| place(&cursor));
     let found = search(&app, &caller, None, before, &paging, &uri).await?;
-    Ok(answer(found, |last| format!("{}-{}", last.created_at.0, last.id)))
+    Ok(answer(found, |Place { at, seq, room }| format!("{}-{}-{room}", at.0, seq.0)))
 }
 
-fn answer(found: Found, cursor: impl FnOnce(Message) -> String) -> Json<Answer> {
-    Json(Answer { success: true, messages: found.messages, has_more: found.last.is_some(), before: found.last.map(cursor) })
+/// Reads a cursor: a time, the number of an entry, and a room. It is compared with what is found, and nothing is looked up by it: so it tells
+/// nothing about entries that the caller may not read. One of an earlier version, which names a message, counts as its time.
+fn place(cursor: &str) -> Option<Place> {
+    let (at, rest) = cursor.split_once('-')?;
+    let (seq, room) = rest.split_once('-').unwrap_or_default();
+    Some(Place {
+        at: Timestamp(at.parse().ok()?),
+        seq: Seq(seq.parse().unwrap_or_default()),
+        room: RoomId::parse(room).unwrap_or(RoomId::from_bytes([0; 16])),
+    })
+}
+
+fn answer(found: Found, cursor: impl FnOnce(Place) -> String) -> Json<Answer> {
+    Json(Answer { success: true, messages: found.messages, has_more: found.next.is_some(), before: found.next.map(cursor) })
 }
 
 async fn search(

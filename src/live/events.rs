@@ -9,6 +9,7 @@ use super::{room_name, user_name};
 use crate::{
     error::{Error, Result},
     model::{ClientId, MessageId, ReadMark, RoomId, Seq, Timestamp, UserId},
+    number,
     view::{Post, RoomView},
 };
 
@@ -278,8 +279,8 @@ impl Command {
             "send message" => fields.and_then(message).ok_or(Error::BadEvent(
                 "send message takes {chatRoomId, messageText, clientMessageId}: strings; the last, of 1 to 64 printable characters, may be left out",
             )),
-            "sync" => fields.and_then(positions).ok_or(Error::BadEvent("sync takes {rooms: {…}}, with a number for each id of a room")),
-            "mark read" => fields.and_then(mark).ok_or(Error::BadEvent("mark read takes {chatRoomId, upToSeq}; upToSeq may be left out")),
+            "sync" => fields.and_then(positions).ok_or(Error::BadEvent("sync takes {rooms: {…}}, with a whole number from 0 to 18446744073709551615 for each id of a room")),
+            "mark read" => fields.and_then(mark).ok_or(Error::BadEvent("mark read takes {chatRoomId, upToSeq}; upToSeq, a whole number from 0 to 18446744073709551615, may be left out")),
             "typing" | "stop typing" => {
                 let room = first.ok_or(Error::BadEvent("typing takes the id of a room, a string"))?;
                 Ok(Self::Typing { room: room.to_owned(), begun: event == "typing" })
@@ -305,7 +306,7 @@ fn message(fields: &Map<String, Value>) -> Option<Command> {
 
 fn mark(fields: &Map<String, Value>) -> Option<Command> {
     let up_to = match given(fields, "upToSeq") {
-        Some(seq) => Some(Seq(seq.as_u64()?)),
+        Some(seq) => Some(Seq(number::whole(seq)?)),
         None => None,
     };
     Some(Command::MarkRead { room: text_in(fields, "chatRoomId")?, up_to })
@@ -313,7 +314,7 @@ fn mark(fields: &Map<String, Value>) -> Option<Command> {
 
 fn positions(fields: &Map<String, Value>) -> Option<Command> {
     let rooms = fields.get("rooms")?.as_object()?;
-    rooms.iter().map(|(room, seq)| Some((room.clone(), Seq(seq.as_u64()?)))).collect::<Option<_>>().map(Command::Sync)
+    rooms.iter().map(|(room, seq)| Some((room.clone(), Seq(number::whole(seq)?)))).collect::<Option<_>>().map(Command::Sync)
 }
 
 fn given<'a>(fields: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {

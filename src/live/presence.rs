@@ -12,8 +12,10 @@ use socketioxide::extract::SocketRef;
 use super::{Event, Live, Sockets, is_closing};
 use crate::{
     clock::Clock,
-    model::{Timestamp, UserId},
+    config::{PresenceScope, RoomsConfig},
+    model::{Room, RoomId, Timestamp, UserId},
     store::{self, Store},
+    view::present_members,
 };
 
 /// How long a user stays online without a socket.
@@ -35,6 +37,8 @@ pub struct Presence {
     clock: Clock,
     /// Only those who share a room of at most so many members are told.
     listed: usize,
+    /// Whether only those are told who share a room in which the user has written.
+    scope: PresenceScope,
     here: Mutex<HashMap<UserId, Here>>,
 }
 
@@ -68,8 +72,8 @@ impl Here {
 impl Presence {
     /// Nobody is there yet.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, clock: Clock, listed: usize) -> Self {
-        Self { store, clock, listed, here: Mutex::default() }
+    pub fn new(store: Arc<dyn Store>, clock: Clock, config: &RoomsConfig) -> Self {
+        Self { store, clock, listed: config.listed_members, scope: config.presence, here: Mutex::default() }
     }
 
     /// Counts a socket as this user's.
@@ -189,14 +193,13 @@ impl Presence {
         }
     }
 
-    /// Who shares a room with this user; rooms of many do not count.
+    /// Who is told of this user: whoever shares a room with them; rooms of many do not count.
     async fn others(&self, user: UserId) -> store::Result<Vec<UserId>> {
         let (mut others, mut after) = (BTreeSet::new(), None);
         loop {
             let rooms = self.store.rooms_of(user, after, ROOMS).await?;
-            for id in &rooms {
-                let room = self.store.room(*id).await?.filter(|room| room.members.len() <= self.listed);
-                others.extend(room.iter().flat_map(|room| room.members.iter().copied()));
+            for room in self.where_told(user, &rooms).await? {
+                others.extend(room.members.iter().copied());
             }
             after = rooms.last().copied();
             if (rooms.len() as u64) < ROOMS || others.len() > TOLD {
@@ -204,6 +207,23 @@ impl Presence {
                 return Ok(others.into_iter().take(TOLD).collect());
             }
         }
+    }
+
+    /// Those of these rooms of a user whose members are told that the user comes and goes.
+    async fn where_told(&self, user: UserId, rooms: &[RoomId]) -> store::Result<Vec<Arc<Room>>> {
+        let mut told = Vec::new();
+        for id in rooms {
+            let Some(room) = self.store.room(*id).await? else { continue };
+            // Of a small room it makes no difference who was deleted: they hear nothing.
+            if room.members.len() <= self.listed || present_members(self.store.as_ref(), &room).await?.len() <= self.listed {
+                told.push(room);
+            }
+        }
+        if self.scope == PresenceScope::Writers {
+            let written = self.store.written_by(user, &told).await?;
+            told.retain(|room| written.contains(&room.id));
+        }
+        Ok(told)
     }
 
     fn here(&self) -> MutexGuard<'_, HashMap<UserId, Here>> {

@@ -17,7 +17,10 @@ use std::{
 use async_trait::async_trait;
 use moka::{future::Cache, ops::compute::Op};
 
-use super::{Appended, Departed, Marked, Names, NewEntry, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which};
+use super::{
+    Appended, Departed, Found, ListedRoom, Marked, Names, NewEntry, Page, Refresh, Result, RoomPage, Rotation, Search, Store, StoreError,
+    Unread, UserCursor, Which, is_large,
+};
 use crate::model::{
     Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
     UserId, Username,
@@ -44,7 +47,25 @@ pub struct Cached<S> {
     /// How many changes of users have ended.
     changes: Arc<AtomicU64>,
     rooms: Cache<RoomId, Arc<Room>>,
+    /// Of large rooms, which members were deleted.
+    absent: Cache<RoomId, Arc<Absent>>,
+    /// How many deletions of users have ended.
+    deletions: Arc<AtomicU64>,
     sessions: Cache<SessionId, Arc<Session>>,
+}
+
+/// Which members of a room were deleted.
+struct Absent {
+    room: Arc<Room>,
+    users: Arc<[UserId]>,
+    /// How many deletions had ended before it was found out.
+    deletions: u64,
+}
+
+impl Absent {
+    fn is_of(&self, room: &Arc<Room>, deletions: u64) -> bool {
+        self.deletions == deletions && (Arc::ptr_eq(&self.room, room) || self.room.members == room.members)
+    }
 }
 
 impl<S: Store> Cached<S> {
@@ -58,14 +79,25 @@ impl<S: Store> Cached<S> {
         let users = Cache::builder()
             .max_capacity(USER_BYTES)
             .weigher(|_, user: &Arc<User>| u32::try_from(USER_OVERHEAD + user.first_name.len() + user.last_name.len()).unwrap_or(u32::MAX));
+        let absent = Cache::builder()
+            .max_capacity(ROOM_MEMBERS)
+            .weigher(|_, absent: &Arc<Absent>| u32::try_from(absent.room.members.len()).unwrap_or(u32::MAX));
         let sessions = Cache::builder().max_capacity(SESSIONS);
-        let (users, rooms, sessions) = if store.is_shared() {
+        let (users, rooms, absent, sessions) = if store.is_shared() {
             let soon = SHARED_LIFETIME;
-            (users.time_to_live(soon), rooms.time_to_live(soon), sessions.time_to_live(soon))
+            (users.time_to_live(soon), rooms.time_to_live(soon), absent.time_to_live(soon), sessions.time_to_live(soon))
         } else {
-            (users, rooms, sessions)
+            (users, rooms, absent, sessions)
         };
-        Self { store: Arc::new(store), users: users.build(), changes: Arc::default(), rooms: rooms.build(), sessions: sessions.build() }
+        Self {
+            store: Arc::new(store),
+            users: users.build(),
+            changes: Arc::default(),
+            rooms: rooms.build(),
+            absent: absent.build(),
+            deletions: Arc::default(),
+            sessions: sessions.build(),
+        }
     }
 
     /// Changes sessions in the store, and forgets those that `ended` finds in the outcome.
@@ -208,9 +240,9 @@ impl<S: Store> Store for Cached<S> {
         self.store.sessions(user, at).await
     }
 
-    async fn refresh_session(&self, id: SessionId, key: RefreshKey, next: [u8; 32], at: Timestamp, until: Timestamp) -> Result<Refresh> {
-        let store = Arc::clone(&self.store);
-        self.change_sessions(async move { store.refresh_session(id, key, next, at, until).await }, move |_| vec![id]).await
+    async fn refresh_session(&self, rotation: Rotation) -> Result<Refresh> {
+        let (store, id) = (Arc::clone(&self.store), rotation.session);
+        self.change_sessions(async move { store.refresh_session(rotation).await }, move |_| vec![id]).await
     }
 
     async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>> {
@@ -223,8 +255,14 @@ impl<S: Store> Store for Cached<S> {
     }
 
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
-        let store = Arc::clone(&self.store);
-        self.change_user(id, async move { store.delete_user(id, at).await }).await
+        let (store, deletions) = (Arc::clone(&self.store), Arc::clone(&self.deletions));
+        let delete = async move {
+            let deleted = store.delete_user(id, at).await;
+            // Also after a failure: it may have happened all the same.
+            deletions.fetch_add(1, Ordering::Release);
+            deleted
+        };
+        self.change_user(id, delete).await
     }
 
     async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)> {
@@ -233,6 +271,39 @@ impl<S: Store> Store for Cached<S> {
 
     async fn room(&self, id: RoomId) -> Result<Option<Arc<Room>>> {
         kept_or_loaded(&self.rooms, id, async || self.store.room(id).await).await
+    }
+
+    /// Of a small room the members are kept one by one.
+    async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>> {
+        if !is_large(room) {
+            let people = self.people(&room.members).await?;
+            return Ok(people.iter().filter(|user| user.deleted).map(|user| user.id).collect());
+        }
+        let deletions = self.deletions.load(Ordering::Acquire);
+        let load = async |kept: Option<moka::Entry<_, Arc<Absent>>>| match kept {
+            Some(kept) if kept.value().is_of(room, deletions) => Ok(Op::Nop),
+            _ => {
+                let users = self.store.absent(room).await?;
+                Ok::<_, StoreError>(Op::Put(Arc::new(Absent { room: Arc::clone(room), users, deletions })))
+            }
+        };
+        if let Some(kept) = self.absent.get(&room.id).await.filter(|kept| kept.is_of(room, deletions)) {
+            return Ok(Arc::clone(&kept.users));
+        }
+        let entry = self.absent.entry(room.id).and_try_compute_with(load).await?.into_entry();
+        Ok(entry.map_or_else(Arc::default, |entry| Arc::clone(&entry.into_value().users)))
+    }
+
+    async fn index_writers(&self) -> Result<()> {
+        self.store.index_writers().await
+    }
+
+    async fn writers_in(&self, room: &Arc<Room>) -> Result<Vec<UserId>> {
+        self.store.writers_in(room).await
+    }
+
+    async fn written_by(&self, user: UserId, rooms: &[Arc<Room>]) -> Result<Vec<RoomId>> {
+        self.store.written_by(user, rooms).await
     }
 
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
@@ -290,8 +361,8 @@ impl<S: Store> Store for Cached<S> {
         self.store.message(id).await
     }
 
-    async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
-        self.store.recents(user, skip, limit).await
+    async fn recents(&self, page: RoomPage) -> Result<Vec<ListedRoom>> {
+        self.store.recents(page).await
     }
 
     async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>> {
@@ -314,7 +385,7 @@ impl<S: Store> Store for Cached<S> {
         self.store.unread(user, among).await
     }
 
-    async fn search(&self, search: Search) -> Result<Vec<Message>> {
+    async fn search(&self, search: Search) -> Result<Found> {
         self.store.search(search).await
     }
 

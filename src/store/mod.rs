@@ -25,7 +25,7 @@ use crate::{
 pub use cached::Cached;
 pub use entry::{Appended, Change, NewEntry, Placed};
 pub use mongo::Mongo;
-pub use search::{Scope, Search};
+pub use search::{Found, Place, Scope, Search};
 pub use sqlite::Sqlite;
 
 /// Why a store could not answer. What is simply not there is `Ok(None)`, never an error.
@@ -121,15 +121,67 @@ pub struct Names {
     pub last_name: Option<String>,
 }
 
-/// What came of a refresh token that was handed in.
+/// How long the refresh token that was used last gives its successor again, in milliseconds.
+pub const REPEAT_WINDOW: i64 = 10_000;
+
+/// A refresh token that was handed in, and what is to follow it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rotation {
+    /// The session that the token names.
+    pub session: SessionId,
+    /// The token.
+    pub key: RefreshKey,
+    /// The secrets (as SHA-256) of the tokens that may follow it. The first takes its place; by the others it is known that one has.
+    pub successors: Vec<[u8; 32]>,
+    /// When it was handed in.
+    pub at: Timestamp,
+    /// When the session is over then.
+    pub expires_at: Timestamp,
+}
+
+impl Rotation {
+    /// From when to when the session has to have been refreshed for the former token to count as repeated. The other server's clock may be
+    /// ahead of ours, but a clock that was set back must not keep the former token good for long.
+    fn window(&self) -> (Timestamp, Timestamp) {
+        (Timestamp(self.at.0.saturating_sub(REPEAT_WINDOW)), Timestamp(self.at.0.saturating_add(REPEAT_WINDOW)))
+    }
+}
+
+/// What came of a refresh token that was handed in. With it stands the secret of the session's latest token, where one has to be known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Refresh {
     /// It was the session's latest, and another has taken its place.
-    Renewed(Arc<Session>),
+    Renewed(Arc<Session>, [u8; 32]),
+    /// It was the one before the latest, and used less than [`REPEAT_WINDOW`] ago. Nothing was changed.
+    Repeated(Arc<Session>, [u8; 32]),
     /// It was an earlier one, so somebody has a copy. The session has been ended.
     Replayed(Arc<Session>),
     /// It is none, or its session is over.
     Unknown,
+}
+
+/// Which part of the list of a user's rooms is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RoomPage {
+    /// Whose rooms.
+    pub user: UserId,
+    /// Whether a message that was posted before the user came into the room counts as none.
+    pub since_joined: bool,
+    /// Whether rooms without a message are listed, by their creation; else they are left out.
+    pub with_empty: bool,
+    /// How many rooms to leave out.
+    pub skip: u64,
+    /// The most rooms on the page.
+    pub limit: u64,
+}
+
+/// A room in the list of a user's rooms.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedRoom {
+    /// The room.
+    pub room: RoomId,
+    /// Its latest message, if it has one.
+    pub latest: Option<Message>,
 }
 
 /// Which of a user's sessions.
@@ -188,8 +240,9 @@ pub trait Store: Send + Sync + 'static {
     /// The sessions of a user that are not over at the time given, the newest first.
     async fn sessions(&self, user: UserId, at: Timestamp) -> Result<Vec<Session>>;
 
-    /// Replaces the refresh token of a session that is not over, if `key` is its latest; ends the session, if it was an earlier one.
-    async fn refresh_session(&self, id: SessionId, key: RefreshKey, next: [u8; 32], at: Timestamp, until: Timestamp) -> Result<Refresh>;
+    /// Replaces the refresh token of a session that is not over, if it is its latest; ends the session, if it was an earlier one; see
+    /// [`Refresh`].
+    async fn refresh_session(&self, rotation: Rotation) -> Result<Refresh>;
 
     /// Ends sessions of a user. Answers which there were.
     async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>>;
@@ -207,6 +260,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// The room with this id.
     async fn room(&self, id: RoomId) -> Result<Option<Arc<Room>>>;
+
+    /// The members of a room who were deleted, ascending. They stay in [`Room::members`]: what they have written and read is still shown.
+    async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>>;
+
+    /// Makes the store ready for [`writers_in`](Self::writers_in) and [`written_by`](Self::written_by), which may fail without it. It may
+    /// take long, and makes appending slower.
+    async fn index_writers(&self) -> Result<()>;
+
+    /// The members of a room who have put an entry into its log since they came into it, ascending.
+    async fn writers_in(&self, room: &Arc<Room>) -> Result<Vec<UserId>>;
+
+    /// Those of these rooms in whose log the user has put an entry since they came into it.
+    async fn written_by(&self, user: UserId, rooms: &[Arc<Room>]) -> Result<Vec<RoomId>>;
 
     /// Deletes a room with its log and its read marks. Answers how many messages it had; `None` when there was no room.
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>>;
@@ -230,8 +296,8 @@ pub trait Store: Send + Sync + 'static {
     /// The message with this id, unless it or its room was deleted.
     async fn message(&self, id: MessageId) -> Result<Option<Message>>;
 
-    /// The latest message of each of the user's rooms that have one, the latest first, leaving out the first `skip` rooms.
-    async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>>;
+    /// A page of the user's rooms, each with its latest message, the latest first.
+    async fn recents(&self, page: RoomPage) -> Result<Vec<ListedRoom>>;
 
     /// The entries of a room behind `after`, up to `up_to` if it is given, at most `limit`: all of them, without a hole. The messages
     /// that they are about are told as they are now.
@@ -252,9 +318,10 @@ pub trait Store: Send + Sync + 'static {
     /// What the user has not read, in each of their rooms, or in those of `among` that they are in. In no order.
     async fn unread(&self, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>>;
 
-    /// Messages with these words, the newest first; those of the same time in an order that stays. Every message that was posted before the call is among those
-    /// that are looked through, as it is now: what it said before an edit finds nothing, nor does one that was deleted.
-    async fn search(&self, search: Search) -> Result<Vec<Message>>;
+    /// Messages with these words, the newest first, in the order of their [places](Place). Every message that was posted before the call is
+    /// among those that are looked through, as it is now: what it said before an edit finds nothing, nor does one that was deleted. It costs
+    /// as much as the rooms in question and what is found in them; messages in other rooms cost nothing.
+    async fn search(&self, search: Search) -> Result<Found>;
 
     /// The key that signs tokens: `candidate` if none was kept yet, and from then on always the same.
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]>;

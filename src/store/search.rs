@@ -1,7 +1,15 @@
-//! What is searched for, and what a word is: the same in every store.
+//! What is searched for, and what of a text is indexed: the same in every store.
 //!
-//! Words are put into the stores' indexes some time after the message was posted, so that posting does not wait for it: by whoever searches
-//! the room, who first sees to it that nothing is missing, and otherwise on the side, a few messages at a time.
+//! Messages are indexed in the background, some time after they were posted, so that posting does not wait for it. A search reads the texts
+//! of those that are not indexed yet; so it finds them as well, and never writes.
+//!
+//! Of each room a stretch of its log is indexed. At its end new entries come in; at its beginning, in a database from before the index was
+//! changed, old ones, the latest first. What is in front of it is not found until then. To change what a [term](terms) is: begin these
+//! stretches anew, at the end of each log, as the latest migration of each store does.
+
+mod emoji;
+mod fold;
+mod terms;
 
 use std::{
     collections::HashSet,
@@ -10,19 +18,13 @@ use std::{
     time::Duration,
 };
 
-use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
+pub(super) use terms::{Query, terms};
 
 use super::NewEntry;
-use crate::model::{MessageId, RoomId, Seq, Timestamp, UserId};
+use crate::model::{Message, RoomId, Seq, Timestamp, UserId};
 
-/// The most words that are looked for; what else a client sends does not matter.
-const WORDS: usize = 32;
-/// The most characters of a word that matter.
-const LETTERS: usize = 64;
-/// How often some messages are put into the index on the side.
+/// How often it is looked for new messages to index, when there were none.
 pub(super) const PAUSE: Duration = Duration::from_millis(250);
-/// How many entries are looked at in one go.
-pub(super) const PIECE: u64 = 250;
 
 /// Which messages are looked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,8 +33,8 @@ pub struct Search {
     pub scope: Scope,
     /// Words that all have to be in the message, in any order. Case and accents make no difference. Where there is no word, nothing is found.
     pub words: String,
-    /// Only messages before this one, by time and id.
-    pub before: Option<(Timestamp, MessageId)>,
+    /// Only messages before this place. In a single room its number alone counts.
+    pub before: Option<Place>,
     /// The most messages.
     pub limit: u64,
 }
@@ -56,62 +58,68 @@ pub enum Scope {
     },
 }
 
-/// The words of a text, each once: small letters and digits without accents. A sigma is the same at the end of a word as within.
-///
-/// What is in an index stays as it was put there. To change what a word is: have SQLite make its index anew (`sigma.sql` does), since it
-/// forgets words only if it is told them as they were.
-pub(super) fn words(text: &str) -> Vec<String> {
-    let plain: String = text.nfkd().filter(|letter| !is_combining_mark(*letter)).flat_map(char::to_lowercase).collect();
-    // Small letters may have accents of their own.
-    let plain = plain.nfkd().filter(|letter| !is_combining_mark(*letter)).map(|letter| if letter == 'ς' { 'σ' } else { letter });
-    let plain: String = plain.collect();
-    let words = plain.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty());
-    let mut known = HashSet::new();
-    words.map(|word| word.chars().take(LETTERS).collect::<String>()).filter(|word| known.insert(word.clone())).collect()
+/// The place of an entry among those of all rooms: by time, then by number, then by room. It need not be that of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Place {
+    /// The time of the entry.
+    pub at: Timestamp,
+    /// Its number.
+    pub seq: Seq,
+    /// Its room.
+    pub room: RoomId,
 }
 
-impl Search {
-    /// The words that are looked for.
-    pub(super) fn wanted(&self) -> Vec<String> {
-        let mut words = words(&self.words);
-        words.truncate(WORDS);
-        words
+impl Place {
+    /// Returns the place of a message.
+    #[must_use]
+    pub fn of(message: &Message) -> Self {
+        Self { at: message.created_at, seq: message.seq, room: message.room }
     }
 }
 
-/// Rooms in which messages were posted that are not in the index yet. Forgotten when the server stops; whoever searches finds out anew.
+/// What a search found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The messages, the newest first.
+    pub messages: Vec<Message>,
+    /// Where to go on. There may be more before this place: it was not looked further, because there are enough messages, or because that
+    /// would have been too much work for one call.
+    pub next: Option<Place>,
+}
+
+/// What has to be indexed. Forgotten when the server stops; the next start looks for it anew.
 #[derive(Default)]
-pub(super) struct Behind(Mutex<HashSet<RoomId>>);
+pub(super) struct Behind(Mutex<Changes>);
+
+/// What happened since the index was last told.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// The rooms in which something was posted.
+    pub rooms: HashSet<RoomId>,
+    /// Whether something was edited or deleted.
+    pub erased: bool,
+}
 
 impl Behind {
-    /// Notes the rooms of a batch.
-    pub fn note(&self, rooms: impl Iterator<Item = RoomId>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(rooms);
+    /// Notes a batch.
+    pub fn note(&self, batch: &[NewEntry]) {
+        let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.rooms.extend(batch.iter().map(|entry| entry.room));
+        changes.erased |= batch.iter().any(|entry| entry.change.erases());
     }
 
-    /// Takes all of them.
-    pub fn take(&self) -> Vec<RoomId> {
-        mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
+    /// Notes rooms with messages that are not indexed.
+    pub fn note_rooms(&self, rooms: impl Iterator<Item = RoomId>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).rooms.extend(rooms);
     }
-}
 
-/// The rooms into which something was appended.
-pub(super) fn rooms_of(batch: &[NewEntry]) -> HashSet<RoomId> {
-    batch.iter().map(|entry| entry.room).collect()
-}
+    /// Notes that something was erased.
+    pub fn note_erased(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).erased = true;
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_word_is_letters_and_digits_without_case_and_accents() {
-        assert_eq!(words("Crème BRÛLÉE, creme; 42x!"), ["creme", "brulee", "42x"]);
-        assert_eq!(words("E\u{301}te\u{301} été ÉTÉ"), ["ete"]);
-        assert_eq!(words("İstanbul ﬁn Ⅻ ｗｉｄｅ"), ["istanbul", "fin", "xii", "wide"]);
-        assert_eq!(words("日本 Привет Ёлка"), ["日本", "привет", "елка"]);
-        assert_eq!(words("ΟΔΟΣ οδός Οδοσ σοφός"), ["οδοσ", "σοφοσ"]);
-        assert_eq!(words("\"* - () \0 ^: \u{200d}¤"), Vec::<String>::new());
-        assert_eq!(words(&"x".repeat(100)), ["x".repeat(64)]);
+    /// Takes what was noted.
+    pub fn take(&self) -> Changes {
+        mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -43,7 +43,7 @@ fn shown(entry: &Entry) -> Option<&Message> {
 struct Posts<'a> {
     store: &'a dyn Store,
     listed_members: usize,
-    room: &'a Room,
+    room: &'a Arc<Room>,
     people: HashMap<UserId, Arc<User>>,
     /// Who has read what was posted. In a large room it is told as on its own server, as read by nobody yet: to look for so many readers of
     /// each post would hold up what is told in all other rooms.

@@ -1,5 +1,7 @@
 //! How rooms look to clients, by themselves and in the list of recent conversations.
 
+use std::slice;
+
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 
 use super::{Content, People, Reader, Shown, listed_readers};
@@ -26,33 +28,33 @@ pub struct RoomView<'a> {
 }
 
 impl<'a> RoomView<'a> {
-    /// A room, with its members if they are no more than `listed`.
+    /// A room with these members, who are named if they are no more than `listed`.
     #[must_use]
-    pub fn new(room: &'a Room, listed: usize) -> Self {
+    pub fn new(room: &'a Room, members: &'a [UserId], listed: usize) -> Self {
         Self {
             chat_room_id: room.id,
             kind: room.kind,
             name: room.name.as_deref(),
             initiator_id: room.initiator,
-            member_ids: (room.members.len() <= listed).then_some(&room.members[..]),
-            member_count: room.members.len(),
+            member_ids: (members.len() <= listed).then_some(members),
+            member_count: members.len(),
             created_at: room.created_at,
         }
     }
 }
 
-/// A room among the recent conversations, with its latest message.
+/// A room among the recent conversations, with its latest message, if it has one.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecentConversation<'a> {
     #[serde(rename = "_id")]
     id: RoomId,
     chat_room_id: RoomId,
-    message_id: MessageId,
-    seq: Seq,
-    message: Content<'a>,
+    message_id: Option<MessageId>,
+    seq: Option<Seq>,
+    message: Option<Content<'a>>,
     #[serde(rename = "type")]
-    kind: &'static str,
+    kind: Option<&'static str>,
     posted_by_user: Option<&'a User>,
     read_by_recipients: Vec<NamedReader<'a>>,
     room_info: RoomInfo<'a>,
@@ -64,9 +66,12 @@ pub struct RecentConversation<'a> {
     read_count: Option<usize>,
     unread_count: u64,
     last_seq: Seq,
+    /// Of the message, or else of the room.
     created_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     edited_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chat_room: Option<RoomView<'a>>,
 }
 
 /// A reader with the user that they are.
@@ -81,42 +86,51 @@ struct NamedReader<'a> {
 impl<'a> RecentConversation<'a> {
     /// A room as the list of recent conversations shows it. `people` hold its members, or in a large room the author, and the readers.
     #[must_use]
-    pub fn new(latest: &'a Message, room: &'a Room, shown: &'a Shown, people: &'a People, unread: Unread) -> Self {
-        let (readers, read_count) = listed_readers(latest, &shown.marks, shown.listed);
+    pub fn new(
+        latest: Option<&'a Message>,
+        room: &'a Room,
+        shown: &'a Shown,
+        people: &'a People,
+        unread: Unread,
+        chat_room: Option<RoomView<'a>>,
+    ) -> Self {
+        let most = shown.large.map(|large| large.listed);
+        let (readers, read_count) = latest.map(|latest| listed_readers(latest, &shown.marks, most)).unwrap_or_default();
+        let author = latest.map_or(&[][..], |latest| slice::from_ref(&latest.author));
+        let listed = if shown.large.is_some() { author } else { &room.members };
         let named = |reader: Reader| NamedReader { reader, read_by_user: people.get(&reader.read_by_user_id).map(|user| [user.as_ref()]) };
         Self {
-            id: latest.room,
-            chat_room_id: latest.room,
-            message_id: latest.id,
-            seq: latest.seq,
-            message: Content { message_text: &latest.text },
-            kind: "text",
-            posted_by_user: people.get(&latest.author).map(AsRef::as_ref),
+            id: room.id,
+            chat_room_id: room.id,
+            message_id: latest.map(|latest| latest.id),
+            seq: latest.map(|latest| latest.seq),
+            message: latest.map(|latest| Content { message_text: &latest.text }),
+            kind: latest.map(|_| "text"),
+            posted_by_user: latest.and_then(|latest| people.get(&latest.author)).map(AsRef::as_ref),
             read_by_recipients: readers.into_iter().map(named).collect(),
-            room_info: RoomInfo { room, people, author: shown.listed.map(|_| latest.author) },
-            member_count: shown.listed.map(|_| room.members.len()),
+            room_info: RoomInfo { listed, people },
+            member_count: shown.large.map(|large| large.members),
             name: room.name.as_deref(),
             read_count,
             unread_count: unread.unread,
             last_seq: unread.last_seq,
-            created_at: latest.created_at,
-            edited_at: latest.edited_at,
+            created_at: latest.map_or(room.created_at, |latest| latest.created_at),
+            edited_at: latest.and_then(|latest| latest.edited_at),
+            chat_room,
         }
     }
 }
 
 /// The members of a room, each in an array of its own: `[[user], [user]]`. Of a large room the author alone.
 struct RoomInfo<'a> {
-    room: &'a Room,
+    listed: &'a [UserId],
     people: &'a People,
-    author: Option<UserId>,
 }
 
 impl Serialize for RoomInfo<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut members = serializer.serialize_seq(None)?;
-        let listed = self.author.as_ref().map_or(&self.room.members[..], std::slice::from_ref);
-        for user in listed.iter().filter_map(|id| self.people.get(id)).filter(|user| !user.deleted) {
+        for user in self.listed.iter().filter_map(|id| self.people.get(id)).filter(|user| !user.deleted) {
             members.serialize_element(&[user])?;
         }
         members.end()

@@ -32,7 +32,10 @@ export class Listener {
   constructor(baseUrl, kind) {
     this.kind = kind;
     this.name = kind.name;
-    this.socket = kind.io(baseUrl, {
+    // A path in the URL would be a namespace to the client.
+    const { origin, pathname } = new URL(baseUrl);
+    this.socket = kind.io(origin, {
+      path: `${pathname.replace(/\/$/, '')}/socket.io`,
       transports: kind.transports,
       forceNew: true,
       timeout: DEADLINE,

@@ -124,6 +124,10 @@ fn what_registration_refuses_is_refused_here_too_in_one_line() {
     refused(&with(&[("--type", "admin")], PASSWORD), "type: it is neither consumer nor support");
     refused(&with(&[("--first-name", " ")], PASSWORD), "first-name: it cannot be empty");
     refused(&with(&[("--last-name", "")], PASSWORD), "last-name: it cannot be empty");
+    refused(&with(&[("--last-name", "\u{200b}\u{3164}")], PASSWORD), "last-name: it cannot be empty");
+    let characters = "please leave out control characters, line breaks and characters that override the direction of text";
+    refused(&with(&[("--first-name", "S\u{202e}ue")], PASSWORD), &format!("first-name: {characters}"));
+    refused(&with(&[], "tall green\tkettle\n"), "password: this password has control characters in it");
     refused(&with(&[("--last-name", &"é".repeat(201))], PASSWORD), "last-name: please provide 1 to 200 characters");
     refused(&with(&[], "7 chars\n"), "password: please provide 8 to 256 characters");
     refused(&with(&[], &"é".repeat(257)), "password: please provide 8 to 256 characters");

@@ -142,7 +142,7 @@ async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_cal
     let former = passwords.hash("tall green kettle".into(), &username, &carol).await.unwrap().unwrap();
     store.add_user(carol.clone(), Some(Credentials { username, password: former.clone() })).await.unwrap();
     let token = tokens.sign(&carol, None, clock.now(), None);
-    let presence = Presence::new(Arc::clone(&store), clock.clone(), config.rooms.listed_members);
+    let presence = Presence::new(Arc::clone(&store), clock.clone(), &config.rooms);
     let (_sockets, layer) = Sockets::new(&config.socket, presence);
     let (tell, mut closed) = mpsc::unbounded_channel();
     let app = App {

@@ -1,18 +1,26 @@
 //! The databases that tests run against: one of its own for each test, of each kind of store.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use causerie::{
     config::Config,
     store::{self, Store},
 };
+use mongodb::bson::{Document, doc};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::mongod::{Mongod, ReplicaSet};
+use crate::{
+    harness::PATIENCE,
+    mongod::{Mongod, ReplicaSet},
+};
 
 /// The kinds of stores, and of deployments where that makes a difference.
 ///
@@ -65,6 +73,63 @@ impl Database {
         let mongodb = Config::load(None, &settings).unwrap().mongodb;
         store::open(&self.url.clone().into(), &mongodb).await.unwrap()
     }
+}
+
+impl Database {
+    /// The file of a SQLite database, past the server.
+    pub fn file(&self) -> rusqlite::Connection {
+        let file = rusqlite::Connection::open(self.url.strip_prefix("sqlite:").unwrap()).unwrap();
+        file.busy_timeout(PATIENCE).unwrap();
+        file
+    }
+
+    /// A MongoDB database, past the server.
+    pub async fn documents(&self) -> mongodb::Database {
+        mongodb::Client::with_uri_str(&self.url).await.unwrap().default_database().unwrap()
+    }
+
+    /// Waits until everything is indexed for search, as it is now.
+    pub async fn indexed(&self) {
+        // A server that was killed may hold the turn for a while.
+        let deadline = Instant::now() + 3 * PATIENCE;
+        while !(if self.url.starts_with("sqlite:") { is_indexed_in(&self.file()) } else { is_indexed_on(&self.documents().await).await }) {
+            assert!(Instant::now() < deadline, "the index does not get there");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn is_indexed_in(file: &rusqlite::Connection) -> bool {
+    let left = "SELECT (SELECT count(*) FROM heads LEFT JOIN search_logs USING (room) WHERE last_seq > coalesce(up_to, 0) OR above > 0)
+        + (SELECT count(*) FROM search_logs WHERE room IS NULL) + (SELECT count(*) FROM search_stale)
+        + (SELECT count(*) FROM sqlite_schema WHERE name = 'search_numbers')";
+    file.query_row(left, [], |row| row.get::<_, i64>(0)).unwrap() == 0
+}
+
+async fn is_indexed_on(database: &mongodb::Database) -> bool {
+    let note = database.collection::<Document>("causerie").find_one(doc! { "_id": "search" }).await.unwrap();
+    if !note.is_some_and(|note| note.get_bool("complete").unwrap_or_default()) {
+        return false;
+    }
+    let last = vec![
+        doc! { "$match": { "_id": { "$gt": "" }, "seq": { "$gt": 0 } } },
+        doc! { "$group": { "_id": "$chatRoomId", "seq": { "$max": "$seq" } } },
+    ];
+    let mut ends = database.collection::<Document>("chatmessages").aggregate(last).await.unwrap();
+    let mut left = HashMap::new();
+    while ends.advance().await.unwrap() {
+        let end = ends.deserialize_current().unwrap();
+        left.insert(end.get_str("_id").unwrap().to_owned(), end.get_i64("seq").unwrap());
+    }
+    let mut rooms = database.collection::<Document>("chatrooms").find(doc! { "_id": { "$gt": "" }, "deletedAt": null }).await.unwrap();
+    while rooms.advance().await.unwrap() {
+        let room = rooms.deserialize_current().unwrap();
+        let up_to = room.get_document("search").and_then(|search| search.get_i64("upTo")).unwrap_or_default();
+        if left.get(room.get_str("_id").unwrap()).is_some_and(|end| up_to < *end) {
+            return false;
+        }
+    }
+    true
 }
 
 /// A database that nobody else uses, on our own deployment unless the environment names one.

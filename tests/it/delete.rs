@@ -130,6 +130,7 @@ async fn what_was_erased_is_soon_in_no_file_of_the_database() {
     alice.says(&deleted_room, "quokka").await;
     alice.says(&room, "sparrow").await;
     // Their words are in the index of search, and all of it in the file itself as well.
+    database.indexed().await;
     for word in ["walrus", "ostrich", "penguin", "quokka"] {
         assert_eq!(alice.get(&format!("/room/search?q={word}")).await.ok()["messages"].as_array().unwrap().len(), 1);
     }

@@ -245,7 +245,7 @@ async fn what_was_deleted_or_edited_away_is_nowhere_in_the_database(kind: Kind) 
     let (alice, bob, room) = server.two_in_a_room().await;
     let edited = alice.says(&room, SECRETS[0]).await;
     let regretted = alice.says(&room, SECRETS[2]).await;
-    // So that the words stand in the index.
+    server.database().indexed().await;
     assert_eq!(bob.get(&format!("/room/search?q={}", SECRETS[0])).await.ok()["messages"].as_array().unwrap().len(), 1);
     assert!(kept(&server, kind).await.contains(SECRETS[0]), "this would find it");
     alice.edits(&room, &edited["postId"], SECRETS[1]).await.ok();

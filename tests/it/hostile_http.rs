@@ -158,8 +158,8 @@ async fn what_stops_in_the_middle_is_not_carried_out() {
 
 #[tokio::test]
 async fn who_says_nothing_or_stops_in_the_middle_is_let_go() {
-    let siege =
-        Siege::with(Kind::Sqlite, &[("CAUSERIE_HTTP__HEADER_TIMEOUT_MS", "500"), ("CAUSERIE_HTTP__REQUEST_TIMEOUT_MS", "500")]).await;
+    let settings = ["HEADER", "KEEP_ALIVE", "REQUEST"].map(|name| format!("CAUSERIE_HTTP__{name}_TIMEOUT_MS"));
+    let siege = Siege::with(Kind::Sqlite, &settings.each_ref().map(|name| (name.as_str(), "500"))).await;
     let polling = "POST /socket.io/?EIO=4&transport=polling&sid=x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n4";
     for beginning in [
         "",

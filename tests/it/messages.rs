@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::TestServer;
-use crate::{databases::Kind, each_store};
+use crate::{databases::Kind, each_store, people::Answer};
 use rstest_reuse::apply;
 
 #[apply(each_store)]
@@ -87,7 +88,8 @@ async fn a_stranger_can_do_nothing_in_a_room(kind: Kind) {
 async fn the_conversation_pages_back_from_the_newest(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
-    let empty = alice.get(&format!("/room/{room}")).await.ok();
+    let mut empty = alice.get(&format!("/room/{room}")).await.ok();
+    assert_eq!(empty.as_object_mut().unwrap().remove("chatRoom").unwrap()["chatRoomId"], room);
     assert_eq!(empty, json!({ "success": true, "conversation": [], "users": [alice.user, bob.user], "lastSeq": 0, "hasMore": false }));
     for n in 1..=25 {
         alice.posts(&room, &n.to_string()).await.ok();
@@ -255,4 +257,28 @@ async fn the_order_of_a_room_survives_a_clock_that_goes_back(kind: Kind) {
     assert_eq!(page.iter().map(|message| &message["seq"]).collect::<Vec<_>>(), [1, 2, 3]);
     assert!(page.is_sorted_by_key(|message| message["createdAt"].as_str().unwrap().to_owned()));
     drop(bob);
+}
+
+#[tokio::test]
+async fn a_form_in_parts_is_refused_as_such() {
+    let server = TestServer::start(Kind::Sqlite).await;
+    let (alice, _, room) = server.two_in_a_room().await;
+    let part = "--x\r\ncontent-disposition: form-data; name=\"messageText\"\r\n\r\nhello\r\n--x--\r\n";
+    let send = async |path: &str, kind: &str, body: String| {
+        Answer::of(alice.request(Method::POST, path).header("content-type", kind.to_owned()).body(body)).await
+    };
+    let message =
+        "Please send the request body as JSON, or as a form of the type application/x-www-form-urlencoded, not as multipart/form-data";
+    let path = format!("/room/{room}/message");
+    for path in [path.as_str(), "/users", "/room/initiate"] {
+        for kind in ["multipart/form-data; boundary=x", "Multipart/Form-Data ; boundary=x", "multipart/form-data"] {
+            send(path, kind, part.to_owned()).await.refused(415, message);
+        }
+    }
+    send(&path, "multipart/form-data; boundary=x", part.repeat(2_000)).await.refused(415, message);
+    // What has nothing in it, and any other type, counts as an empty object, as ever.
+    let empty = json!({ "messageText": "please provide a string" });
+    for (kind, body) in [("multipart/form-data; boundary=x", ""), ("multipart/mixed; boundary=x", part), ("text/plain", part), ("", part)] {
+        send(&path, kind, body.to_owned()).await.invalid(empty.clone());
+    }
 }

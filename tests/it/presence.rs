@@ -280,3 +280,50 @@ async fn in_secure_mode_a_socket_is_there_from_its_first_moment(kind: Kind) {
     assert_eq!(alices.hears_of("stop typing").await["userId"], *bob.id);
     assert_eq!(alices.hears_of("user offline").await["userId"], *bob.id);
 }
+
+/// Whoever knows an id can open a room with its owner; with this setting that tells nothing about them.
+#[apply(each_store)]
+#[tokio::test]
+async fn of_a_stranger_it_is_told_only_where_they_have_written(kind: Kind) {
+    let settings = [("CAUSERIE_ROOMS__PRESENCE", "writers")];
+    let server = TestServer::secure_with(kind, &settings).await;
+    let [mallory, bob, friend] = [server.member("mallory").await, server.member("bob").await, server.member("friend").await];
+    let (room, other) = (mallory.room_with(&[&bob]).await, friend.room_with(&[&bob]).await);
+    mallory.says(&room, "hello?").await;
+    bob.says(&other, "hello").await;
+    let of_bob = async |person: &Person, room: &str| person.sees(room).await.into_iter().find(|seen| seen["_id"] == *bob.id).unwrap();
+    let nothing = json!({ "_id": bob.id, "online": false, "lastSeenAt": null });
+    let mut mallorys = Socket::signed_in_to(&mallory, &room).await;
+    let mut friends = Socket::signed_in_to(&friend, &other).await;
+    (mallorys.hears_presence, friends.hears_presence) = (true, true);
+    let bobs = Socket::signed_in(&bob).await;
+    assert_eq!(friends.hears_of("user online").await, json!({ "userId": bob.id }));
+    assert_eq!(of_bob(&friend, &other).await["online"], true);
+    assert_eq!(of_bob(&bob, &room).await["online"], true, "everybody knows of themselves");
+    drop(bobs);
+    let offline = friends.hears_of("user offline").await;
+    assert_eq!(of_bob(&friend, &other).await["lastSeenAt"], offline["lastSeenAt"]);
+    assert_eq!(of_bob(&mallory, &room).await, nothing);
+    let other_way = bob.sees(&room).await.into_iter().find(|seen| seen["_id"] == *mallory.id).unwrap();
+    assert_eq!(other_way["online"], true, "who writes is seen");
+    mallorys.hears_nothing_more().await;
+
+    // From when Bob writes there he is seen, until he has gone and was brought in again.
+    bob.says(&room, "who are you?").await;
+    mallorys.hears_post().await;
+    assert_eq!(of_bob(&mallory, &room).await["lastSeenAt"], offline["lastSeenAt"]);
+    let bobs = Socket::signed_in(&bob).await;
+    assert_eq!(mallorys.hears_of("user online").await, json!({ "userId": bob.id }));
+    friends.hears_of("user online").await;
+    drop(bobs);
+    mallorys.hears_of("user offline").await;
+    friends.hears_of("user offline").await;
+    bob.removes(&room, &bob).await.ok();
+    mallory.adds(&room, &[&bob]).await.ok();
+    assert_eq!(of_bob(&mallory, &room).await, nothing);
+    assert_eq!(mallorys.hears_of("member removed").await["userId"], *bob.id);
+    assert_eq!(mallorys.hears_of("member added").await["userId"], *bob.id);
+    let _bobs = Socket::signed_in(&bob).await;
+    friends.hears_of("user online").await;
+    mallorys.hears_nothing_more().await;
+}

@@ -106,7 +106,7 @@ fn what_it_prints_as_settings_is_a_settings_file() {
 fn what_keeps_it_from_starting_is_said_in_one_line() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
-    refuses(folder.path(), &[("CAUSERIE_LISTNE", "127.0.0.1:0")], "listne");
+    refuses(folder.path(), &[("CAUSERIE_LISTNE", "127.0.0.1:0")], "CAUSERIE_LISTNE is not a setting; the nearest one is CAUSERIE_LISTEN");
     refuses(folder.path(), &[("CAUSERIE_CONFIG", "missing.toml")], "missing.toml");
     refuses(folder.path(), &[("CAUSERIE_LOG", "causerie=loud")], "log");
     refuses(folder.path(), &[("CAUSERIE_DATABASE", "postgres://me:hush@db/x"), ("CAUSERIE_LISTEN", "127.0.0.1:0")], "sqlite:PATH");

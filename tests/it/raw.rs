@@ -38,6 +38,11 @@ impl Connection {
         timeout(PATIENCE, self.stream.get_mut().write_all(bytes)).await.expect("the server neither reads nor closes").is_ok()
     }
 
+    /// Whether the server is known to have closed the connection.
+    pub fn is_closed(&self) -> bool {
+        !matches!(self.stream.get_ref().try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Says that nothing more will be sent.
     pub async fn finish(&mut self) {
         // Already closed from the other side.

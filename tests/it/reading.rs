@@ -82,6 +82,38 @@ async fn what_is_no_number_of_an_entry_is_refused(kind: Kind) {
 
 #[apply(each_store)]
 #[tokio::test]
+async fn a_whole_number_may_be_written_as_a_float(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    for n in 1..=4 {
+        alice.says(&room, &n.to_string()).await;
+    }
+    let path = format!("/room/{room}/mark-read");
+    let send = async |kind: &str, body: &str| {
+        let request = bob.request(Method::PUT, &path).header("content-type", kind).body(body.to_owned());
+        Answer::of(request).await
+    };
+    assert_eq!(send("application/json", r#"{"upToSeq":1.0}"#).await.ok(), marked(1, 1, 3));
+    assert_eq!(send("application/json", r#"{"upToSeq":0.2e1}"#).await.ok(), marked(1, 2, 2));
+    assert_eq!(send("application/x-www-form-urlencoded", "upToSeq=3.0").await.ok(), marked(1, 3, 1));
+    for (wrong, text) in [
+        ("3.5", "please provide a whole number, 0 or more"),
+        ("-1.0", "please provide a whole number, 0 or more"),
+        ("1e20", "please provide a smaller number"),
+        ("99999999999999999999", "please provide a smaller number"),
+    ] {
+        send("application/json", &format!("{{\"upToSeq\":{wrong}}}")).await.invalid(json!({ "upToSeq": text }));
+    }
+    let mut socket = Socket::by(&bob).await;
+    let refusal = socket.is_refused("mark read", json!([{ "chatRoomId": room, "upToSeq": 1e20 }])).await;
+    assert!(refusal.contains("a whole number from 0 to"), "{refusal}");
+    assert_eq!(socket.asks("mark read", json!([{ "chatRoomId": room, "upToSeq": 4.0 }])).await["success"], true);
+    let answer = socket.asks("sync", json!([{ "rooms": { &room: 2.0 } }])).await;
+    assert_eq!(answer["rooms"][&room]["entries"][0]["seq"], 3, "{answer}");
+}
+
+#[apply(each_store)]
+#[tokio::test]
 async fn everybody_in_the_room_hears_who_has_read_and_nobody_twice(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;

@@ -41,6 +41,17 @@ async fn three_generations_of_clients_over_every_transport_share_a_room(kind: Ki
     run("node", &["generations.mjs", &server.base]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn they_share_one_under_a_base_path_as_well() {
+    installed().await;
+    let settings =
+        [("CAUSERIE_SOCKET__PING_INTERVAL_MS", "500"), ("CAUSERIE_SOCKET__PING_TIMEOUT_MS", "2000"), ("CAUSERIE_HTTP__BASE_PATH", "/chat")];
+    let server = TestServer::with(Kind::Sqlite, &settings).await;
+    let under_the_path = format!("{}/chat", server.base);
+    run("node", &["generations.mjs", &under_the_path]).await;
+    run("node", &["newman.mjs", &under_the_path]).await;
+}
+
 #[apply(each_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_postman_collection_passes_against_a_fresh_server(kind: Kind) {

@@ -195,7 +195,7 @@ async fn edited_and_deleted_texts_are_found_no_more(kind: Kind) {
         let edited = alice.says(&room, &format!("before word {round}")).await;
         let deleted = alice.says(&room, &format!("regretted word {round}")).await;
         if round > 0 {
-            // Already in the index.
+            server.database().indexed().await;
             assert_eq!(bob.finds(&here, "word").await.len(), 3);
         }
         alice.edits(&room, &edited["postId"], &format!("after word {round}")).await.ok();
@@ -236,4 +236,35 @@ async fn nobody_finds_anything_in_rooms_of_others(kind: Kind) {
     alice.get("/room/nope/search?q=word").await.refused(400, "No room exists for this id");
     server.get("/room/search?q=word").await.refused(400, "No access token provided");
     server.get(&format!("/room/{room}/search?q=word")).await.refused(400, "No access token provided");
+}
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_cursor_tells_nothing_about_messages_that_one_may_not_read(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let private = alice.room_with(&[]).await;
+    alice.says(&room, "shared word").await;
+    server.turn_clock(1_000);
+    let secret = alice.says(&private, "private word").await;
+    let regretted = alice.says(&private, "regretted word").await;
+    server.turn_clock(1_000);
+    alice.says(&room, "later word").await;
+    server.database().indexed().await;
+    alice.deletes(&regretted["postId"]).await;
+    let (secret, regretted) = (secret["postId"].as_str().unwrap(), regretted["postId"].as_str().unwrap());
+    let nobody = "0123456789abcdef0123456789abcdef";
+    let now = crate::harness::machine_time();
+    for at in ["0".to_owned(), now.to_string(), (now + 1_500).to_string(), i64::MAX.to_string(), i64::MIN.to_string()] {
+        for cursor in [format!("{at}-ID"), format!("{at}-1-ID"), format!("{at}-ID-{private}")] {
+            for path in ["/room/search?q=word".to_owned(), format!("/room/{room}/search?q=word"), format!("/room/{room}?limit=5")] {
+                let mut answers = Vec::new();
+                for id in [nobody, secret, regretted, &private] {
+                    let answer = bob.get(&format!("{path}&before={}&after={0}", cursor.replace("ID", id))).await.ok();
+                    answers.push(answer);
+                }
+                assert!(answers.iter().all(|answer| answer == &answers[0]), "{path} before {cursor}: {answers:?}");
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ use rstest_reuse::apply;
 use crate::{
     databases::{Database, Kind},
     each_deployment,
-    store::{append, change, draft, room, seqs, user_id, with_messages},
+    store::{append, change, draft, recents, room, seqs, user_id, with_messages},
 };
 
 async fn there(store: &Arc<dyn Store>, room: &Room) -> Room {
@@ -79,8 +79,8 @@ async fn members_come_and_go_and_only_members_post(kind: Kind) {
     assert_eq!((members(&now), now.joined.clone()), (vec![1, 3], vec![(user_id(3), Seq(4))]));
     assert_eq!((now.visible_from(user_id(1)), now.visible_from(user_id(3))), (Seq(0), Seq(4)));
     assert_eq!(store.rooms_of(user_id(2), None, 10).await.unwrap(), []);
-    assert_eq!(store.recents(user_id(2), 0, 10).await.unwrap(), []);
-    assert_eq!(store.recents(user_id(3), 0, 10).await.unwrap()[0].seq, Seq(5));
+    assert_eq!(recents(&store, 2, 0, 10).await, []);
+    assert_eq!(recents(&store, 3, 0, 10).await[0].seq, Seq(5));
     assert_eq!(store.mark_read(room.id, user_id(2), None, Timestamp(1)).await.unwrap(), None);
     assert_eq!(append(&store, change(&room, 1, add(2))).await.placed().map(|placed| placed.seq), Some(Seq(7)));
     assert_eq!(append(&store, draft(&room, 2, 6)).await.placed().map(|placed| placed.seq), Some(Seq(8)));
@@ -135,7 +135,7 @@ async fn rooms_grow_large_and_small_again(kind: Kind) {
         store.find_or_add_room(room.clone()).await.unwrap();
     }
     let recents = async |n| {
-        let recents = store.recents(user_id(n), 0, 10).await.unwrap();
+        let recents = recents(&store, n, 0, 10).await;
         recents.iter().map(|message| (message.room.as_bytes()[0], message.text.clone())).collect::<Vec<_>>()
     };
     append(&store, draft(&growing, 1, 1)).await;

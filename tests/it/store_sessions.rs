@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use causerie::{
     model::{Credentials, PasswordHash, RefreshKey, Session, SessionId, Timestamp, User, UserId, UserType, Username},
-    store::{MOST_SESSIONS, Names, Refresh, Store, Which},
+    store::{MOST_SESSIONS, Names, REPEAT_WINDOW, Refresh, Rotation, Store, Which},
 };
 use futures_util::future::join_all;
 use mongodb::bson::doc;
@@ -65,9 +65,11 @@ async fn begin(store: &Arc<dyn Store>, n: u8, of: u8) -> Option<Vec<SessionId>> 
     store.add_session(session(n, of), key(n, n), hash("old")).await.unwrap()
 }
 
-async fn refresh(store: &Arc<dyn Store>, n: u8, key: RefreshKey, next: u8, after: i64) -> Refresh {
+/// Hands in a token whose successors are these.
+async fn refresh(store: &Arc<dyn Store>, n: u8, key: RefreshKey, successors: &[u8], after: i64) -> Refresh {
     let at = Timestamp(BEGIN + after);
-    store.refresh_session(id(n), key, [next; 32], at, Timestamp(at.0 + LIFE)).await.unwrap()
+    let successors = successors.iter().map(|secret| [*secret; 32]).collect();
+    store.refresh_session(Rotation { session: id(n), key, successors, at, expires_at: Timestamp(at.0 + LIFE) }).await.unwrap()
 }
 
 fn ids(sessions: &[Session]) -> Vec<SessionId> {
@@ -83,7 +85,7 @@ async fn what_is_not_there_is_none(kind: Kind) {
     assert_eq!(store.sessions(user(1).id, Timestamp(BEGIN)).await.unwrap(), []);
     assert_eq!(store.live_sessions(vec![]).await.unwrap(), []);
     assert_eq!(store.live_sessions(vec![id(9)]).await.unwrap(), []);
-    assert_eq!(refresh(&store, 9, key(9, 9), 10, 0).await, Refresh::Unknown);
+    assert_eq!(refresh(&store, 9, key(9, 9), &[10], 0).await, Refresh::Unknown);
     for which in [Which::One(id(9)), Which::All, Which::AllBut(id(9))] {
         assert_eq!(store.end_sessions(user(1).id, which).await.unwrap(), []);
     }
@@ -148,37 +150,63 @@ async fn a_refresh_token_is_good_for_one_time(kind: Kind) {
     // Read before, since it may be cached.
     store.session(id(1)).await.unwrap().unwrap();
     let renewed = Session { used_at: Timestamp(BEGIN + 500), expires_at: Timestamp(BEGIN + 500 + LIFE), ..session(1, 1) };
-    assert_eq!(refresh(&store, 1, key(1, 1), 11, 500).await, Refresh::Renewed(Arc::new(renewed.clone())));
+    assert_eq!(refresh(&store, 1, key(1, 1), &[11], 500).await, Refresh::Renewed(Arc::new(renewed.clone()), [11; 32]));
     assert_eq!(store.session(id(1)).await.unwrap().as_deref(), Some(&renewed));
     for made_up in [key(9, 11), key(9, 1), key(2, 2)] {
-        assert_eq!(refresh(&store, 1, made_up, 12, 600).await, Refresh::Unknown);
+        assert_eq!(refresh(&store, 1, made_up, &[12], 600).await, Refresh::Unknown);
     }
-    assert_eq!(refresh(&store, 2, key(1, 11), 12, 600).await, Refresh::Unknown, "it is that of another session");
-    assert_eq!(refresh(&store, 1, key(1, 1), 12, 600).await, Refresh::Replayed(Arc::new(renewed)));
-    assert_eq!(refresh(&store, 1, key(1, 11), 12, 600).await, Refresh::Unknown, "the session has ended");
+    assert_eq!(refresh(&store, 2, key(1, 11), &[12], 600).await, Refresh::Unknown, "it is that of another session");
+    assert_eq!(refresh(&store, 1, key(1, 1), &[12], 600).await, Refresh::Replayed(Arc::new(renewed)));
+    assert_eq!(refresh(&store, 1, key(1, 11), &[12], 600).await, Refresh::Unknown, "the session has ended");
     assert_eq!(store.session(id(1)).await.unwrap(), None);
     assert_eq!(store.live_sessions(vec![id(1), id(2)]).await.unwrap(), [id(2)]);
     // One that is over is neither renewed nor counted as stolen.
     for wrong in [key(2, 2), key(2, 99)] {
-        assert_eq!(refresh(&store, 2, wrong, 12, LIFE + 2).await, Refresh::Unknown);
+        assert_eq!(refresh(&store, 2, wrong, &[12], LIFE + 2).await, Refresh::Unknown);
     }
 }
 
 #[apply(each_deployment)]
+#[tokio::test]
+async fn the_token_that_was_used_last_is_repeated_for_a_moment(kind: Kind) {
+    let database = Database::new(kind).await;
+    let store = with_accounts(&database).await;
+    let used =
+        |session: Session, after| Session { used_at: Timestamp(BEGIN + after), expires_at: Timestamp(BEGIN + after + LIFE), ..session };
+    for n in 1..=5 {
+        begin(&store, n, 1).await.unwrap();
+        let next = 10 + n;
+        assert!(matches!(refresh(&store, n, key(n, n), &[next], 500).await, Refresh::Renewed(..)));
+        // Under another key of the server it has another successor.
+        let repeated = Refresh::Repeated(Arc::new(used(session(n, 1), 500)), [next; 32]);
+        assert_eq!(refresh(&store, n, key(n, n), &[99, next], 500 + REPEAT_WINDOW).await, repeated);
+        assert_eq!(store.session(id(n)).await.unwrap().as_deref(), Some(&used(session(n, 1), 500)), "nothing has changed");
+    }
+    let replayed = |n, after| Refresh::Replayed(Arc::new(used(session(n, 1), after)));
+    assert_eq!(refresh(&store, 1, key(1, 1), &[11], 501 + REPEAT_WINDOW).await, replayed(1, 500), "too late");
+    assert_eq!(refresh(&store, 2, key(2, 2), &[12], 499 - REPEAT_WINDOW).await, replayed(2, 500), "by a clock that was set back");
+    assert_eq!(refresh(&store, 3, key(3, 3), &[99], 600).await, replayed(3, 500), "no successor of it is the latest");
+    assert!(matches!(refresh(&store, 4, key(4, 14), &[24], 700).await, Refresh::Renewed(..)));
+    assert_eq!(refresh(&store, 4, key(4, 4), &[14], 800).await, replayed(4, 700), "an older one");
+    assert_eq!(refresh(&store, 5, key(9, 5), &[15], 600).await, Refresh::Unknown, "made up");
+    assert_eq!(store.live_sessions((1..=5).map(id).collect()).await.unwrap(), [id(5)]);
+}
+
+#[apply(each_deployment)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_those_who_refresh_at_once_one_goes_on_at_most(kind: Kind) {
+async fn of_those_who_refresh_at_once_one_renews_and_the_others_repeat(kind: Kind) {
     let database = Database::new(kind).await;
     let store = with_accounts(&database).await;
     begin(&store, 1, 1).await.unwrap();
     let asking = (0..10).map(|n| {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { refresh(&store, 1, key(1, 1), 100 + n, 5).await })
+        tokio::spawn(async move { refresh(&store, 1, key(1, 1), &[100], 5 + n).await })
     });
     let outcomes: Vec<_> = join_all(asking).await.into_iter().map(Result::unwrap).collect();
     let count = |is: fn(&Refresh) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
-    assert_eq!(count(|outcome| matches!(outcome, Refresh::Renewed(_))), 1);
-    assert_eq!(count(|outcome| matches!(outcome, Refresh::Replayed(_))), 1);
-    assert_eq!(store.session(id(1)).await.unwrap(), None);
+    assert_eq!(count(|outcome| matches!(outcome, Refresh::Renewed(..))), 1);
+    assert_eq!(count(|outcome| matches!(outcome, Refresh::Repeated(_, latest) if *latest == [100; 32])), 9);
+    assert!(matches!(refresh(&store, 1, key(1, 100), &[101], 50).await, Refresh::Renewed(..)));
 }
 
 #[apply(each_deployment)]
@@ -232,7 +260,7 @@ async fn with_the_user_the_sessions_and_the_account_are_gone(kind: Kind) {
     begin(&store, 2, 2).await.unwrap();
     assert!(store.delete_user(user(1).id, Timestamp(BEGIN)).await.unwrap());
     assert_eq!(store.live_sessions(vec![id(1), id(2)]).await.unwrap(), [id(2)]);
-    assert_eq!(refresh(&store, 1, key(1, 1), 11, 5).await, Refresh::Unknown);
+    assert_eq!(refresh(&store, 1, key(1, 1), &[11], 5).await, Refresh::Unknown);
     assert_eq!(begin(&store, 3, 1).await, None);
     assert!(store.account(&username(1)).await.unwrap().is_none());
     assert!(store.credentials(user(1).id).await.unwrap().is_none());
@@ -249,13 +277,13 @@ async fn sessions_outlive_a_restart_and_what_has_ended_stays_ended(kind: Kind) {
     for n in [1, 2] {
         begin(&store, n, 1).await.unwrap();
     }
-    assert!(matches!(refresh(&store, 1, key(1, 1), 11, 5).await, Refresh::Renewed(_)));
+    assert!(matches!(refresh(&store, 1, key(1, 1), &[11], 5).await, Refresh::Renewed(..)));
     store.end_sessions(user(1).id, Which::One(id(2))).await.unwrap();
     store.close().await;
     let store = database.open().await;
     assert_eq!(store.live_sessions(vec![id(1), id(2)]).await.unwrap(), [id(1)]);
-    assert!(matches!(refresh(&store, 1, key(1, 11), 12, 6).await, Refresh::Renewed(_)));
-    assert_eq!(refresh(&store, 2, key(2, 2), 12, 6).await, Refresh::Unknown);
+    assert!(matches!(refresh(&store, 1, key(1, 11), &[12], 6).await, Refresh::Renewed(..)));
+    assert_eq!(refresh(&store, 2, key(2, 2), &[12], 6).await, Refresh::Unknown);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     databases::{Database, Kind},
     harness::{PATIENCE, TestServer},
-    people::{Answer, Person, SECURE},
+    people::{Answer, NO_REFRESH, Person, SECURE, refresh},
     wire::Socket,
 };
 
@@ -47,6 +47,24 @@ async fn whoever_is_added_at_one_server_is_removed_at_the_other(#[values(Kind::R
     alice.adds(&room, &[&carol]).await.ok();
     assert_eq!(at_second.removes(&room, &carol).await.ok()["removedMembersCount"], 1);
     carol.posts(&room, "still here").await.refused(403, "You are not a member of this room");
+}
+
+#[rstest]
+#[tokio::test]
+async fn tabs_that_refresh_at_two_servers_go_on_with_the_same_token(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+    let [first, second] = two_servers(kind, &SECURE).await;
+    // Their clocks are never quite the same.
+    second.turn_clock(-3_000);
+    let alice = first.member("alice").await;
+    let there = alice.at(&second);
+    let (one, other) = tokio::join!(alice.refreshes(), refresh(&there, &alice.refresh_token));
+    let (one, other) = (one.ok(), other.ok());
+    assert_eq!(one["refreshToken"], other["refreshToken"]);
+    let token = one["refreshToken"].as_str().unwrap();
+    let next = refresh(&there, token).await.ok();
+    assert_eq!(refresh(&alice, token).await.ok()["refreshToken"], next["refreshToken"]);
+    refresh(&alice, &alice.refresh_token).await.refused(401, NO_REFRESH);
+    refresh(&there, next["refreshToken"].as_str().unwrap()).await.refused(401, NO_REFRESH);
 }
 
 #[rstest]

@@ -78,13 +78,13 @@ fn of_message(due: &Due) -> Option<Document> {
                 "editSeq": { "$not": { "$gte": number(due.seq.0) } },
             },
             "u": { "$set": {
-                "message.messageText": text, "words": search::words(text),
+                "message.messageText": text, "terms": search::terms(text),
                 "editSeq": number(due.seq.0), "editedAt": date(due.at), "updatedAt": date(due.at),
-            } },
+            }, "$unset": { "words": "" } },
         }),
         Change::Deletion(message) => Some(doc! {
             "q": { "_id": message.to_string(), "chatRoomId": due.room.to_string(), "deleted": null },
-            "u": { "$set": { "deleted": true, "updatedAt": date(due.at) }, "$unset": { "message.messageText": "", "words": "" } },
+            "u": { "$set": { "deleted": true, "updatedAt": date(due.at) }, "$unset": { "message.messageText": "", "terms": "", "words": "" } },
         }),
         _ => None,
     }

@@ -109,7 +109,7 @@ impl Connection {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => match refusal(&error) {
                     Some(reason) => return Err(unusable(url, &reason)),
-                    None => plain(&error),
+                    None => url.mask_in(&plain(&error)),
                 },
                 Err(_) => format!("no answer within {} ms", self.limit.as_millis()),
             };
@@ -252,7 +252,7 @@ fn unauthorized(message: &str) -> String {
 }
 
 fn unusable(url: &DatabaseUrl, reason: &str) -> OpenError {
-    OpenError::Unusable(format!("database: cannot use {url}: {reason}"))
+    OpenError::Unusable(format!("database: cannot use {url}: {}", url.mask_in(reason)))
 }
 
 /// An error in one line.

@@ -18,6 +18,7 @@ mod entries;
 mod log;
 mod marks;
 mod pages;
+mod recents;
 mod rooms;
 mod schema;
 mod search;
@@ -25,6 +26,7 @@ mod sessions;
 mod takeover;
 mod tallies;
 mod users;
+mod writers;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -37,8 +39,8 @@ use tokio::{
 };
 
 use super::{
-    Appended, Departed, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
-    search::{Behind, PAUSE, rooms_of},
+    Appended, Departed, Found, ListedRoom, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, Store,
+    StoreError, Unread, UserCursor, Which, search::Behind,
 };
 use crate::{
     config::{DatabaseUrl, MongoConfig},
@@ -62,9 +64,10 @@ pub struct Mongo {
     shared: Arc<Shared>,
     /// How many of what people have not read is their own.
     own: Own,
-    /// Where there are messages without their words.
+    /// What is to be indexed for search, and how far that is.
     behind: Arc<Behind>,
-    /// Look for entries that say something that was not done, and give messages their words.
+    indexed: Arc<search::State>,
+    /// Look for entries that say something that was not done, and index messages.
     on_the_side: [AbortHandle; 2],
 }
 
@@ -87,13 +90,14 @@ impl Mongo {
     pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
         let connection = Connection::open(url, config).await?;
         schema::prepare(&connection).await?;
-        let behind = Arc::<Behind>::default();
+        let (behind, indexed) = (Arc::<Behind>::default(), Arc::<search::State>::default());
+        indexed.learn(&connection).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
         let shared = Arc::new(Shared { connection, appending: OnceCell::new(), log: Log::new() });
         let on_the_side = [
             tokio::spawn(finish_now_and_then(Arc::clone(&shared))).abort_handle(),
-            tokio::spawn(index_on_the_side(Arc::clone(&shared), Arc::clone(&behind))).abort_handle(),
+            tokio::spawn(search::keep_indexed(shared.connection.clone(), Arc::clone(&indexed), Arc::clone(&behind))).abort_handle(),
         ];
-        Ok(Self { shared, own: Own::new(), behind, on_the_side })
+        Ok(Self { shared, own: Own::new(), behind, indexed, on_the_side })
     }
 
     /// Ends what is done on the side.
@@ -130,19 +134,6 @@ async fn finish_now_and_then(shared: Arc<Shared>) {
             });
         }
         sleep(FINISH).await;
-    }
-}
-
-/// Gives new messages their words, so slowly that posting does not suffer.
-async fn index_on_the_side(shared: Arc<Shared>, behind: Arc<Behind>) {
-    let mut rooms = Vec::new();
-    loop {
-        sleep(PAUSE).await;
-        if rooms.is_empty() {
-            rooms = behind.take();
-        }
-        // What fails is left to whoever searches.
-        rooms = search::catch_up(&shared.connection, rooms).await.unwrap_or_default();
     }
 }
 
@@ -200,8 +191,8 @@ impl Store for Mongo {
         sessions::of_user(self.connection(), user, at).await
     }
 
-    async fn refresh_session(&self, id: SessionId, key: RefreshKey, next: [u8; 32], at: Timestamp, until: Timestamp) -> Result<Refresh> {
-        sessions::refresh(self.connection(), id, &key, next, at, until).await
+    async fn refresh_session(&self, rotation: Rotation) -> Result<Refresh> {
+        sessions::refresh(self.connection(), &rotation).await
     }
 
     async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>> {
@@ -224,6 +215,22 @@ impl Store for Mongo {
         Ok(rooms::find(self.connection(), id).await?.map(Arc::new))
     }
 
+    async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>> {
+        Ok(users::deleted_among(self.connection(), &room.members).await?.into())
+    }
+
+    async fn index_writers(&self) -> Result<()> {
+        schema::index_authors(self.connection()).await
+    }
+
+    async fn writers_in(&self, room: &Arc<Room>) -> Result<Vec<UserId>> {
+        writers::in_room(self.connection(), room).await
+    }
+
+    async fn written_by(&self, user: UserId, rooms: &[Arc<Room>]) -> Result<Vec<RoomId>> {
+        writers::rooms_of(self.connection(), user, rooms).await
+    }
+
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
         rooms::delete(self.connection(), &self.shared.log, id).await
     }
@@ -237,7 +244,7 @@ impl Store for Mongo {
     }
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
-        self.behind.note(rooms_of(&batch).into_iter());
+        self.behind.note(&batch);
         let appending = self.shared.appending.get_or_try_init(|| async { self.connection().another() }).await?;
         self.shared.log.append(appending, &batch).await
     }
@@ -250,8 +257,8 @@ impl Store for Mongo {
         pages::find(self.connection(), id).await
     }
 
-    async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
-        rooms::recents(self.connection(), user, skip, limit).await
+    async fn recents(&self, page: RoomPage) -> Result<Vec<ListedRoom>> {
+        recents::recents(self.connection(), page).await
     }
 
     async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>> {
@@ -284,8 +291,8 @@ impl Store for Mongo {
         marks::unread(self.connection(), &self.own, user, among).await
     }
 
-    async fn search(&self, search: Search) -> Result<Vec<Message>> {
-        search::search(self.connection(), &search).await
+    async fn search(&self, search: Search) -> Result<Found> {
+        search::search(self.connection(), &self.indexed, &self.behind, &search).await
     }
 
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {

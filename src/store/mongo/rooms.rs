@@ -1,35 +1,29 @@
-//! Rooms, their end, and whose conversations are recent, in MongoDB.
+//! Rooms and their end, in MongoDB.
 //!
 //! A room ends in steps, each of which can be repeated: its document says that it goes, by which nobody finds it any more; an entry closes
 //! its log, by which nobody can append to it any more, not even a server that still remembers the room; and when none does, what it held is taken away.
 
 use std::{
-    cmp::Reverse,
     collections::{HashMap, HashSet},
     sync::Arc,
     time::Instant,
 };
 
-use mongodb::{
-    Cursor,
-    bson::{RawDocument, RawDocumentBuf, doc},
-};
+use mongodb::bson::{Bson, RawDocument, doc};
 
 use super::{
     connection::Connection,
-    documents::{self, date, flag_in, member_key, number, seq_in, text_in, time_in},
+    documents::{self, date, member_key, number, seq_in, text_in, time_in},
     log::{self, Log},
     pages, rows, schema, tallies,
 };
 use crate::{
-    model::{Message, MessageId, Room, RoomId, Seq, Timestamp, UserId},
+    model::{Room, RoomId, Seq, Timestamp, UserId},
     store::{Departed, Result, StoreError},
 };
 
 /// How many documents of a deleted room are taken away in one go: some ten milliseconds of the server's time.
 const PIECE: usize = 1_000;
-/// How many rooms more than asked for are looked at first for the recent conversations.
-const MORE_ROOMS: usize = 20;
 /// The most rooms that are asked for their latest message in one go: the ids have to fit into one request.
 pub const ROOMS_AT_ONCE: usize = 10_000;
 /// How long a room tells who was taken out of it, in milliseconds: also for a server that could not reach the database meanwhile.
@@ -106,13 +100,19 @@ pub async fn joined_of(connection: &Connection, user: UserId, among: Option<&[Ro
         }
         None => schema::BY_MEMBER,
     };
-    let own = doc! { "$filter": { "input": { "$ifNull": ["$joined", []] }, "cond": { "$eq": ["$$this.userId", user.to_string()] } } };
-    let found = connection.rooms.find(filter).projection(doc! { "joined": own }).hint(schema::by_name(index));
-    let joined = |room: &RawDocument| {
-        let joined = documents::joined(room).into_iter().map(|(_, seq)| seq).max();
-        Some((id_of_room(room)?, joined.unwrap_or_default()))
-    };
-    connection.all(found, joined).await
+    let found = connection.rooms.find(filter).projection(doc! { "joined": own_joining(user) }).hint(schema::by_name(index));
+    connection.all(found, |room| Some((id_of_room(room)?, joined_in(room)))).await
+}
+
+/// The field `joined` of a room with nothing in it but when this user came into it; for [`joined_in`].
+pub fn own_joining(user: UserId) -> Bson {
+    let own = doc! { "$eq": ["$$this.userId", user.to_string()] };
+    doc! { "$filter": { "input": { "$ifNull": ["$joined", []] }, "cond": own } }.into()
+}
+
+/// The entry by which the user came into the room; 0 for one who was in it from the beginning.
+pub fn joined_in(room: &RawDocument) -> Seq {
+    documents::joined(room).into_iter().map(|(_, seq)| seq).max().unwrap_or_default()
 }
 
 /// The entry by which a user came into a room; `None` where they are not in it.
@@ -196,89 +196,6 @@ async fn purge_marks(connection: &Connection, id: RoomId) -> Result<()> {
     }
 }
 
-fn id_of_room(room: &RawDocument) -> Option<RoomId> {
+pub fn id_of_room(room: &RawDocument) -> Option<RoomId> {
     RoomId::parse(text_in(room, "_id"))
-}
-
-/// The latest message of a room, as far as its place among others goes.
-struct Latest {
-    at: Timestamp,
-    id: MessageId,
-}
-
-/// The document of a room says until when it is active, and none of its messages is later. So the rooms are looked at in that order, until
-/// those that are left cannot have a message as late as those that are found. Large rooms do not say it, and are all looked at.
-pub async fn recents(connection: &Connection, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
-    let skip = usize::try_from(skip).unwrap_or(usize::MAX);
-    let wanted = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(skip);
-    let mut latest = latest_in_large_rooms(connection, user).await?;
-    let active = doc! { "userIds": user.to_string(), "large": false, "activeUntil": { "$gt": date(Timestamp(0)) } };
-    let by_activity = connection.rooms.find(active).projection(doc! { "activeUntil": 1 }).sort(doc! { "activeUntil": -1 });
-    let mut next = wanted.saturating_add(MORE_ROOMS).min(ROOMS_AT_ONCE);
-    let by_activity = by_activity.batch_size(u32::try_from(next).unwrap_or(u32::MAX)).hint(schema::by_name(schema::BY_MEMBER));
-    let mut by_activity = connection.within(by_activity).await?;
-    loop {
-        let (rooms, last_active) = take(connection, &mut by_activity, next).await?;
-        latest.extend(latest_of_each(connection, &rooms).await?);
-        latest.sort_unstable_by_key(|latest| Reverse((latest.at, latest.id)));
-        let complete = wanted.checked_sub(1).is_none_or(|last| latest.get(last).is_some_and(|latest| latest.at > last_active));
-        if complete || rooms.len() < next {
-            break;
-        }
-        next = next.saturating_mul(2).min(ROOMS_AT_ONCE);
-    }
-    let ids: Vec<_> = latest.iter().take(wanted).skip(skip).map(|latest| latest.id.to_string()).collect();
-    let mut messages = connection.all(connection.messages.find(doc! { "_id": { "$in": ids } }), documents::message).await?;
-    messages.sort_unstable_by_key(|message| Reverse((message.created_at, message.id)));
-    Ok(messages)
-}
-
-async fn latest_in_large_rooms(connection: &Connection, user: UserId) -> Result<Vec<Latest>> {
-    let large = connection.rooms.find(doc! { "userIds": user.to_string(), "large": true }).projection(doc! { "_id": 1 });
-    let mut latest = Vec::new();
-    for rooms in connection.all(large, id_of_room).await?.chunks(ROOMS_AT_ONCE) {
-        latest.extend(latest_of_each(connection, rooms).await?);
-    }
-    Ok(latest)
-}
-
-/// The next `count` rooms, and until when the last of them is active.
-async fn take(connection: &Connection, rooms: &mut Cursor<RawDocumentBuf>, count: usize) -> Result<(Vec<RoomId>, Timestamp)> {
-    let (mut taken, mut last_active) = (Vec::new(), Timestamp::default());
-    let taking = async {
-        while taken.len() < count && rooms.advance().await? {
-            let room = rooms.current();
-            taken.extend(id_of_room(room));
-            last_active = time_in(room, "activeUntil");
-        }
-        Ok(())
-    };
-    connection.within(taking).await?;
-    Ok((taken, last_active))
-}
-
-async fn latest_of_each(connection: &Connection, rooms: &[RoomId]) -> Result<Vec<Latest>> {
-    if rooms.is_empty() {
-        return Ok(Vec::new());
-    }
-    let ids: Vec<_> = rooms.iter().map(ToString::to_string).collect();
-    let ends = connection.messages.aggregate(schema::last_entry_of_each(ids)).hint(schema::by_name(schema::LOG));
-    let ends = connection
-        .all(ends, |end| {
-            let room = RoomId::parse(text_in(end, "_id"))?;
-            let latest = MessageId::parse(text_in(end, "id")).map(|id| Latest { at: time_in(end, "createdAt"), id });
-            Some((room, seq_in(end, "seq"), latest.filter(|_| !flag_in(end, "deleted"))))
-        })
-        .await?;
-    let mut latest = Vec::with_capacity(ends.len());
-    for (room, seq, last) in ends {
-        if let Some(last) = last {
-            latest.push(last);
-        } else {
-            // The last entry is no message any more: it is the one before it, if there is one.
-            let before = pages::newest(connection, room, Seq(seq.0.saturating_sub(1)), 1).await?.pop();
-            latest.extend(before.map(|message| Latest { at: message.created_at, id: message.id }));
-        }
-    }
-    Ok(latest)
 }

@@ -16,12 +16,12 @@ use tokio::{task::AbortHandle, time::sleep};
 use super::{
     connection::Connection,
     documents::{number_in, text_in},
-    takeover,
+    search, takeover,
 };
 use crate::store::{OpenError, Result, StoreError};
 
 /// The version of the schema.
-const VERSION: u64 = 1;
+const VERSION: u64 = 3;
 
 /// The log of each room. Its uniqueness is what keeps the numbers whole.
 pub const LOG: &str = "log";
@@ -32,11 +32,20 @@ pub const PENDING: &str = "pending";
 /// The messages of each author in each room that the author's client has a name for. Its uniqueness is what keeps them from being doubled.
 pub const BY_CLIENT_ID: &str = "byClientId";
 
-/// The messages of each room with each word, as far as they have been given their words.
-pub const BY_WORD: &str = "byWord";
+/// The messages of each room with each term, as far as they are indexed.
+pub const BY_TERM: &str = "byTerm";
+/// The rooms with old messages that are not indexed.
+pub const UNFINISHED: &str = "unfinished";
+/// The index of search before version 3.
+const BY_WORD: &str = "byWord";
+
+/// The entries of each author in each room. Only where it is asked for: it costs about a sixth of every post.
+pub const BY_AUTHOR: &str = "byAuthor";
 
 /// The users that are not deleted, oldest first.
 pub const BY_AGE: &str = "byAge";
+/// The users that are deleted.
+pub const DELETED_USERS: &str = "deletedUsers";
 /// The users who have credentials.
 pub const BY_USERNAME: &str = "byUsername";
 /// The rooms of each user: the large ones, and the others by when they were active.
@@ -51,6 +60,8 @@ pub const BY_USER: &str = "byUser";
 /// The marks of each reader in each room.
 pub const BY_READER: &str = "byReader";
 
+/// The note about which server brings the database up to date.
+const TURN_NOTE: &str = "turn";
 /// How long a turn lasts unless it is renewed. The server's clock counts.
 const TURN: Duration = Duration::from_secs(10);
 /// How often whoever has the turn renews it.
@@ -101,15 +112,28 @@ async fn version(connection: &Connection) -> Result<u64> {
 
 async fn bring_up_to_date(connection: &Connection) -> Result<()> {
     let Some(turn) = Turn::take(connection).await? else { return Ok(()) };
-    takeover::take_over(connection).await?;
+    let from = version(connection).await?;
+    if from < 1 {
+        takeover::take_over(connection).await?;
+    }
+    if from < 2 {
+        takeover::remember_gone_members(connection).await?;
+    }
     indexes(connection).await?;
+    if takeover::is_empty(connection, &connection.rooms).await? {
+        search::start_complete(connection).await?;
+    }
     let done = doc! { "$set": { "version": i64::try_from(VERSION).unwrap_or_default() }, "$currentDate": { "since": true } };
     connection.within(connection.notes.update_one(doc! { "_id": "schema" }, done).upsert(true)).await?;
     turn.give_back(connection).await
 }
 
 async fn indexes(connection: &Connection) -> Result<()> {
-    let users = vec![index(BY_AGE, doc! { "deleted": 1, "createdAt": 1, "_id": 1 }), unique(sparse(BY_USERNAME, doc! { "username": 1 }))];
+    let users = vec![
+        index(BY_AGE, doc! { "deleted": 1, "createdAt": 1, "_id": 1 }),
+        partial(index(DELETED_USERS, doc! { "deleted": 1, "_id": 1 }), doc! { "deleted": true }),
+        unique(sparse(BY_USERNAME, doc! { "username": 1 })),
+    ];
     build(&connection.users, users).await?;
     build(
         &connection.rooms,
@@ -125,13 +149,30 @@ async fn indexes(connection: &Connection) -> Result<()> {
         unique(index(LOG, doc! { "chatRoomId": 1, "seq": 1 })),
         partial(index(DELETED, doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1 }), doc! { "deleted": true }),
         partial(index(PENDING, doc! { "pending": 1, "chatRoomId": 1, "seq": 1 }), doc! { "pending": true }),
-        partial(index(BY_WORD, doc! { "chatRoomId": 1, "words": 1, "createdAt": -1, "_id": -1 }), doc! { "words": { "$exists": true } }),
         unique(partial(index(BY_CLIENT_ID, doc! { "chatRoomId": 1, "postedByUser": 1, "clientMessageId": 1 }), has_client_id())),
     ];
     build(&connection.messages, messages).await?;
     build(&connection.marks, vec![index(BY_READER, doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 })]).await?;
     let sessions = vec![index(BY_USER, doc! { "userId": 1, "createdAt": 1, "_id": 1 }), expiring(index("byEnd", doc! { "expiresAt": 1 }))];
     build(&connection.sessions, sessions).await
+}
+
+/// Builds the index [`BY_AUTHOR`].
+pub async fn index_authors(connection: &Connection) -> Result<()> {
+    build(&connection.messages, vec![index(BY_AUTHOR, doc! { "chatRoomId": 1, "postedByUser": 1, "seq": 1 })]).await
+}
+
+/// Builds the indexes of search, however long that takes.
+pub async fn search_indexes(connection: &Connection) -> Result<()> {
+    let by_term = index(BY_TERM, doc! { "chatRoomId": 1, "terms": 1, "createdAt": -1, "seq": -1 });
+    build(&connection.messages, vec![partial(by_term, doc! { "terms": { "$exists": true } })]).await?;
+    let unfinished = partial(index(UNFINISHED, doc! { "search.above": 1 }), doc! { "search.above": { "$gt": 0 } });
+    build(&connection.rooms, vec![unfinished]).await
+}
+
+/// Drops the index of search that versions before 3 made, if it is there.
+pub async fn drop_former_search_index(connection: &Connection) -> Result<()> {
+    takeover::drop_index(connection, &connection.messages, BY_WORD).await
 }
 
 /// Says that a message has a client id, as [`BY_CLIENT_ID`] needs it said.
@@ -188,7 +229,7 @@ impl Turn {
     async fn take(connection: &Connection) -> Result<Option<Self>> {
         let owner = uuid::Uuid::new_v4().simple().to_string();
         let mut told = false;
-        while !renew(connection, &owner).await? {
+        while !renew(connection, TURN_NOTE, &owner).await? {
             if !std::mem::replace(&mut told, true) {
                 tracing::info!("another server is making the database ready; waiting for it");
             }
@@ -204,7 +245,7 @@ impl Turn {
         let renewal = tokio::spawn(async move {
             loop {
                 sleep(RENEWAL).await;
-                if let Err(error) = renew(&renewing, &name).await {
+                if let Err(error) = renew(&renewing, TURN_NOTE, &name).await {
                     tracing::warn!(%error, "the turn to make the database ready could not be renewed");
                 }
             }
@@ -214,7 +255,7 @@ impl Turn {
 
     async fn give_back(self, connection: &Connection) -> Result<()> {
         self.renewal.abort();
-        connection.within(connection.notes.delete_one(doc! { "_id": "turn", "owner": &self.owner })).await.map(|_| ())
+        connection.within(connection.notes.delete_one(doc! { "_id": TURN_NOTE, "owner": &self.owner })).await.map(|_| ())
     }
 }
 
@@ -224,16 +265,15 @@ impl Drop for Turn {
     }
 }
 
-/// Takes the turn, or keeps it. False when another has it.
-async fn renew(connection: &Connection, owner: &str) -> Result<bool> {
+/// Takes the turn that this note is about, or keeps it. False when another has it.
+pub async fn renew(connection: &Connection, note: &str, owner: &str) -> Result<bool> {
     let free_or_mine = doc! { "$or": [{ "$eq": ["$owner", owner] }, { "$lt": ["$until", "$$NOW"] }] };
     let until = doc! { "$add": ["$$NOW", i64::try_from(TURN.as_millis()).unwrap_or(i64::MAX)] };
     let turn = doc! { "$set": {
         "owner": { "$cond": [&free_or_mine, owner, "$owner"] },
         "until": { "$cond": [&free_or_mine, until, "$until"] },
     } };
-    let taken =
-        connection.notes.find_one_and_update(doc! { "_id": "turn" }, vec![turn]).upsert(true).return_document(ReturnDocument::After);
+    let taken = connection.notes.find_one_and_update(doc! { "_id": note }, vec![turn]).upsert(true).return_document(ReturnDocument::After);
     let mine = connection.one(taken, |turn| Some(text_in(turn, "owner") == owner)).await?;
     Ok(mine == Some(true))
 }

@@ -1,125 +1,232 @@
 //! Search, in MongoDB.
 //!
-//! A message that is in the index holds its words beside its text, each once, and the index leads from a room and a word to messages, the newest
-//! first. MongoDB's own text index would find messages with any of the words, compare phrases with parts of words, and could give them in no
-//! order but by reading all of them; and it would make every post wait.
+//! A message that is indexed holds its [terms](crate::store::search::terms) beside its text, and the index leads from a room and a term to
+//! messages, the newest first. MongoDB's own text index would find messages with any of the words, compare phrases with parts of words, and
+//! could give them in no order but by reading all of them; and it would make every post wait.
 //!
-//! A message gets its words some time after it was posted: by whoever searches the room, and otherwise on the side. The document of a room says
-//! up to which entry that is done. An edit brings its words along, and a deletion takes them away, whether it is done or not.
+//! The document of a room says which stretch of its log is indexed: `search: {above, upTo}`. [`index`] extends it. An edit brings its terms
+//! along, and a deletion takes them away, wherever in the log the message stands.
 
-use std::collections::HashMap;
+mod index;
+
+use std::collections::{HashMap, HashSet};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Document, RawDocument, doc};
 
 use super::{
-    changes,
     connection::Connection,
-    documents::{self, date, number, number_in, seq_in, text_in},
+    documents::{self, date, number, seq_in, text_in, time_in},
     pages::{self, entries_between},
     rooms, rows,
     schema::{self, by_name},
 };
 use crate::{
-    model::{Message, RoomId, Seq},
+    model::{Message, RoomId, Seq, Timestamp},
     store::{
-        Result, Scope, Search,
-        search::{self, PIECE},
+        Found, Place, Result, Scope, Search,
+        search::{Behind, Query},
     },
 };
 
-/// In how many rooms at once messages get their words when somebody waits for it.
-const ROOMS_AT_ONCE: usize = 4;
+pub use index::{State, keep_indexed, start_complete};
 
-/// How many messages with a word are counted at most. With more it is common, however many there are.
+/// How many rooms are searched by one query. MongoDB merges the messages of so many in order; with more it would read them all first.
+const ROOMS: usize = 100;
+/// How many queries run at once.
+const QUERIES: usize = 4;
+/// How many messages with the rarest term are looked at by one query, to find the other terms in them.
+const CANDIDATES: u64 = 2_000;
+/// How many messages with a term are counted at most. With more it is common, however many there are.
 const COUNTED: u64 = 1_000;
-/// So few that no rarer word is looked for.
+/// So few that no rarer term is looked for.
 const FEW: u64 = 20;
+/// How many texts that are not indexed are read in one search, and of each room at least.
+const TEXTS: usize = 500;
+const TEXTS_OF_ROOM: usize = 5;
+/// How many messages of a room are read at the end of a log of which nothing is indexed, while the index is being made for the first time.
+const LATEST: u64 = 50;
 
-/// Gives the next messages of these rooms their words, a few; answers in which rooms there are more.
-pub async fn catch_up(connection: &Connection, mut rooms: Vec<RoomId>) -> Result<Vec<RoomId>> {
-    if let Some(room) = rooms.last()
-        && !catch_up_room(connection, *room).await?
-    {
-        rooms.pop();
+/// A log that is searched.
+struct Log {
+    room: RoomId,
+    /// What is hidden from whoever searches: up to this entry.
+    hidden: Seq,
+    /// What is not indexed yet: behind this entry.
+    up_to: Seq,
+    end: Seq,
+}
+
+/// What a query found, or several.
+#[derive(Default)]
+struct Hits {
+    /// The messages, with their ids.
+    found: Vec<(Place, String)>,
+    /// Up to where it was looked: what has this time and number, or earlier ones, is not all among them.
+    horizon: Option<(Timestamp, Seq)>,
+}
+
+pub async fn search(connection: &Connection, state: &State, behind: &Behind, search: &Search) -> Result<Found> {
+    let nothing = Found { messages: Vec::new(), next: None };
+    let query = Query::parse(&search.words);
+    if query.terms().is_empty() || search.limit == 0 {
+        return Ok(nothing);
     }
-    Ok(rooms)
-}
-
-/// Gives some messages of a room their words. True when there are more.
-async fn catch_up_room(connection: &Connection, room: RoomId) -> Result<bool> {
-    let done = connection.rooms.find_one(doc! { "_id": room.to_string(), "deletedAt": null }).projection(doc! { "searchSeq": 1 });
-    let Some(done) = connection.one(done, |room| Some(seq_in(room, "searchSeq"))).await? else { return Ok(false) };
-    let last = Seq(done.0 + PIECE);
-    let fields = doc! { "seq": 1, "message.messageText": 1, "deleted": 1, "closed": 1, "editSeq": 1 };
-    let entries = connection.messages.find(entries_between(room, done, last)).sort(doc! { "seq": 1 }).projection(fields);
-    let entries = entries.hint(by_name(schema::LOG)).limit(rows(PIECE));
-    let entries = connection.all(entries, |entry| Some((seq_in(entry, "seq"), with_words(entry)))).await?;
-    let Some((end, _)) = entries.last() else { return Ok(false) };
-    let more = *end == last;
-    let up_to = doc! { "$max": { "searchSeq": number(end.0) } };
-    changes::update(connection, connection.messages.name(), entries.into_iter().filter_map(|(_, update)| update).collect()).await?;
-    connection.within(connection.rooms.update_one(doc! { "_id": room.to_string(), "deletedAt": null }, up_to)).await?;
-    Ok(more)
-}
-
-/// Gives a message its words, unless it says something else by then: an edit has brought its own.
-fn with_words(entry: &RawDocument) -> Option<Document> {
-    if documents::flag_in(entry, "deleted") {
-        return None;
-    }
-    let text = entry.get_document("message").ok().map(|content| text_in(content, "messageText"))?;
-    let edited = Some(number_in(entry, "editSeq")).filter(|seq| *seq > 0).map(number);
-    let as_it_was = doc! { "_id": text_in(entry, "_id"), "deleted": null, "editSeq": edited };
-    Some(doc! { "q": as_it_was, "u": { "$set": { "words": search::words(text) } } })
-}
-
-/// The messages that are looked for.
-pub async fn search(connection: &Connection, search: &Search) -> Result<Vec<Message>> {
-    let mut words = search.wanted();
-    let rooms = match search.scope {
-        Scope::Room { room, after } => vec![(room, after)],
-        Scope::RoomsOf { user, since_joined } => {
+    let (rooms, before) = match (search.scope, search.before) {
+        (Scope::Room { room, after }, None) => (vec![(room, after)], None),
+        (Scope::Room { room, after }, Some(before)) => match place_in(connection, room, before.seq).await? {
+            Some(place) => (vec![(room, after)], Some(place)),
+            None => return Ok(nothing),
+        },
+        (Scope::RoomsOf { user, since_joined }, before) => {
             let joined = rooms::joined_of(connection, user, None).await?;
-            joined.into_iter().map(|(room, joined)| (room, if since_joined { joined } else { Seq(0) })).collect()
+            (joined.into_iter().map(|(room, joined)| (room, if since_joined { joined } else { Seq(0) })).collect(), before)
         }
     };
-    if words.is_empty() || rooms.is_empty() || search.limit == 0 {
-        return Ok(Vec::new());
+    let logs = logs(connection, state, rooms).await?;
+    let mut hits = read_texts(connection, behind, &logs, &query, before).await?;
+    if state.is_ready() {
+        let queries: Vec<_> = logs.chunks(ROOMS).map(|logs| find(connection, logs, &query, before, search.limit)).collect();
+        let found: Vec<_> = stream::iter(queries).buffer_unordered(QUERIES).try_collect().await?;
+        for more in found {
+            hits.add(more);
+        }
     }
-    let behind = behind(connection, rooms.iter().map(|(room, _)| *room).collect()).await?;
-    let catching_up: Vec<_> = behind.into_iter().map(|room| catch_up_all(connection, room)).collect();
-    stream::iter(catching_up).buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<_>>().await?;
-    let ids: Vec<_> = rooms.iter().map(|(room, _)| room.to_string()).collect();
-    let rarest = rarest(connection, &ids, &words).await?;
-    let first = words.swap_remove(rarest);
-    let mut filter = doc! { "chatRoomId": { "$in": ids }, "words": first };
-    let mut conditions: Vec<_> = words.iter().map(|word| doc! { "words": word }).collect();
-    // Of a room that is seen from an entry on, only what is behind it.
-    conditions.extend(rooms.iter().filter(|(_, after)| *after > Seq(0)).map(|(room, after)| {
-        doc! { "$or": [{ "chatRoomId": { "$ne": room.to_string() } }, { "seq": { "$gt": number(after.0) } }] }
-    }));
-    if let Some((at, id)) = search.before {
-        let same_time = doc! { "createdAt": date(at), "_id": { "$lt": id.to_string() } };
-        conditions.push(doc! { "$or": [{ "createdAt": { "$lt": date(at) } }, same_time] });
-    }
-    if !conditions.is_empty() {
-        filter.insert("$and", conditions);
-    }
-    let found = connection.messages.find(filter).sort(doc! { "createdAt": -1, "_id": -1 }).limit(rows(search.limit));
-    connection.all(found.hint(by_name(schema::BY_WORD)), documents::message).await
+    let (places, next) = hits.newest(search.limit);
+    let messages = messages(connection, places).await?;
+    // What it says may have changed since, and phrases are in no index.
+    let messages = messages.into_iter().filter(|message| query.matches(&message.text)).collect();
+    Ok(Found { messages, next })
 }
 
-/// Which of the words is in the fewest messages of these rooms: the index leads by one word, and each message with that is read to look for
+/// The place in front of an entry of a room; `None` where nothing is.
+async fn place_in(connection: &Connection, room: RoomId, seq: Seq) -> Result<Option<Place>> {
+    let before = pages::entries_between(room, Seq(0), Seq(seq.0.saturating_sub(1)));
+    let last = connection.messages.find_one(before).sort(doc! { "seq": -1 }).projection(doc! { "createdAt": 1 }).hint(by_name(schema::LOG));
+    connection.one(last, |entry| Some(Place { at: time_in(entry, "createdAt"), seq, room })).await
+}
+
+/// Looks where the logs end and what of them is indexed.
+async fn logs(connection: &Connection, state: &State, rooms: Vec<(RoomId, Seq)>) -> Result<Vec<Log>> {
+    let is_marked = state.is_marked();
+    let ids: Vec<_> = rooms.iter().map(|(room, _)| *room).collect();
+    let ends = pages::ends(connection, &ids).await?;
+    let mut indexed = HashMap::new();
+    for ids in ids.chunks(rooms::ROOMS_AT_ONCE) {
+        let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+        let stretches = connection.rooms.find(doc! { "_id": { "$in": ids } }).projection(doc! { "search": 1 });
+        let up_to = |room: &RawDocument| Some((RoomId::parse(text_in(room, "_id"))?, seq_in(room.get_document("search").ok()?, "upTo")));
+        indexed.extend(connection.all(stretches, up_to).await?);
+    }
+    let log = |(room, hidden)| {
+        let end = *ends.get(&room)?;
+        let unknown = if is_marked { Seq(0) } else { Seq(end.0.saturating_sub(LATEST)) };
+        Some(Log { room, hidden, up_to: indexed.get(&room).copied().unwrap_or(unknown), end })
+    };
+    Ok(rooms.into_iter().filter_map(log).collect())
+}
+
+/// Finds messages that are not indexed yet by their texts, as far as one call may read.
+async fn read_texts(connection: &Connection, behind: &Behind, logs: &[Log], query: &Query, before: Option<Place>) -> Result<Hits> {
+    let logs: Vec<_> = logs.iter().filter(|log| log.up_to < log.end).collect();
+    behind.note_rooms(logs.iter().map(|log| log.room));
+    let most = (TEXTS / logs.len().max(1)).max(TEXTS_OF_ROOM);
+    let reading: Vec<_> = logs.into_iter().map(|log| read_texts_of(connection, log, query, before, most)).collect();
+    let found: Vec<_> = stream::iter(reading).buffer_unordered(QUERIES).try_collect().await?;
+    Ok(found.into_iter().fold(Hits::default(), |mut hits, more| {
+        hits.add(more);
+        hits
+    }))
+}
+
+async fn read_texts_of(connection: &Connection, log: &Log, query: &Query, before: Option<Place>, most: usize) -> Result<Hits> {
+    let mut filter = entries_between(log.room, log.up_to.max(log.hidden), log.end);
+    filter.extend(doc! { "deleted": null });
+    if let Some(before) = before {
+        filter.extend(not_after(before));
+    }
+    let fields = doc! { "chatRoomId": 1, "seq": 1, "createdAt": 1, "message.messageText": 1 };
+    let limit = rows(most as u64);
+    let texts = connection.messages.find(filter).sort(doc! { "seq": -1 }).limit(limit).projection(fields).hint(by_name(schema::LOG));
+    let is_before = |place: Place| before.is_none_or(|before| place < before);
+    let read = |entry: &RawDocument| {
+        let text = entry.get_document("message").ok().map(|content| text_in(content, "messageText")).unwrap_or_default();
+        let hit = hit(entry)?;
+        let is_found = is_before(hit.0) && query.matches(text);
+        Some((hit, is_found))
+    };
+    let texts = connection.all(texts, read).await?;
+    let horizon = texts.last().filter(|_| texts.len() >= most).map(|((place, _), _)| (place.at, place.seq));
+    Ok(Hits { found: texts.into_iter().filter_map(|(hit, is_found)| is_found.then_some(hit)).collect(), horizon })
+}
+
+/// Finds the newest messages of these logs that have all terms of a query.
+async fn find(connection: &Connection, logs: &[Log], query: &Query, before: Option<Place>, limit: u64) -> Result<Hits> {
+    let rooms: Vec<_> = logs.iter().map(|log| log.room.to_string()).collect();
+    let mut others = query.terms().to_vec();
+    let first = others.swap_remove(rarest(connection, &rooms, query.terms()).await?);
+    let mut with_first = doc! { "chatRoomId": { "$in": rooms }, "terms": first };
+    let mut conditions: Vec<_> = logs.iter().filter(|log| log.hidden > Seq(0)).map(hides).collect();
+    if let Some(before) = before {
+        with_first.extend(not_after(before));
+        conditions.push(is_before(before));
+    }
+    if !conditions.is_empty() {
+        with_first.insert("$and", conditions);
+    }
+    let order = doc! { "createdAt": -1, "seq": -1 };
+    let fields = doc! { "_id": 1, "chatRoomId": 1, "seq": 1, "createdAt": 1 };
+    // At the end there may be messages of several rooms with the same time and number, of which others are missing.
+    let most = limit.saturating_add(logs.len() as u64);
+    let mut stages = vec![doc! { "$match": &with_first }, doc! { "$sort": &order }, doc! { "$limit": rows(CANDIDATES.max(most)) }];
+    let is_filtered = !others.is_empty();
+    if is_filtered {
+        stages.push(doc! { "$match": { "terms": { "$all": others } } });
+    }
+    stages.extend([doc! { "$limit": rows(most) }, doc! { "$project": &fields }]);
+    let found = connection.all(connection.messages.aggregate(stages).hint(by_name(schema::BY_TERM)), hit).await?;
+    let horizon = if found.len() as u64 >= most {
+        found.last().map(|(place, _)| *place)
+    } else if is_filtered {
+        let last = connection.messages.find(with_first).sort(order).skip(CANDIDATES.max(most) - 1).limit(1).projection(fields);
+        connection.all(last.hint(by_name(schema::BY_TERM)), hit).await?.pop().map(|(place, _)| place)
+    } else {
+        None
+    };
+    Ok(Hits { found, horizon: horizon.map(|place| (place.at, place.seq)) })
+}
+
+/// Of a room that is seen from an entry on, only what is behind it.
+fn hides(log: &Log) -> Document {
+    doc! { "$or": [{ "chatRoomId": { "$ne": log.room.to_string() } }, { "seq": { "$gt": number(log.hidden.0) } }] }
+}
+
+/// Bounds the part of the index that is read.
+fn not_after(place: Place) -> Document {
+    doc! { "createdAt": { "$lte": date(place.at) } }
+}
+
+fn is_before(Place { at, seq, room }: Place) -> Document {
+    let (at, seq) = (date(at), number(seq.0));
+    let same_number = doc! { "createdAt": at, "seq": seq, "chatRoomId": { "$lt": room.to_string() } };
+    doc! { "$or": [{ "createdAt": { "$lt": at } }, { "createdAt": at, "seq": { "$lt": seq } }, same_number] }
+}
+
+fn hit(entry: &RawDocument) -> Option<(Place, String)> {
+    let room = RoomId::parse(text_in(entry, "chatRoomId"))?;
+    Some((Place { at: time_in(entry, "createdAt"), seq: seq_in(entry, "seq"), room }, text_in(entry, "_id").to_owned()))
+}
+
+/// Which of the terms is in the fewest messages of these rooms: the index leads by one term, and each message with that is read to look for
 /// the others. Counting goes no further than to the rarest so far.
-async fn rarest(connection: &Connection, rooms: &[String], words: &[String]) -> Result<usize> {
+async fn rarest(connection: &Connection, rooms: &[String], terms: &[String]) -> Result<usize> {
     let (mut rarest, mut fewest) = (0, COUNTED);
-    if words.len() < 2 {
+    if terms.len() < 2 {
         return Ok(rarest);
     }
-    for (index, word) in words.iter().enumerate() {
-        let with_word = connection.messages.count_documents(doc! { "chatRoomId": { "$in": rooms }, "words": word });
-        let count = connection.within(with_word.limit(fewest).hint(by_name(schema::BY_WORD))).await?;
+    for (index, term) in terms.iter().enumerate() {
+        let with_term = connection.messages.count_documents(doc! { "chatRoomId": { "$in": rooms }, "terms": term });
+        let count = connection.within(with_term.limit(fewest).hint(by_name(schema::BY_TERM))).await?;
         if count < fewest {
             (rarest, fewest) = (index, count);
         }
@@ -130,18 +237,37 @@ async fn rarest(connection: &Connection, rooms: &[String], words: &[String]) -> 
     Ok(rarest)
 }
 
-/// Those of the rooms in which messages are without their words. In the others all are, and say what their latest edits made of them.
-async fn behind(connection: &Connection, rooms: Vec<RoomId>) -> Result<Vec<RoomId>> {
-    let ends = pages::ends(connection, &rooms).await?;
-    let ids: Vec<_> = rooms.iter().map(ToString::to_string).collect();
-    let done = connection.rooms.find(doc! { "_id": { "$in": ids } }).projection(doc! { "searchSeq": 1 });
-    let done = connection.all(done, |room| Some((RoomId::parse(text_in(room, "_id"))?, seq_in(room, "searchSeq")))).await?;
-    let done: HashMap<_, _> = done.into_iter().collect();
-    let is_behind = |room: &RoomId| ends.get(room).is_some_and(|end| done.get(room).is_some_and(|done| done < end));
-    Ok(rooms.into_iter().filter(is_behind).collect())
+impl Hits {
+    fn add(&mut self, more: Self) {
+        self.found.extend(more.found);
+        self.horizon = self.horizon.max(more.horizon);
+    }
+
+    /// The newest of them, and where to go on.
+    fn newest(mut self, limit: u64) -> (Vec<(Place, String)>, Option<Place>) {
+        self.found.retain(|(place, _)| Some((place.at, place.seq)) > self.horizon);
+        self.found.sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
+        self.found.dedup_by_key(|(place, _)| *place);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let beyond = self.found.len() > limit;
+        self.found.truncate(limit);
+        let last = self.found.last().map(|(place, _)| *place).filter(|_| beyond);
+        // None of those with the same time and number is among them.
+        let horizon = self.horizon.map(|(at, Seq(seq))| Place { at, seq: Seq(seq + 1), room: RoomId::from_bytes([0; 16]) });
+        (self.found, last.or(horizon))
+    }
 }
 
-async fn catch_up_all(connection: &Connection, room: RoomId) -> Result<()> {
-    while catch_up_room(connection, room).await? {}
-    Ok(())
+/// These messages in the same order; those that were deleted meanwhile are left out.
+async fn messages(connection: &Connection, places: Vec<(Place, String)>) -> Result<Vec<Message>> {
+    let ids: Vec<_> = places.iter().map(|(_, id)| id.as_str()).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = connection.messages.find(doc! { "_id": { "$in": ids } });
+    let mut found = connection.all(found, documents::message).await?;
+    let known: HashSet<_> = places.into_iter().map(|(place, _)| place).collect();
+    found.retain(|message| known.contains(&Place::of(message)));
+    found.sort_unstable_by_key(|message| std::cmp::Reverse(Place::of(message)));
+    Ok(found)
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, UserId},
-    store::{MOST_SESSIONS, Refresh, Result, Which},
+    store::{MOST_SESSIONS, Refresh, Result, Rotation, Which},
 };
 
 fn hash(bytes: [u8; 32]) -> Binary {
@@ -76,21 +76,27 @@ pub async fn of_user(connection: &Connection, user: UserId, at: Timestamp) -> Re
     connection.all(of_user.sort(doc! { "createdAt": -1, "_id": -1 }).hint(by_name(schema::BY_USER)), session).await
 }
 
-pub async fn refresh(
-    connection: &Connection,
-    id: SessionId,
-    key: &RefreshKey,
-    next: [u8; 32],
-    at: Timestamp,
-    until: Timestamp,
-) -> Result<Refresh> {
-    let known = doc! { "_id": id.to_string(), "line": hash(key.line), "expiresAt": { "$gt": date(at) } };
-    let mut latest = known.clone();
-    latest.insert("secret", hash(key.secret));
-    let renew = doc! { "$set": { "secret": hash(next), "usedAt": date(at), "expiresAt": date(until) } };
-    let renew = connection.sessions.find_one_and_update(latest, renew).return_document(ReturnDocument::After);
-    if let Some(renewed) = connection.one(renew, session).await? {
-        return Ok(Refresh::Renewed(renewed.into()));
+pub async fn refresh(connection: &Connection, rotation: &Rotation) -> Result<Refresh> {
+    let Rotation { session: id, key, successors, at, expires_at } = rotation;
+    let known = doc! { "_id": id.to_string(), "line": hash(key.line), "expiresAt": { "$gt": date(*at) } };
+    if let Some(next) = successors.first() {
+        let mut latest = known.clone();
+        latest.insert("secret", hash(key.secret));
+        let renew = doc! { "$set": { "secret": hash(*next), "usedAt": date(*at), "expiresAt": date(*expires_at) } };
+        let renew = connection.sessions.find_one_and_update(latest, renew).return_document(ReturnDocument::After);
+        if let Some(renewed) = connection.one(renew, session).await? {
+            return Ok(Refresh::Renewed(renewed.into(), *next));
+        }
+    }
+    let (from, to) = rotation.window();
+    let mut repeated = known.clone();
+    repeated.insert("secret", doc! { "$in": successors.iter().copied().map(hash).collect::<Vec<_>>() });
+    repeated.insert("usedAt", doc! { "$gte": date(from), "$lte": date(to) });
+    // Changes nothing. A read could miss the replacement by which the token was refused above, until the majority has it.
+    let repeated = connection.sessions.find_one_and_update(repeated, doc! { "$set": { "line": hash(key.line) } });
+    let latest = |document: &RawDocument| Some((session(document)?, document.get_binary("secret").ok()?.bytes.try_into().ok()?));
+    if let Some((session, latest)) = connection.one(repeated, latest).await? {
+        return Ok(Refresh::Repeated(session.into(), latest));
     }
     let replayed = connection.one(connection.sessions.find_one_and_delete(known), session).await?;
     Ok(replayed.map_or(Refresh::Unknown, |session| Refresh::Replayed(session.into())))

@@ -40,9 +40,22 @@ pub async fn take_over(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-async fn is_empty(connection: &Connection, collection: &Collection<RawDocumentBuf>) -> Result<bool> {
+pub async fn is_empty(connection: &Connection, collection: &Collection<RawDocumentBuf>) -> Result<bool> {
     let any = collection.find_one(doc! {}).sort(doc! { "_id": 1 }).projection(doc! { "_id": 1 });
     Ok(connection.one(any, |_| Some(())).await?.is_none())
+}
+
+/// Remembers the members of rooms who were deleted in the original application, as people who were deleted. Those who had written or read
+/// something were remembered from the first version on; the others were members of whom nothing was known.
+pub async fn remember_gone_members(connection: &Connection) -> Result<()> {
+    let all = connection.rooms.find(doc! {}).projection(doc! { "userIds": 1 });
+    let mut rooms = connection.within(all).await?;
+    let mut members = HashSet::new();
+    while rooms.advance().await.map_err(|error| failure(&error))? {
+        let listed = rooms.current().get_array("userIds").ok().into_iter().flatten().flatten();
+        members.extend(listed.filter_map(|id| UserId::parse(id.as_str()?)));
+    }
+    remember_the_gone(connection, &members).await
 }
 
 /// Gives every room its key, the oldest first: where several have the same members, the unique index keeps the key for that one.
@@ -65,7 +78,7 @@ async fn take_over_rooms(connection: &Connection) -> Result<()> {
         }
     }
     update(connection, &connection.rooms, updates).await?;
-    drop_passage(connection, &connection.rooms).await?;
+    drop_index(connection, &connection.rooms, PASSAGE).await?;
     tracing::info!(rooms = taken_over, "took over the rooms of the original application");
     Ok(())
 }
@@ -94,7 +107,7 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
     work.end_room();
     work.send(connection).await?;
     remember_the_gone(connection, &work.people).await?;
-    drop_passage(connection, &connection.messages).await?;
+    drop_index(connection, &connection.messages, PASSAGE).await?;
     tracing::info!(messages = done, "took over the messages of the original application");
     Ok(())
 }
@@ -210,10 +223,11 @@ async fn remember_the_gone(connection: &Connection, people: &HashSet<UserId>) ->
     Ok(())
 }
 
-async fn drop_passage(connection: &Connection, collection: &Collection<RawDocumentBuf>) -> Result<()> {
+/// Drops an index, if it is there.
+pub async fn drop_index(connection: &Connection, collection: &Collection<RawDocumentBuf>, index: &str) -> Result<()> {
     /// MongoDB's code for an index that is not there: another server has dropped it.
     const INDEX_NOT_FOUND: i32 = 27;
-    let command = doc! { "dropIndexes": collection.name(), "index": PASSAGE };
+    let command = doc! { "dropIndexes": collection.name(), "index": index };
     match connection.database.run_command(command).await {
         Err(error) if matches!(error.kind.as_ref(), ErrorKind::Command(command) if command.code == INDEX_NOT_FOUND) => Ok(()),
         other => other.map(|_| ()).map_err(|error| failure(&error)),

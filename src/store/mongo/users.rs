@@ -8,6 +8,7 @@ use mongodb::{
 use super::{
     connection::Connection,
     documents::{self, date, text_in, time_in},
+    rooms::ROOMS_AT_ONCE,
     rows,
     schema::{self, by_name},
     sessions,
@@ -17,6 +18,8 @@ use crate::{
     store::{Names, Result, StoreError, UserCursor, Which},
 };
 
+/// The form of an id. A user of the original application may have another, and is nobody to us.
+const ID: &str = "^[0-9a-f]{32}$";
 /// How many users are changed in one go.
 const AT_ONCE: usize = 1_000;
 
@@ -71,10 +74,22 @@ pub async fn people(connection: &Connection, ids: &[UserId]) -> Result<Vec<User>
     connection.all(connection.users.find(doc! { "_id": { "$in": ids } }), documents::user).await
 }
 
+/// Those of these users who were deleted, ascending.
+pub async fn deleted_among(connection: &Connection, ids: &[UserId]) -> Result<Vec<UserId>> {
+    let mut deleted = Vec::new();
+    for ids in ids.chunks(ROOMS_AT_ONCE) {
+        // The index holds nobody else, so this takes steps for those who were deleted, not for all who are asked about.
+        let among = doc! { "deleted": true, "_id": { "$in": ids.iter().map(ToString::to_string).collect::<Vec<_>>() } };
+        let found = connection.users.find(among).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 }).hint(by_name(schema::DELETED_USERS));
+        deleted.extend(connection.all(found, |user| UserId::parse(text_in(user, "_id"))).await?);
+    }
+    Ok(deleted)
+}
+
 pub async fn list(connection: &Connection, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
     let Some((created_at, id)) = after else { return page(connection, doc! {}, skip, limit).await };
     // Two queries, each of which goes along the index; one that asks for both has all the rest sorted for each page.
-    let at_once = doc! { "createdAt": date(created_at), "_id": { "$gt": id.to_string() } };
+    let at_once = doc! { "createdAt": date(created_at), "_id": { "$gt": id.to_string(), "$regex": ID } };
     let mut users = page(connection, at_once, 0, skip.saturating_add(limit)).await?;
     let skipped = users.drain(..users.len().min(usize::try_from(skip).unwrap_or(usize::MAX))).count() as u64;
     let later = doc! { "createdAt": { "$gt": date(created_at) } };
@@ -88,6 +103,8 @@ async fn page(connection: &Connection, mut filter: Document, skip: u64, limit: u
     }
     // A user whose document does not tell is not deleted; `null` finds those.
     filter.insert("deleted", Bson::Null);
+    // What is left out has to be left out before it is counted, or pages would not be full.
+    filter.entry("_id".to_owned()).or_insert_with(|| doc! { "$regex": ID }.into());
     let users = connection.users.find(filter).sort(doc! { "createdAt": 1, "_id": 1 }).skip(rows(skip).unsigned_abs()).limit(rows(limit));
     connection.all(users.hint(by_name(schema::BY_AGE)), documents::user).await
 }

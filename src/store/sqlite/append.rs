@@ -114,7 +114,7 @@ impl Tail {
     fn delete(&mut self, connection: &Connection, room: RoomId, id: MessageId) -> Result<bool> {
         let Some(message) = log::in_room(connection, room, id)? else { return Ok(false) };
         connection.prepare_cached("UPDATE entries SET text = NULL WHERE room = ? AND seq = ?")?.execute(params![room, message.seq])?;
-        search::replace(connection, &message, None)?;
+        search::changed(connection, room, message.seq)?;
         if self.head.latest == Some(id) {
             self.head.latest = log::newest(connection, room, message.seq, 1)?.pop().map(|message| message.id);
         }
@@ -177,7 +177,7 @@ fn edit(connection: &Connection, room: RoomId, id: MessageId, text: &str, at: Pl
         room,
         message.seq
     ])?;
-    search::replace(connection, &message, Some(text))?;
+    search::changed(connection, room, message.seq)?;
     Ok(true)
 }
 

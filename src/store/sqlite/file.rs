@@ -21,12 +21,13 @@ const APPLICATION_ID: i64 = 0x4361_7573;
 /// The steps to the schema. How many of them a database has taken is its version (SQLite's `user_version`).
 ///
 /// To change the schema: add a step. Those that are here stay as they are.
-const SCHEMA: [&str; 5] = [
+const SCHEMA: [&str; 6] = [
     include_str!("schema.sql"),
     include_str!("accounts.sql"),
     include_str!("sessions.sql"),
     include_str!("changes.sql"),
     include_str!("sigma.sql"),
+    include_str!("terms.sql"),
 ];
 /// Files of up to this many bytes are checked whole at start, which takes less than a tenth of a second; larger ones at their edges.
 const CHECK_WHOLE: u64 = 16 << 20;

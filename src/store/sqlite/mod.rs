@@ -19,19 +19,29 @@ mod users;
 mod wal;
 mod writer;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
-use tokio::{sync::Notify, task::AbortHandle, time::sleep};
+use tokio::{
+    sync::Notify,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
 
 use super::{
-    Appended, Departed, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, Search, Store, StoreError, Unread, UserCursor, Which,
-    search::{Behind, PAUSE, rooms_of},
+    Appended, Departed, Found, ListedRoom, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, Store,
+    StoreError, Unread, UserCursor, Which,
+    search::{Behind, PAUSE},
 };
 use crate::model::{
     Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
     UserId, Username,
 };
+use search::{Indexer, Walk};
 use threads::Threads;
 
 /// How many threads read. Reads are short; more threads than cores only add switching.
@@ -39,6 +49,10 @@ const READERS: usize = 2;
 
 /// How long after a slice that failed it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two slices the indexing of messages pauses for as long as a slice took, within these bounds.
+const INDEX_PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
+/// How long the end of the store waits for what was deleted or edited to be erased from the index of search.
+const LAST_ERASING: Duration = Duration::from_secs(1);
 
 /// Behind every entry.
 const END: Seq = Seq(u64::MAX);
@@ -46,8 +60,9 @@ const END: Seq = Seq(u64::MAX);
 /// A store in one SQLite file.
 pub struct Sqlite {
     threads: Arc<Threads>,
-    /// Where there is something to put into the index of search.
+    /// What is to be indexed for search.
     behind: Arc<Behind>,
+    indexer: Arc<Mutex<Indexer>>,
     /// Wakes the task that takes away what deleted rooms have left.
     deleted: Arc<Notify>,
     /// What is done on the side: indexing and taking away. Nothing where we are beside a server.
@@ -59,7 +74,8 @@ impl Sqlite {
     pub async fn open(path: PathBuf) -> std::result::Result<Self, OpenError> {
         let mut store = Self::opened(move || file::open(&path)).await?;
         store.on_the_side = vec![
-            tokio::spawn(index_on_the_side(Arc::clone(&store.threads), Arc::clone(&store.behind))).abort_handle(),
+            tokio::spawn(index_in_background(Arc::clone(&store.threads), Arc::clone(&store.behind), Arc::clone(&store.indexer)))
+                .abort_handle(),
             tokio::spawn(purge_on_the_side(Arc::clone(&store.threads), Arc::clone(&store.deleted))).abort_handle(),
         ];
         Ok(store)
@@ -77,7 +93,13 @@ impl Sqlite {
     {
         let opened = tokio::task::spawn_blocking(open).await;
         let threads = opened.unwrap_or_else(|lost| Err(OpenError::Unusable(format!("database: opening it failed: {lost}"))))?;
-        Ok(Self { threads: Arc::new(threads), behind: Arc::default(), deleted: Arc::default(), on_the_side: Vec::new() })
+        Ok(Self {
+            threads: Arc::new(threads),
+            behind: Arc::default(),
+            indexer: Arc::default(),
+            deleted: Arc::default(),
+            on_the_side: Vec::new(),
+        })
     }
 
     fn stop_on_the_side(&self) {
@@ -105,19 +127,54 @@ async fn purge_on_the_side(threads: Arc<Threads>, deleted: Arc<Notify>) {
     }
 }
 
-/// Puts new messages into the index of search, so slowly that posting does not suffer.
-async fn index_on_the_side(threads: Arc<Threads>, behind: Arc<Behind>) {
-    let mut rooms = Vec::new();
+/// Indexes messages for search, in slices so small and so far between that posting does not suffer.
+async fn index_in_background(threads: Arc<Threads>, behind: Arc<Behind>, indexer: Arc<Mutex<Indexer>>) {
+    let mut restarts = true;
     loop {
-        sleep(PAUSE).await;
-        if rooms.is_empty() {
-            rooms = behind.take();
+        if restarts && let Ok(rooms) = threads.read(search::behind).await {
+            indexer.lock().unwrap_or_else(PoisonError::into_inner).add(rooms);
+            behind.note_erased();
+            restarts = false;
         }
-        if !rooms.is_empty() {
-            // What fails is left to whoever searches.
-            rooms = threads.write(move |connection| search::catch_up(connection, rooms)).await.unwrap_or_default();
+        let begun = Instant::now();
+        match index_slice(&threads, &behind, &indexer).await {
+            Ok(true) => sleep(begun.elapsed().clamp(INDEX_PAUSES.0, INDEX_PAUSES.1)).await,
+            Ok(false) => sleep(PAUSE).await,
+            Err(error) => {
+                tracing::warn!(%error, "messages could not be indexed for search; trying again");
+                // What was done in memory may not be on disk.
+                *indexer.lock().unwrap_or_else(PoisonError::into_inner) = Indexer::default();
+                restarts = true;
+                sleep(RETRY).await;
+            }
         }
     }
+}
+
+/// Indexes a slice. False when there was nothing to do.
+async fn index_slice(threads: &Threads, behind: &Behind, indexer: &Arc<Mutex<Indexer>>) -> Result<bool> {
+    let changes = behind.take();
+    let is_idle = {
+        let mut indexer = indexer.lock().unwrap_or_else(PoisonError::into_inner);
+        indexer.add(changes.rooms);
+        indexer.is_idle()
+    };
+    let erased = changes.erased && erase_slice(threads, indexer).await?;
+    if erased {
+        behind.note_erased();
+    }
+    if is_idle {
+        return Ok(erased);
+    }
+    let indexing = Arc::clone(indexer);
+    let index = move |connection: &rusqlite::Connection| indexing.lock().unwrap_or_else(PoisonError::into_inner).index(connection);
+    Ok(threads.slice(index).await? || erased)
+}
+
+/// Erases from the index a slice of what was deleted or edited. False when there was nothing.
+async fn erase_slice(threads: &Threads, indexer: &Arc<Mutex<Indexer>>) -> Result<bool> {
+    let indexer = Arc::clone(indexer);
+    threads.erase_slice(move |connection| indexer.lock().unwrap_or_else(PoisonError::into_inner).erase(connection)).await
 }
 
 #[async_trait]
@@ -171,8 +228,8 @@ impl Store for Sqlite {
         self.threads.read(move |connection| sessions::of_user(connection, user, at)).await
     }
 
-    async fn refresh_session(&self, id: SessionId, key: RefreshKey, next: [u8; 32], at: Timestamp, until: Timestamp) -> Result<Refresh> {
-        self.threads.write(move |connection| sessions::refresh(connection, id, &key, next, at, until)).await
+    async fn refresh_session(&self, rotation: Rotation) -> Result<Refresh> {
+        self.threads.write(move |connection| sessions::refresh(connection, &rotation)).await
     }
 
     async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>> {
@@ -207,9 +264,30 @@ impl Store for Sqlite {
         Ok(room.map(Arc::new))
     }
 
+    async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>> {
+        let room = Arc::clone(room);
+        Ok(self.threads.read(move |connection| users::deleted_among(connection, &room.members)).await?.into())
+    }
+
+    /// Each membership counts already what its user has posted.
+    async fn index_writers(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn writers_in(&self, room: &Arc<Room>) -> Result<Vec<UserId>> {
+        let id = room.id;
+        self.threads.read(move |connection| rooms::writers(connection, id)).await
+    }
+
+    async fn written_by(&self, user: UserId, rooms: &[Arc<Room>]) -> Result<Vec<RoomId>> {
+        let rooms: Vec<_> = rooms.iter().map(|room| room.id).collect();
+        self.threads.read(move |connection| rooms::written_by(connection, user, &rooms)).await
+    }
+
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
         let deleted = self.threads.erase(move |connection| rooms::delete(connection, id)).await?;
         self.deleted.notify_one();
+        self.behind.note_erased();
         Ok(deleted)
     }
 
@@ -223,7 +301,7 @@ impl Store for Sqlite {
     }
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
-        self.behind.note(rooms_of(&batch).into_iter());
+        self.behind.note(&batch);
         let erases = batch.iter().any(|entry| entry.change.erases());
         let append = move |connection: &rusqlite::Connection| append::append(connection, &batch);
         if erases { self.threads.erase(append).await } else { self.threads.write(append).await }
@@ -237,8 +315,8 @@ impl Store for Sqlite {
         self.threads.read(move |connection| log::find(connection, id)).await
     }
 
-    async fn recents(&self, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
-        self.threads.read(move |connection| rooms::recents(connection, user, skip, limit)).await
+    async fn recents(&self, page: RoomPage) -> Result<Vec<ListedRoom>> {
+        self.threads.read(move |connection| rooms::recents(connection, page)).await
     }
 
     async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>> {
@@ -275,13 +353,18 @@ impl Store for Sqlite {
         self.threads.read(unread).await
     }
 
-    async fn search(&self, search: Search) -> Result<Vec<Message>> {
-        let scope = search.scope;
-        let mut behind = self.threads.read(move |connection| search::behind(connection, scope)).await?;
-        while !behind.is_empty() {
-            behind = self.threads.write(move |connection| search::catch_up(connection, behind)).await?;
+    async fn search(&self, search: Search) -> Result<Found> {
+        let mut walk = Walk::new(search);
+        loop {
+            let step = move |connection: &rusqlite::Connection| {
+                let is_done = walk.step(connection)?;
+                Ok((walk, is_done))
+            };
+            match self.threads.read(step).await? {
+                (done, true) => return Ok(done.found()),
+                (further, false) => walk = further,
+            }
         }
-        self.threads.read(move |connection| search::find(connection, &search)).await
     }
 
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
@@ -315,6 +398,12 @@ impl Store for Sqlite {
 
     async fn close(&self) {
         self.stop_on_the_side();
+        if !self.on_the_side.is_empty() {
+            let erasing = async { while matches!(erase_slice(&self.threads, &self.indexer).await, Ok(true)) {} };
+            if timeout(LAST_ERASING, erasing).await.is_err() {
+                tracing::info!("the index of search still has words that were deleted; the next start erases them");
+            }
+        }
         let threads = Arc::clone(&self.threads);
         if let Err(lost) = tokio::task::spawn_blocking(move || threads.stop()).await {
             tracing::error!(%lost, "the database threads did not stop cleanly");

@@ -1,6 +1,6 @@
 //! Rooms, who is in them, and whose conversations are recent, in SQLite.
 
-use rusqlite::{Connection, OptionalExtension, Result, params};
+use rusqlite::{Connection, OptionalExtension, Result, params, types::ValueRef};
 
 use super::{
     rows::{self, count},
@@ -8,8 +8,8 @@ use super::{
     slice::Slice,
 };
 use crate::{
-    model::{Message, MessageId, Room, RoomId, Seq, UserId},
-    store::{is_large, member_key},
+    model::{MessageId, Room, RoomId, Seq, UserId},
+    store::{ListedRoom, RoomPage, is_large, member_key},
 };
 
 /// How many rows of a deleted room are taken away in one statement.
@@ -109,6 +109,26 @@ pub fn set_members(connection: &Connection, room: &Room) -> Result<()> {
         .map(drop)
 }
 
+/// The members who have put an entry into the room's log, ascending.
+pub fn writers(connection: &Connection, room: RoomId) -> Result<Vec<UserId>> {
+    connection
+        .prepare_cached("SELECT user FROM memberships WHERE room = ? AND posted > 0 ORDER BY user")?
+        .query_map([room], |row| row.get(0))?
+        .collect()
+}
+
+/// Those of these rooms in whose log the user has put an entry.
+pub fn written_by(connection: &Connection, user: UserId, rooms: &[RoomId]) -> Result<Vec<RoomId>> {
+    let mut has_posted = connection.prepare_cached("SELECT 1 FROM memberships WHERE user = ? AND room = ? AND posted > 0")?;
+    let mut written = Vec::new();
+    for room in rooms {
+        if has_posted.exists(params![user, room])? {
+            written.push(*room);
+        }
+    }
+    Ok(written)
+}
+
 /// Gives the room another name, or none.
 pub fn rename(connection: &Connection, room: RoomId, name: Option<&str>) -> Result<()> {
     connection.prepare_cached("UPDATE rooms SET name = ? WHERE id = ?")?.execute(params![name, room]).map(drop)
@@ -129,6 +149,7 @@ pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
     // They carry the room's latest message. Those of a large room do not, and are too many to be deleted at once.
     connection.prepare_cached("DELETE FROM memberships INDEXED BY memberships_small WHERE room = ? AND NOT large")?.execute([id])?;
     connection.prepare_cached("INSERT INTO purges (room) VALUES (?)")?.execute([id])?;
+    search::delete_room(connection, id)?;
     Ok(Some(last_seq - deleted))
 }
 
@@ -136,9 +157,9 @@ pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
 pub fn purge(connection: &Connection) -> Result<bool> {
     let room = connection.prepare_cached("SELECT room FROM purges LIMIT 1")?.query_row([], |row| row.get::<_, RoomId>(0)).optional()?;
     let Some(room) = room else { return Ok(false) };
-    let mut slice = Slice::new();
+    let slice = Slice::new();
     while slice.has_room() {
-        if !(purge_entry(connection, room, &mut slice)? || purge_some(connection, room)?) {
+        if !(purge_entry(connection, room)? || purge_some(connection, room)?) {
             connection.prepare_cached("DELETE FROM purges WHERE room = ?")?.execute([room])?;
             break;
         }
@@ -146,17 +167,10 @@ pub fn purge(connection: &Connection) -> Result<bool> {
     connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM purges)")?.query_row([], |row| row.get(0))
 }
 
-/// Takes away the first entry of a deleted room, with its words in the index of search. False when there is none.
-fn purge_entry(connection: &Connection, room: RoomId, slice: &mut Slice) -> Result<bool> {
-    let first = connection
-        .prepare_cached("SELECT seq, coalesce(length(text), 0) FROM entries WHERE room = ? ORDER BY seq LIMIT 1")?
-        .query_row([room], |row| Ok((row.get::<_, Seq>(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((seq, letters)) = first else { return Ok(false) };
-    search::purge(connection, room, seq)?;
-    connection.prepare_cached("DELETE FROM entries WHERE room = ? AND seq = ?")?.execute(params![room, seq])?;
-    slice.count(letters);
-    Ok(true)
+/// Takes away the first entry of a deleted room. False when there is none.
+fn purge_entry(connection: &Connection, room: RoomId) -> Result<bool> {
+    let first = "DELETE FROM entries WHERE room = ?1 AND seq = (SELECT min(seq) FROM entries WHERE room = ?1)";
+    Ok(connection.prepare_cached(first)?.execute([room])? > 0)
 }
 
 /// Takes away some of the read marks and memberships of a deleted room. False when there are none.
@@ -177,19 +191,33 @@ pub fn set_latest(connection: &Connection, room: RoomId, latest: Option<MessageI
     Ok(())
 }
 
-pub fn recents(connection: &Connection, user: UserId, skip: u64, limit: u64) -> Result<Vec<Message>> {
+/// A page of the user's rooms; a membership may outlive its room for a while: see [`delete`]. The place of a room is that of its latest message, or else of its creation: ids of both ascend with time.
+pub fn recents(connection: &Connection, page: RoomPage) -> Result<Vec<ListedRoom>> {
+    let RoomPage { user, since_joined, with_empty, skip, limit } = page;
     connection
         .prepare_cached(&format!(
-            "WITH latest_of_each (latest) AS (
-                 SELECT CASE WHEN large THEN (SELECT latest FROM heads WHERE heads.room = memberships.room) ELSE latest END
+            "WITH latest_of_each (listed, joined, latest) AS (
+                 SELECT room, joined,
+                        CASE WHEN large THEN (SELECT latest FROM heads WHERE heads.room = memberships.room) ELSE latest END
                  FROM memberships WHERE user = ?1
+                 AND (NOT ?5 OR NOT large OR EXISTS (SELECT 1 FROM heads WHERE heads.room = memberships.room))
              ),
-             recent (latest) AS (
-                 SELECT latest FROM latest_of_each WHERE latest IS NOT NULL ORDER BY latest DESC LIMIT ?2 OFFSET ?3
+             visible (listed, latest) AS (
+                 SELECT listed,
+                        CASE WHEN NOT ?4 OR joined = 0 OR (SELECT seq FROM entries WHERE id = latest) > joined THEN latest END
+                 FROM latest_of_each
+             ),
+             recent (listed, latest) AS (
+                 SELECT listed, latest FROM visible WHERE ?5 OR latest IS NOT NULL
+                 ORDER BY coalesce(latest, listed) DESC LIMIT ?2 OFFSET ?3
              )
-             SELECT {} FROM recent CROSS JOIN entries ON entries.id = recent.latest ORDER BY recent.latest DESC",
+             SELECT {}, listed FROM recent LEFT JOIN entries ON entries.id = recent.latest
+             ORDER BY coalesce(recent.latest, listed) DESC",
             rows::MESSAGE
         ))?
-        .query_map(params![user, count(limit), count(skip)], rows::message)?
+        .query_map(params![user, count(limit), count(skip), since_joined, with_empty], |row| {
+            let has_message = row.get_ref(0)? != ValueRef::Null;
+            Ok(ListedRoom { room: row.get(8)?, latest: has_message.then(|| rows::message(row)).transpose()? })
+        })?
         .collect()
 }

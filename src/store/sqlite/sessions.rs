@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use super::rows::count;
 use crate::{
     model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, UserId},
-    store::{MOST_SESSIONS, Refresh, Which},
+    store::{MOST_SESSIONS, Refresh, Rotation, Which},
 };
 
 /// How many sessions that are over are taken away with each that begins: more than one, so that they cannot pile up.
@@ -64,29 +64,27 @@ pub fn of_user(connection: &Connection, user: UserId, at: Timestamp) -> Result<V
         .collect()
 }
 
-pub fn refresh(
-    connection: &Connection,
-    id: SessionId,
-    key: &RefreshKey,
-    next: [u8; 32],
-    at: Timestamp,
-    until: Timestamp,
-) -> Result<Refresh> {
-    let renewed = connection
-        .prepare_cached(&format!(
-            "UPDATE sessions SET secret = ?, used_at = ?, expires_at = ?
-             WHERE id = ? AND line = ? AND secret = ? AND expires_at > ? RETURNING {SESSION}"
-        ))?
-        .query_row(params![next, at, until, id, key.line, key.secret, at], session)
+pub fn refresh(connection: &Connection, rotation: &Rotation) -> Result<Refresh> {
+    let Rotation { session: id, key, successors, at, expires_at } = rotation;
+    let latest = connection
+        .prepare_cached(&format!("SELECT {SESSION}, secret FROM sessions WHERE id = ? AND line = ? AND expires_at > ?"))?
+        .query_row(params![id, key.line, at], |row| Ok((session(row)?, row.get::<_, [u8; 32]>(6)?)))
         .optional()?;
-    if let Some(renewed) = renewed {
-        return Ok(Refresh::Renewed(renewed.into()));
+    let Some((session, latest)) = latest else { return Ok(Refresh::Unknown) };
+    if let Some(next) = successors.first()
+        && latest == key.secret
+    {
+        connection
+            .prepare_cached("UPDATE sessions SET secret = ?, used_at = ?, expires_at = ? WHERE id = ?")?
+            .execute(params![next, at, expires_at, id])?;
+        return Ok(Refresh::Renewed(Session { used_at: *at, expires_at: *expires_at, ..session }.into(), *next));
     }
-    let replayed = connection
-        .prepare_cached(&format!("DELETE FROM sessions WHERE id = ? AND line = ? AND expires_at > ? RETURNING {SESSION}"))?
-        .query_row(params![id, key.line, at], session)
-        .optional()?;
-    Ok(replayed.map_or(Refresh::Unknown, |session| Refresh::Replayed(session.into())))
+    let (from, to) = rotation.window();
+    if successors.contains(&latest) && (from..=to).contains(&session.used_at) {
+        return Ok(Refresh::Repeated(session.into(), latest));
+    }
+    connection.prepare_cached("DELETE FROM sessions WHERE id = ?")?.execute([id])?;
+    Ok(Refresh::Replayed(session.into()))
 }
 
 pub fn end(connection: &Connection, user: UserId, which: Which) -> Result<Vec<SessionId>> {

@@ -152,7 +152,12 @@ impl Threads {
         self.writer.run(true, work).await
     }
 
-    /// The same for a slice of work for which nobody waits: it may take a few milliseconds, and comes behind everything else.
+    /// Does a slice of work for which nobody waits, in a transaction: it may take a few milliseconds, and comes behind everything else.
+    pub async fn slice<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+        self.slices.run(false, work).await
+    }
+
+    /// The same for a slice that erases something.
     pub async fn erase_slice<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,

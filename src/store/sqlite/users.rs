@@ -65,6 +65,18 @@ pub fn people(connection: &Connection, ids: &[UserId]) -> Result<Vec<User>> {
     Ok(people)
 }
 
+/// Those of these users who were deleted.
+pub fn deleted_among(connection: &Connection, ids: &[UserId]) -> Result<Vec<UserId>> {
+    let mut is_deleted = connection.prepare_cached("SELECT 1 FROM users WHERE id = ? AND deleted")?;
+    let mut deleted = Vec::new();
+    for id in ids {
+        if is_deleted.exists([id])? {
+            deleted.push(*id);
+        }
+    }
+    Ok(deleted)
+}
+
 pub fn list(connection: &Connection, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
     let after = after.unwrap_or((Timestamp(i64::MIN), UserId::from_bytes([0; 16])));
     connection

@@ -1,0 +1,334 @@
+//! The URL of a database. What is secret in it, or could be, is shown to nobody.
+
+use std::fmt;
+
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// What stands in the place of a secret.
+const MASK: &str = "********";
+/// The shortest part of a secret that is looked for in texts: shorter ones stand in any text.
+const SHORTEST_PART: usize = 3;
+/// What a database's name, a host or a value cannot have in it in a URL that is well formed.
+const OUT_OF_PLACE: [char; 6] = ['=', '&', ';', '?', '@', ' '];
+
+/// The options of a MongoDB URL that hold no secret, in lower case. The value of any other, misspelt ones among them, is masked.
+const HARMLESS: &[&str] = &[
+    "appname",
+    "authmechanism",
+    "authsource",
+    "compressors",
+    "connecttimeoutms",
+    "directconnection",
+    "gssapiservicename",
+    "heartbeatfrequencyms",
+    "journal",
+    "loadbalanced",
+    "localthresholdms",
+    "maxconnecting",
+    "maxidletimems",
+    "maxpoolsize",
+    "maxstalenessseconds",
+    "minpoolsize",
+    "proxyhost",
+    "proxyport",
+    "proxyusername",
+    "readconcernlevel",
+    "readpreference",
+    "readpreferencetags",
+    "replicaset",
+    "retryreads",
+    "retrywrites",
+    "servermonitoringmode",
+    "serverselectiontimeoutms",
+    "sockettimeoutms",
+    "srvmaxhosts",
+    "srvservicename",
+    "ssl",
+    "timeoutms",
+    "tls",
+    "tlsallowinvalidcertificates",
+    "tlsallowinvalidhostnames",
+    "tlscafile",
+    "tlscertificatekeyfile",
+    "tlsdisablecertificaterevocationcheck",
+    "tlsdisableocspendpointcheck",
+    "tlsinsecure",
+    "uuidrepresentation",
+    "w",
+    "waitqueuetimeoutms",
+    "wtimeout",
+    "wtimeoutms",
+    "zlibcompressionlevel",
+];
+
+/// The URL of a database; secrets in it are shown to nobody.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// The whole URL, secrets and all: for the store that opens it, and for nothing that is printed.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// The text of an error with the secrets of this URL masked: drivers quote parts of a URL that they cannot read.
+    #[must_use]
+    pub fn mask_in(&self, text: &str) -> String {
+        let mut parts: Vec<_> = Masked::of(&self.0).hidden.into_iter().flat_map(parts_of).collect();
+        // The longest first, so that none is left in pieces.
+        parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
+        parts.iter().fold(text.to_owned(), |text, part| text.replace(part.as_str(), MASK))
+    }
+}
+
+impl From<String> for DatabaseUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&masked_url(&self.0))
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for DatabaseUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The URL with the password and the values of secret options masked; of a URL that is not well formed everything that could be one.
+pub fn masked_url(url: &str) -> String {
+    Masked::of(url).shown
+}
+
+/// A hidden piece as a driver may quote it: as it is and decoded, whole and in parts, in lower case.
+fn parts_of(hidden: &str) -> Vec<String> {
+    let decoded = percent_decode_str(hidden).decode_utf8_lossy().into_owned();
+    let whole = [hidden, decoded.as_str()];
+    let pieces = whole.iter().flat_map(|text| text.split([':', ',', '=', '&', ';', '/', '?', '@'])).chain(whole);
+    let pieces = pieces.filter(|part| part.chars().count() >= SHORTEST_PART);
+    pieces.flat_map(|part| [part.to_owned(), part.to_lowercase()]).collect()
+}
+
+/// A URL taken apart into what is shown and what is hidden.
+#[derive(Default)]
+struct Masked<'a> {
+    shown: String,
+    hidden: Vec<&'a str>,
+}
+
+impl<'a> Masked<'a> {
+    fn of(url: &'a str) -> Self {
+        let mut masked = Self::default();
+        masked.url(url);
+        masked
+    }
+
+    fn show(&mut self, text: &str) {
+        self.shown.push_str(text);
+    }
+
+    fn hide(&mut self, text: &'a str) {
+        self.shown.push_str(MASK);
+        self.hidden.push(text);
+    }
+
+    fn url(&mut self, url: &'a str) {
+        let scheme_end =
+            url.find("://").filter(|end| url[..*end].chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')));
+        let is_sqlite = url.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("sqlite:"));
+        if is_sqlite {
+            self.show(&url[..7]);
+            self.file(&url[7..]);
+        } else if let Some(end) = scheme_end {
+            self.show(&url[..end + 3]);
+            self.server(&url[end + 3..]);
+        } else if let Some(end) = url.find([':', '=', '&', '?', '@']) {
+            // No URL. A scheme is shown, and a user name nearly always is none.
+            let shown = if url[end..].starts_with(':') { end + 1 } else { 0 };
+            self.show(&url[..shown]);
+            self.hide(&url[shown..]);
+        } else {
+            self.show(url);
+        }
+    }
+
+    fn file(&mut self, path: &'a str) {
+        match path.split_once('?') {
+            // Another URL behind the wrong scheme.
+            _ if path.contains("://") => self.url(path),
+            Some((path, options)) => {
+                self.show(path);
+                self.options(options);
+            }
+            None => self.show(path),
+        }
+    }
+
+    /// What comes behind the scheme: `USER:PASSWORD@HOST:PORT,HOST:PORT/NAME?OPTIONS`.
+    fn server(&mut self, rest: &'a str) {
+        let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if tail.contains('@') {
+            // A password with such characters in it may end anywhere.
+            return self.hide(rest);
+        }
+        let hosts = match authority.rsplit_once('@') {
+            Some((login, hosts)) => {
+                match login.split_once(':') {
+                    Some((user, password)) => {
+                        self.show(user);
+                        self.show(":");
+                        self.hide(password);
+                    }
+                    None => self.show(login),
+                }
+                self.show("@");
+                hosts
+            }
+            None => authority,
+        };
+        for (n, host) in hosts.split(',').enumerate() {
+            self.show(if n > 0 { "," } else { "" });
+            self.host(host);
+        }
+        let (name, options) = tail.split_once('?').map_or((tail, None), |(name, options)| (name, Some(options)));
+        match name.strip_prefix('/') {
+            Some(name) if name.contains(OUT_OF_PLACE) || name.contains([':', ',']) => {
+                self.show("/");
+                self.hide(name);
+            }
+            _ => self.show(name),
+        }
+        if let Some(options) = options {
+            self.options(options);
+        }
+    }
+
+    /// A host and its port. A login without its `@` looks the same, but for the port.
+    fn host(&mut self, host: &'a str) {
+        let address_end = if host.starts_with('[') { host.find(']').map_or(0, |end| end + 1) } else { 0 };
+        match host[address_end..].split_once(':') {
+            _ if host.contains(OUT_OF_PLACE) => self.hide(host),
+            None => self.show(host),
+            Some((_, port)) if port.parse::<u16>().is_ok() => self.show(host),
+            Some((_, port)) => {
+                self.show(&host[..host.len() - port.len()]);
+                self.hide(port);
+            }
+        }
+    }
+
+    fn options(&mut self, options: &'a str) {
+        self.show("?");
+        for option in options.split_inclusive(['&', ';']) {
+            let bare = option.strip_suffix(['&', ';']).unwrap_or(option);
+            self.option(bare);
+            self.show(&option[bare.len()..]);
+        }
+    }
+
+    fn option(&mut self, option: &'a str) {
+        match option.split_once('=') {
+            Some((key, value)) if HARMLESS.contains(&key.to_ascii_lowercase().as_str()) && !value.contains(OUT_OF_PLACE) => {
+                self.show(option);
+            }
+            Some((key, value)) if key.chars().all(|c| c.is_ascii_alphanumeric()) => {
+                self.show(key);
+                self.show("=");
+                self.hide(value);
+            }
+            None if option.is_empty() => {}
+            _ => self.hide(option),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_masked_and_the_rest_is_shown() {
+        for (url, shown) in [
+            ("sqlite:data/causerie.db", "sqlite:data/causerie.db"),
+            ("sqlite:/data/x:y@z.db", "sqlite:/data/x:y@z.db"),
+            ("mongodb://localhost:27017/chat", "mongodb://localhost:27017/chat"),
+            ("mongodb://a:1,b:2,[::1]:3,[fe80::1]/chat?replicaSet=rs0&w=1", "mongodb://a:1,b:2,[::1]:3,[fe80::1]/chat?replicaSet=rs0&w=1"),
+            ("mongodb://me:hush@db.example/chat", "mongodb://me:********@db.example/chat"),
+            ("mongodb+srv://me:hush@db.example/?tls=true", "mongodb+srv://me:********@db.example/?tls=true"),
+            ("mongodb://me@db.example/chat?authSource=%24external", "mongodb://me@db.example/chat?authSource=%24external"),
+            ("mongodb://h/chat?proxyHost=p&proxyPassword=hush&ssl=true", "mongodb://h/chat?proxyHost=p&proxyPassword=********&ssl=true"),
+            (
+                "mongodb://h/?PROXYPASSWORD=hush;tlsCertificateKeyFilePassword=hush",
+                "mongodb://h/?PROXYPASSWORD=********;tlsCertificateKeyFilePassword=********",
+            ),
+            ("mongodb://h?tlsCertificateKeyFile=/run/key.pem", "mongodb://h?tlsCertificateKeyFile=/run/key.pem"),
+            ("mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:hush,X:y", "mongodb://h/?authMechanismProperties=********"),
+            ("mongodb://h/?proxyPassword=hush&proxyPassword=hush2", "mongodb://h/?proxyPassword=********&proxyPassword=********"),
+            ("postgres://me:hush@db/x", "postgres://me:********@db/x"),
+        ] {
+            assert_eq!(masked_url(url), shown);
+        }
+    }
+
+    #[test]
+    fn a_url_that_is_not_well_formed_shows_no_secret() {
+        for url in [
+            "mongodb://me:hush",
+            "mongodb://me:hush/chat",
+            "mongodb://me:hush?w=1",
+            "mongodb://me:hu/hush@h/chat",
+            "mongodb://me:hu?hush@h/chat",
+            "mongodb://me:x@hush/hush@h/chat",
+            "mongodb://me:x@hush?hush@h/chat",
+            "mongodb://me:x#hush@h/chat",
+            "mongodb://me:x@hush@h/chat",
+            "mongodb://u:hush@h1,v:hush@h2/chat",
+            "mongodb://me:%68ush:hush@h/chat",
+            "mongodb://h/chat?authMechanismProperties=AWS_SESSION_TOKEN:x@hush",
+            "mongodb://me:x@h/chat?proxyPassword=x@hush",
+            "mongodb://h/chat?%70roxyPassword=hush",
+            "mongodb://h/chat?myPassword=hush&x_token=hush&apiKey=hush&secret=hush&whatever=hush",
+            "mongodb://h/chat?proxyPassword:hush",
+            "mongodb://h/chat?appName=x proxyPassword=hush",
+            "mongodb://h/chat?appName=x?proxyPassword=hush",
+            "mongodb://h/chat?replicaSet:rs0,proxyPassword:hush=1",
+            "mongodb://h/chat&proxyPassword=hush",
+            "mongodb://h&proxyPassword=hush/chat",
+            "mongodb://h/proxyPassword=hush",
+            "mongodb://mongodb://me:hush@h/chat",
+            "mongodb:/me:hush@h/chat",
+            "mongodb:me:hush@h/chat",
+            "mongodb//me:hush@h/chat",
+            "me:hush@h/chat",
+            "hush@h",
+            "sqlite:mongodb://me:hush@h/chat",
+            "SQLite:x.db?key=hush",
+            "mongo db://me:hush@h",
+        ] {
+            let shown = masked_url(url);
+            assert!(!shown.contains("hush") && shown.contains(MASK), "{url}: {shown}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_driver_quotes_no_secret() {
+        let url = DatabaseUrl("mongodb://me:p%61ss@h/chat?authMechanismProperties=AWS_SESSION_TOKEN=HUSH%2Fhash&w=1&xyzzy".into());
+        for quoted in ["p%61ss", "pass", "AWS_SESSION_TOKEN=HUSH/hash", "HUSH%2Fhash", "HUSH", "hush", "hash", "xyzzy"] {
+            let masked = url.mask_in(&format!("cannot read \"{quoted}\" of chat"));
+            assert!(!masked.contains(quoted) && masked.starts_with("cannot read ") && masked.ends_with(" of chat"), "{masked}");
+        }
+    }
+}

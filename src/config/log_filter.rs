@@ -1,0 +1,129 @@
+//! What is logged: a filter that has no unknown level in it. `tracing` takes any word that it does not know for a part of the program, and
+//! turns off all others.
+
+use serde::{Deserialize, Serialize};
+
+/// A filter of the log, as `tracing` reads it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(try_from = "String")]
+pub struct LogFilter(String);
+
+/// The levels; `off` is none.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+/// Our own part of the log.
+const OWN: &str = "causerie";
+/// How many letters a misspelt name of ours may differ by.
+const MISSPELT: usize = 2;
+
+impl LogFilter {
+    /// The filter.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for LogFilter {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let directives: Vec<_> = text.split(',').map(|part| directive(part.trim())).collect::<Result<_, _>>()?;
+        Ok(Self(directives.join(",")))
+    }
+}
+
+/// One part: `LEVEL`, `TARGET`, `TARGET=LEVEL`, `TARGET[SPAN{FIELD=VALUE}]=LEVEL`.
+fn directive(text: &str) -> Result<String, String> {
+    let span = text.rfind(']').map_or(0, |end| end + 1);
+    let (target, name) = match text[span..].find('=') {
+        Some(at) => (&text[..span + at], text[span + at + 1..].trim()),
+        None if span > 0 => return Ok(text.to_owned()),
+        None if is_target(text) => return Ok(text.to_owned()),
+        None => ("", text),
+    };
+    let crate_name = target.trim().split(['[', ':']).next().unwrap_or_default();
+    let path = target.split('[').next().unwrap_or_default().trim();
+    if !path.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-')) {
+        return Err(format!("log: '{path}' is not a part of a program; parts have commas between them, as in warn,{OWN}::http=info"));
+    }
+    if crate_name != OWN && strsim::damerau_levenshtein(crate_name, OWN) <= MISSPELT {
+        return Err(format!("log: '{crate_name}' is not a part of the program; do you mean {OWN}?"));
+    }
+    let Some(level) = level(name) else {
+        return Err(format!("log: '{name}' is not a level; levels are {}, also of a part, as in warn,{OWN}::http=info", LEVELS.join(", ")));
+    };
+    Ok(if target.is_empty() { level } else { format!("{}={level}", target.trim()) })
+}
+
+/// Whether a word without a level is a part of the program, of which everything is logged, and no misspelt level.
+fn is_target(text: &str) -> bool {
+    text == OWN || text.contains("::")
+}
+
+fn level(name: &str) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    match name.as_str() {
+        "warning" => Some("warn".into()),
+        _ => LEVELS.contains(&name.as_str()).then_some(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<String, String> {
+        LogFilter::try_from(text.to_owned()).map(|filter| filter.0)
+    }
+
+    #[test]
+    fn levels_are_known_and_warning_is_warn() {
+        for (text, filter) in [
+            ("info", "info"),
+            ("WARN", "warn"),
+            ("warning", "warn"),
+            ("Warning", "warn"),
+            ("off", "off"),
+            ("warn,causerie::http=info", "warn,causerie::http=info"),
+            (" warn , causerie=warning ", "warn,causerie=warn"),
+            ("causerie = debug", "causerie=debug"),
+            ("causerie", "causerie"),
+            ("causerie::http", "causerie::http"),
+            ("info,hyper=debug", "info,hyper=debug"),
+            ("info,[request{status=500}]=warning", "info,[request{status=500}]=warn"),
+            ("causerie[request]", "causerie[request]"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(filter), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_would_turn_the_log_off_by_mistake_is_refused() {
+        for text in [
+            "",
+            " ",
+            ",",
+            "warn,",
+            "err",
+            "verbose",
+            "trace2",
+            "fatal",
+            "loud",
+            "6",
+            "warn,foo",
+            "warn,hyper",
+            "causerie=",
+            "causerie=verbose",
+            "causerie::http=warnin",
+            "warn=info,=",
+            "causeire=debug",
+            "Causerie=debug",
+            "causeries::http=info",
+            "warn;causerie=debug",
+            "\"info\"",
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.starts_with("log: '"), "{text}: {error}");
+        }
+    }
+}

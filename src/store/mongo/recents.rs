@@ -1,0 +1,181 @@
+//! The rooms of a user by their latest messages, in MongoDB.
+
+use std::{cmp::Reverse, collections::HashMap};
+
+use mongodb::{
+    Cursor,
+    bson::{Document, RawDocument, RawDocumentBuf, doc},
+};
+
+use super::{
+    connection::Connection,
+    documents::{self, date, flag_in, seq_in, text_in, time_in},
+    pages,
+    rooms::{ROOMS_AT_ONCE, id_of_room, joined_in, own_joining},
+    rows, schema,
+};
+use crate::{
+    model::{Message, MessageId, RoomId, Seq, Timestamp, UserId},
+    store::{ListedRoom, Result, RoomPage},
+};
+
+/// How many rooms more than asked for are looked at first.
+const MORE_ROOMS: usize = 20;
+
+/// A room of the user's.
+struct Candidate {
+    room: RoomId,
+    created_at: Timestamp,
+    /// Until when it is active: none of its messages is later.
+    active_until: Timestamp,
+    /// The entry by which the user came into it.
+    joined: Seq,
+}
+
+impl Candidate {
+    fn read(room: &RawDocument) -> Option<Self> {
+        Some(Self {
+            room: id_of_room(room)?,
+            created_at: time_in(room, "createdAt"),
+            active_until: time_in(room, "activeUntil"),
+            joined: joined_in(room),
+        })
+    }
+}
+
+/// The fields that a [`Candidate`] is read from.
+fn fields(user: UserId) -> Document {
+    doc! { "createdAt": 1, "activeUntil": 1, "joined": own_joining(user) }
+}
+
+/// A room at its place in the list: that of its latest message, or else of its creation.
+struct Placed {
+    at: Timestamp,
+    id: [u8; 16],
+    room: RoomId,
+    latest: Option<MessageId>,
+}
+
+impl Placed {
+    fn place(&self) -> Reverse<(Timestamp, [u8; 16])> {
+        Reverse((self.at, self.id))
+    }
+}
+
+/// The document of a room says until when it is active. So the rooms are looked at in that order, until those that are left cannot have a
+/// message as late as those that are found. Large rooms do not say it, and are all looked at; rooms in which nothing was ever posted do not
+/// say it either, and are placed by their creation.
+pub async fn recents(connection: &Connection, page: RoomPage) -> Result<Vec<ListedRoom>> {
+    let skip = usize::try_from(page.skip).unwrap_or(usize::MAX);
+    let wanted = usize::try_from(page.limit).unwrap_or(usize::MAX).saturating_add(skip);
+    let mut placed = large_rooms(connection, &page).await?;
+    if page.with_empty {
+        placed.extend(never_active(connection, page.user, wanted).await?);
+    }
+    let active = doc! { "userIds": page.user.to_string(), "large": false, "activeUntil": { "$gt": date(Timestamp(0)) } };
+    let by_activity = connection.rooms.find(active).projection(fields(page.user)).sort(doc! { "activeUntil": -1 });
+    let mut next = wanted.saturating_add(MORE_ROOMS).min(ROOMS_AT_ONCE);
+    let by_activity = by_activity.batch_size(u32::try_from(next).unwrap_or(u32::MAX)).hint(schema::by_name(schema::BY_MEMBER));
+    let mut by_activity = connection.within(by_activity).await?;
+    loop {
+        let rooms = take(connection, &mut by_activity, next).await?;
+        let last_active = rooms.last().map(|room| room.active_until).unwrap_or_default();
+        placed.extend(places_of(connection, &page, &rooms).await?);
+        placed.sort_unstable_by_key(Placed::place);
+        let complete = wanted.checked_sub(1).is_none_or(|last| placed.get(last).is_some_and(|placed| placed.at > last_active));
+        if complete || rooms.len() < next {
+            break;
+        }
+        next = next.saturating_mul(2).min(ROOMS_AT_ONCE);
+    }
+    let listed: Vec<_> = placed.into_iter().take(wanted).skip(skip).collect();
+    let mut messages = messages(connection, listed.iter().filter_map(|placed| placed.latest)).await?;
+    let listed = listed.into_iter().filter_map(|Placed { room, latest, .. }| match latest {
+        // One that was deleted meanwhile takes its room with it.
+        Some(id) => Some(ListedRoom { room, latest: Some(messages.remove(&id)?) }),
+        None => Some(ListedRoom { room, latest: None }),
+    });
+    Ok(listed.collect())
+}
+
+async fn messages(connection: &Connection, ids: impl Iterator<Item = MessageId>) -> Result<HashMap<MessageId, Message>> {
+    let ids: Vec<_> = ids.map(|id| id.to_string()).collect();
+    let found = connection.all(connection.messages.find(doc! { "_id": { "$in": ids } }), documents::message).await?;
+    Ok(found.into_iter().map(|message| (message.id, message)).collect())
+}
+
+async fn large_rooms(connection: &Connection, page: &RoomPage) -> Result<Vec<Placed>> {
+    let large = connection.rooms.find(doc! { "userIds": page.user.to_string(), "large": true }).projection(fields(page.user));
+    let mut placed = Vec::new();
+    for rooms in connection.all(large, Candidate::read).await?.chunks(ROOMS_AT_ONCE) {
+        placed.extend(places_of(connection, page, rooms).await?);
+    }
+    Ok(placed)
+}
+
+/// The newest of the small rooms in which nothing was ever posted.
+async fn never_active(connection: &Connection, user: UserId, wanted: usize) -> Result<Vec<Placed>> {
+    let inactive = connection.rooms.find(doc! { "userIds": user.to_string(), "large": false, "activeUntil": null });
+    let newest = inactive.projection(fields(user)).sort(doc! { "createdAt": -1, "_id": -1 }).limit(rows(wanted.max(1) as u64));
+    connection.all(newest.hint(schema::by_name(schema::BY_MEMBER)), |room| Candidate::read(room).map(|room| empty(&room))).await
+}
+
+fn empty(room: &Candidate) -> Placed {
+    Placed { at: room.created_at, id: *room.room.as_bytes(), room: room.room, latest: None }
+}
+
+/// The next `count` rooms.
+async fn take(connection: &Connection, rooms: &mut Cursor<RawDocumentBuf>, count: usize) -> Result<Vec<Candidate>> {
+    let taking = async {
+        let mut taken = Vec::new();
+        while taken.len() < count && rooms.advance().await? {
+            taken.extend(Candidate::read(rooms.current()));
+        }
+        Ok(taken)
+    };
+    connection.within(taking).await
+}
+
+/// Where these rooms stand in the list, those of them that are in it.
+async fn places_of(connection: &Connection, page: &RoomPage, rooms: &[Candidate]) -> Result<Vec<Placed>> {
+    let mut latest = latest_of_each(connection, rooms).await?;
+    let place = |room: &Candidate| match latest.remove(&room.room).filter(|latest| !page.since_joined || latest.seq > room.joined) {
+        Some(Latest { at, id, .. }) => Some(Placed { at, id: *id.as_bytes(), room: room.room, latest: Some(id) }),
+        None => page.with_empty.then(|| empty(room)),
+    };
+    Ok(rooms.iter().filter_map(place).collect())
+}
+
+/// The latest message of a room, as far as its place among others goes.
+struct Latest {
+    at: Timestamp,
+    seq: Seq,
+    id: MessageId,
+}
+
+async fn latest_of_each(connection: &Connection, rooms: &[Candidate]) -> Result<HashMap<RoomId, Latest>> {
+    if rooms.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let ids: Vec<_> = rooms.iter().map(|room| room.room.to_string()).collect();
+    let ends = connection.messages.aggregate(schema::last_entry_of_each(ids)).hint(schema::by_name(schema::LOG));
+    let ends = connection
+        .all(ends, |end| {
+            let room = RoomId::parse(text_in(end, "_id"))?;
+            let (at, seq) = (time_in(end, "createdAt"), seq_in(end, "seq"));
+            let latest = MessageId::parse(text_in(end, "id")).map(|id| Latest { at, seq, id });
+            Some((room, seq, latest.filter(|_| !flag_in(end, "deleted"))))
+        })
+        .await?;
+    let mut latest = HashMap::with_capacity(ends.len());
+    for (room, seq, last) in ends {
+        if let Some(last) = last {
+            latest.insert(room, last);
+        } else {
+            // The last entry is no message any more: it is the one before it, if there is one.
+            let before = pages::newest(connection, room, Seq(seq.0.saturating_sub(1)), 1).await?.pop();
+            latest.extend(before.map(|message| (room, Latest { at: message.created_at, seq: message.seq, id: message.id })));
+        }
+    }
+    Ok(latest)
+}

@@ -1,0 +1,277 @@
+//! Indexing in slices. Each takes a few milliseconds of the thread that writes, so that everybody's posts go between two of them.
+
+use std::collections::{BTreeMap, HashSet};
+
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+use super::{BLOCK, Stretch, in_block, stretch};
+use crate::{
+    model::{RoomId, Seq},
+    store::{search::terms, sqlite::log},
+};
+
+/// Once a slice has so many postings, bytes of text or entries, it ends.
+const POSTINGS: usize = 1_000;
+const BYTES: usize = 64 << 10;
+const ENTRIES: usize = 500;
+/// How many rows of the index are looked through, or erased, in one slice.
+const ROWS: u64 = 2_000;
+
+/// What is to be indexed, in memory: whatever is lost of it can be found out again.
+#[derive(Default)]
+pub struct Indexer {
+    /// Rooms with entries behind the stretch that is indexed.
+    behind: HashSet<RoomId>,
+    /// No room has entries in front of its stretch.
+    is_complete: bool,
+    /// Where the index is being cleared of what messages once said.
+    clearing: Option<Clearing>,
+}
+
+/// A block that is being cleared of stale messages.
+struct Clearing {
+    room: RoomId,
+    log: i64,
+    block: u64,
+    /// The stale messages.
+    seqs: Vec<Seq>,
+    /// Up to which term that is done.
+    after: String,
+    /// Whether it is done up to the last one.
+    is_clear: bool,
+}
+
+/// By block and term, which entries have it.
+type Postings = BTreeMap<(u64, String), Vec<u8>>;
+
+impl Indexer {
+    /// Adds rooms with new messages.
+    pub fn add(&mut self, rooms: impl IntoIterator<Item = RoomId>) {
+        self.behind.extend(rooms);
+    }
+
+    /// Indexes some messages: new ones, or else old ones that an earlier version had indexed otherwise. False when there were none.
+    pub fn index(&mut self, connection: &Connection) -> Result<bool> {
+        while let Some(room) = self.behind.iter().next().copied() {
+            if index_new(connection, room)? {
+                return Ok(true);
+            }
+            self.behind.remove(&room);
+        }
+        self.is_complete = self.is_complete || !index_old(connection)?;
+        Ok(!self.is_complete)
+    }
+
+    /// Whether there is nothing to index.
+    pub fn is_idle(&self) -> bool {
+        self.behind.is_empty() && self.is_complete
+    }
+
+    /// Erases something from the index that was deleted or edited, in rooms that are there or no longer, or from that of an earlier version.
+    /// False when there was nothing.
+    pub fn erase(&mut self, connection: &Connection) -> Result<bool> {
+        Ok(self.follow_changes(connection)? || erase_deleted_room(connection)? || erase_former_index(connection)?)
+    }
+
+    /// Makes the index follow the changes of messages in one block.
+    fn follow_changes(&mut self, connection: &Connection) -> Result<bool> {
+        if self.clearing.is_none() {
+            self.clearing = Clearing::next(connection)?;
+        }
+        let Some(clearing) = &mut self.clearing else { return Ok(false) };
+        let is_there = stretch(connection, clearing.room)?.is_some_and(|stretch| stretch.log == clearing.log);
+        if !is_there || clearing.step(connection)? {
+            self.clearing = None;
+        }
+        Ok(true)
+    }
+}
+
+/// Returns the rooms with entries behind the stretch that is indexed.
+pub fn behind(connection: &Connection) -> Result<Vec<RoomId>> {
+    connection
+        .prepare("SELECT heads.room FROM heads LEFT JOIN search_logs ON search_logs.room = heads.room WHERE last_seq > coalesce(up_to, 0)")?
+        .query_map([], |row| row.get(0))?
+        .collect()
+}
+
+/// Indexes entries of a room behind its stretch. False when there are none.
+fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
+    let Some(head) = log::head(connection, room)? else { return Ok(false) };
+    let stretch = match stretch(connection, room)? {
+        Some(stretch) => stretch,
+        None => Stretch {
+            log: connection
+                .prepare_cached("INSERT INTO search_logs (room, above, up_to) VALUES (?, 0, 0) RETURNING number")?
+                .query_row([room], |row| row.get(0))?,
+            up_to: Seq(0),
+        },
+    };
+    let range = "seq > ? AND seq <= ? ORDER BY seq";
+    let Some(last) = index_some(connection, room, stretch.log, range, stretch.up_to, head.last_seq)? else { return Ok(false) };
+    connection.prepare_cached("UPDATE search_logs SET up_to = ? WHERE number = ?")?.execute(params![last, stretch.log])?;
+    Ok(true)
+}
+
+/// Indexes entries in front of the stretch of any room. False when there are none.
+fn index_old(connection: &Connection) -> Result<bool> {
+    let unfinished = connection
+        .prepare_cached("SELECT number, room, above FROM search_logs WHERE above > 0 AND room IS NOT NULL ORDER BY number LIMIT 1")?
+        .query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, RoomId>(1)?, row.get::<_, Seq>(2)?)))
+        .optional()?;
+    let Some((log, room, above)) = unfinished else { return Ok(false) };
+    let first = index_some(connection, room, log, "seq > ? AND seq <= ? ORDER BY seq DESC", Seq(0), above)?;
+    let above = Seq(first.unwrap_or(Seq(1)).0.saturating_sub(1));
+    connection.prepare_cached("UPDATE search_logs SET above = ? WHERE number = ?")?.execute(params![above, log])?;
+    Ok(true)
+}
+
+/// Indexes entries of this range until the slice is full. Returns the last one that was looked at.
+fn index_some(connection: &Connection, room: RoomId, log: i64, range: &str, after: Seq, up_to: Seq) -> Result<Option<Seq>> {
+    let mut entries = connection.prepare_cached(&format!("SELECT seq, text FROM entries WHERE room = ? AND {range}"))?;
+    let mut entries = entries.query(params![room, after, up_to])?;
+    let (mut postings, mut last) = (Postings::new(), None);
+    let (mut count, mut bytes, mut looked_at) = (0, 0, 0);
+    while count < POSTINGS && bytes < BYTES && looked_at < ENTRIES {
+        let Some(row) = entries.next()? else { break };
+        let (seq, text) = (row.get(0)?, row.get_ref(1)?.as_str_or_null()?.unwrap_or_default());
+        count += collect(&mut postings, seq, text);
+        bytes += text.len();
+        looked_at += 1;
+        last = Some(seq);
+    }
+    write(connection, log, postings)?;
+    Ok(last)
+}
+
+/// Adds the postings of a text. Returns how many these are.
+fn collect(postings: &mut Postings, seq: Seq, text: &str) -> usize {
+    let (block, byte) = in_block(seq);
+    let terms = terms(text);
+    let count = terms.len();
+    for term in terms {
+        postings.entry((block, term)).or_default().push(byte);
+    }
+    count
+}
+
+fn write(connection: &Connection, log: i64, postings: Postings) -> Result<()> {
+    let mut find = connection.prepare_cached("SELECT seqs FROM search_postings WHERE log = ? AND block = ? AND term = ?")?;
+    let mut put = connection.prepare_cached("INSERT OR REPLACE INTO search_postings (log, block, term, seqs) VALUES (?, ?, ?, ?)")?;
+    for ((block, term), mut seqs) in postings {
+        let known = find.query_row(params![log, block, term], |row| row.get::<_, Vec<u8>>(0)).optional()?;
+        seqs.extend(known.unwrap_or_default());
+        put.execute(params![log, block, term, seqs])?;
+    }
+    Ok(())
+}
+
+impl Clearing {
+    fn next(connection: &Connection) -> Result<Option<Self>> {
+        let first = connection.prepare_cached("SELECT room, seq FROM search_stale LIMIT 1")?;
+        let first = { first }.query_row([], |row| Ok((row.get::<_, RoomId>(0)?, row.get::<_, Seq>(1)?))).optional()?;
+        let Some((room, seq)) = first else { return Ok(None) };
+        let (block, _) = in_block(seq);
+        let seqs = connection
+            .prepare_cached("SELECT seq FROM search_stale WHERE room = ? AND seq >= ? AND seq < ?")?
+            .query_map(params![room, block * BLOCK, (block + 1) * BLOCK], |row| row.get(0))?
+            .collect::<Result<_>>()?;
+        let Some(stretch) = stretch(connection, room)? else {
+            connection.prepare_cached("DELETE FROM search_stale WHERE room = ?")?.execute([room])?;
+            return Ok(None);
+        };
+        Ok(Some(Self { room, log: stretch.log, block, seqs, after: String::new(), is_clear: false }))
+    }
+
+    /// Takes some terms from the messages, or when there are no more, indexes the messages as they are now. True when that is done.
+    ///
+    /// A message may change again meanwhile. No harm is done: what it says is read when it is indexed, and it is stale until then.
+    fn step(&mut self, connection: &Connection) -> Result<bool> {
+        if !self.is_clear {
+            self.is_clear = self.clear(connection)?;
+            return Ok(false);
+        }
+        let mut text = connection.prepare_cached("SELECT text FROM entries WHERE room = ? AND seq = ?")?;
+        let mut done = connection.prepare_cached("DELETE FROM search_stale WHERE room = ? AND seq = ?")?;
+        let (mut postings, mut count, mut bytes) = (Postings::new(), 0, 0);
+        while count < POSTINGS && bytes < BYTES {
+            let Some(seq) = self.seqs.pop() else { break };
+            let text: Option<String> = text.query_row(params![self.room, seq], |row| row.get(0)).optional()?.flatten();
+            let text = text.unwrap_or_default();
+            count += collect(&mut postings, seq, &text);
+            bytes += text.len();
+            done.execute(params![self.room, seq])?;
+        }
+        write(connection, self.log, postings)?;
+        Ok(self.seqs.is_empty())
+    }
+
+    /// Takes some terms from the messages. True when there are no more.
+    fn clear(&mut self, connection: &Connection) -> Result<bool> {
+        let rows = connection
+            .prepare_cached("SELECT term, seqs FROM search_postings WHERE log = ? AND block = ? AND term > ? ORDER BY term LIMIT ?")?
+            .query_map(params![self.log, self.block, self.after, ROWS], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?)))?
+            .collect::<Result<Vec<_>>>()?;
+        let is_last = (rows.len() as u64) < ROWS;
+        let stale: HashSet<u8> = self.seqs.iter().map(|seq| in_block(*seq).1).collect();
+        let mut put = connection.prepare_cached("UPDATE search_postings SET seqs = ? WHERE log = ? AND block = ? AND term = ?")?;
+        let mut delete = connection.prepare_cached("DELETE FROM search_postings WHERE log = ? AND block = ? AND term = ?")?;
+        for (term, mut seqs) in rows {
+            let before = seqs.len();
+            seqs.retain(|seq| !stale.contains(seq));
+            if seqs.is_empty() {
+                delete.execute(params![self.log, self.block, term])?;
+            } else if seqs.len() < before {
+                put.execute(params![seqs, self.log, self.block, term])?;
+            }
+            self.after = term;
+        }
+        Ok(is_last)
+    }
+}
+
+/// Erases some of what the index has of a deleted room. False when there is none.
+fn erase_deleted_room(connection: &Connection) -> Result<bool> {
+    let gone = connection.prepare_cached("SELECT number FROM search_logs WHERE room IS NULL LIMIT 1")?;
+    let Some(log) = { gone }.query_row([], |row| row.get::<_, i64>(0)).optional()? else { return Ok(false) };
+    let end = connection
+        .prepare_cached("SELECT block, term FROM search_postings WHERE log = ? ORDER BY block, term LIMIT 1 OFFSET ?")?
+        .query_row(params![log, ROWS], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))
+        .optional()?;
+    if let Some((block, term)) = end {
+        let mut delete = connection.prepare_cached("DELETE FROM search_postings WHERE log = ? AND (block, term) < (?, ?)")?;
+        delete.execute(params![log, block, term])?;
+    } else {
+        connection.prepare_cached("DELETE FROM search_postings WHERE log = ?")?.execute([log])?;
+        connection.prepare_cached("DELETE FROM search_logs WHERE number = ?")?.execute([log])?;
+    }
+    Ok(true)
+}
+
+/// The tables of the index of earlier versions, those of FTS5 as well, with their keys and how many rows are erased in one slice.
+const FORMER: [(&str, &str, u64); 5] = [
+    ("search_data", "id", 200),
+    ("search_idx", "segid, term", ROWS),
+    ("search_docsize", "id", ROWS),
+    ("search_numbers", "number", ROWS),
+    ("search_rooms", "room", ROWS),
+];
+
+/// Erases some of what an earlier version indexed. False when there is none.
+fn erase_former_index(connection: &Connection) -> Result<bool> {
+    let is_there = connection.prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = 'search_numbers'")?.exists([])?;
+    if !is_there {
+        return Ok(false);
+    }
+    for (table, key, most) in FORMER {
+        let some = format!("DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} LIMIT {most})");
+        if connection.execute(&some, [])? > 0 {
+            return Ok(true);
+        }
+    }
+    connection.execute_batch(
+        "DROP TABLE search_data; DROP TABLE search_idx; DROP TABLE search_docsize; DROP TABLE search_config;
+         DROP TABLE search_numbers; DROP TABLE search_rooms;",
+    )?;
+    Ok(true)
+}

@@ -1,0 +1,296 @@
+//! A search: the logs of the rooms in question are walked through backwards, all at once, always on where the latest message can be.
+
+use std::collections::{BinaryHeap, HashSet};
+
+use rusqlite::{Connection, OptionalExtension, Result, Row, params};
+
+use super::{BLOCK, in_block};
+use crate::{
+    model::{Message, RoomId, Seq, Timestamp},
+    store::{
+        search::{Found, Place, Query, Scope, Search},
+        sqlite::rows,
+    },
+};
+
+/// How much is looked up before others may read, and in one search at most: about 10 and 200 ms.
+const STEP: u64 = 2_000;
+const SEARCH: u64 = 40_000;
+/// How many bytes of text cost as much as looking something up.
+const BYTES: u64 = 512;
+/// How many rooms are taken up in one step.
+const ROOMS: usize = 500;
+/// How many texts that are not indexed are read at once.
+const TEXTS: u64 = 32;
+
+/// A search on its way.
+pub struct Walk {
+    search: Search,
+    query: Query,
+    /// The latest room that was taken up; none when all are.
+    taking_up: Option<Vec<u8>>,
+    logs: Vec<Log>,
+    /// Of each log the place of the next message that may be found, or where the next may be at the latest.
+    next: BinaryHeap<(Place, usize)>,
+    found: Vec<Message>,
+    /// How much was looked up, since all rooms are taken up and in this step.
+    spent: u64,
+    in_step: u64,
+    is_first_step: bool,
+}
+
+/// A log that is walked through.
+struct Log {
+    room: RoomId,
+    /// Stands for the room in the index; none while nothing is indexed.
+    number: Option<i64>,
+    /// The last entry that is indexed.
+    up_to: Seq,
+    /// The entry at which it ends.
+    end: Seq,
+    /// The entry from which to go on.
+    next: Seq,
+    /// Messages that may be found, the latest at the end.
+    candidates: Vec<Seq>,
+}
+
+impl Walk {
+    pub fn new(search: Search) -> Self {
+        let query = Query::parse(&search.words);
+        let is_nothing = query.terms().is_empty() || search.limit == 0;
+        Self {
+            search,
+            query,
+            taking_up: (!is_nothing).then(Vec::new),
+            logs: Vec::new(),
+            next: BinaryHeap::new(),
+            found: Vec::new(),
+            spent: 0,
+            in_step: 0,
+            is_first_step: true,
+        }
+    }
+
+    /// Walks on for a moment. True at the end of the search.
+    pub fn step(&mut self, connection: &Connection) -> Result<bool> {
+        self.in_step = 0;
+        while self.in_step < STEP {
+            if let Some(after) = self.taking_up.take() {
+                self.taking_up = self.take_up_rooms(connection, &after)?;
+                continue;
+            }
+            let is_enough = self.found.len() as u64 >= self.search.limit || self.spent >= SEARCH;
+            let Some((place, index)) = self.next.peek().copied().filter(|_| !is_enough) else { return Ok(true) };
+            let before = self.in_step;
+            self.next.pop();
+            self.walk_on(connection, place, index)?;
+            self.push(connection, index)?;
+            self.spent += self.in_step - before;
+        }
+        self.is_first_step = false;
+        Ok(false)
+    }
+
+    /// Returns what was found.
+    pub fn found(self) -> Found {
+        let is_full = self.found.len() as u64 >= self.search.limit;
+        let next = self.next.peek().map(|(place, _)| match self.found.last() {
+            Some(last) if is_full => Place::of(last),
+            // This place has not been looked at.
+            _ => Place { seq: Seq(place.seq.0.saturating_add(1)), ..*place },
+        });
+        Found { messages: self.found, next }
+    }
+
+    /// Takes up the rooms behind one. Returns the last of them, if there may be more.
+    fn take_up_rooms(&mut self, connection: &Connection, after: &[u8]) -> Result<Option<Vec<u8>>> {
+        const COLUMNS: &str = "heads.room, heads.last_seq, heads.last_at, search_logs.number, coalesce(above, 0), coalesce(up_to, 0)";
+        let (from, condition, whose, hidden, value) = match self.search.scope {
+            Scope::Room { room, after } => {
+                ("heads", "heads.room = ?1 AND heads.room > ?2 ORDER BY heads.room", *room.as_bytes(), "?3", rows::count(after.0))
+            }
+            Scope::RoomsOf { user, since_joined } => (
+                "memberships CROSS JOIN heads ON heads.room = memberships.room",
+                "user = ?1 AND memberships.room > ?2 ORDER BY memberships.room",
+                *user.as_bytes(),
+                "joined * ?3",
+                since_joined.into(),
+            ),
+        };
+        let mut rooms = connection.prepare_cached(&format!(
+            "SELECT {COLUMNS}, {hidden} FROM {from} LEFT JOIN search_logs ON search_logs.room = heads.room
+             WHERE {condition} LIMIT {ROOMS}"
+        ))?;
+        let rooms = rooms.query_map(params![whose, after, value], log_of)?.collect::<Result<Vec<_>>>()?;
+        let last = rooms.last().map(|(log, _)| log.room.as_bytes().to_vec()).filter(|_| rooms.len() == ROOMS);
+        self.in_step += rooms.len() as u64;
+        for (mut log, last_at) in rooms {
+            if let Some(before) = self.search.before {
+                log.next = self.end_before(connection, &log, last_at, before)?;
+            }
+            self.logs.push(log);
+            self.push(connection, self.logs.len() - 1)?;
+        }
+        Ok(last)
+    }
+
+    /// Returns the last entry of a log that stands before a place. Times never descend in a log.
+    fn end_before(&mut self, connection: &Connection, log: &Log, last_at: Timestamp, before: Place) -> Result<Seq> {
+        if matches!(self.search.scope, Scope::Room { .. }) {
+            return Ok(log.next.min(Seq(before.seq.0.saturating_sub(1))));
+        }
+        if log.next <= log.end || (Place { at: last_at, seq: log.next, room: log.room }) < before {
+            return Ok(log.next);
+        }
+        let (mut is_before, mut is_not) = (log.end, log.next);
+        while is_not.0 - is_before.0 > 1 {
+            let seq = Seq(is_before.0.midpoint(is_not.0));
+            if self.place(connection, log.room, seq)? < before {
+                is_before = seq;
+            } else {
+                is_not = seq;
+            }
+        }
+        Ok(is_before)
+    }
+
+    /// The place of an entry. In a single room it is not needed when that was.
+    fn place(&mut self, connection: &Connection, room: RoomId, seq: Seq) -> Result<Place> {
+        if matches!(self.search.scope, Scope::Room { .. }) {
+            return Ok(Place { at: Timestamp(0), seq, room });
+        }
+        self.in_step += 1;
+        let at = connection
+            .prepare_cached("SELECT created_at FROM entries WHERE room = ? AND seq = ?")?
+            .query_row(params![room, seq], |row| row.get(0))
+            .optional()?;
+        // None: the room was deleted a moment ago.
+        Ok(Place { at: at.unwrap_or_default(), seq, room })
+    }
+
+    /// Pushes the next place of a log, unless it is at its end.
+    fn push(&mut self, connection: &Connection, index: usize) -> Result<()> {
+        let log = &self.logs[index];
+        let next = log.candidates.last().copied().or((log.next > log.end).then_some(log.next));
+        if let Some(seq) = next {
+            let place = self.place(connection, log.room, seq)?;
+            self.next.push((place, index));
+        }
+        Ok(())
+    }
+
+    /// Takes the next candidate of a log, or where there is none, looks for some.
+    fn walk_on(&mut self, connection: &Connection, place: Place, index: usize) -> Result<()> {
+        let log = &mut self.logs[index];
+        if log.candidates.pop().is_some() {
+            return self.check(connection, place);
+        }
+        let cost = if log.next > log.up_to {
+            log.read_texts(connection, &self.query)?
+        } else if let Some(number) = log.number {
+            log.read_index(connection, &self.query, number)?
+        } else {
+            log.next = log.end;
+            0
+        };
+        self.in_step += 1 + cost;
+        Ok(())
+    }
+
+    /// Adds a message to what was found, if it is what is looked for.
+    fn check(&mut self, connection: &Connection, place: Place) -> Result<()> {
+        let message = connection
+            .prepare_cached(&format!("SELECT {} FROM entries WHERE room = ? AND seq = ? AND text IS NOT NULL", rows::MESSAGE))?
+            .query_row(params![place.room, place.seq], rows::message)
+            .optional()?;
+        self.in_step += 2;
+        let Some(message) = message else { return Ok(()) };
+        let is_found = if self.is_unsure(connection, &message)? {
+            self.query.matches(&message.text)
+        } else {
+            !self.query.has_phrases() || self.query.has_all_phrases(&message.text)
+        };
+        self.in_step += message.text.len() as u64 / BYTES;
+        self.found.extend(is_found.then_some(message));
+        Ok(())
+    }
+
+    /// Whether a message may have changed since the index was read or made.
+    fn is_unsure(&self, connection: &Connection, message: &Message) -> Result<bool> {
+        let mut stale = connection.prepare_cached("SELECT 1 FROM search_stale WHERE room = ? AND seq = ?")?;
+        Ok(!self.is_first_step || stale.exists(params![message.room, message.seq])?)
+    }
+}
+
+fn log_of(row: &Row<'_>) -> Result<(Log, Timestamp)> {
+    let (above, hidden) = (row.get::<_, Seq>(4)?, row.get::<_, Seq>(6)?);
+    let log = Log {
+        room: row.get(0)?,
+        number: row.get(3)?,
+        up_to: row.get(5)?,
+        end: above.max(hidden),
+        next: row.get(1)?,
+        candidates: Vec::new(),
+    };
+    Ok((log, row.get(2)?))
+}
+
+impl Log {
+    /// Looks for candidates among the entries that are not indexed yet, a few at a time. Returns what that cost.
+    fn read_texts(&mut self, connection: &Connection, query: &Query) -> Result<u64> {
+        let end = self.end.max(self.up_to);
+        let mut texts = connection.prepare_cached(
+            "SELECT seq, text FROM entries WHERE room = ? AND seq > ? AND seq <= ? AND text IS NOT NULL ORDER BY seq DESC LIMIT ?",
+        )?;
+        let mut texts = texts.query(params![self.room, end, self.next, TEXTS])?;
+        let (mut cost, mut count) = (0, 0);
+        while let Some(row) = texts.next()? {
+            let (seq, text) = (row.get::<_, Seq>(0)?, row.get_ref(1)?.as_str()?);
+            cost += 1 + text.len() as u64 / BYTES;
+            count += 1;
+            self.candidates.extend(query.matches(text).then_some(seq));
+            self.next = Seq(seq.0 - 1);
+            if cost >= STEP {
+                break;
+            }
+        }
+        if count < TEXTS && cost < STEP {
+            self.next = end;
+        }
+        self.candidates.reverse();
+        Ok(cost)
+    }
+
+    /// Looks for candidates in the next block of the index. Returns what that cost.
+    fn read_index(&mut self, connection: &Connection, query: &Query, log: i64) -> Result<u64> {
+        let (block, last) = in_block(self.next);
+        let mut find = connection.prepare_cached("SELECT seqs FROM search_postings WHERE log = ? AND block = ? AND term = ?")?;
+        let mut have: Option<HashSet<u8>> = None;
+        let mut cost = 1;
+        for term in query.terms() {
+            let seqs = find.query_row(params![log, block, term], |row| row.get::<_, Vec<u8>>(0)).optional()?.unwrap_or_default();
+            let seqs = seqs.into_iter();
+            have = Some(match have {
+                None => seqs.collect(),
+                Some(have) => seqs.filter(|seq| have.contains(seq)).collect(),
+            });
+            cost += 1;
+            if have.as_ref().is_some_and(HashSet::is_empty) {
+                break;
+            }
+        }
+        // Those that have changed are candidates whatever the index says.
+        let mut have = have.unwrap_or_default();
+        let first = block * BLOCK;
+        let mut stale = connection.prepare_cached("SELECT seq FROM search_stale WHERE room = ? AND seq >= ? AND seq < ?")?;
+        for seq in stale.query_map(params![self.room, first, first + BLOCK], |row| row.get(0))? {
+            have.insert(in_block(seq?).1);
+        }
+        let mut candidates: Vec<_> = have.into_iter().filter(|seq| *seq <= last).map(|seq| Seq(first + u64::from(seq))).collect();
+        candidates.retain(|seq| *seq > self.end);
+        candidates.sort_unstable();
+        self.candidates = candidates;
+        self.next = Seq(first.saturating_sub(1));
+        Ok(cost)
+    }
+}

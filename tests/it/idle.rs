@@ -1,0 +1,103 @@
+//! Connections between requests: how long they stay open, and that no request is lost which has begun to come in.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use crate::{databases::Kind, harness::TestServer, raw::Connection};
+
+const KEEP_ALIVE: &str = "CAUSERIE_HTTP__KEEP_ALIVE_TIMEOUT_MS";
+const HEADER: &str = "CAUSERIE_HTTP__HEADER_TIMEOUT_MS";
+const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+
+async fn answered(connection: &mut Connection) -> bool {
+    connection.reply("GET").await.is_some_and(|reply| reply.status == 200)
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_longer_than_a_head_may_take() {
+    let server = TestServer::with(Kind::Sqlite, &[(KEEP_ALIVE, "60000"), (HEADER, "50")]).await;
+    let mut connection = Connection::open(&server.base).await;
+    for _ in 0..3 {
+        connection.send(REQUEST).await;
+        assert!(answered(&mut connection).await);
+        sleep(Duration::from_millis(200)).await;
+    }
+    // The head has its limit all the same, on this connection and on a new one.
+    for mut connection in [connection, Connection::open(&server.base).await] {
+        connection.send(b"GET /health HT").await;
+        assert!(connection.reply("GET").await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_connection_ends_when_nothing_comes_for_too_long() {
+    let server = TestServer::with(Kind::Sqlite, &[(KEEP_ALIVE, "100"), (HEADER, "60000")]).await;
+    let mut silent = Connection::open(&server.base).await;
+    assert!(silent.reply("GET").await.is_none());
+    let mut idle = Connection::open(&server.base).await;
+    idle.send(REQUEST).await;
+    assert!(answered(&mut idle).await);
+    let since = Instant::now();
+    assert!(idle.reply("GET").await.is_none());
+    assert!(since.elapsed() >= Duration::from_millis(90), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_request_that_has_begun_is_answered_when_the_idle_time_is_over_meanwhile() {
+    let server = TestServer::with(Kind::Sqlite, &[(KEEP_ALIVE, "1000"), (HEADER, "60000")]).await;
+    let mut connection = Connection::open(&server.base).await;
+    for first in [1, 5, REQUEST.len() - 1] {
+        connection.send(&REQUEST[..first]).await;
+        sleep(Duration::from_millis(1_200)).await;
+        connection.send(&REQUEST[first..]).await;
+        assert!(answered(&mut connection).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_border_of_the_idle_time_a_request_is_answered_or_the_connection_was_closed_before() {
+    const TRIES: u64 = 300;
+    let server = TestServer::with(Kind::Sqlite, &[(KEEP_ALIVE, "2000")]).await;
+    let (mut answers, mut closed, mut lost) = (0, 0, 0);
+    let tries = (0..TRIES).map(|n| {
+        let base = server.base.clone();
+        async move {
+            let mut connection = Connection::open(&base).await;
+            connection.send(REQUEST).await;
+            assert!(answered(&mut connection).await);
+            sleep(Duration::from_micros(1_985_000 + n * 100)).await;
+            let was_closed = connection.is_closed();
+            connection.send(REQUEST).await;
+            (was_closed, answered(&mut connection).await)
+        }
+    });
+    for (was_closed, was_answered) in futures_util::future::join_all(tries).await {
+        match (was_closed, was_answered) {
+            (false, true) => answers += 1,
+            (true, _) => closed += 1,
+            (false, false) => lost += 1,
+        }
+    }
+    // The client may look just before the server closes, and send just after.
+    assert!(answers > 0 && lost <= TRIES / 50, "{answers} answered, {closed} closed before, {lost} lost");
+}
+
+#[tokio::test]
+async fn neither_a_slow_answer_nor_a_websocket_counts_as_idle() {
+    let settings = [(KEEP_ALIVE, "100"), (HEADER, "100"), ("CAUSERIE_SOCKET__PING_INTERVAL_MS", "60000")];
+    let server = TestServer::with(Kind::Sqlite, &settings).await;
+    let mut socket = Connection::websocket(&server.base, "/socket.io/?EIO=4&transport=websocket").await;
+    assert!(socket.frame().await.is_some(), "the handshake");
+    // A poll is answered when there is something to tell, which is after the time for a connection without one.
+    let text = server.http.get(format!("{}/socket.io/?EIO=4&transport=polling", server.base)).send().await.unwrap().text().await.unwrap();
+    let sid = serde_json::from_str::<serde_json::Value>(&text[1..]).unwrap()["sid"].as_str().unwrap().to_owned();
+    let mut poll = Connection::open(&server.base).await;
+    poll.send(format!("GET /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await;
+    sleep(Duration::from_millis(500)).await;
+    let url = format!("{}/socket.io/?EIO=4&transport=polling&sid={sid}", server.base);
+    assert_eq!(server.http.post(url).body("40").send().await.unwrap().status(), 200);
+    assert!(answered(&mut poll).await);
+    assert!(socket.send(&crate::raw::frame(0x81, b"40")).await);
+    socket.hears("40").await;
+}
