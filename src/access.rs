@@ -32,6 +32,7 @@ use crate::{
     config::{AccessMode, Registration},
     error::{Error, Result},
     model::{Message, MessageId, Room, RoomId, RoomType, Session, Timestamp, User, UserId, UserType},
+    refusals,
     store::Store,
     token::{TokenError, Tokens, Verified},
 };
@@ -289,8 +290,10 @@ impl Access {
 
     /// The error again, noted down with who was refused what.
     pub fn refuse(&self, caller: &Caller, action: &str, target: Option<&dyn fmt::Display>, error: Error) -> Error {
-        let user = caller.user().map(|user| display(user.id));
-        tracing::warn!(address = %caller.address, user, action, target = target.map(display), "refused");
+        if refusals::is_first(caller.address, "refusals") {
+            let user = caller.user().map(|user| display(user.id));
+            tracing::warn!(address = %caller.address, user, action, target = target.map(display), "refused");
+        }
         error
     }
 }

@@ -116,6 +116,9 @@ pub enum Error {
     /// 429: too often, or too many at once. After this time another try may succeed.
     #[error("rate limited")]
     RateLimited(Duration),
+    /// 503: there are as many connections as the system allows.
+    #[error("The server has no room for more connections right now")]
+    Busy,
     /// 503: the request took longer than the setting allows.
     #[error("The request took too long and was given up")]
     TooSlow,
@@ -168,7 +171,7 @@ impl Error {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedBody(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::TooSlow | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::TooSlow | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -191,7 +194,7 @@ impl Error {
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
             Self::RateLimited(wait) => Some(seconds(*wait).into()),
-            Self::TooSlow | Self::Unavailable(_) => Some(HeaderValue::from_static("1")),
+            Self::Busy | Self::TooSlow | Self::Unavailable(_) => Some(HeaderValue::from_static("1")),
             _ => None,
         }
     }

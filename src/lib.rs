@@ -19,6 +19,7 @@ pub mod address;
 pub mod chat;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 pub mod error;
 pub mod http;
 pub mod limits;
@@ -27,6 +28,7 @@ pub mod model;
 pub mod number;
 pub mod operator;
 pub mod password;
+pub mod refusals;
 pub mod sessions;
 pub mod store;
 pub mod timeline;
@@ -43,6 +45,7 @@ use access::Access;
 use chat::Chat;
 use clock::Clock;
 use config::{Config, PresenceScope};
+use descriptors::Descriptors;
 use limits::Limits;
 use live::{Event, Handlers, Live, Presence, Proofs, Sockets};
 use model::{RoomId, UserId};
@@ -66,6 +69,7 @@ pub struct Server {
     listener: TcpListener,
     router: Router,
     config: Config,
+    descriptors: Arc<Descriptors>,
     store: Arc<dyn Store>,
     timeline: Timeline,
     sockets: Sockets,
@@ -86,7 +90,7 @@ impl Server {
         let access = Access::new(config.access, config.registration, Arc::clone(&store), Arc::clone(&tokens), clock.clone());
         let limits = Arc::new(Limits::new(&config.limits, config.access));
         let presence = Presence::new(Arc::clone(&store), clock.clone(), &config.rooms);
-        let (sockets, layer) = Sockets::new(&config.socket, presence);
+        let sockets = Sockets::new(&config.socket, presence, Arc::clone(&limits));
         let listed = config.rooms.listed_members;
         let timeline = Timeline::start(Arc::clone(&store), clock.clone(), Hearers { sockets: sockets.clone(), listed }, listed)
             .map_err(|error| OpenError::Unusable(format!("the system gives no thread to commit on: {error}")))?;
@@ -100,6 +104,7 @@ impl Server {
         };
         let proofs = Arc::new(Proofs::new(access.clone(), Arc::clone(&store)));
         sockets.listen(Handlers { chat: chat.clone(), proofs, sockets: sockets.clone() });
+        let descriptors = Descriptors::new();
         let max_packet = live::max_packet(&config.socket);
         let app = http::App {
             store: Arc::clone(&store),
@@ -109,13 +114,15 @@ impl Server {
             passwords: Passwords::new(),
             limits,
             live: Arc::new(sockets.clone()),
+            descriptors: Arc::clone(&descriptors),
             clock,
             config: config.http.clone(),
         };
         Ok(Self {
             listener,
-            router: http::router(app, layer, max_packet),
+            router: http::router(app, sockets.transport(), max_packet),
             config,
+            descriptors,
             store,
             timeline,
             sockets,
@@ -130,13 +137,14 @@ impl Server {
 
     /// Serves until `shutdown`; then finishes what is under way, closes the sockets, and closes the database.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let open = http::serve(self.listener, self.router, &self.config, shutdown).await;
+        let open = http::serve(self.listener, self.router, &self.config, &self.descriptors, shutdown).await;
         tracing::info!("stopping");
         let deadline = Instant::now() + STOP_WITHIN;
         let ended = async { tokio::join!(open.shutdown(), self.sockets.close()) };
         if tokio::time::timeout(self.config.http.shutdown_timeout_ms.into(), ended).await.is_err() {
             tracing::warn!("some clients did not let go of their connections in time; they are cut");
         }
+        self.sockets.drop_events();
         let close = async {
             self.timeline.close().await;
             self.store.close().await;

@@ -44,6 +44,7 @@ pub struct Limits {
     posts: Option<Rate<UserId>>,
     events: Option<Rate<UserId>>,
     places: Places,
+    unconnected: Places,
 }
 
 /// Every question takes what it asks for, if there is some left. Otherwise the answer is [`Error::RateLimited`].
@@ -62,6 +63,7 @@ impl Limits {
             posts: by_user(config.posts_per_minute),
             events: by_user(config.events_per_minute),
             places: Places::new(config.sockets_per_address, mode),
+            unconnected: Places::new(config.unconnected_per_address, mode),
         }
     }
 
@@ -108,6 +110,11 @@ impl Limits {
     /// A place for one more socket from this address.
     pub fn socket(&self, address: ClientAddress) -> Result<Place> {
         self.places.take(address).ok_or(Error::RateLimited(PLACE_RETRY))
+    }
+
+    /// A place for one more connection from this address that has no connected socket yet.
+    pub fn unconnected(&self, address: ClientAddress) -> Result<Place> {
+        self.unconnected.take(address).ok_or(Error::RateLimited(PLACE_RETRY))
     }
 }
 

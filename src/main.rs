@@ -18,6 +18,7 @@ use causerie::{
     Server,
     clock::Clock,
     config::{AccessMode, Config},
+    descriptors::{self, Raised},
     store::OpenError,
 };
 use clap::{Parser, Subcommand};
@@ -162,10 +163,17 @@ fn ask_for_health(mut address: SocketAddr, base_path: &str) -> Result<(), NotRea
 async fn run(config: Config) -> Result<(), Problem> {
     let (listen, database, access) = (config.listen, config.database.clone(), config.access);
     let base_path = config.http.base_path.clone();
+    // Every connection takes a file descriptor, and of these the usual limit allows few.
+    let raised = descriptors::raise();
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("listen: cannot listen on {listen}: {error}"))?;
     let server = Server::start(listener, config, Clock::system()).await?;
     let address = server.address().map_err(|error| format!("listen: {error}"))?;
     let stopped = stop_signal().map_err(|error| format!("the system delivers no signals: {error}"))?;
+    // Not before it is certain that the server starts: what keeps it from that is said in one line.
+    match raised {
+        Ok(Raised { former, limit }) => tracing::info!(former, limit, "limit of open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+    }
     if access == AccessMode::Open && !address.ip().is_loopback() {
         tracing::warn!(%address, "open mode on an address that others can reach, as allowed: whoever reaches it may act as anyone");
     }

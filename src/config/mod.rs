@@ -109,6 +109,8 @@ pub struct LimitsConfig {
     pub connections_per_minute: u32,
     /// Sockets from one address at the same time.
     pub sockets_per_address: u32,
+    /// Connections for sockets from one address at the same time on which no socket is connected yet.
+    pub unconnected_per_address: u32,
     /// Connections from one address at the same time, besides those that are websockets.
     pub connections_per_address: u32,
 }

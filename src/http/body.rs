@@ -55,7 +55,12 @@ impl<T: Input> FromRequest<Shared> for Body<T> {
 }
 
 /// Reads the whole body, if it is no larger than `max` bytes.
-pub async fn read(mut body: axum::body::Body, max: usize) -> Result<Vec<u8>> {
+pub async fn read(body: axum::body::Body, max: usize) -> Result<Vec<u8>> {
+    read_of(body, max, max).await
+}
+
+/// Reads the whole body, if it is no larger than `max` bytes, where larger ones might be allowed at another time.
+pub async fn read_of(mut body: axum::body::Body, max: usize, largest: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(body.size_hint().lower().min(max as u64).try_into().unwrap_or_default());
     let mut total: usize = 0;
     while let Some(frame) = body.frame().await {
@@ -64,7 +69,7 @@ pub async fn read(mut body: axum::body::Body, max: usize) -> Result<Vec<u8>> {
         total = total.saturating_add(data.len());
         if total <= max {
             bytes.extend_from_slice(data);
-        } else if total > max.saturating_mul(DISCARD) {
+        } else if total > largest.saturating_mul(DISCARD) {
             break;
         }
     }

@@ -10,6 +10,7 @@ use crate::{
     address::ClientAddress,
     error::{Error, Result},
     model::{SessionId, User},
+    refusals,
 };
 
 /// The user whose token came with the request. A handler that takes it runs for nobody else.
@@ -51,5 +52,10 @@ async fn prove(app: &Shared, parts: &Parts) -> Result<Proof> {
         Ok(token) => app.access.prove(&token).await,
         Err(error) => Err(error),
     };
-    proved.inspect_err(|error| tracing::info!(address = %ClientAddress::of(&parts.extensions), %error, "a token was refused"))
+    proved.inspect_err(|error| {
+        let address = ClientAddress::of(&parts.extensions);
+        if refusals::is_first(address, "tokens refused") {
+            tracing::info!(%address, %error, "a token was refused");
+        }
+    })
 }

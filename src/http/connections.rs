@@ -18,8 +18,10 @@ use super::{
 use crate::{
     address::Peer,
     config::{BasePath, Config, HttpConfig},
+    descriptors::{Descriptor, Descriptors},
     limits::{Place, Places},
     live::Taken,
+    refusals,
 };
 
 /// How long to wait before accepting again when the system has no room for one more connection.
@@ -44,12 +46,13 @@ impl Open {
         self.tasks.wait().await;
     }
 
-    fn spawn(&self, stream: TcpStream, peer: Peer, place: Place, service: NormalizePath<Router>, serving: &Serving) {
+    fn spawn(&self, stream: (TcpStream, Descriptor), peer: Peer, place: Place, service: NormalizePath<Router>, serving: &Serving) {
+        let (stream, descriptor) = stream;
         // Without it small answers wait for the acknowledgement of the one before. Where it fails the connection is gone already.
         let _ = stream.set_nodelay(true);
         let (taken, activity) = (Taken::default(), Activity::new());
         let stream = Timed::new(stream, serving.timeouts, activity.clone());
-        let stream = TokioIo::new(Patient::new(stream, taken.clone(), WRITE_PATIENCE));
+        let stream = TokioIo::new(Patient::new(stream, taken.clone(), WRITE_PATIENCE).holding(descriptor));
         let base = serving.base_path.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let in_flight = activity.begin();
@@ -107,7 +110,13 @@ impl Serving {
 
 /// Serves `router` to whoever connects, until `shutdown`. Answers the connections that are still open: nothing new comes in on them once
 /// they are asked to shut down.
-pub async fn serve(listener: TcpListener, router: Router, config: &Config, shutdown: impl Future<Output = ()>) -> Open {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: &Config,
+    descriptors: &Arc<Descriptors>,
+    shutdown: impl Future<Output = ()>,
+) -> Open {
     let places = Places::new(config.limits.connections_per_address, config.access);
     let config = &config.http;
     let proxies = Arc::new(config.trusted_proxies.clone());
@@ -123,11 +132,15 @@ pub async fn serve(listener: TcpListener, router: Router, config: &Config, shutd
                 Ok((stream, peer)) => {
                     let client = Peer::new(peer.ip(), &proxies);
                     let place = client.direct().map_or_else(|| Some(Place::default()), |address| places.take(address));
-                    if let Some(place) = place {
-                        open.spawn(stream, client, place, service.clone(), &serving);
-                    } else {
-                        // Dropped, and so closed: an answer would take what there is too little of.
-                        tracing::debug!(address = %peer.ip(), "too many connections from one address");
+                    // Without either it is dropped, and so closed: an answer would take what there is too little of.
+                    match (descriptors.take(), place) {
+                        (Some(descriptor), Some(place)) => open.spawn((stream, descriptor), client, place, service.clone(), &serving),
+                        (None, _) => {
+                            if refusals::is_first(peer.ip().into(), "connections closed for want of file descriptors") {
+                                tracing::warn!(address = %peer.ip(), "a connection was closed: nearly all file descriptors are taken");
+                            }
+                        }
+                        (_, None) => tracing::debug!(address = %peer.ip(), "too many connections from one address"),
                     }
                 }
                 Err(error) => refused(&error).await,

@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Result},
     model::{PasswordHash, UserId, Username},
     password::Verdict,
+    refusals,
 };
 
 pub fn routes() -> Router<Shared> {
@@ -96,7 +97,9 @@ async fn with_password(
     let (user, hash) = account.unzip();
     let verdict = app.passwords.verify(password, hash.clone()).await?;
     let (Verdict::Right | Verdict::Outdated(_), Some((user, hash))) = (&verdict, user.zip(hash)) else {
-        tracing::warn!(%address, user = user.map(display), "a login failed");
+        if refusals::is_first(address, "logins failed") {
+            tracing::warn!(%address, user = user.map(display), "a login failed");
+        }
         return Err(Error::WrongLogin);
     };
     let hash = match verdict {

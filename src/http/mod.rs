@@ -20,6 +20,7 @@ mod rooms;
 mod search;
 mod sessions;
 mod users;
+mod websocket;
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +33,6 @@ use axum::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use socketioxide::layer::SocketIoLayer;
 use tower::{ServiceBuilder, util::MapResponseLayer};
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -44,9 +44,10 @@ use crate::{
     chat::Chat,
     clock::Clock,
     config::{HttpConfig, Origins},
+    descriptors::Descriptors,
     error::{Error, Result},
     limits::Limits,
-    live::{self, Live},
+    live::{Live, Transport},
     model::{User, UserId},
     password::Passwords,
     sessions::Sessions,
@@ -72,6 +73,8 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// The sockets.
     pub live: Arc<dyn Live>,
+    /// How many connections there may be.
+    pub descriptors: Arc<Descriptors>,
     /// Time and ids.
     pub clock: Clock,
     /// Settings of requests.
@@ -92,21 +95,20 @@ impl App {
 type Shared = Arc<App>;
 
 /// The whole API, with the sockets' path beside it, on which packets may be as large as `max_packet` bytes.
-pub fn router(app: App, sockets: SocketIoLayer, max_packet: usize) -> Router {
+pub fn router(app: App, transport: Transport, max_packet: usize) -> Router {
     let bounds = Bounds {
         bytes: max_packet,
         time: app.config.request_timeout_ms.into(),
         limits: Arc::clone(&app.limits),
+        descriptors: Arc::clone(&app.descriptors),
         live: Arc::clone(&app.live),
+        transport,
     };
     // One layer made of many: a router wraps each of its routes in every layer anew, and every wrapping costs each request.
     let around = ServiceBuilder::new()
         .option_layer(app.access.is_secure().then(|| MapResponseLayer::new(hardening::harden)))
         .layer(cors(&app.config.cors_origins, app.access.is_secure()))
         .layer(middleware::from_fn_with_state(bounds, observe::around))
-        .map_request(live::slim)
-        .map_response(IntoResponse::into_response)
-        .layer(sockets)
         .map_response(IntoResponse::into_response)
         .layer(CatchPanicLayer::custom(observe::panicked));
     Router::new()

@@ -119,14 +119,17 @@ mod tests {
 
     use axum::{Router, body::Body, middleware, routing::get};
     use http_body_util::BodyExt;
+    use socketioxide::SocketIo;
+    use tokio_util::sync::CancellationToken;
     use tower::{ServiceBuilder, ServiceExt};
     use tower_http::catch_panic::CatchPanicLayer;
 
     use super::*;
     use crate::{
         config::{AccessMode, Config},
+        descriptors::Descriptors,
         limits::Limits,
-        live::{Event, Live, Taken},
+        live::{Event, Live, Taken, Transport},
         model::{SessionId, UserId},
     };
 
@@ -159,7 +162,16 @@ mod tests {
             panic!("a secret of ours");
         }
         let limits = Limits::new(&Config::load(None, &HashMap::new()).unwrap().limits, AccessMode::Open);
-        let bounds = Bounds { bytes: 1, time: Duration::from_secs(1), limits: Arc::new(limits), live: Arc::new(Nobody) };
+        let limits = Arc::new(limits);
+        let (layer, _) = SocketIo::new_layer();
+        let bounds = Bounds {
+            bytes: 1,
+            time: Duration::from_secs(1),
+            limits: Arc::clone(&limits),
+            descriptors: Descriptors::new(),
+            live: Arc::new(Nobody),
+            transport: Transport::new(&layer, limits, CancellationToken::new()),
+        };
         let around = ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(bounds, around))
             .map_response(IntoResponse::into_response)

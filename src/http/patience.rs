@@ -13,7 +13,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use crate::live::Taken;
+use crate::{descriptors::Descriptor, live::Taken};
 
 /// A stream on which a write fails once nothing could be written for a while, and on which what is written is counted. Reads wait for ever;
 /// for them there are other limits.
@@ -23,12 +23,19 @@ pub struct Patient<S> {
     patience: Duration,
     /// Runs while there is something to write, and none of it is taken.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Given back when the stream is dropped.
+    _descriptor: Option<Descriptor>,
 }
 
 impl<S> Patient<S> {
     /// The same stream, given up when it takes nothing for so long.
     pub fn new(stream: S, taken: Taken, patience: Duration) -> Self {
-        Self { stream, taken, patience, stalled: None }
+        Self { stream, taken, patience, stalled: None, _descriptor: None }
+    }
+
+    /// The same stream, with the descriptor that it takes.
+    pub fn holding(self, descriptor: Descriptor) -> Self {
+        Self { _descriptor: Some(descriptor), ..self }
     }
 
     /// Counts what came of a write.

@@ -1,27 +1,30 @@
-//! Requests for sockets, looked at before the library sees them: whether their client may open one more, and what it sends when it polls.
-//!
-//! Two things the library does not do itself: it waits for a payload for ever, and (engineioxide-core 0.2.3) where the length of a packet of
-//! Engine.IO 3 ends between the two halves of a surrogate pair and more follows, its decoder runs in circles for ever, and a thread of the
-//! runtime with it.
+//! Requests for sockets, looked at before the library sees them: whether their client may open one more connection, whether it is a
+//! websocket that it asks for, and what it sends when it polls. The library does none of that, and waits for a payload for ever.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, HttpBody},
     extract::Request,
-    http::{Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use super::body;
+use http_body_util::{BodyExt, Collected};
+
+use super::{body, websocket};
 use crate::{
     access::authorization,
     address::ClientAddress,
+    descriptors::Descriptors,
     error::{Error, Result},
     limits::Limits,
-    live::{Live, Taken},
+    live::{self, Framing, Guard, Live, Taken, Transport, Violation},
 };
+
+/// The most bytes of its first request that a connection may keep: its URI, and the headers that matter.
+const HEAD_BYTES: usize = 8 * 1024;
 
 /// What requests may take.
 #[derive(Clone)]
@@ -32,125 +35,209 @@ pub struct Bounds {
     pub time: Duration,
     /// How often a client may open a connection for sockets, and how many it may have.
     pub limits: Arc<Limits>,
+    /// How many connections there may be at all.
+    pub descriptors: Arc<Descriptors>,
     /// The sockets.
     pub live: Arc<dyn Live>,
+    /// Where their requests go.
+    pub transport: Transport,
 }
 
-/// Answers a request for sockets. Lets only payloads through that are whole and, in version 3, made of packets that end where they say.
+/// Answers a request for sockets.
 pub async fn check(bounds: Bounds, request: Request, next: Next) -> Response {
-    match checked(request, &bounds).await {
-        Ok(request) => carry(&bounds, request, next).await,
-        Err(error) => error.into_response(),
-    }
-}
-
-/// Answers it, and notes what is taken to the client by that. A client gets one websocket in the place of its polling, and no more: they
-/// would be connections that nobody counts.
-async fn carry(Bounds { live, .. }: &Bounds, request: Request, next: Next) -> Response {
-    let Some(sid) = sid(&request).filter(|_| request.method() == Method::GET).map(ToOwned::to_owned) else {
+    if !live::is_path(request.uri().path()) {
         return next.run(request).await;
+    }
+    if let Err(error) = authorization(request.headers()) {
+        // Later only one would be left, and nobody could tell.
+        return error.into_response();
+    }
+    let asked = Asked::of(&request);
+    if !asked.is_known_version {
+        return bounds.transport.answer(request).await;
+    }
+    let answered = match (asked.transport, asked.sid, request.method()) {
+        (Asks::Websocket, None, &Method::GET) => begin_websocket(&bounds, request),
+        (Asks::Websocket, Some(sid), &Method::GET) => upgrade(&bounds, request, &sid),
+        (Asks::Polling, None, &Method::GET) => begin_polling(&bounds, request).await,
+        (Asks::Polling, Some(sid), &Method::GET) => Ok(poll(&bounds, request, &sid).await),
+        (Asks::Polling, Some(sid), &Method::POST) => receive(&bounds, request, &sid).await,
+        _ => Ok(bounds.transport.answer(request).await),
     };
-    if parameters(&request).any(|pair| pair == "transport=websocket") {
-        let taken = request.extensions().get::<Taken>().cloned().unwrap_or_default();
-        if !live.upgrades(&sid, &taken) {
-            return Error::Malformed("There is no such connection, or it has its websocket already".into()).into_response();
-        }
-        let response = next.run(request).await;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            live.upgrade_failed(&sid);
-        }
-        return response;
+    answered.unwrap_or_else(Refusal::into_response)
+}
+
+/// The answer to a request that is not carried out.
+enum Refusal {
+    Error(Error),
+    Answer(Box<Response>),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
     }
-    let response = next.run(request).await;
+}
+
+impl From<Box<Response>> for Refusal {
+    fn from(answer: Box<Response>) -> Self {
+        Self::Answer(answer)
+    }
+}
+
+impl Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Error(error) => error.into_response(),
+            Self::Answer(answer) => *answer,
+        }
+    }
+}
+
+type Answered = std::result::Result<Response, Refusal>;
+
+/// A place for a connection that begins with this request, and who watches over it.
+fn begin(bounds: &Bounds, request: &mut Request) -> Result<Arc<Guard>> {
+    if live::kept_bytes(request) > HEAD_BYTES {
+        return Err(Error::Malformed(format!("The head of a request for a socket is larger than {HEAD_BYTES} bytes")));
+    }
+    let address = ClientAddress::of(request.extensions());
+    bounds.limits.connection(address)?;
+    // The library keeps the request for as long as the connection is open, whether a socket connects on it, is refused, or has left.
+    let place = bounds.limits.socket(address)?;
+    request.extensions_mut().insert(place);
+    Ok(bounds.transport.guard(address, bounds.limits.unconnected(address)?))
+}
+
+fn begin_websocket(bounds: &Bounds, mut request: Request) -> Answered {
+    // In this order: what is counted by address counts for requests of any kind.
+    let guard = begin(bounds, &mut request)?;
+    let key = admitted_key(bounds, &request)?;
+    Ok(bounds.transport.upgrade(request, &key, guard, None))
+}
+
+async fn begin_polling(bounds: &Bounds, mut request: Request) -> Answered {
+    let guard = begin(bounds, &mut request)?;
+    Ok(bounds.transport.begin(request, guard).await)
+}
+
+/// Makes a connection the websocket of a session. A client gets one in the place of its polling, and no more: they would be connections that
+/// nobody counts.
+fn upgrade(bounds: &Bounds, request: Request, sid: &str) -> Answered {
+    let key = admitted_key(bounds, &request)?;
+    let (Some(guard), Ok(id)) = (bounds.transport.session(sid), sid.parse()) else {
+        return Ok(unknown());
+    };
+    let taken = request.extensions().get::<Taken>().cloned().unwrap_or_default();
+    if !bounds.live.upgrades(sid, &taken) {
+        return Err(Error::Malformed("There is no such connection, or it has its websocket already".into()).into());
+    }
+    let response = bounds.transport.upgrade(request, &key, guard, Some(id));
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        bounds.live.upgrade_failed(sid);
+    }
+    Ok(response)
+}
+
+/// The key of a request for a websocket, if there may be one more.
+fn admitted_key(bounds: &Bounds, request: &Request) -> std::result::Result<HeaderValue, Refusal> {
+    let key = websocket::key(request)?;
+    if bounds.descriptors.allow_websocket() { Ok(key) } else { Err(Error::Busy.into()) }
+}
+
+/// What the library answers where it does not know the session.
+fn unknown() -> Response {
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (StatusCode::BAD_REQUEST, json, r#"{"code":"1","message":"Session ID unknown"}"#).into_response()
+}
+
+/// Answers a poll, and notes what is taken to the client by that.
+async fn poll(bounds: &Bounds, request: Request, sid: &str) -> Response {
+    let response = bounds.transport.answer(request).await;
     if response.status().is_success() {
-        live.polled(&sid, response.body().size_hint().lower());
+        bounds.live.polled(sid, response.body().size_hint().lower());
     }
-    response
+    match bounds.transport.session(sid).filter(|guard| guard.ended().is_cancelled()) {
+        Some(guard) => last(&guard, response).await,
+        None => response,
+    }
 }
 
-async fn checked(mut request: Request, bounds: &Bounds) -> Result<Request> {
-    // Later only one would be left, and nobody could tell.
-    authorization(request.headers())?;
-    if is_handshake(&request) {
-        let address = ClientAddress::of(request.extensions());
-        bounds.limits.connection(address)?;
-        // The library keeps the request for as long as the connection is open, whether a socket connects on it, is refused, or has left.
-        let place = bounds.limits.socket(address)?;
-        request.extensions_mut().insert(place);
+/// Ends the session once its client has fetched what was sent to it, of which the packet that disconnects it is the last.
+async fn last(guard: &Guard, response: Response) -> Response {
+    let (parts, body) = response.into_parts();
+    let payload = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+    if payload.ends_with(b"41") {
+        guard.end_session();
     }
-    if request.method() != Method::POST {
-        return Ok(request);
-    }
-    let is_framed = is_text_of_version_3(&request);
+    Response::from_parts(parts, Body::from(payload))
+}
+
+/// Takes what a client sends that polls.
+async fn receive(bounds: &Bounds, request: Request, sid: &str) -> Answered {
+    let Some(guard) = bounds.transport.session(sid) else {
+        return Ok(unknown());
+    };
+    let framing = framing(&request);
     let (parts, body) = request.into_parts();
-    let payload = tokio::time::timeout(bounds.time, body::read(body, bounds.bytes)).await.map_err(|_| Error::TooSlow)??;
-    if is_framed && !str::from_utf8(&payload).is_ok_and(is_well_framed) {
-        return Err(Error::Malformed("The payload is not made of packets with their lengths in front".into()));
+    let (most, announced) = (guard.allowance(bounds.bytes), body.size_hint().lower());
+    // Read to its end also where it is too large: otherwise the client might not get the answer.
+    let reading = body::read_of(body, most, bounds.bytes);
+    let payload = tokio::time::timeout(bounds.time, reading).await.map_err(|_| Error::TooSlow)?;
+    let payload = payload.map_err(|error| match error {
+        Error::TooLarge(_) if announced <= bounds.bytes as u64 => ended(&guard, Violation::Unconnected),
+        error => error,
+    })?;
+    let screened = guard.receives(payload.len() as u64).and_then(|()| live::screen(payload.into(), framing, &guard));
+    let payload = screened.map_err(|violation| ended(&guard, violation))?;
+    Ok(bounds.transport.answer(Request::from_parts(parts, Body::from(payload))).await)
+}
+
+/// Ends a session for what its client has sent.
+fn ended(guard: &Guard, violation: Violation) -> Error {
+    guard.violated(violation);
+    Error::Malformed(format!("The session is closed: {violation}"))
+}
+
+fn framing(request: &Request) -> Framing {
+    let is_binary = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream");
+    match (parameter(request, "EIO="), is_binary) {
+        (Some("3"), true) => Framing::Binary,
+        (Some("3"), false) => Framing::Counted,
+        _ => Framing::Separated,
     }
-    Ok(Request::from_parts(parts, Body::from(payload)))
 }
 
-/// Whether a new connection is asked for: those that are there have an id.
-fn is_handshake(request: &Request) -> bool {
-    sid(request).is_none()
+/// What a request asks for, read from its query as the library reads it.
+struct Asked {
+    is_known_version: bool,
+    transport: Asks,
+    sid: Option<String>,
 }
 
-/// The id of a connection that is there, as the client says.
-fn sid(request: &Request) -> Option<&str> {
-    parameters(request).find_map(|pair| pair.strip_prefix("sid="))
+enum Asks {
+    Polling,
+    Websocket,
+    Other,
 }
 
-/// The parameters of the query, as the library takes it apart.
-fn parameters(request: &Request) -> impl Iterator<Item = &str> {
+impl Asked {
+    fn of(request: &Request) -> Self {
+        let transport = match parameter(request, "transport=") {
+            Some("polling") => Asks::Polling,
+            Some("websocket") => Asks::Websocket,
+            _ => Asks::Other,
+        };
+        let sid = query(request).find_map(|pair| pair.strip_prefix("sid=")).map(ToOwned::to_owned);
+        Self { is_known_version: matches!(parameter(request, "EIO="), Some("3" | "4")), transport, sid }
+    }
+}
+
+fn query(request: &Request) -> impl Iterator<Item = &str> {
     request.uri().query().unwrap_or_default().split('&')
 }
 
-fn is_text_of_version_3(request: &Request) -> bool {
-    let version = parameters(request).find_map(|pair| pair.strip_prefix("EIO="));
-    let is_binary = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream");
-    version.is_some_and(is_3) && !is_binary
-}
-
-/// The library reads the version up to the next `=`.
-fn is_3(version: &str) -> bool {
-    version.split('=').next() == Some("3")
-}
-
-/// Whether the payload is a row of packets with their lengths in front, `<length>:<packet>`.
-fn is_well_framed(mut payload: &str) -> bool {
-    while !payload.is_empty() {
-        let packet = payload.split_once(':').and_then(|(length, packets)| without(packets, length.parse().ok()?));
-        match packet {
-            Some(rest) => payload = rest,
-            None => return false,
-        }
-    }
-    true
-}
-
-/// The text without this many UTF-16 code units, which are what JavaScript counts, at its start.
-fn without(text: &str, units: usize) -> Option<&str> {
-    let mut left = units;
-    for (at, c) in text.char_indices() {
-        if left == 0 {
-            return Some(&text[at..]);
-        }
-        left = left.checked_sub(c.len_utf16())?;
-    }
-    (left == 0).then_some("")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_well_framed;
-
-    #[test]
-    fn packets_end_where_javascript_says_they_end() {
-        for payload in ["", "1:2", "6:2probe1:2", "2:😀", "4:4😀é3:4:5", "0:1:2"] {
-            assert!(is_well_framed(payload), "{payload}");
-        }
-        for payload in ["1:😀x", "1:😀", "3:4😀x1:2", "2:x", "9:", "x", ":", "1", "-1:x", "1:22", "99999999999999999999:x"] {
-            assert!(!is_well_framed(payload), "{payload}");
-        }
-    }
+/// The library reads a value up to the next `=`.
+fn parameter<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+    query(request).find_map(|pair| pair.strip_prefix(name)).and_then(|value| value.split('=').next())
 }

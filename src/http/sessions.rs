@@ -21,6 +21,7 @@ use crate::{
     chat::to_the_end,
     error::{Error, Result},
     model::{Session, SessionId, Timestamp, User, UserId},
+    refusals,
     sessions::{Opened, Refreshed},
     store::Which,
 };
@@ -64,7 +65,9 @@ async fn refresh(State(app): State<Shared>, address: ClientAddress, Body(refresh
                 Err(Error::BadRefresh)
             }
             Refreshed::Unknown => {
-                tracing::warn!(%address, "a refresh token was refused");
+                if refusals::is_first(address, "refresh tokens refused") {
+                    tracing::warn!(%address, "a refresh token was refused");
+                }
                 Err(Error::BadRefresh)
             }
         }

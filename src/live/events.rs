@@ -258,6 +258,11 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it does nothing that matters when the socket has left.
+    pub fn concerns_the_socket_alone(&self) -> bool {
+        matches!(self, Self::SubscribeToAll | Self::Unsubscribe(_) | Self::Sync(_) | Self::Typing { .. })
+    }
+
     /// Reads an event and its arguments. Errors are for the acknowledgement.
     pub fn read(event: &str, arguments: &[Value]) -> Result<Self> {
         let first = arguments.first().and_then(Value::as_str);

@@ -9,23 +9,28 @@ use std::{
 use futures_util::future::Either;
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
-use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
+use socketioxide::{
+    ProtocolVersion,
+    extract::{AckSender, Event, SocketRef, TryData},
+};
 use tokio::sync::oneshot;
 use tracing::field::display;
 
 use super::{
-    Proofs, Sockets,
+    Guard, Proofs, Sockets,
     events::Command,
-    is_closing, is_in, join, room_name,
+    handshake, is_closing, is_in, join, room_name,
     slow::{evict, has_room_soon},
     turns::{Arguments, Turn, Turns},
     user_name,
 };
 use crate::{
     access::{Action, Caller, Proof, shown},
+    address::ClientAddress,
     chat::{Chat, LOG_BYTES},
     error::{Error, Fault, Result},
     model::{ClientId, Room, RoomId, Seq, UserId},
+    refusals,
     token::Verified,
     view::{MarkedView, Post, raw},
 };
@@ -56,7 +61,7 @@ struct Connecting(#[expect(dead_code, reason = "dropping it is what it is for")]
 
 /// Makes a socket that is about to connect answer to its client's events, one after the other. This has to come before the client is
 /// told that it is connected: an event that finds nobody listening is lost.
-pub fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
+fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
     let (handlers, turns) = (Arc::clone(handlers), Arc::new(Turns::default()));
     if let Some(first) = turns.take(0) {
         socket.extensions.insert(Connecting(Arc::new(first)));
@@ -65,8 +70,8 @@ pub fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
         // Here and not in the future, since this runs in the order in which the events came in: turns are taken, and what gets none is
         // refused. Refusals in tasks of their own could come in a crowd long after, and take the places of what the socket is to hear.
         let turn = turns.take(name.len() + arguments.as_ref().map_or(0, Arguments::bytes));
-        let refusal = match (turn, arguments.0) {
-            (Some(turn), Ok(Arguments(arguments))) => {
+        let refusal = match (handlers.sockets.events.arrives(), turn, arguments.0) {
+            (Some(arrived), Some(turn), Ok(Arguments(arguments))) => {
                 return Either::Left(async move {
                     let answered = async {
                         let outcome = handlers.run(&socket, &name, &arguments).await;
@@ -75,12 +80,15 @@ pub fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
                         }
                     };
                     turn.wait(answered).await;
+                    drop(arrived);
                 });
             }
-            (Some(_), Err(_)) => "The arguments of the event cannot be read",
-            (None, _) => "Too many events at once",
+            (None, ..) => "The server is stopping",
+            (_, Some(_), Err(_)) => "The arguments of the event cannot be read",
+            (_, None, _) => "Too many events at once",
         };
-        handlers.acknowledge(&socket, ack, Err(Error::BadEvent(refusal)));
+        let refused = handlers.count(&socket).and(Err(Error::BadEvent(refusal)));
+        handlers.acknowledge(&socket, ack, refused);
         Either::Right(ready(()))
     });
 }
@@ -98,29 +106,57 @@ fn done() -> Answer {
 }
 
 impl Handlers {
+    /// Lets a socket connect. Errors are for `connect_error`.
+    pub async fn connect(self: Arc<Self>, socket: &SocketRef, auth: Value) -> Result<()> {
+        let guard = Guard::of(socket).ok_or_else(|| Error::internal("a connection that nobody watches over"))?;
+        let admitted = match handshake::seat(socket).await {
+            Ok(()) => self.proofs.admit(socket, &auth).await,
+            refused => refused,
+        };
+        if admitted.is_err() && socket.protocol() == ProtocolVersion::V4 {
+            // Clients of socket.io 2 connect when they come, and never again on the same connection.
+            guard.close_refused();
+        }
+        admitted?;
+        // Before the client is told that it is connected, since from then on it may leave.
+        self.sockets.see_off(&self.proofs, socket);
+        listen(&self, socket);
+        guard.connected(socket.extensions.get::<Proof>().map(|proof| proof.user.id));
+        Ok(())
+    }
+
+    /// Counts an event, in secure mode.
+    fn count(&self, socket: &SocketRef) -> Result<()> {
+        let user = socket.extensions.get::<Proof>().map(|proof| proof.user.id);
+        user.map_or(Ok(()), |user| self.chat.limits.event(user))
+    }
+
     fn acknowledge(&self, socket: &SocketRef, ack: AckSender, outcome: Result<Answer>) {
         if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
             // Without the id of the socket: whoever knows that could speak for a client that polls.
             let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
-            tracing::error!(user, %cause, "an event was not carried out");
+            if refusals::is_first(ClientAddress::of(&socket.req_parts().extensions), "events not carried out") {
+                tracing::error!(user, %cause, "an event was not carried out");
+            }
         }
         let answer = outcome.unwrap_or_else(|error| raw(&error.to_json()));
         if self.sockets.upgrades.admit(socket, answer.get().len()) {
             // A client that has gone away, or reads too slowly to be told, needs no answer.
             let _ = ack.send(&answer);
-        } else {
+        } else if socket.connected() {
             evict(socket);
         }
     }
 
     async fn run(&self, socket: &SocketRef, event: &str, arguments: &[Value]) -> Result<Answer> {
-        if is_closing(socket) {
+        if is_closing(socket) || self.sockets.events.is_over() {
             return Err(Error::BadEvent("This socket is being closed"));
         }
-        if let Some(proof) = socket.extensions.get::<Proof>() {
-            self.chat.limits.event(proof.user.id)?;
-        }
+        self.count(socket)?;
         let command = Command::read(event, arguments)?;
+        if !socket.connected() && command.concerns_the_socket_alone() {
+            return Err(Error::BadEvent("This socket has left"));
+        }
         let caller = self.proofs.caller(socket, matches!(command, Command::RefreshToken(_))).await?;
         match command {
             Command::Identity(user) => self.identify(socket, &caller, user).await.map(|()| done()),

@@ -15,7 +15,7 @@ use axum::{
 use socketioxide::extract::SocketRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{PATH, backlog::Backlog};
+use super::backlog::Backlog;
 use crate::error::{Error, Result};
 
 /// How long a socket waits until nothing is left of the one before it.
@@ -52,18 +52,22 @@ pub async fn seat(socket: &SocketRef) -> Result<()> {
     Ok(())
 }
 
-/// Lets requests for sockets go on with copies of what they need; other requests pass as they are.
+/// The request that opens a connection, with copies of what is needed of it.
 pub fn slim(mut request: Request) -> Request {
-    if request.uri().path().starts_with(PATH) {
-        let backlog = Backlog::begin(request.extensions(), is_websocket(&request));
-        request.extensions_mut().insert(backlog);
-        request.extensions_mut().insert(Seat(Arc::new(Semaphore::new(1))));
-        *request.headers_mut() = copies(request.headers());
-        if let Ok(uri) = request.uri().to_string().parse::<Uri>() {
-            *request.uri_mut() = uri;
-        }
+    let backlog = Backlog::begin(request.extensions(), is_websocket(&request));
+    request.extensions_mut().insert(backlog);
+    request.extensions_mut().insert(Seat(Arc::new(Semaphore::new(1))));
+    *request.headers_mut() = copies(request.headers());
+    if let Ok(uri) = request.uri().to_string().parse::<Uri>() {
+        *request.uri_mut() = uri;
     }
     request
+}
+
+/// How many bytes of a request the copies take.
+pub fn kept_bytes(request: &Request) -> usize {
+    let headers = KEPT.iter().filter_map(|name| request.headers().get(name));
+    request.uri().path().len() + request.uri().query().map_or(0, str::len) + headers.map(HeaderValue::len).sum::<usize>()
 }
 
 fn is_websocket(request: &Request) -> bool {

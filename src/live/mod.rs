@@ -6,12 +6,17 @@
 mod backlog;
 mod departures;
 mod events;
+mod guard;
 mod handlers;
 mod handshake;
+mod packets;
+mod payloads;
 mod presence;
 mod proofs;
+mod screen;
 mod slow;
 mod strays;
+mod transport;
 mod turns;
 mod typing;
 
@@ -28,50 +33,59 @@ use socketioxide::{
     BroadcastError, SocketError, SocketIo,
     extract::{SocketRef, TryData},
     handler::ConnectHandler,
-    layer::SocketIoLayer,
     operators::BroadcastOperators,
 };
 use tokio::{task::AbortHandle, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 pub use backlog::Taken;
 use backlog::Upgrades;
 use departures::{Departures, take_out};
 use events::Audience;
 pub use events::Event;
+pub use guard::{Guard, Violation};
 pub use handlers::Handlers;
-pub use handshake::slim;
+pub use handshake::kept_bytes;
+pub use payloads::{Framing, screen};
 pub use presence::Presence;
 pub use proofs::Proofs;
 use slow::{evict, evict_late, has_room};
 use strays::Strays;
+pub use transport::Transport;
+use turns::UnderWay;
 use typing::Typing;
 
 use crate::{
     chat::Chat,
     config::SocketConfig,
-    error::Error,
+    limits::Limits,
     model::{RoomId, SessionId, UserId},
 };
 
 /// The path of Socket.IO.
 pub const PATH: &str = "/socket.io";
 
-/// How long a client may take from opening the transport to connecting a socket.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Whether requests with this path are for sockets.
+#[must_use]
+pub fn is_path(path: &str) -> bool {
+    path.strip_prefix(PATH).is_some_and(|behind| behind.is_empty() || behind.starts_with('/'))
+}
+
 /// Bytes that a socket reads at once. Events of clients are small, and every idle socket holds a buffer of this size.
 const READ_BUFFER: usize = 512;
 /// How often what ends by itself is looked after. Twice within the second in which the end of a session or of a membership has to take hold.
 const TICK: Duration = Duration::from_millis(400);
 /// In how many rooms at most it is looked at once for what other servers have written.
 const ROOMS_AT_ONCE: usize = 500;
-/// How often it is tried again to tell a client that its socket is closed.
-const CLOSE_RETRY: Duration = Duration::from_millis(250);
 
 /// The largest packet that a client may send, in bytes.
 #[must_use]
 pub fn max_packet(config: &SocketConfig) -> usize {
     usize::try_from(config.max_packet_bytes).unwrap_or(usize::MAX)
 }
+
+/// How often it is tried again to tell a client that its socket is closed.
+const CLOSE_RETRY: Duration = Duration::from_millis(250);
 
 /// What the rest of the server may do to sockets.
 pub trait Live: Send + Sync + 'static {
@@ -126,27 +140,47 @@ pub struct Sockets {
     presence: Arc<Presence>,
     typing: Arc<Typing>,
     upgrades: Arc<Upgrades>,
+    transport: Transport,
+    events: UnderWay,
+    /// Ends all connections.
+    stopping: CancellationToken,
     /// Look after what ends by itself, and after the logs.
     watch: Arc<OnceLock<[AbortHandle; 2]>>,
 }
 
 impl Sockets {
-    /// No sockets yet, and the layer that lets clients of socket.io 2, 3 and 4 connect to them.
+    /// No sockets yet. Clients of socket.io 2, 3 and 4 connect to them through their [transport](Self::transport).
     #[must_use]
-    pub fn new(config: &SocketConfig, presence: Presence) -> (Self, SocketIoLayer) {
+    pub fn new(config: &SocketConfig, presence: Presence, limits: Arc<Limits>) -> Self {
         let max_packet = max_packet(config);
         let (layer, io) = SocketIo::builder()
             .req_path(PATH)
             .ping_interval(config.ping_interval_ms.into())
             .ping_timeout(config.ping_timeout_ms.into())
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(guard::CONNECT_TIMEOUT)
             .max_buffer_size(config.max_waiting_events)
             .max_payload(config.max_packet_bytes)
             .ws_max_message_size(max_packet)
             .ws_max_frame_size(max_packet)
             .ws_read_buffer_size(READ_BUFFER)
             .build_layer();
-        (Self { io, presence: Arc::new(presence), typing: Arc::default(), upgrades: Arc::default(), watch: Arc::default() }, layer)
+        let stopping = CancellationToken::new();
+        Self {
+            io,
+            presence: Arc::new(presence),
+            typing: Arc::default(),
+            upgrades: Arc::default(),
+            transport: Transport::new(&layer, limits, stopping.clone()),
+            events: UnderWay::default(),
+            stopping,
+            watch: Arc::default(),
+        }
+    }
+
+    /// Where requests for sockets go.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.transport.clone()
     }
 
     /// Lets clients connect.
@@ -155,14 +189,7 @@ impl Sockets {
         let connecting = Arc::clone(&handlers);
         let listen = move |socket: SocketRef, TryData(auth): TryData<Value>| {
             let handlers = Arc::clone(&connecting);
-            async move {
-                handshake::seat(&socket).await?;
-                handlers.proofs.admit(&socket, &auth.unwrap_or_default()).await?;
-                // Before the client is told that it is connected, since from then on it may leave.
-                handlers.sockets.see_off(&handlers.proofs, &socket);
-                handlers::listen(&handlers, &socket);
-                Ok::<_, Error>(())
-            }
+            async move { handlers.connect(&socket, auth.unwrap_or_default()).await }
         };
         let (sockets, proofs) = (self.clone(), Arc::clone(&handlers.proofs));
         let connected = move |socket: SocketRef| {
@@ -180,11 +207,13 @@ impl Sockets {
         let _ = self.watch.set([watching, following]);
     }
 
-    /// Sees to it that a socket is forgotten when it goes, and that nothing counts any more that its client has sent before.
+    /// Sees to it that a socket is forgotten when it goes. What its client has sent before is still done.
     fn see_off(&self, proofs: &Arc<Proofs>, socket: &SocketRef) {
         let (sockets, proofs) = (self.clone(), Arc::clone(proofs));
         socket.on_disconnect(move |socket: SocketRef| {
-            socket.extensions.insert(Closing);
+            if let Some(guard) = Guard::of(&socket) {
+                guard.left();
+            }
             proofs.forget(&socket);
             sockets.presence.went(&sockets, &socket);
             sockets.tell_stopped(sockets.typing.gone(socket.id));
@@ -304,10 +333,16 @@ impl Sockets {
     /// Closes every socket. Clients see their connection end, and try to connect again.
     pub async fn close(&self) {
         self.watch.get().into_iter().flatten().for_each(AbortHandle::abort);
+        self.events.finish().await;
         self.presence.close().await;
-        // Nothing more that waits is done: there is soon no database for it.
-        self.io.sockets().iter().for_each(|socket| _ = socket.extensions.insert(Closing));
         self.io.close().await;
+        self.transport.close().await;
+        self.stopping.cancel();
+    }
+
+    /// Does nothing more of what clients have sent: there is soon no database for it.
+    pub fn drop_events(&self) {
+        self.events.drop_all();
     }
 }
 
@@ -403,7 +438,7 @@ fn join(socket: &SocketRef, room: String) {
     }
 }
 
-/// The mark of a socket that is being closed, or is gone: it hears nothing, and nothing that its client has sent counts any more.
+/// The mark of a socket that the server closes: it hears nothing, and nothing that its client has sent counts any more.
 #[derive(Clone)]
 struct Closing;
 
@@ -411,21 +446,30 @@ fn is_closing(socket: &SocketRef) -> bool {
     socket.extensions.get::<Closing>().is_some()
 }
 
-/// Closes a socket. Its client is told as soon as there is room for that; one that reads nothing at all is given up by the heartbeat.
+/// Closes a socket, and its connection. Its client is told as soon as there is room for that; one that reads nothing at all is given up by
+/// the heartbeat.
 fn close(socket: &SocketRef) {
     if socket.extensions.insert(Closing).is_some() {
         return;
     }
     socket.leave_all();
+    let socket = socket.clone();
     if socket.clone().disconnect().is_ok() {
+        close_connection(&socket);
         return;
     }
-    let socket = socket.clone();
     tokio::spawn(async move {
         while socket.connected() && socket.clone().disconnect().is_err() {
             tokio::time::sleep(CLOSE_RETRY).await;
         }
+        close_connection(&socket);
     });
+}
+
+fn close_connection(socket: &SocketRef) {
+    if let Some(guard) = Guard::of(socket) {
+        guard.close();
+    }
 }
 
 /// The events of each room, in their order; those of no room together.

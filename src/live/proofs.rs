@@ -21,6 +21,7 @@ use crate::{
     address::ClientAddress,
     error::{Error, Result},
     model::{Timestamp, UserId},
+    refusals,
     store::Store,
 };
 
@@ -63,7 +64,11 @@ impl Proofs {
             Ok(token) => self.access.prove(&token).await,
             Err(error) => Err(error),
         };
-        let proof = proved.inspect_err(|error| tracing::info!(%address, %error, "a socket was refused"))?;
+        let proof = proved.inspect_err(|error| {
+            if refusals::is_first(address, "sockets refused") {
+                tracing::info!(%address, %error, "a socket was refused");
+            }
+        })?;
         socket.extensions.insert(proof);
         Ok(())
     }
@@ -80,7 +85,11 @@ impl Proofs {
     pub async fn replace(&self, socket: &SocketRef, caller: &Caller, token: &str) -> Result<()> {
         let user = caller.user().map(|user| display(user.id));
         let proved = self.access.prove(token).await;
-        let proof = proved.inspect_err(|error| tracing::info!(address = %caller.address, user, %error, "a token was refused"))?;
+        let proof = proved.inspect_err(|error| {
+            if refusals::is_first(caller.address, "tokens refused") {
+                tracing::info!(address = %caller.address, user, %error, "a token was refused");
+            }
+        })?;
         let Some(former) = &caller.proof else { return Ok(()) };
         if former.user.id != proof.user.id {
             return Err(self.access.refuse(caller, "take another user's token", None, Error::NotYou));
@@ -102,7 +111,7 @@ impl Proofs {
             self.due().insert((end, socket.id, Then::Tell));
         }
         // It may have gone meanwhile, when there was nothing to forget yet.
-        if is_closing(socket) {
+        if !socket.connected() || is_closing(socket) {
             self.forget(socket);
         }
         // The session may have ended before the socket was where those are found that have to be closed.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use tracing::field::display;
 
 use super::{close, is_closing};
-use crate::access::Proof;
+use crate::{access::Proof, address::ClientAddress, refusals};
 
 /// How long an answer waits for its place before the client is given up, and how often it is looked.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
@@ -47,7 +47,9 @@ pub fn evict_late(listeners: &mut Vec<SocketRef>, missed: usize) {
 pub fn evict(socket: &SocketRef) {
     // Without the id of the socket: whoever knows that could speak for a client that polls.
     let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
-    tracing::info!(user, "a client reads too slowly and is disconnected");
+    if refusals::is_first(ClientAddress::of(&socket.req_parts().extensions), "clients disconnected that read too slowly") {
+        tracing::info!(user, "a client reads too slowly and is disconnected");
+    }
     close(socket);
 }
 

@@ -50,7 +50,7 @@ impl Strays {
 
 fn strays(io: &SocketIo, now: Timestamp) -> Vec<SocketRef> {
     let late = Timestamp(now.0.saturating_sub(LATE));
-    let sockets = io.sockets().into_iter().filter(|socket| !is_closing(socket));
+    let sockets = io.sockets().into_iter().filter(|socket| socket.connected() && !is_closing(socket));
     let proved: Vec<_> = sockets.filter_map(|socket| Some((socket.extensions.get::<Proof>()?.token, socket))).collect();
     let sessions: HashSet<SessionId> = proved.iter().filter_map(|(token, _)| token.session).collect();
     let of = |session| io.within(session_name(session)).sockets().into_iter().map(move |socket| (session, socket.id));

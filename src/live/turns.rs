@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,6 +15,7 @@ use serde::{
 };
 use serde_json::Value;
 use tokio::sync::oneshot;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 /// The most events of one socket that may be under way: a client may well subscribe to all its rooms in one go.
 const EVENTS: usize = 4_096;
@@ -68,17 +69,55 @@ fn bytes(value: &Value) -> usize {
     size_of::<Value>() + inside
 }
 
+/// How long events that have arrived may take when the server stops.
+const LAST_EVENTS: Duration = Duration::from_secs(4);
+
+/// The events of all sockets that have arrived and are not done.
+#[derive(Clone, Default)]
+pub struct UnderWay(Arc<Arrived>);
+
+#[derive(Default)]
+struct Arrived {
+    events: TaskTracker,
+    is_over: AtomicBool,
+}
+
+impl UnderWay {
+    /// One more, for as long as the token is held; none when the server stops.
+    pub fn arrives(&self) -> Option<TaskTrackerToken> {
+        (!self.0.events.is_closed()).then(|| self.0.events.token())
+    }
+
+    /// Whether nothing is done any more.
+    pub fn is_over(&self) -> bool {
+        self.0.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Lets those that have arrived be done, if they are in time, and no others.
+    pub async fn finish(&self) {
+        self.0.events.close();
+        let _ = tokio::time::timeout(LAST_EVENTS, self.0.events.wait()).await;
+        self.drop_all();
+    }
+
+    /// Does nothing more of them.
+    pub fn drop_all(&self) {
+        self.0.events.close();
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Lets the events of one socket run in the order in which they came in, though each runs in a task of its own. An idle socket keeps
 /// nothing but the end of the queue.
 #[derive(Default)]
 pub struct Turns {
     last: Mutex<Option<oneshot::Receiver<()>>>,
-    under_way: Arc<UnderWay>,
+    under_way: Arc<Held>,
 }
 
 /// What is under way of a socket.
 #[derive(Default)]
-struct UnderWay {
+struct Held {
     events: AtomicUsize,
     bytes: AtomicUsize,
 }
@@ -88,14 +127,14 @@ pub struct Turn {
     former: Option<oneshot::Receiver<()>>,
     _next: oneshot::Sender<()>,
     bytes: usize,
-    under_way: Arc<UnderWay>,
+    under_way: Arc<Held>,
 }
 
 impl Turns {
     /// The next place, for an event of so many bytes; none when too much is under way.
     pub fn take(&self, bytes: usize) -> Option<Turn> {
         // Requests of a client that polls may come at the same time; one event more each is no harm.
-        let UnderWay { events: taken, bytes: held } = &*self.under_way;
+        let Held { events: taken, bytes: held } = &*self.under_way;
         if taken.load(Ordering::Relaxed) >= EVENTS || held.load(Ordering::Relaxed) >= BYTES {
             return None;
         }

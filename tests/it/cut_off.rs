@@ -11,6 +11,7 @@ use causerie::{
     chat::Chat,
     clock::Clock,
     config::Config,
+    descriptors::Descriptors,
     http::{self, App},
     limits::Limits,
     live::{Event, Live, Presence, Sockets, Taken},
@@ -143,7 +144,7 @@ async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_cal
     store.add_user(carol.clone(), Some(Credentials { username, password: former.clone() })).await.unwrap();
     let token = tokens.sign(&carol, None, clock.now(), None);
     let presence = Presence::new(Arc::clone(&store), clock.clone(), &config.rooms);
-    let (_sockets, layer) = Sockets::new(&config.socket, presence);
+    let sockets = Sockets::new(&config.socket, presence, Arc::clone(&chat.limits));
     let (tell, mut closed) = mpsc::unbounded_channel();
     let app = App {
         store: Arc::clone(&store),
@@ -152,6 +153,7 @@ async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_cal
         passwords,
         limits: Arc::clone(&chat.limits),
         live: Arc::new(Closed(tell)),
+        descriptors: Descriptors::new(),
         clock,
         config: config.http,
         chat,
@@ -162,7 +164,7 @@ async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_cal
         .header(header::CONTENT_TYPE, "application/json")
         .body(Body::from(change.to_string()))
         .unwrap();
-    let mut request = Box::pin(http::router(app, layer, 1_000_000).oneshot(request));
+    let mut request = Box::pin(http::router(app, sockets.transport(), 1_000_000).oneshot(request));
     // Dropped when the sessions of before have ended, and before it is looked after again.
     tokio::select! {
         biased;

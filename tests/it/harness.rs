@@ -113,8 +113,12 @@ impl Program {
 
     /// Starts it in `folder` and waits until it says that it is ready. Its log goes to `log` in that folder.
     pub fn start(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::started_by(&mut Self::command(folder), folder, settings)
+    }
+
+    /// The same, by a command that may do something else before.
+    pub fn started_by(command: &mut Command, folder: &Path, settings: &[(&str, &str)]) -> Self {
         let log = folder.join("log");
-        let mut command = Self::command(folder);
         command.env("CAUSERIE_LISTEN", "127.0.0.1:0").envs(settings.iter().copied());
         let log_file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut child = command.stdout(Stdio::piped()).stderr(log_file).spawn().unwrap();

@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub const WEBSOCKET: &str = "/socket.io/?EIO=4&transport=websocket";
-const WEBSOCKET_3: &str = "/socket.io/?EIO=3&transport=websocket";
+pub const WEBSOCKET_3: &str = "/socket.io/?EIO=3&transport=websocket";
 /// The first byte of frames: a text, binary data, a close, a ping, each whole.
 pub const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;

@@ -26,11 +26,16 @@ impl Connection {
     /// A websocket that speaks to this path and query.
     pub async fn websocket(base: &str, path: &str) -> Self {
         let mut connection = Self::open(base).await;
-        let upgrade =
-            "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
-        connection.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n\r\n").as_bytes()).await;
+        connection.asks_for_websocket(path).await;
         assert_eq!(connection.reply("GET").await.expect("no answer to an upgrade").status, 101);
         connection
+    }
+
+    /// Sends a request for a websocket.
+    pub async fn asks_for_websocket(&mut self, path: &str) {
+        let upgrade =
+            "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n\r\n").as_bytes()).await;
     }
 
     /// Sends these bytes; false when the server no longer takes any.

@@ -10,8 +10,9 @@ use crate::{
     databases::Kind,
     each_store,
     harness::{PATIENCE, TestServer},
+    hostile_frames::TEXT,
     people::{ENDED, Member, PASSWORD},
-    raw::Connection,
+    raw::{Connection, frame},
     secure_access::NOBODY,
     wire::{Shown, Socket},
 };
@@ -202,6 +203,8 @@ async fn end_by(server: &TestServer, way: usize, alice: &Member, sue: &Member) {
         }
         4 => {
             alice.refreshes().await.ok();
+            // Not a second tab that refreshes at the same time.
+            server.turn_clock(11_000);
             alice.refreshes().await.refused(401, "The refresh token is not valid, please log in again")
         }
         5 => sue.calls(Method::DELETE, &format!("/users/{}", alice.id), json!({})).await.ok(),
@@ -293,8 +296,9 @@ async fn connections_count_whether_they_have_a_token_or_not() {
     };
     let mut connections = [open().await, open().await];
     for connection in &mut connections {
-        connection.send(upgrade(3).as_bytes()).await;
+        connection.send(upgrade(4).as_bytes()).await;
         assert_eq!(connection.reply("GET").await.unwrap().status, 101);
+        connection.send(&frame(TEXT, b"40")).await;
         connection.hears("44").await;
     }
     for version in [3, 4] {

@@ -1,0 +1,162 @@
+//! The beginning of a client's packet, as far as it decides what becomes of it.
+//!
+//! No event takes binary data and only the default namespace exists, but the library keeps announced attachments in memory until the last
+//! one has come, and answers a CONNECT with the name of the namespace, however long. So packets are sorted out before it sees them.
+
+/// The longest beginning that [`sort`] looks at, in bytes.
+pub const LONGEST_BEGINNING: usize = 48;
+/// The longest namespace whose CONNECT the library may answer (with `Invalid namespace`).
+const LONGEST_NAMESPACE: usize = 32;
+/// The most digits of a number of attachments.
+const LONGEST_COUNT: usize = 9;
+
+/// What a packet is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packet {
+    /// Of Engine.IO, or none at all: the library answers it, or ends the connection.
+    Transport,
+    /// CONNECT. The library refuses another namespace than the default one.
+    Connect,
+    /// An event for the default namespace.
+    Event,
+    /// DISCONNECT from the default namespace, or something that no client has a reason to send.
+    Other,
+    /// For another namespace, or a binary acknowledgement: the library must not see it.
+    Ignored {
+        /// How many binary packets belong to it.
+        attachments: u32,
+    },
+    /// An event with attachments. Without them it is an event like others, with arguments of the wrong type.
+    BinaryEvent {
+        /// How many binary packets belong to it.
+        attachments: u32,
+        /// How many characters behind the packet's type say so.
+        announced: usize,
+    },
+    /// A binary packet, written as text.
+    Binary,
+    /// Not what the protocol allows.
+    Broken,
+}
+
+/// What packet begins like this; `None` when that takes more of it. `is_whole`: there is no more.
+pub fn sort(beginning: &[u8], is_whole: bool) -> Option<Packet> {
+    match beginning {
+        [b'b', ..] => Some(Packet::Binary),
+        [b'4', kind @ b'0'..=b'3', rest @ ..] => sort_plain(*kind, rest, is_whole),
+        [b'4', kind @ (b'5' | b'6'), rest @ ..] => sort_binary(*kind, rest, is_whole),
+        [b'4'] | [] if !is_whole => None,
+        _ => Some(Packet::Transport),
+    }
+}
+
+fn sort_plain(kind: u8, rest: &[u8], is_whole: bool) -> Option<Packet> {
+    match (kind, namespace(rest, is_whole)?) {
+        (b'0', Namespace::Default | Namespace::Short) => Some(Packet::Connect),
+        (b'2', Namespace::Default) => Some(Packet::Event),
+        (_, Namespace::Default) => Some(Packet::Other),
+        (_, Namespace::Short | Namespace::Long) => Some(Packet::Ignored { attachments: 0 }),
+    }
+}
+
+fn sort_binary(kind: u8, rest: &[u8], is_whole: bool) -> Option<Packet> {
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    match rest.get(digits) {
+        None if !is_whole && digits <= LONGEST_COUNT => None,
+        Some(b'-') if (1..=LONGEST_COUNT).contains(&digits) => {
+            let attachments = str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
+            let is_event = kind == b'5' && namespace(&rest[digits + 1..], is_whole)? == Namespace::Default;
+            Some(if is_event { Packet::BinaryEvent { attachments, announced: digits + 1 } } else { Packet::Ignored { attachments } })
+        }
+        _ => Some(Packet::Broken),
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Namespace {
+    Default,
+    Short,
+    Long,
+}
+
+/// The namespace that stands here. It begins with a slash, and ends with a comma or with the packet.
+fn namespace(rest: &[u8], is_whole: bool) -> Option<Namespace> {
+    match rest {
+        [] if !is_whole => None,
+        [b'/', rest @ ..] => match rest.iter().take(LONGEST_NAMESPACE).position(|byte| *byte == b',') {
+            Some(0) => Some(Namespace::Default),
+            None if rest.len() >= LONGEST_NAMESPACE => Some(Namespace::Long),
+            None if !is_whole => None,
+            None if rest.is_empty() => Some(Namespace::Default),
+            Some(_) | None => Some(Namespace::Short),
+        },
+        _ => Some(Namespace::Default),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SORTED: [(&str, Packet); 31] = [
+        ("", Packet::Transport),
+        ("2", Packet::Transport),
+        ("2probe", Packet::Transport),
+        ("é", Packet::Transport),
+        ("4", Packet::Transport),
+        ("44", Packet::Transport),
+        ("4é", Packet::Transport),
+        ("40", Packet::Connect),
+        ("40{\"token\":\"x\"}", Packet::Connect),
+        ("40/", Packet::Connect),
+        ("40/,{}", Packet::Connect),
+        ("40/nowhere", Packet::Connect),
+        ("40/nowhere,{}", Packet::Connect),
+        ("41", Packet::Other),
+        ("431[]", Packet::Other),
+        ("42[\"x\"]", Packet::Event),
+        ("4217[\"x\"]", Packet::Event),
+        ("42/,17[\"x\"]", Packet::Event),
+        ("42/nowhere,[\"x\"]", Packet::Ignored { attachments: 0 }),
+        ("41/nowhere", Packet::Ignored { attachments: 0 }),
+        ("40/a-namespace-that-is-longer-than-any", Packet::Ignored { attachments: 0 }),
+        ("451-[\"x\"]", Packet::BinaryEvent { attachments: 1, announced: 2 }),
+        ("4510000-/,7[\"x\"]", Packet::BinaryEvent { attachments: 10_000, announced: 6 }),
+        ("452-/nowhere,[\"x\"]", Packet::Ignored { attachments: 2 }),
+        ("461-1[]", Packet::Ignored { attachments: 1 }),
+        ("45", Packet::Broken),
+        ("45-[]", Packet::Broken),
+        ("451[]", Packet::Broken),
+        ("451", Packet::Broken),
+        ("459999999999-[]", Packet::Broken),
+        ("bAAAA", Packet::Binary),
+    ];
+
+    #[test]
+    fn packets_are_told_apart_by_their_beginning() {
+        for (text, packet) in SORTED {
+            assert_eq!(sort(text.as_bytes(), true), Some(packet), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_beginning_is_decided_as_the_whole_packet_is_or_not_at_all() {
+        for (text, packet) in SORTED {
+            for end in 0..=text.len().min(LONGEST_BEGINNING) {
+                let decided = sort(&text.as_bytes()[..end], false);
+                assert!(decided.is_none_or(|decided| decided == packet), "{text}, {end} bytes: {decided:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_beginning_is_enough() {
+        for text in [
+            "40/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+            "45999999999-/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+            "45999999999999999999999999999999999999999999999",
+        ] {
+            assert!(sort(&text.as_bytes()[..LONGEST_BEGINNING.min(text.len())], false).is_some(), "{text}");
+        }
+    }
+}

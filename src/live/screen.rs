@@ -1,0 +1,330 @@
+//! The stream of a websocket, whose messages are screened before the library reads them.
+//!
+//! Frames are passed on as they came, so that the library goes on being the one that speaks the protocol. A message that it must not see is
+//! overwritten in place and so becomes a pong, which it ignores: a text that begins with `3`.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use socketioxide::socket::Sid;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::{
+    guard::{Guard, Verdict, Violation},
+    packets::{LONGEST_BEGINNING, Packet, sort},
+    transport::Sessions,
+};
+
+/// How many bytes are read at once.
+const READ: usize = 2 * 1024;
+/// How many bytes may wait until it is known what message they belong to: its beginning may come in many small frames.
+const MOST_WAITING: usize = 4 * 1024;
+/// What hides a message from the library.
+const PONG: u8 = b'3';
+
+/// A frame with the packet by which a client closes the transport. At the end of the stream the library would send nothing more, also not what
+/// it has for the client already.
+const CLOSE: [u8; 7] = [FIN | TEXT, MASKED | 1, 0, 0, 0, 0, b'1'];
+
+const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
+const FIRST_CONTROL: u8 = 0x8;
+const OPCODE: u8 = 0x0f;
+const FIN: u8 = 0x80;
+const MASKED: u8 = 0x80;
+
+/// A stream of a client's websocket.
+pub struct Screened<S> {
+    stream: S,
+    guard: Arc<Guard>,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    frames: Frames,
+    is_over: bool,
+    /// The session that it upgrades. Where that comes to nothing the session is over.
+    upgrades: Option<(Sid, Sessions)>,
+}
+
+impl<S> Screened<S> {
+    /// The same stream, of a client that `guard` watches over.
+    pub fn new(stream: S, guard: Arc<Guard>, upgrades: Option<(Sid, Sessions)>) -> Self {
+        let ended = Box::pin(guard.ended().clone().cancelled_owned());
+        Self { stream, guard, ended, frames: Frames::default(), is_over: false, upgrades }
+    }
+}
+
+impl<S> Drop for Screened<S> {
+    fn drop(&mut self) {
+        if let Some((sid, sessions)) = self.upgrades.take() {
+            // An upgraded session is over already, or about to be.
+            tokio::spawn(async move { sessions.end(sid).await });
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            if this.frames.take(buffer) {
+                return Poll::Ready(Ok(()));
+            }
+            if this.ended.as_mut().poll(cx).is_ready() {
+                if !std::mem::replace(&mut this.is_over, true) && buffer.remaining() >= CLOSE.len() {
+                    buffer.put_slice(&CLOSE);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let mut read = [0; READ];
+            let mut read = ReadBuf::new(&mut read);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Err(violation) = this.frames.screen(read.filled(), &this.guard) {
+                this.guard.violated(violation);
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Screened<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Follows the frames of a client, and keeps back the bytes of a message until it is known what becomes of it.
+#[derive(Default)]
+struct Frames {
+    /// What the library has not taken yet.
+    bytes: Vec<u8>,
+    /// How many of those it may have.
+    passed: usize,
+    at: At,
+    message: Message,
+}
+
+/// Where in a frame.
+enum At {
+    Head { head: [u8; 14], length: usize },
+    Payload { left: u64, mask: [u8; 4], position: usize, of: Part },
+}
+
+impl Default for At {
+    fn default() -> Self {
+        Self::Head { head: [0; 14], length: 0 }
+    }
+}
+
+/// What a frame is a part of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Message { is_last: bool },
+    Control,
+}
+
+/// The message that is coming in.
+#[derive(Default)]
+enum Message {
+    /// None is.
+    #[default]
+    Between,
+    /// Its beginning, and where in `bytes` that is, with the mask of each.
+    Begins { beginning: Vec<u8>, places: Vec<(usize, u8)> },
+    /// The library reads it.
+    Passes,
+    /// It is being overwritten.
+    Hidden,
+}
+
+impl Frames {
+    /// Hands over what the library may have. False when there is nothing.
+    fn take(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let count = self.passed.min(buffer.remaining());
+        if count == 0 {
+            return false;
+        }
+        buffer.put_slice(&self.bytes[..count]);
+        self.bytes.drain(..count);
+        self.passed -= count;
+        if let Message::Begins { places, .. } = &mut self.message {
+            for (place, _) in places {
+                *place -= count;
+            }
+        }
+        if self.bytes.is_empty() {
+            // An idle connection holds on to nothing.
+            self.bytes = Vec::new();
+        }
+        true
+    }
+
+    fn screen(&mut self, mut read: &[u8], guard: &Guard) -> Result<(), Violation> {
+        while let Some((&byte, rest)) = read.split_first() {
+            let taken = match &mut self.at {
+                At::Head { head, length } => {
+                    if *length == 0 && !matches!(self.message, Message::Begins { .. }) {
+                        self.passed = self.bytes.len();
+                    }
+                    head[*length] = byte;
+                    *length += 1;
+                    self.bytes.push(byte);
+                    read = rest;
+                    if *length >= 2 && *length == head_length(head[1]) {
+                        let head = *head;
+                        self.begin_frame(&head, guard)?;
+                    }
+                    continue;
+                }
+                At::Payload { left, .. } => usize::try_from(*left).unwrap_or(usize::MAX).min(read.len()),
+            };
+            self.payload(&read[..taken], guard)?;
+            read = &read[taken..];
+        }
+        self.pass();
+        if self.bytes.len() - self.passed > MOST_WAITING { Err(Violation::Broken) } else { Ok(()) }
+    }
+
+    /// The head of a frame is there, at the end of `bytes`.
+    fn begin_frame(&mut self, head: &[u8; 14], guard: &Guard) -> Result<(), Violation> {
+        let (opcode, is_last) = (head[0] & OPCODE, head[0] & FIN != 0);
+        let (left, mask) = length_and_mask(head);
+        let of = if opcode >= FIRST_CONTROL { Part::Control } else { Part::Message { is_last } };
+        if of != Part::Control {
+            guard.receives(left)?;
+        }
+        match opcode {
+            TEXT => self.message = Message::Begins { beginning: Vec::new(), places: Vec::new() },
+            BINARY => {
+                guard.packet(Packet::Binary)?;
+                let first = self.bytes.len() - head_length(head[1]);
+                self.bytes[first] = head[0] & !OPCODE | TEXT;
+                self.message = Message::Hidden;
+            }
+            // What else there is, or should not be, is for the library.
+            _ => {}
+        }
+        self.at = At::Payload { left, mask, position: 0, of };
+        if left == 0 { self.end_frame(of, guard) } else { Ok(()) }
+    }
+
+    /// A piece of the payload, no longer than what is left of it.
+    fn payload(&mut self, piece: &[u8], guard: &Guard) -> Result<(), Violation> {
+        let At::Payload { left, mask, position, of } = &mut self.at else { return Ok(()) };
+        let (start, first) = (self.bytes.len(), *position);
+        *left -= piece.len() as u64;
+        *position = (first + piece.len()) % mask.len();
+        let (of, is_over, mask) = (*of, *left == 0, *mask);
+        let masks = mask.iter().cycle().skip(first);
+        match &mut self.message {
+            Message::Begins { beginning, places } if of != Part::Control => {
+                self.bytes.extend(piece);
+                for ((n, byte), mask) in piece.iter().enumerate().zip(masks).take(LONGEST_BEGINNING - beginning.len()) {
+                    beginning.push(byte ^ mask);
+                    places.push((start + n, *mask));
+                }
+                let is_whole = is_over && of == (Part::Message { is_last: true });
+                self.decide(is_whole, guard)?;
+                if matches!(self.message, Message::Hidden) {
+                    self.hide(start, piece.len(), mask, first);
+                }
+            }
+            Message::Hidden if of != Part::Control => {
+                self.bytes.extend(piece);
+                self.hide(start, piece.len(), mask, first);
+            }
+            _ => self.bytes.extend(piece),
+        }
+        if is_over { self.end_frame(of, guard) } else { Ok(()) }
+    }
+
+    fn end_frame(&mut self, of: Part, guard: &Guard) -> Result<(), Violation> {
+        self.at = At::default();
+        if of == (Part::Message { is_last: true }) {
+            self.decide(true, guard)?;
+            self.message = Message::Between;
+        }
+        Ok(())
+    }
+
+    /// What becomes of the message, once its beginning tells.
+    fn decide(&mut self, is_whole: bool, guard: &Guard) -> Result<(), Violation> {
+        let Message::Begins { beginning, places } = &self.message else { return Ok(()) };
+        let Some(packet) = sort(beginning, is_whole) else { return Ok(()) };
+        let mut write = |n: usize, text: u8| {
+            let (place, mask): (usize, u8) = places[n];
+            self.bytes[place] = text ^ mask;
+        };
+        let next = match guard.packet(packet)? {
+            Verdict::Pass => Message::Passes,
+            Verdict::Plain { announced } => {
+                // The number becomes zeros before the id of the acknowledgement; without that, an id that the client has not asked for.
+                write(1, b'2');
+                (2..2 + announced).for_each(|n| write(n, b'0'));
+                Message::Passes
+            }
+            Verdict::Drop => {
+                (0..beginning.len()).for_each(|n| write(n, PONG));
+                Message::Hidden
+            }
+        };
+        self.message = next;
+        Ok(())
+    }
+
+    /// Overwrites a piece of the payload.
+    fn hide(&mut self, start: usize, length: usize, mask: [u8; 4], first: usize) {
+        let masks = mask.iter().cycle().skip(first);
+        self.bytes[start..start + length].iter_mut().zip(masks).for_each(|(byte, mask)| *byte = PONG ^ mask);
+    }
+
+    /// Lets the library have everything, unless a message has begun of which nothing is known yet.
+    fn pass(&mut self) {
+        let is_head = matches!(self.at, At::Head { length: 1.., .. });
+        if !is_head && !matches!(self.message, Message::Begins { .. }) {
+            self.passed = self.bytes.len();
+        }
+    }
+}
+
+/// How long the head of a frame is whose second byte is this.
+fn head_length(second: u8) -> usize {
+    let length = match second & !MASKED {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    2 + length + if second & MASKED == 0 { 0 } else { 4 }
+}
+
+fn length_and_mask(head: &[u8; 14]) -> (u64, [u8; 4]) {
+    let (length, behind) = match head[1] & !MASKED {
+        126 => (u64::from(u16::from_be_bytes([head[2], head[3]])), 4),
+        127 => (head[2..10].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)), 10),
+        short => (u64::from(short), 2),
+    };
+    let masked = head[1] & MASKED != 0;
+    let mask = if masked { [head[behind], head[behind + 1], head[behind + 2], head[behind + 3]] } else { [0; 4] };
+    (length, mask)
+}

@@ -1,0 +1,85 @@
+//! Lines of the log that clients can cause as often as they like: of each kind one is written at once for an address, and a second later
+//! how many more there were.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::runtime::Handle;
+
+use crate::address::ClientAddress;
+
+/// How long lines of one kind and address are only counted.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// For how many addresses and kinds lines are written in that time; those of all others are counted together.
+const MOST: usize = 100;
+
+/// An address, where it is not one of too many, and what is counted.
+type Key = (Option<IpAddr>, &'static str);
+
+/// The log is one for the whole process, and so is what is counted of it.
+static COUNTS: LazyLock<Mutex<HashMap<Key, u64>>> = LazyLock::new(Mutex::default);
+
+/// Whether this is to be logged. Otherwise it is counted as one more of `what`, which is in the plural.
+#[must_use]
+pub fn is_first(address: ClientAddress, what: &'static str) -> bool {
+    let mut counts = counts();
+    let own = (Some(address.network()), what);
+    if let Some(count) = counts.get_mut(&own) {
+        *count += 1;
+        return false;
+    }
+    let is_one_of_few = counts.len() < MOST;
+    let key = if is_one_of_few { own } else { (None, what) };
+    if let Some(count) = counts.get_mut(&key) {
+        *count += 1;
+        return false;
+    }
+    // Where nobody can tell the number later everything is logged.
+    let Ok(runtime) = Handle::try_current() else { return true };
+    counts.insert(key, u64::from(!is_one_of_few));
+    drop(counts);
+    runtime.spawn(async move {
+        tokio::time::sleep(INTERVAL).await;
+        match (counts_of(key), key.0) {
+            (0, _) => {}
+            (more, Some(network)) => tracing::warn!(%network, more, "{what}: {more} more from there in one second"),
+            (more, None) => tracing::warn!(more, "{what}: {more} more from other addresses in one second"),
+        }
+    });
+    is_one_of_few
+}
+
+fn counts_of(key: Key) -> u64 {
+    counts().remove(&key).unwrap_or_default()
+}
+
+fn counts() -> MutexGuard<'static, HashMap<Key, u64>> {
+    COUNTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: u32) -> ClientAddress {
+        IpAddr::from(std::net::Ipv4Addr::from_bits(n)).into()
+    }
+
+    #[tokio::test]
+    async fn the_first_of_an_address_is_logged_and_the_others_are_counted_and_few_addresses_are_told_apart() {
+        const WHAT: &str = "tests of one address";
+        assert!(is_first(address(1), WHAT));
+        assert!((0..50_000).all(|_| !is_first(address(1), WHAT)));
+        assert!(is_first(address(1), "others of one address"));
+        assert!(is_first(address(2), WHAT));
+        assert_eq!(counts_of((Some(address(1).network()), WHAT)), 50_000);
+        assert!(is_first(address(1), WHAT), "a second later");
+        let logged = (1_000..11_000).filter(|n| is_first(address(*n), WHAT)).count();
+        assert!(logged < MOST, "{logged}");
+        assert_eq!(counts_of((None, WHAT)), 10_000 - logged as u64);
+    }
+}
