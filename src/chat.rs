@@ -54,6 +54,7 @@ impl Chat {
         let author = author(caller)?;
         self.limits.post(author.id)?;
         let room = self.access.admit(caller, Action::Post, room).await?;
+        self.limits.store(author.id, text.len())?;
         let members = self.members(&room, &author).await?;
         let draft = Draft { room: Arc::clone(&room), author: Arc::clone(&author), members, text, client_id };
         match self.timeline.post(draft).await? {
@@ -74,6 +75,7 @@ impl Chat {
         if message.author != author.id {
             return Err(self.access.refuse(caller, "edit the message", None, Error::NotYourMessage));
         }
+        self.limits.store(author.id, text.len())?;
         let members = self.members(&room, &author).await?;
         let marks = if self.large(&room).await?.is_some() { Some(self.marks_of(&room, &message).await?) } else { None };
         let edited = self.timeline.edit(Edit { room, message, author, members, text, marks }).await?;
@@ -127,6 +129,7 @@ impl Chat {
     pub async fn mark_read(&self, caller: &Caller, room: &str, up_to: Option<Seq>) -> Result<Marked> {
         let reader = author(caller)?;
         let room = self.access.admit(caller, Action::MarkRead, room).await?;
+        self.limits.store(reader.id, 0)?;
         let chat = self.clone();
         to_the_end(async move {
             let marked = chat.store.mark_read(room.id, reader.id, up_to, chat.clock.now()).await?.ok_or(Error::NotAMember)?;
@@ -143,6 +146,7 @@ impl Chat {
     pub async fn initiate(&self, room: Room) -> Result<(Arc<Room>, bool)> {
         // One for each of the others, as if they were added one by one.
         self.limits.posts(room.initiator, room.members.len().saturating_sub(1).max(1))?;
+        self.limits.store(room.initiator, room.name.as_ref().map_or(0, String::len))?;
         let chat = self.clone();
         to_the_end(async move {
             let (room, is_new) = chat.store.find_or_add_room(room).await?;
@@ -188,6 +192,7 @@ impl Chat {
         let by = author(caller)?.id;
         self.limits.post(by)?;
         let room = self.access.admit(caller, Action::Change, room).await?;
+        self.limits.store(by, name.len())?;
         self.timeline.rename(room.id, Some(name), by).await?;
         self.store.room(room.id).await?.ok_or(Error::NoRoom)
     }

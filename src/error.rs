@@ -119,6 +119,14 @@ pub enum Error {
     /// 503: there are as many connections as the system allows.
     #[error("The server has no room for more connections right now")]
     Busy,
+    /// 429: the user has stored as many bytes as the settings allow in a day.
+    #[error("You have stored as much as one user may in a day ({most} bytes)")]
+    QuotaExceeded {
+        /// The bytes of a day.
+        most: u64,
+        /// The rest of the day.
+        wait: Duration,
+    },
     /// 503: the request took longer than the setting allows.
     #[error("The request took too long and was given up")]
     TooSlow,
@@ -170,7 +178,7 @@ impl Error {
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedBody(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited(_) | Self::QuotaExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy | Self::TooSlow | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -184,7 +192,7 @@ impl Error {
             Self::Invalid(errors) => body["errors"] = first_texts(errors),
             // The original application answered with the error it threw; its clients may look for it there.
             Self::NoUser => body["error"] = json!({ "error": self.to_string() }),
-            Self::RateLimited(wait) => body["retryAfter"] = json!(seconds(*wait)),
+            Self::RateLimited(wait) | Self::QuotaExceeded { wait, .. } => body["retryAfter"] = json!(seconds(*wait)),
             _ => {}
         }
         body
@@ -193,7 +201,7 @@ impl Error {
     /// When to try again, where that is known.
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
-            Self::RateLimited(wait) => Some(seconds(*wait).into()),
+            Self::RateLimited(wait) | Self::QuotaExceeded { wait, .. } => Some(seconds(*wait).into()),
             Self::Busy | Self::TooSlow | Self::Unavailable(_) => Some(HeaderValue::from_static("1")),
             _ => None,
         }

@@ -88,7 +88,7 @@ impl Server {
         let following = store.is_shared().then(|| tokio::spawn(keep_following_times(Arc::clone(&store), clock.clone())));
         let tokens = Arc::new(tokens(&config, store.as_ref()).await?);
         let access = Access::new(config.access, config.registration, Arc::clone(&store), Arc::clone(&tokens), clock.clone());
-        let limits = Arc::new(Limits::new(&config.limits, config.access));
+        let limits = Arc::new(Limits::new(&config.limits, config.access, clock.clone()));
         let presence = Presence::new(Arc::clone(&store), clock.clone(), &config.rooms);
         let sockets = Sockets::new(&config.socket, presence, Arc::clone(&limits));
         let listed = config.rooms.listed_members;

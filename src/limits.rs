@@ -1,14 +1,17 @@
-//! How often somebody may do something, and how many connections and sockets may come from one place. In secure mode; open mode limits nothing.
+//! How often somebody may do something, how much they may store, and how many connections and sockets may come from one place. In secure mode; open
+//! mode limits nothing.
 //!
 //! Each limit is a bucket that is full at first: as many as a minute allows may come at once, and then one whenever the bucket has gained
 //! one (GCRA, as in the `governor` crate). The buckets of those who have done nothing for a minute are full again, and forgotten; and of
 //! more buckets than fit, those that were not used for longest.
 
+mod quota;
+
 use std::{
     collections::{HashMap, hash_map::Entry},
     hash::Hash,
     net::IpAddr,
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroU64},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -23,10 +26,12 @@ use moka::{policy::EvictionPolicy, sync::Cache};
 
 use crate::{
     address::ClientAddress,
+    clock::Clock as WallClock,
     config::{AccessMode, LimitsConfig},
     error::{Error, Result},
     model::UserId,
 };
+use quota::Quotas;
 
 /// How long it takes an empty bucket to be full again.
 const MINUTE: Duration = Duration::from_mins(1);
@@ -43,6 +48,8 @@ pub struct Limits {
     connections: Option<Rate<IpAddr>>,
     posts: Option<Rate<UserId>>,
     events: Option<Rate<UserId>>,
+    reads: Option<Rate<UserId>>,
+    stored: Option<Quotas>,
     places: Places,
     unconnected: Places,
 }
@@ -51,7 +58,7 @@ pub struct Limits {
 impl Limits {
     /// What the settings say.
     #[must_use]
-    pub fn new(config: &LimitsConfig, mode: AccessMode) -> Self {
+    pub fn new(config: &LimitsConfig, mode: AccessMode, clock: WallClock) -> Self {
         let limit = |number| NonZeroU32::new(number).filter(|_| mode == AccessMode::Secure);
         let by_address = |number| limit(number).map(|number| Rate::new(number, MonotonicClock));
         let by_user = |number| limit(number).map(|number| Rate::new(number, MonotonicClock));
@@ -62,6 +69,8 @@ impl Limits {
             connections: by_address(config.connections_per_minute),
             posts: by_user(config.posts_per_minute),
             events: by_user(config.events_per_minute),
+            reads: by_user(config.reads_per_minute),
+            stored: NonZeroU64::new(config.bytes_per_day).filter(|_| mode == AccessMode::Secure).map(|most| Quotas::new(most, clock)),
             places: Places::new(config.sockets_per_address, mode),
             unconnected: Places::new(config.unconnected_per_address, mode),
         }
@@ -105,6 +114,20 @@ impl Limits {
     /// May this user send an event by a socket, or do the same by REST?
     pub fn event(&self, user: UserId) -> Result<()> {
         check(self.events.as_ref(), user)
+    }
+
+    /// Counts a read that costs so much. One that costs more than a minute allows takes all of it: else it could never be done.
+    pub fn read(&self, user: UserId, cost: usize) -> Result<()> {
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        match (&self.reads, NonZeroU32::new(cost)) {
+            (Some(rate), Some(cost)) => rate.check_many(user, cost),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts what a user has stored: a text of so many bytes, and the record that holds it. Errors: [`Error::QuotaExceeded`].
+    pub fn store(&self, user: UserId, bytes: usize) -> Result<()> {
+        self.stored.as_ref().map_or(Ok(()), |quotas| quotas.take(user, bytes))
     }
 
     /// A place for one more socket from this address.
@@ -290,7 +313,7 @@ mod tests {
 
     #[test]
     fn one_network_is_limited_and_not_its_neighbours() {
-        let limits = Limits::new(&config(2), AccessMode::Secure);
+        let limits = Limits::new(&config(2), AccessMode::Secure, WallClock::system());
         limits.login(address("2001:db8::1")).unwrap();
         limits.login(address("2001:db8::2")).unwrap();
         assert!(refused(limits.login(address("2001:db8::3"))) > 29.0);
@@ -305,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_its_socket_is_gone() {
-        let limits = Limits::new(&config(2), AccessMode::Secure);
+        let limits = Limits::new(&config(2), AccessMode::Secure, WallClock::system());
         let (first, second) = (limits.socket(address("192.0.2.1")).unwrap(), limits.socket(address("192.0.2.1")).unwrap());
         refused(limits.socket(address("192.0.2.1")));
         let elsewhere = limits.socket(address("192.0.2.2")).unwrap();
@@ -320,7 +343,10 @@ mod tests {
 
     #[test]
     fn open_mode_and_a_limit_of_0_limit_nothing() {
-        for limits in [Limits::new(&config(1), AccessMode::Open), Limits::new(&config(0), AccessMode::Secure)] {
+        for limits in [
+            Limits::new(&config(1), AccessMode::Open, WallClock::system()),
+            Limits::new(&config(0), AccessMode::Secure, WallClock::system()),
+        ] {
             let user = UserId::from(Uuid::from_u128(1));
             let places: Vec<_> = (0..10).map(|_| limits.socket(address("192.0.2.1")).unwrap()).collect();
             for _ in places {

@@ -105,6 +105,10 @@ pub struct LimitsConfig {
     pub posts_per_minute: u32,
     /// Events from all sockets of one user, and rooms marked as read.
     pub events_per_minute: u32,
+    /// Reads of one user, by what they cost.
+    pub reads_per_minute: u32,
+    /// Bytes that one user may store in a day.
+    pub bytes_per_day: u64,
     /// Sockets opened from one address.
     pub connections_per_minute: u32,
     /// Sockets from one address at the same time.

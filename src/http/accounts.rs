@@ -77,6 +77,8 @@ impl Input for Names {
 
 async fn rename(State(app): State<Shared>, PathId(id): PathId, caller: Authenticated, Body(names): Body<Names>) -> Result<Json<Success>> {
     let own = app.access.admit_to_own(&caller.caller, &id)?;
+    let bytes = names.first_name.iter().chain(&names.last_name).map(String::len).sum();
+    app.limits.store(own, bytes)?;
     let renamed = app.store.rename_user(own, names, app.clock.ordered_now()).await?;
     Ok(success(json!({ "user": renamed.ok_or(Error::CallerGone)? })))
 }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::FromRequestParts,
+    http::{Method, request::Parts},
+};
 
-use super::Shared;
+use super::{Shared, paging::Paging};
 use crate::{
     access::{Caller, Proof, authorization, token_in},
     address::ClientAddress,
@@ -12,6 +15,11 @@ use crate::{
     model::{SessionId, User},
     refusals,
 };
+
+/// What a search costs, where a read of a page costs 1.
+const SEARCH_COST: u64 = 10;
+/// How many items of a page cost 1 more.
+const ITEMS_PER_COST: u64 = 50;
 
 /// The user whose token came with the request. A handler that takes it runs for nobody else.
 pub struct Authenticated {
@@ -28,6 +36,7 @@ impl FromRequestParts<Shared> for Authenticated {
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
         let (proof, address) = (prove(app, parts).await?, ClientAddress::of(&parts.extensions));
+        count_read(app, parts, &proof).await?;
         let (user, session) = (Arc::clone(&proof.user), proof.token.session);
         Ok(Self { user, session, caller: Caller { proof: Some(proof), address } })
     }
@@ -43,8 +52,23 @@ impl FromRequestParts<Shared> for Anyone {
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
         let says_who = app.access.is_secure() && authorization(&parts.headers)?.is_some();
         let proof = if says_who { Some(prove(app, parts).await?) } else { None };
+        if let Some(proof) = &proof {
+            count_read(app, parts, proof).await?;
+        }
         Ok(Self(Caller { proof, address: ClientAddress::of(&parts.extensions) }))
     }
+}
+
+/// Counts a GET by what it costs.
+async fn count_read(app: &Shared, parts: &mut Parts, proof: &Proof) -> Result<()> {
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let paging = Paging::from_request_parts(parts, app).await?;
+    let path = parts.uri.path();
+    let items = if path.ends_with("/sync") { paging.limit_or_max() } else { paging.limit() };
+    let base = if path.ends_with("/search") { SEARCH_COST } else { 1 };
+    app.limits.read(proof.user.id, usize::try_from(base + items / ITEMS_PER_COST).unwrap_or(usize::MAX))
 }
 
 async fn prove(app: &Shared, parts: &Parts) -> Result<Proof> {

@@ -126,6 +126,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        clock::Clock,
         config::{AccessMode, Config},
         descriptors::Descriptors,
         limits::Limits,
@@ -161,7 +162,7 @@ mod tests {
         async fn panics() {
             panic!("a secret of ours");
         }
-        let limits = Limits::new(&Config::load(None, &HashMap::new()).unwrap().limits, AccessMode::Open);
+        let limits = Limits::new(&Config::load(None, &HashMap::new()).unwrap().limits, AccessMode::Open, Clock::system());
         let limits = Arc::new(limits);
         let (layer, _) = SocketIo::new_layer();
         let bounds = Bounds {

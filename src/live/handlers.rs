@@ -250,15 +250,21 @@ impl Handlers {
 
     async fn subscribe_to_all(&self, socket: &SocketRef, caller: &Caller) -> Result<Answer> {
         let user = id_of(caller)?;
-        let (mut rooms, mut after) = (Vec::new(), None);
+        let (mut pieces, mut count, mut after) = (Vec::new(), 0, None);
         loop {
             let piece = self.chat.store.rooms_of(user, after, ROOMS_AT_ONCE).await?;
             after = piece.last().copied();
             let is_last = (piece.len() as u64) < ROOMS_AT_ONCE;
-            rooms.extend(self.enter(socket, user, piece).await?);
+            count += piece.len();
+            pieces.push(piece);
             if is_last {
                 break;
             }
+        }
+        self.chat.limits.read(user, count)?;
+        let mut rooms = Vec::with_capacity(count);
+        for piece in pieces {
+            rooms.extend(self.enter(socket, user, piece).await?);
         }
         let shown = |(room, seq): &(RoomId, Seq)| json!({ "chatRoomId": room, "lastSeq": seq });
         Ok(raw(&json!({ "success": true, "rooms": rooms.iter().map(shown).collect::<Vec<_>>() })))
@@ -328,10 +334,8 @@ impl Handlers {
         }
         let user = id_of(caller)?;
         let (mut answers, mut admitted, mut refused) = (BTreeMap::new(), HashMap::new(), 0_usize);
-        for (n, (id, since)) in rooms.into_iter().enumerate() {
-            // Each room is as much work as an event. The first has been counted as the event itself.
-            let in_time = if n == 0 { Ok(()) } else { self.chat.limits.event(user) };
-            let room = match in_time {
+        for (id, since) in rooms {
+            let room = match self.chat.limits.read(user, 1) {
                 Ok(()) => self.chat.access.admit_silently(caller, Action::Read, &id).await,
                 Err(error) => Err(error),
             };

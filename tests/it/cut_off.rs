@@ -64,7 +64,7 @@ async fn chat(database: &Database) -> (Chat, Heard) {
     let chat = Chat {
         access: Access::new(config.access, config.registration, Arc::clone(&store), tokens, clock.clone()),
         timeline: Timeline::start(Arc::clone(&store), clock.clone(), Notes(tell), config.rooms.listed_members).unwrap(),
-        limits: Arc::new(Limits::new(&config.limits, config.access)),
+        limits: Arc::new(Limits::new(&config.limits, config.access, clock.clone())),
         config: config.rooms,
         store,
         clock,

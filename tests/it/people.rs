@@ -151,7 +151,7 @@ impl TestServer {
     }
 }
 
-pub const SECURE: [(&str, &str); 8] = [
+pub const SECURE: [(&str, &str); 10] = [
     ("CAUSERIE_ACCESS", "secure"),
     ("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "0"),
     ("CAUSERIE_LIMITS__REFRESHES_PER_MINUTE", "0"),
@@ -160,6 +160,8 @@ pub const SECURE: [(&str, &str); 8] = [
     ("CAUSERIE_LIMITS__CONNECTIONS_PER_ADDRESS", "0"),
     ("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "0"),
     ("CAUSERIE_LIMITS__EVENTS_PER_MINUTE", "0"),
+    ("CAUSERIE_LIMITS__READS_PER_MINUTE", "0"),
+    ("CAUSERIE_LIMITS__BYTES_PER_DAY", "0"),
 ];
 
 pub fn registration(username: &str, kind: &str) -> Value {

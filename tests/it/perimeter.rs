@@ -167,6 +167,71 @@ async fn marking_as_read_counts_as_an_event_by_rest_and_by_socket() {
 }
 
 #[tokio::test]
+async fn reads_are_limited_by_what_they_cost_for_each_user() {
+    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__READS_PER_MINUTE", "2")]).await;
+    let (alice, bob, room) = server.two_members().await;
+    let carol = server.member("carol").await;
+    alice.get(&format!("/room/{room}?limit=50")).await.ok();
+    for path in ["/users", "/room", "/room/unread", "/room/search?q=word", &format!("/users/{}", bob.id), &format!("/room/{room}/members")]
+    {
+        limited(alice.get(path).await);
+    }
+    // What is no read goes on, and so do others.
+    alice.says(&room, "hello").await;
+    bob.get(&format!("/room/{room}/sync?limit=49")).await.ok();
+    limited(bob.get(&format!("/room/{room}/sync?limit=50")).await);
+    // What costs more than a minute allows is possible once.
+    carol.get("/room/search?q=word").await.ok();
+    limited(carol.get("/users").await);
+}
+
+#[tokio::test]
+async fn subscribing_to_all_rooms_counts_as_one_read_for_each() {
+    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__READS_PER_MINUTE", "4")]).await;
+    let [alice, bob] = [server.member("alice").await, server.member("bob").await];
+    for name in ["one", "two", "three"] {
+        alice.named_room(name, &[&bob]).await;
+    }
+    let mut socket = Socket::signed_in(&alice).await;
+    assert_eq!(socket.asks("subscribe", json!([])).await["rooms"].as_array().unwrap().len(), 3);
+    assert_eq!(socket.is_refused("subscribe", json!([])).await, "rate limited");
+    // The events are still allowed.
+    socket.succeeds("identity", json!([alice.id])).await;
+}
+
+const OVER_QUOTA: &str = "You have stored as much as one user may in a day (2500 bytes)";
+
+#[apply(each_store)]
+#[tokio::test]
+async fn a_user_stores_no_more_than_the_quota_of_a_day(kind: Kind) {
+    let server = TestServer::secure_with(kind, &[("CAUSERIE_LIMITS__BYTES_PER_DAY", "2500")]).await;
+    let (alice, bob, room) = server.two_members().await;
+    let long = "x".repeat(1_000);
+    let post = alice.says(&room, &long).await;
+    // 200 for the room and 1,200 for the message: 1,100 are left, 5 short messages.
+    let refused = alice.posts(&room, &long).await;
+    let wait = refused.body["retryAfter"].as_u64().unwrap();
+    assert!((1..=86_400).contains(&wait), "{wait}");
+    refused.refused(429, OVER_QUOTA);
+    alice.edits(&room, &post["postId"], &long).await.refused(429, OVER_QUOTA);
+    let mut socket = Socket::signed_in(&alice).await;
+    let payload = json!([{ "chatRoomId": room, "messageText": long }]);
+    assert_eq!(socket.is_refused("send message", payload.clone()).await, OVER_QUOTA);
+    for _ in 0..5 {
+        alice.says(&room, "hi").await;
+    }
+    alice.calls(Method::PUT, &format!("/room/{room}"), &json!({ "name": "name" })).await.refused(429, OVER_QUOTA);
+    alice.initiate(&[]).await.refused(429, OVER_QUOTA);
+    alice.calls(Method::PATCH, &format!("/users/{}", alice.id), &json!({ "firstName": "name" })).await.refused(429, OVER_QUOTA);
+    Answer::of(alice.request(Method::PUT, &format!("/room/{room}/mark-read"))).await.refused(429, OVER_QUOTA);
+    bob.says(&room, &long).await;
+    // The tokens end before the day does.
+    server.turn_clock(24 * 60 * 60 * 1_000);
+    let alice = server.session_of("alice").await;
+    alice.says(&room, &long).await;
+}
+
+#[tokio::test]
 async fn whoever_connects_too_often_has_to_wait() {
     let server = secure(Kind::Sqlite, &[("CAUSERIE_LIMITS__CONNECTIONS_PER_MINUTE", "2")]).await;
     let path = "/socket.io/?EIO=4&transport=polling";
@@ -263,12 +328,15 @@ async fn open_mode_limits_nothing() {
             ("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "1"),
             ("CAUSERIE_LIMITS__CONNECTIONS_PER_MINUTE", "1"),
             ("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "1"),
+            ("CAUSERIE_LIMITS__READS_PER_MINUTE", "1"),
+            ("CAUSERIE_LIMITS__BYTES_PER_DAY", "1"),
         ],
     )
     .await;
     let (alice, _, room) = server.two_in_a_room().await;
     for _ in 0..3 {
         alice.posts(&room, "hello").await.ok();
+        alice.get("/users?limit=500").await.ok();
         Socket::of(&alice, &room).await;
     }
 }
