@@ -16,8 +16,19 @@ const LOCKS_THE_FILE: bool = cfg!(target_os = "linux");
 /// Held for as long as this process has the database open. To be dropped after all connections: closing a file ends every lock that SQLite
 /// has on it in this process.
 pub struct Lock {
-    _database: File,
-    _beside: Option<File>,
+    database: File,
+    beside: Option<File>,
+}
+
+impl Drop for Lock {
+    /// Closing the files is not enough where this process starts others: until they have begun, they have the same files open.
+    fn drop(&mut self) {
+        for file in self.beside.iter().chain([&self.database]) {
+            if let Err(error) = file.unlock() {
+                tracing::debug!(%error, "a lock ends with its file");
+            }
+        }
+    }
 }
 
 /// Why there is no lock.
@@ -35,7 +46,7 @@ pub fn take(path: &Path) -> Result<Lock, Refused> {
     let database = OpenOptions::new().read(true).write(true).open(path).map_err(Refused::NoAccess)?;
     let locked = if LOCKS_THE_FILE { try_lock(&database, path) } else { Ok(()) };
     match locked.and_then(|()| take_beside(path)) {
-        Ok(beside) => Ok(Lock { _database: database, _beside: beside }),
+        Ok(beside) => Ok(Lock { database, beside }),
         Err(refused) => {
             // Not closed: where this very process has the database open, that would end SQLite's locks on it.
             mem::forget(database);
