@@ -304,7 +304,7 @@ fn all_kinds_of_texts() -> Vec<String> {
         .map(str::to_owned),
     );
     texts.push(format!("Z{}", "\u{301}".repeat(51_100)));
-    texts.push("\u{10ffff}".repeat(25_500));
+    texts.push("\u{10fffd}".repeat(25_500));
     texts
 }
 
