@@ -1,8 +1,8 @@
 //! Passwords: whether one will do, and the hashes by which they are known again.
 //!
 //! Argon2id (RFC 9106) with the parameters that OWASP recommends, 19 MiB and two passes, so that whoever steals the hashes has a hard time
-//! guessing. That is work, so it is done on threads of its own, on as many at once as there are cores: a flood of logins waits in line, and
-//! everybody else goes on.
+//! guessing. That is work, so it is done on threads of its own with a low priority, on as many at once as there are cores: a flood of logins
+//! waits in line, and everybody else goes on.
 //!
 //! Passwords are compared in the form of the profile `OpaqueString` (RFC 8265, 4.2): keyboards and systems write the same letter in several
 //! ways. Of the profile's restrictions only that on control characters is applied, to new passwords; the others would refuse emoji. Hashes
@@ -14,7 +14,7 @@ use argon2::{
     Argon2,
     password_hash::{PasswordHasher, PasswordVerifier, phc},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use unicode_normalization::UnicodeNormalization;
 use zxcvbn::{Score, zxcvbn};
 
@@ -34,6 +34,10 @@ const BLANK: &str = "this password is nothing but white space";
 pub const TOO_EASY: &str = "this password is too easy to guess";
 /// The error of a new password with a line break, a tab or the like in it.
 const CONTROL: &str = "this password has control characters in it";
+
+/// How far behind everything else the work on passwords comes, on the scale of `nice`: it gets a tenth of a busy core.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
 
 /// The shortest and the longest password, in characters.
 const LENGTHS: RangeInclusive<usize> = 8..=256;
@@ -147,12 +151,29 @@ impl Passwords {
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let permit = Arc::clone(&self.at_once).acquire_owned().await.map_err(|closed| Error::internal(closed.to_string()))?;
+        let (reply, answer) = oneshot::channel();
         let work = move || {
+            yield_to_others();
+            let outcome = work();
             // Kept until the work is done, also when whoever asked for it has gone away.
-            let _permit = permit;
-            work()
+            drop(permit);
+            let _ = reply.send(outcome);
         };
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|lost| Err(Error::internal(lost.to_string())))
+        // A thread of its own, since its priority could not be raised again. Beside the work it costs nothing.
+        thread::Builder::new()
+            .name("password".into())
+            .spawn(work)
+            .map_err(|error| Error::internal(format!("a thread for a password: {error}")))?;
+        answer.await.unwrap_or_else(|lost| Err(Error::internal(lost.to_string())))
+    }
+}
+
+/// Lowers the priority of the calling thread, so that a flood of logins does not take the processor from those who are logged in. Elsewhere than
+/// on Linux this would be the priority of the whole process.
+fn yield_to_others() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::debug!(%error, "the priority of a thread could not be lowered");
     }
 }
 

@@ -147,11 +147,12 @@ async fn mark_all(connection: &Connection, behind: &Behind) -> Result<()> {
 }
 
 async fn index_all_new(connection: &Connection, behind: &Behind) {
-    let mut rooms = HashSet::new();
+    let (mut rooms, mut failed) = (HashSet::new(), Vec::new());
     loop {
         rooms.extend(behind.take().rooms);
         let Some(room) = rooms.iter().next().copied() else {
             sleep(PAUSE).await;
+            rooms.extend(failed.drain(..));
             continue;
         };
         let begun = Instant::now();
@@ -159,8 +160,9 @@ async fn index_all_new(connection: &Connection, behind: &Behind) {
             Ok(true) => {}
             Ok(false) => _ = rooms.remove(&room),
             Err(error) => {
-                // The next search in it notes it again.
+                // Tried again behind all others.
                 rooms.remove(&room);
+                failed.push(room);
                 tracing::warn!(%error, %room, "new messages could not be indexed for search; searches read their texts");
                 sleep(AFTER_ERROR).await;
             }
