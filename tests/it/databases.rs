@@ -93,7 +93,11 @@ impl Database {
         // A server that was killed may hold the turn for a while.
         let deadline = Instant::now() + 3 * PATIENCE;
         while !(if self.url.starts_with("sqlite:") { is_indexed_in(&self.file()) } else { is_indexed_on(&self.documents().await).await }) {
-            assert!(Instant::now() < deadline, "the index does not get there");
+            if Instant::now() >= deadline {
+                let left =
+                    if self.url.starts_with("sqlite:") { String::new() } else { not_indexed_on(&self.documents().await).await.join(", ") };
+                panic!("the index does not get there: {left}");
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -107,9 +111,14 @@ fn is_indexed_in(file: &rusqlite::Connection) -> bool {
 }
 
 async fn is_indexed_on(database: &mongodb::Database) -> bool {
+    not_indexed_on(database).await.is_empty()
+}
+
+/// What of a MongoDB database is not indexed.
+async fn not_indexed_on(database: &mongodb::Database) -> Vec<String> {
     let note = database.collection::<Document>("causerie").find_one(doc! { "_id": "search" }).await.unwrap();
     if !note.is_some_and(|note| note.get_bool("complete").unwrap_or_default()) {
-        return false;
+        return vec!["what was there before".into()];
     }
     let last = vec![
         doc! { "$match": { "_id": { "$gt": "" }, "seq": { "$gt": 0 } } },
@@ -122,14 +131,15 @@ async fn is_indexed_on(database: &mongodb::Database) -> bool {
         left.insert(end.get_str("_id").unwrap().to_owned(), end.get_i64("seq").unwrap());
     }
     let mut rooms = database.collection::<Document>("chatrooms").find(doc! { "_id": { "$gt": "" }, "deletedAt": null }).await.unwrap();
+    let mut behind = Vec::new();
     while rooms.advance().await.unwrap() {
         let room = rooms.deserialize_current().unwrap();
         let up_to = room.get_document("search").and_then(|search| search.get_i64("upTo")).unwrap_or_default();
-        if left.get(room.get_str("_id").unwrap()).is_some_and(|end| up_to < *end) {
-            return false;
+        if let Some(end) = left.get(room.get_str("_id").unwrap()).filter(|end| up_to < **end) {
+            behind.push(format!("{room}: indexed up to {up_to} of {end}"));
         }
     }
-    true
+    behind
 }
 
 /// A database that nobody else uses, on our own deployment unless the environment names one.
