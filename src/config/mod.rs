@@ -231,6 +231,9 @@ impl Config {
         if self.http.max_body_bytes > LARGEST_BODY {
             return Err(ConfigError(format!("http.max_body_bytes: a message of more than {LARGEST_BODY} bytes cannot be kept")));
         }
+        if self.socket.max_packet_bytes > LARGEST_BODY as u64 {
+            return Err(ConfigError(format!("socket.max_packet_bytes: a message of more than {LARGEST_BODY} bytes cannot be kept")));
+        }
         for (name, key) in [("token_secret", self.token_secret.bytes())].into_iter().chain(earlier) {
             if let Some(key) = key.filter(|key| key.len() < SHORTEST_SECRET) {
                 let problem = format!("{name}: a key of {} bytes can be guessed, please take at least {SHORTEST_SECRET}", key.len());

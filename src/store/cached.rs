@@ -409,6 +409,10 @@ impl<S: Store> Store for Cached<S> {
         self.store.is_shared()
     }
 
+    fn pending_effects(&self) -> usize {
+        self.store.pending_effects()
+    }
+
     async fn ping(&self) -> Result<()> {
         self.store.ping().await
     }

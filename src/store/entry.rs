@@ -1,5 +1,6 @@
 //! Entries on their way into the logs, and what becomes of them.
 
+use super::StoreError;
 use crate::model::{ClientId, Entry, MessageId, RoomId, Seq, Timestamp, UserId};
 
 /// An entry on its way into a room's log: everything but its `seq`.
@@ -65,6 +66,14 @@ impl Change {
         }
     }
 
+    /// The text of a message, as it is to be.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Message { text, .. } | Self::Edit { text, .. } => Some(text),
+            _ => None,
+        }
+    }
+
     /// Whether the room itself is another afterwards.
     pub(super) fn is_of_room(&self) -> bool {
         matches!(self, Self::AddMember(_) | Self::RemoveMember { .. } | Self::Rename(_))
@@ -107,6 +116,8 @@ pub enum Appended {
     NoKeeper,
     /// The room is gone.
     NoRoom,
+    /// It could not be put into the log, or it stands there and what it says could not be done yet: the store goes on trying.
+    Failed(StoreError),
 }
 
 impl Appended {

@@ -29,7 +29,7 @@ pub use search::{Found, Place, Scope, Search};
 pub use sqlite::Sqlite;
 
 /// Why a store could not answer. What is simply not there is `Ok(None)`, never an error.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be reached or cannot write now; the same call may succeed later.
     #[error("the database is not available: {0}")]
@@ -337,6 +337,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether other servers may work on the same database at the same time.
     fn is_shared(&self) -> bool;
+
+    /// How many entries stand in the logs whose effects could not be applied yet, as far as this server knows.
+    fn pending_effects(&self) -> usize {
+        0
+    }
 
     /// Answers when the database does.
     async fn ping(&self) -> Result<()>;

@@ -93,6 +93,8 @@ impl<L: Listeners> Announcer<L> {
                 Appended::NotAMember => waiting.answer(Err(Error::NotAMember)),
                 Appended::NoKeeper => waiting.answer(Err(Error::LastSupport)),
                 Appended::NoRoom => waiting.answer(Err(Error::NoRoom)),
+                // Where it stands in the log all the same, it is told with what comes next.
+                Appended::Failed(error) => waiting.answer(Err(error.into())),
             }
         }
         // A store may have needed several attempts for a batch.

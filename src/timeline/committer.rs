@@ -14,6 +14,19 @@ use crate::{
 /// The most drafts in one batch.
 const BATCH: usize = 256;
 
+/// The most bytes of texts in one batch, unless a single one is longer: so long nobody waits for the texts of others.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// How many of these drafts make one batch.
+fn fitting(drafts: &[Waiting]) -> usize {
+    let mut bytes = 0;
+    let fits = |draft: &&Waiting| {
+        bytes += draft.change.text().map_or(0, str::len);
+        bytes <= BATCH_BYTES
+    };
+    drafts.iter().take_while(fits).count().max(1)
+}
+
 /// The thread that commits.
 pub struct Committer {
     store: Arc<dyn Store>,
@@ -46,8 +59,11 @@ impl Committer {
                     }
                 }
             }
-            if !batch.is_empty() {
-                self.commit(batch).await;
+            let mut rest = batch;
+            while !rest.is_empty() {
+                let later = rest.split_off(fitting(&rest));
+                self.commit(rest).await;
+                rest = later;
             }
             for aside in asides {
                 // Refused only where the announcer has panicked, here and below.

@@ -20,6 +20,11 @@ fn each_store(#[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind) {}
 #[rstest::rstest]
 fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {}
 
+/// A test of what only MongoDB can do.
+#[template]
+#[rstest::rstest]
+fn each_mongodb(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {}
+
 mod accounts;
 mod catching_up;
 mod checker;
@@ -50,6 +55,7 @@ mod login;
 mod long_pages;
 mod messages;
 mod outages;
+mod pending_effects;
 mod perimeter;
 mod presence;
 mod program;

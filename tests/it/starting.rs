@@ -93,6 +93,29 @@ async fn a_url_that_makes_no_sense_is_refused() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_database_can_have_is_refused_without_waiting() {
+    for (name, problem) in [
+        ("c".repeat(64).as_str(), "at most 63 bytes, and this one 64"),
+        ("chat.test", "cannot have '.' in it"),
+        ("chat%3Atest", "cannot have ':' in it"),
+        ("chat%2A", "cannot have '*' in it"),
+        ("chat%0D", r"cannot have '\r' in it"),
+        ("chat%20", "illegal character in database name"),
+    ] {
+        let text = refused(&start(&format!("mongodb://127.0.0.1:1/{name}")).await, 2, problem);
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_differs_from_that_of_another_database_in_case_alone_is_refused() {
+    let mongod = Mongod::start(&[]);
+    let folder = TempDir::new().unwrap();
+    drop(Program::start(folder.path(), &[("CAUSERIE_DATABASE", &format!("mongodb://{}/chat", mongod.host()))]));
+    refused(&start(&format!("mongodb://{}/Chat", mongod.host())).await, 2, "already exists with different case");
+}
+
+#[tokio::test]
 async fn a_database_of_a_newer_causerie_is_left_alone() {
     let set = ReplicaSet::start(1).await;
     let client = Client::with_uri_str(set.url("chat")).await.unwrap();

@@ -1,15 +1,20 @@
 //! A batch of entries on its way into the logs of MongoDB, attempt by attempt.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use mongodb::bson::{Bson, RawArrayBuf, RawDocument, RawDocumentBuf, doc, raw::cstr};
 
 use super::{
-    changes, checks,
+    checks,
     connection::{Connection, DUPLICATE_KEY, readable},
     documents::{date, seq_in, text_in, time_in, user_in},
+    effects,
     entries::{self, Due},
     log::{Head, Heads, heads_of_rooms, lasting},
+    pending,
     schema::{self, by_name},
     tallies,
 };
@@ -33,8 +38,9 @@ pub struct Batch<'a> {
     unclear: bool,
     /// Whether some of these were, or may have been, sent before under the same client id.
     sent_before: bool,
-    /// Those of the entries in the logs that say something to be done. They are answered once it is.
+    /// Those of the entries in the logs that say something to be done. They are answered once it is, or has turned out not to be possible now.
     dues: Vec<(usize, Due)>,
+    since: Instant,
 }
 
 /// How an attempt went.
@@ -48,7 +54,7 @@ pub enum Progress {
 impl<'a> Batch<'a> {
     pub fn new(entries: &'a [NewEntry]) -> Self {
         let (answers, waiting) = (vec![None; entries.len()], (0..entries.len()).collect());
-        Self { entries, answers, waiting, unclear: false, sent_before: false, dues: Vec::new() }
+        Self { entries, answers, waiting, unclear: false, sent_before: false, dues: Vec::new(), since: Instant::now() }
     }
 
     /// Whether every entry has its answer.
@@ -86,6 +92,9 @@ impl<'a> Batch<'a> {
         let (numbered, documents) = self.number(first, heads);
         let (inserted, refusal) = if documents.is_empty() { (0, None) } else { insert(connection, documents).await? };
         self.sent_before |= refusal == Some(Refusal::SentBefore);
+        if let Some(Refusal::Impossible(reason)) = refusal {
+            self.answers[numbered[inserted].0] = Some(Appended::Failed(StoreError::Fault(reason)));
+        }
         for (index, head) in &numbered[..inserted] {
             heads.insert(self.entries[*index].room, *head);
             self.stands(*index, Placed { seq: head.seq, created_at: head.at });
@@ -131,15 +140,30 @@ impl<'a> Batch<'a> {
         }
         let dues: Vec<_> = self.dues.iter().map(|(_, due)| due.clone()).collect();
         let mut held: HashMap<_, _> = dues.iter().filter_map(|due| Some((due.room, heads.remove(&due.room)?))).collect();
-        changes::carry_out(connection, &dues).await?;
+        if let Err(error) = effects::apply(connection, &dues).await {
+            // The others of the batch do not wait for it until the time is over.
+            if self.since.elapsed() < connection.limit / 2 {
+                return Err(error);
+            }
+            connection.pending.failed(&dues, &error.to_string());
+        }
         for due in dues.iter().filter(|due| due.change.is_of_room()) {
             held.remove(&due.room);
         }
         heads.extend(held);
+        let mut applied = Vec::with_capacity(dues.len());
         for (index, due) in self.dues.drain(..) {
-            self.answers[index] = Some(Appended::Placed(Placed { seq: due.seq, created_at: due.at }));
+            let is_applied = !connection.pending.has(due.room, due.seq);
+            self.answers[index] = Some(if is_applied || pending::takes_away(&due.change) {
+                Appended::Placed(Placed { seq: due.seq, created_at: due.at })
+            } else {
+                Appended::Failed(StoreError::Unavailable(format!("what entry {} of room {} says cannot be done yet", due.seq.0, due.room)))
+            });
+            if is_applied {
+                applied.push(due);
+            }
         }
-        settle(connection, dues);
+        settle(connection, applied);
         Ok(())
     }
 
@@ -255,12 +279,14 @@ impl<'a> Batch<'a> {
 }
 
 /// Why an entry did not come into its log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 enum Refusal {
     /// Its number is taken.
     NumberTaken,
     /// A message with its client id is there.
     SentBefore,
+    /// The database does not take it, for this reason.
+    Impossible(String),
 }
 
 /// Inserts the entries in order, up to the first that is refused. Answers how many came in, which are then on the disks of the majority,
@@ -288,13 +314,15 @@ async fn insert(connection: &Connection, documents: Vec<RawDocumentBuf>) -> Resu
     let refused = reply.get_array("writeErrors").ok().and_then(|errors| errors.first()).and_then(Bson::as_document);
     match refused {
         None => Ok((count, None)),
-        Some(refused) if refused.get_i32("code").ok() == Some(DUPLICATE_KEY) => {
-            let index = refused.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
+        Some(refused) => {
+            let index = refused.get_i32("index").ok().and_then(|index| usize::try_from(index).ok()).filter(|index| *index < count);
             let index = index.ok_or_else(|| StoreError::Fault(format!("a refusal without an index: {refused}")))?;
+            if refused.get_i32("code").ok() != Some(DUPLICATE_KEY) {
+                return Ok((index, Some(Refusal::Impossible(format!("an entry was refused: {refused}")))));
+            }
             let by_client_id = refused.get_document("keyPattern").is_ok_and(|keys| keys.contains_key("clientMessageId"));
             Ok((index, Some(if by_client_id { Refusal::SentBefore } else { Refusal::NumberTaken })))
         }
-        Some(refused) => Err(StoreError::Fault(format!("an entry was refused: {refused}"))),
     }
 }
 
@@ -310,9 +338,12 @@ fn tally(connection: &Connection, room: RoomId, block: u64) {
 
 /// Marks entries as done, on the side. Where that does not happen, they are done once more.
 fn settle(connection: &Connection, dues: Vec<Due>) {
+    if dues.is_empty() {
+        return;
+    }
     let connection = connection.clone();
     tokio::spawn(async move {
-        if let Err(error) = changes::settle(&connection, &dues).await {
+        if let Err(error) = effects::settle(&connection, &dues).await {
             tracing::debug!(%error, "entries are still marked as pending; whoever comes by does them again");
         }
     });

@@ -108,11 +108,23 @@ async fn messages(connection: &Connection, asked: &Asked<'_>) -> Result<HashSet<
     }
     let found = connection.messages.find(doc! { "_id": { "$in": ids }, "deleted": null }).projection(doc! { "chatRoomId": 1 });
     let there = |message: &RawDocument| Some((RoomId::parse(text_in(message, "chatRoomId"))?, MessageId::parse(text_in(message, "_id"))?));
-    Ok(connection.all(found, there).await?.into_iter().collect())
+    let mut there: HashSet<_> = connection.all(found, there).await?.into_iter().collect();
+    there.retain(|(room, message)| !connection.pending.is_deleted(*room, *message));
+    Ok(there)
 }
 
 /// What there is to know of the rooms in question: of each those members who matter.
 async fn rooms(connection: &Connection, asked: &Asked<'_>) -> Result<HashMap<RoomId, Known>> {
+    let mut known = rooms_as_kept(connection, asked).await?;
+    for (room, known) in &mut known {
+        let removed = connection.pending.removed_from(*room);
+        known.members.retain(|member| !removed.contains(member));
+    }
+    Ok(known)
+}
+
+/// The same, whatever is pending.
+async fn rooms_as_kept(connection: &Connection, asked: &Asked<'_>) -> Result<HashMap<RoomId, Known>> {
     let matters = |entry: &NewEntry, head: &Head| entry.change.is_of_room() || (head.members_changed && entry.change.is_for_members());
     let asked: Vec<_> = asked.iter().filter(|(_, entry, head)| matters(entry, head)).collect();
     let mut known = large_rooms(connection, &asked).await?;

@@ -16,10 +16,15 @@ use crate::{
     store::{OpenError, Result, StoreError},
 };
 
+use super::pending::Pending;
+
 pub use code::DUPLICATE_KEY;
 
 /// The database, where the URL names none.
 const DEFAULT_DATABASE: &str = "causerie";
+
+/// The most bytes of the name of a database.
+const LONGEST_NAME: usize = 63;
 
 /// How long an operation waits for a server that can carry it out. A server that restarts within it goes unnoticed.
 const SELECTION: Duration = Duration::from_secs(2);
@@ -36,7 +41,10 @@ const OLDEST_WIRE_VERSION: i32 = 9;
 mod code {
     pub const UNAUTHORIZED: i32 = 13;
     pub const AUTHENTICATION_FAILED: i32 = 18;
+    pub const INVALID_NAMESPACE: i32 = 73;
     pub const DUPLICATE_KEY: i32 = 11_000;
+    /// There is a database whose name differs in case alone.
+    pub const OTHER_CASE: i32 = 13_297;
     /// The server is not, or no longer, the one that writes; it is stopping or recovering; or the majority did not answer in time.
     pub const PASSING: [i32; 14] = [6, 7, 50, 64, 89, 91, 112, 189, 9001, 10_107, 11_600, 11_602, 13_435, 13_436];
 }
@@ -63,6 +71,8 @@ pub struct Connection {
     pub durable: RawDocumentBuf,
     /// No replica set: what is read there may still be in memory only.
     pub standalone: bool,
+    /// The effects of entries that could not be applied yet.
+    pub pending: Arc<Pending>,
 }
 
 impl Connection {
@@ -70,6 +80,7 @@ impl Connection {
     pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
         let limit = Duration::from(config.operation_timeout_ms);
         let options = options(url.reveal(), limit).await.map_err(|error| unusable(url, &plain(&error)))?;
+        check_name(options.default_database.as_deref().unwrap_or(DEFAULT_DATABASE)).map_err(|problem| unusable(url, &problem))?;
         let mut connection = Self::new(Arc::new(options), limit).map_err(|error| unusable(url, &plain(&error)))?;
         connection.wait(url, config.start_timeout_ms.into()).await?;
         Ok(connection)
@@ -89,6 +100,7 @@ impl Connection {
             notes: database.collection("causerie"),
             durable: rawdoc! { "w": "majority", "j": true, "wtimeout": millis(limit) },
             standalone: false,
+            pending: Arc::default(),
             options,
             client,
             database,
@@ -99,7 +111,7 @@ impl Connection {
     /// Another one to the same database.
     pub fn another(&self) -> Result<Self> {
         let another = Self::new(Arc::clone(&self.options), self.limit).map_err(|error| failure(&error))?;
-        Ok(Self { standalone: self.standalone, ..another })
+        Ok(Self { standalone: self.standalone, pending: Arc::clone(&self.pending), ..another })
     }
 
     async fn wait(&mut self, url: &DatabaseUrl, patience: Duration) -> std::result::Result<(), OpenError> {
@@ -153,9 +165,14 @@ impl Connection {
 
     /// Carries out an operation within the time limit.
     pub async fn within<T>(&self, operation: impl IntoFuture<Output = mongodb::error::Result<T>>) -> Result<T> {
-        match timeout(self.limit, operation).await {
+        self.within_time(self.limit, operation).await
+    }
+
+    /// Carries out an operation within a time limit of its own.
+    pub async fn within_time<T>(&self, limit: Duration, operation: impl IntoFuture<Output = mongodb::error::Result<T>>) -> Result<T> {
+        match timeout(limit, operation).await {
             Ok(outcome) => outcome.map_err(|error| failure(&error)),
-            Err(_) => Err(StoreError::Unavailable(format!("no answer within {} ms", self.limit.as_millis()))),
+            Err(_) => Err(StoreError::Unavailable(format!("no answer within {} ms", limit.as_millis()))),
         }
     }
 
@@ -221,6 +238,19 @@ async fn options(url: &str, limit: Duration) -> mongodb::error::Result<ClientOpt
     Ok(options)
 }
 
+/// Refuses what MongoDB takes for the name of no database, on whichever system it runs:
+/// <https://www.mongodb.com/docs/manual/reference/limits/#naming-restrictions>.
+fn check_name(name: &str) -> std::result::Result<(), String> {
+    let problem = if name.len() > LONGEST_NAME {
+        format!("the name of a database has at most {LONGEST_NAME} bytes, and this one {}", name.len())
+    } else if let Some(letter) = name.chars().find(|letter| letter.is_control() || "/\\. \"$*<>:|?".contains(*letter)) {
+        format!("the name of a database cannot have {letter:?} in it")
+    } else {
+        return Ok(());
+    };
+    Err(problem)
+}
+
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
@@ -241,7 +271,11 @@ fn refusal(error: &Error) -> Option<String> {
         ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::UNAUTHORIZED => Some(unauthorized(&write.message)),
         ErrorKind::Custom(custom) if custom.is::<TooOld>() => Some(TOO_OLD.into()),
         ErrorKind::ServerSelection { message, .. } if message.contains("requires at least") => Some(TOO_OLD.into()),
-        ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. } => Some(plain(error)),
+        ErrorKind::Command(command) if [code::INVALID_NAMESPACE, code::OTHER_CASE].contains(&command.code) => Some(command.message.clone()),
+        ErrorKind::Write(WriteFailure::WriteError(write)) if [code::INVALID_NAMESPACE, code::OTHER_CASE].contains(&write.code) => {
+            Some(write.message.clone())
+        }
+        ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. } | ErrorKind::IncompatibleServer { .. } => Some(plain(error)),
         _ => None,
     }
 }

@@ -32,10 +32,9 @@ use tokio::{
 
 use super::{
     batch::{Batch, Progress},
-    changes,
     connection::Connection,
     documents::{self, flag_in, seq_in, text_in, time_in},
-    schema,
+    effects, schema,
 };
 use crate::{
     model::{RoomId, Seq, Timestamp},
@@ -201,7 +200,7 @@ pub async fn heads_of_rooms(connection: &Connection, rooms: Vec<RoomId>) -> Resu
     let ids = texts(&rooms);
     // One after the other: a room's document says what its entries made of it only when these are done, and which there are says the log.
     let mut found = heads(connection, rooms).await?;
-    changes::finish(connection, Some(ids.clone())).await?;
+    effects::finish(connection, Some(ids.clone())).await?;
     let there = connection.rooms.find(doc! { "_id": { "$in": ids }, "deletedAt": null });
     let there = there.projection(doc! { "large": 1, "activeUntil": 1, "members_changed": { "$isArray": "$joined" } });
     let of_room = |room: &RawDocument| {
@@ -212,7 +211,8 @@ pub async fn heads_of_rooms(connection: &Connection, rooms: Vec<RoomId>) -> Resu
     for (room, head) in &mut found {
         match there.get(room) {
             Some((active_until, members_changed)) => {
-                (head.active_until, head.members_changed) = (*active_until, *members_changed);
+                let is_about_to = !connection.pending.removed_from(*room).is_empty();
+                (head.active_until, head.members_changed) = (*active_until, *members_changed || is_about_to);
             }
             None => head.closed = true,
         }

@@ -193,6 +193,14 @@ async fn count_each(connection: &Connection, stretches: &[Stretch], such: Docume
 
 /// How far the user has read these rooms, those of them in which they have read anything. One step in the index per room.
 async fn last_marks(connection: &Connection, user: UserId, rooms: &[RoomId]) -> Result<HashMap<RoomId, Seq>> {
+    let mut marks = HashMap::with_capacity(rooms.len());
+    for rooms in rooms.chunks(rooms::ROOMS_AT_ONCE) {
+        marks.extend(last_marks_of_some(connection, user, rooms).await?);
+    }
+    Ok(marks)
+}
+
+async fn last_marks_of_some(connection: &Connection, user: UserId, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
     let rooms: Vec<_> = rooms.iter().map(ToString::to_string).collect();
     let last = connection.marks.aggregate([
         doc! { "$match": { "chatRoomId": { "$in": rooms }, "readByUserId": user.to_string() } },
@@ -201,7 +209,7 @@ async fn last_marks(connection: &Connection, user: UserId, rooms: &[RoomId]) -> 
     ]);
     let last = last.hint(by_name(schema::BY_READER));
     let of_room = |mark: &RawDocument| Some((RoomId::parse(text_in(mark, "_id"))?, seq_in(mark, "upToSeq")));
-    Ok(connection.all(last, of_room).await?.into_iter().collect())
+    connection.all(last, of_room).await
 }
 
 pub async fn read_marks(connection: &Connection, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {

@@ -4,7 +4,7 @@
 //! a server of its own would not have: each method comes down to one change of one document that either happens or does not, or to steps
 //! that can be repeated. This module is the [`Store`]; [`connection`] speaks to the database, [`schema`] makes it ready, [`takeover`] takes
 //! over that of the original application, [`documents`] and [`entries`] are what is kept, and the queries stand by noun in
-//! `users`, `sessions`, `rooms`, `log` with `batch`, `checks` and `changes` (appending), `pages` (reading), `marks` (how far it was read),
+//! `users`, `sessions`, `rooms`, `log` with `batch`, `checks`, `changes`, `effects` and `pending` (appending), `pages` (reading), `marks` (how far it was read),
 //! `tallies` (counting) and `search`.
 //!
 //! In a sharded cluster the collections `chatmessages`, by `{chatRoomId: 1, seq: 1}`, and `readmarks`, by `{chatRoomId: 1}`, can be sharded.
@@ -14,10 +14,12 @@ mod changes;
 mod checks;
 mod connection;
 mod documents;
+mod effects;
 mod entries;
 mod log;
 mod marks;
 mod pages;
+mod pending;
 mod recents;
 mod rooms;
 mod schema;
@@ -67,8 +69,8 @@ pub struct Mongo {
     /// What is to be indexed for search, and how far that is.
     behind: Arc<Behind>,
     indexed: Arc<search::State>,
-    /// Look for entries that say something that was not done, and index messages.
-    on_the_side: [AbortHandle; 2],
+    /// Apply effects that are pending, see to deleted rooms, and index messages.
+    on_the_side: [AbortHandle; 3],
 }
 
 impl Drop for Mongo {
@@ -90,11 +92,14 @@ impl Mongo {
     pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
         let connection = Connection::open(url, config).await?;
         schema::prepare(&connection).await?;
+        // What is pending has to be known before somebody reads; as much of it as there is time for is applied.
+        effects::finish(&connection, None).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
         let (behind, indexed) = (Arc::<Behind>::default(), Arc::<search::State>::default());
         indexed.learn(&connection).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
         let shared = Arc::new(Shared { connection, appending: OnceCell::new(), log: Log::new() });
         let on_the_side = [
-            tokio::spawn(finish_now_and_then(Arc::clone(&shared))).abort_handle(),
+            tokio::spawn(apply_now_and_then(shared.connection.clone())).abort_handle(),
+            tokio::spawn(see_to_deleted_rooms(Arc::clone(&shared))).abort_handle(),
             tokio::spawn(search::keep_indexed(shared.connection.clone(), Arc::clone(&indexed), Arc::clone(&behind))).abort_handle(),
         ];
         Ok(Self { shared, own: Own::new(), behind, indexed, on_the_side })
@@ -110,16 +115,23 @@ impl Mongo {
     }
 }
 
-/// Finishes what servers that were killed have left, and sees to deleted rooms. What these held is taken away beside it, one after the other:
+/// Applies what servers that were killed have left, and tries again what could not be applied.
+async fn apply_now_and_then(connection: Connection) {
+    loop {
+        if let Err(error) = effects::retry(&connection).await {
+            tracing::debug!(%error, "pending effects are left for later");
+        }
+        sleep(FINISH).await;
+    }
+}
+
+/// Sees to deleted rooms. What these held is taken away beside it, one after the other:
 /// with a large one that takes longer than this server may go without looking.
-async fn finish_now_and_then(shared: Arc<Shared>) {
+async fn see_to_deleted_rooms(shared: Arc<Shared>) {
     let mut gone = rooms::Gone::new();
     // Ends what is in it when it is dropped.
     let mut purge = JoinSet::new();
     loop {
-        if let Err(error) = changes::finish(&shared.connection, None).await {
-            tracing::debug!(%error, "what entries say that is still to be done is left for later");
-        }
         if let Err(error) = rooms::see_off(&shared.connection, &shared.log, &mut gone).await {
             tracing::debug!(%error, "which rooms are gone will be known later");
         }
@@ -292,7 +304,9 @@ impl Store for Mongo {
     }
 
     async fn search(&self, search: Search) -> Result<Found> {
-        search::search(self.connection(), &self.indexed, &self.behind, &search).await
+        let mut found = search::search(self.connection(), &self.indexed, &self.behind, &search).await?;
+        found.messages.retain(|message| !self.connection().pending.is_deleted(message.room, message.id));
+        Ok(found)
     }
 
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
@@ -318,6 +332,10 @@ impl Store for Mongo {
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn pending_effects(&self) -> usize {
+        self.connection().pending.count()
     }
 
     async fn ping(&self) -> Result<()> {

@@ -8,10 +8,9 @@ use mongodb::{
 };
 
 use super::{
-    changes,
     connection::Connection,
     documents::{self, flag_in, number, seq_in, text_in, time_in},
-    entries, log, rooms,
+    effects, entries, log, rooms,
     rooms::ROOMS_AT_ONCE,
     rows,
     schema::{self, by_name},
@@ -48,7 +47,11 @@ async fn select(connection: &Connection, room: RoomId, range: Document, order: i
     if limit == 0 {
         return Ok(Vec::new());
     }
-    let filter = doc! { "chatRoomId": room.to_string(), "seq": range, "deleted": null };
+    let mut filter = doc! { "chatRoomId": room.to_string(), "seq": range, "deleted": null };
+    let deleted = connection.pending.deleted_in(room);
+    if !deleted.is_empty() {
+        filter.insert("_id", doc! { "$nin": deleted.iter().map(ToString::to_string).collect::<Vec<_>>() });
+    }
     let messages = connection.messages.find(filter).sort(doc! { "seq": order }).limit(rows(limit)).hint(by_name(schema::LOG));
     connection.all(messages, documents::message).await
 }
@@ -83,7 +86,7 @@ pub async fn ends(connection: &Connection, rooms: &[RoomId]) -> Result<HashMap<R
     let mut ends = HashMap::with_capacity(rooms.len());
     for rooms in rooms.chunks(ROOMS_AT_ONCE) {
         let heads = log::heads(connection, rooms.to_vec()).await?;
-        changes::finish(connection, Some(rooms.iter().map(ToString::to_string).collect())).await?;
+        effects::finish(connection, Some(rooms.iter().map(ToString::to_string).collect())).await?;
         ends.extend(heads.into_iter().filter(|(_, head)| !head.closed).map(|(room, head)| (room, head.seq)));
     }
     Ok(ends)
@@ -133,14 +136,14 @@ async fn latest_of(connection: &Connection, collection: &Collection<RawDocumentB
 
 pub async fn find(connection: &Connection, id: MessageId) -> Result<Option<Message>> {
     let message = connection.one(connection.messages.find_one(doc! { "_id": id.to_string() }), documents::message).await?;
-    let Some(message) = message else { return Ok(None) };
+    let Some(message) = message.filter(|message| !connection.pending.is_deleted(message.room, message.id)) else { return Ok(None) };
     Ok(rooms::find(connection, message.room).await?.map(|_| message))
 }
 
 pub async fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, limit: u64) -> Result<Vec<Entry>> {
     let (mut found, pending) = read_entries(connection, room, after, up_to, limit).await?;
     if pending {
-        changes::finish(connection, Some(vec![room.to_string()])).await?;
+        effects::finish(connection, Some(vec![room.to_string()])).await?;
         (found, _) = read_entries(connection, room, after, up_to, limit).await?;
     }
     let edited = |entry: &Entry| match entry.what {
@@ -153,7 +156,8 @@ pub async fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: S
     }
     let edited = connection.messages.find(doc! { "_id": { "$in": Vec::from_iter(edited) }, "chatRoomId": room.to_string() });
     let edited = connection.all(edited, documents::message).await?;
-    let edited: HashMap<_, _> = edited.into_iter().map(|message| (message.id, message)).collect();
+    let there = |message: &Message| !connection.pending.is_deleted(room, message.id);
+    let edited: HashMap<_, _> = edited.into_iter().filter(there).map(|message| (message.id, message)).collect();
     for entry in &mut found {
         if let What::Edit { message, current } = &mut entry.what {
             *current = edited.get(message).cloned();
@@ -162,7 +166,7 @@ pub async fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: S
     Ok(found)
 }
 
-/// The entries, and whether what one of them says may not have been done.
+/// The entries, and whether what one of them says may not have been done, and was not found to be impossible for now.
 async fn read_entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, limit: u64) -> Result<(Vec<Entry>, bool)> {
     if limit == 0 {
         return Ok((Vec::new(), false));
@@ -170,6 +174,15 @@ async fn read_entries(connection: &Connection, room: RoomId, after: Seq, up_to: 
     let found = connection.messages.find(entries_between(room, after, up_to)).sort(doc! { "seq": 1 }).limit(rows(limit));
     let read = |entry: &RawDocument| Some((entries::entry(entry)?, flag_in(entry, "pending")));
     let found = connection.all(found.hint(by_name(schema::LOG)), read).await?;
-    let pending = found.iter().any(|(_, pending)| *pending);
-    Ok((found.into_iter().map(|(entry, _)| entry).collect(), pending))
+    let pending = found.iter().any(|(entry, pending)| *pending && !connection.pending.has(room, entry.seq));
+    let deleted = connection.pending.deleted_in(room);
+    let shown = |(mut entry, _): (Entry, bool)| {
+        if let What::Message(message) = &entry.what
+            && deleted.contains(&message.id)
+        {
+            entry.what = What::Deleted(message.id);
+        }
+        entry
+    };
+    Ok((found.into_iter().map(shown).collect(), pending))
 }

@@ -70,7 +70,9 @@ pub async fn recents(connection: &Connection, page: RoomPage) -> Result<Vec<List
     let wanted = usize::try_from(page.limit).unwrap_or(usize::MAX).saturating_add(skip);
     let mut placed = large_rooms(connection, &page).await?;
     if page.with_empty {
-        placed.extend(never_active(connection, page.user, wanted).await?);
+        let left = connection.pending.left_by(page.user);
+        let rooms = never_active(connection, page.user, wanted.saturating_add(left.len())).await?;
+        placed.extend(rooms.into_iter().filter(|placed| !left.contains(&placed.room)));
     }
     let active = doc! { "userIds": page.user.to_string(), "large": false, "activeUntil": { "$gt": date(Timestamp(0)) } };
     let by_activity = connection.rooms.find(active).projection(fields(page.user)).sort(doc! { "activeUntil": -1 });
@@ -136,14 +138,15 @@ async fn take(connection: &Connection, rooms: &mut Cursor<RawDocumentBuf>, count
     connection.within(taking).await
 }
 
-/// Where these rooms stand in the list, those of them that are in it.
+/// Where these rooms stand in the list, those of them that are in it. Those from which the user's removal is pending are not.
 async fn places_of(connection: &Connection, page: &RoomPage, rooms: &[Candidate]) -> Result<Vec<Placed>> {
+    let left = connection.pending.left_by(page.user);
     let mut latest = latest_of_each(connection, rooms).await?;
     let place = |room: &Candidate| match latest.remove(&room.room).filter(|latest| !page.since_joined || latest.seq > room.joined) {
         Some(Latest { at, id, .. }) => Some(Placed { at, id: *id.as_bytes(), room: room.room, latest: Some(id) }),
         None => page.with_empty.then(|| empty(room)),
     };
-    Ok(rooms.iter().filter_map(place).collect())
+    Ok(rooms.iter().filter(|room| !left.contains(&room.room)).filter_map(place).collect())
 }
 
 /// The latest message of a room, as far as its place among others goes.
@@ -164,7 +167,8 @@ async fn latest_of_each(connection: &Connection, rooms: &[Candidate]) -> Result<
             let room = RoomId::parse(text_in(end, "_id"))?;
             let (at, seq) = (time_in(end, "createdAt"), seq_in(end, "seq"));
             let latest = MessageId::parse(text_in(end, "id")).map(|id| Latest { at, seq, id });
-            Some((room, seq, latest.filter(|_| !flag_in(end, "deleted"))))
+            let is_there = |latest: &Latest| !flag_in(end, "deleted") && !connection.pending.is_deleted(room, latest.id);
+            Some((room, seq, latest.filter(is_there)))
         })
         .await?;
     let mut latest = HashMap::with_capacity(ends.len());

@@ -34,7 +34,15 @@ const DEPARTURES_AGAIN: i64 = 30_000;
 const ATTEMPTS: usize = 10;
 
 pub async fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
-    connection.one(connection.rooms.find_one(doc! { "_id": id.to_string() }), documents::room).await
+    let found = connection.one(connection.rooms.find_one(doc! { "_id": id.to_string() }), documents::room).await?;
+    Ok(found.map(|room| without_removed(connection, room)))
+}
+
+/// The room without those whose removal is pending.
+fn without_removed(connection: &Connection, mut room: Room) -> Room {
+    let removed = connection.pending.removed_from(room.id);
+    room.members.retain(|member| !removed.contains(member));
+    room
 }
 
 pub async fn find_or_add(connection: &Connection, room: Room) -> Result<(Arc<Room>, bool)> {
@@ -46,7 +54,7 @@ pub async fn find_or_add(connection: &Connection, room: Room) -> Result<(Arc<Roo
     for _ in 0..ATTEMPTS {
         let by_members = doc! { "memberKey": member_key(&room) };
         if let Some(found) = connection.one(connection.rooms.find_one(by_members), documents::room).await? {
-            return Ok((Arc::new(found), false));
+            return Ok((Arc::new(without_removed(connection, found)), false));
         }
         if connection.add(&connection.rooms, &document).await? {
             return Ok((Arc::new(room), true));
@@ -61,8 +69,17 @@ pub async fn of_user(connection: &Connection, user: UserId, after: Option<RoomId
         return Ok(Vec::new());
     }
     let mut filter = doc! { "userIds": user.to_string(), "deletedAt": null };
+    let left: Vec<_> = connection.pending.left_by(user).iter().map(ToString::to_string).collect();
+    let mut ids = if left.is_empty() {
+        doc! {}
+    } else {
+        doc! { "$nin": left }
+    };
     if let Some(after) = after {
-        filter.insert("_id", doc! { "$gt": after.to_string() });
+        ids.insert("$gt", after.to_string());
+    }
+    if !ids.is_empty() {
+        filter.insert("_id", ids);
     }
     let found = connection.rooms.find(filter).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 }).limit(rows(limit));
     connection.all(found.hint(schema::by_name(schema::BY_MEMBER)), id_of_room).await
@@ -101,7 +118,10 @@ pub async fn joined_of(connection: &Connection, user: UserId, among: Option<&[Ro
         None => schema::BY_MEMBER,
     };
     let found = connection.rooms.find(filter).projection(doc! { "joined": own_joining(user) }).hint(schema::by_name(index));
-    connection.all(found, |room| Some((id_of_room(room)?, joined_in(room)))).await
+    let mut rooms = connection.all(found, |room| Some((id_of_room(room)?, joined_in(room)))).await?;
+    let left = connection.pending.left_by(user);
+    rooms.retain(|(room, _)| !left.contains(room));
+    Ok(rooms)
 }
 
 /// The field `joined` of a room with nothing in it but when this user came into it; for [`joined_in`].

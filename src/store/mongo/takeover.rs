@@ -249,7 +249,7 @@ async fn write(connection: &Connection, items: Vec<Document>, command: impl FnOn
         return Ok(());
     }
     let mut command = command(items);
-    command.insert("writeConcern", doc! { "w": "majority", "j": true });
+    command.insert("writeConcern", connection.durable());
     let reply = connection.within(connection.database.run_command(command)).await?;
     let errors = reply.get_array("writeErrors").into_iter().flatten().filter_map(|error| error.as_document());
     match errors.into_iter().find(|error| error.get_i32("code").ok() != Some(DUPLICATE_KEY)) {

@@ -1,0 +1,231 @@
+//! The effects of entries that could not be applied yet: how many there are, when each is tried again, and what is hidden until then.
+//!
+//! An entry that is in the log stays there, and so what it says has to happen some day. Where the database refuses that, or takes too long,
+//! the effect waits here, and everything behind it goes on. Until it is applied,
+//! - a deletion counts: the message is in no page, search or answer, and cannot be edited;
+//! - a removal counts: the user is not a member for anything that asks;
+//! - an edit, a new member or a new name does not count: things are as they were, and the caller is told with a 503.
+//!
+//! Every server finds the pending effects in the database by itself, at start and every few seconds.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::entries::Due;
+use crate::{
+    model::{MessageId, RoomId, Seq, UserId},
+    store::Change,
+};
+
+/// The pauses between two attempts grow from the first to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+
+/// What an effect changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Effect {
+    Edit(MessageId),
+    Deletion(MessageId),
+    Addition(UserId),
+    Removal(UserId),
+    Name,
+    /// The entry cannot be read.
+    Unknown,
+}
+
+impl Effect {
+    fn of(change: &Change) -> Self {
+        match change {
+            Change::Edit { message, .. } => Self::Edit(*message),
+            Change::Deletion(message) => Self::Deletion(*message),
+            Change::AddMember(user) => Self::Addition(*user),
+            Change::RemoveMember { user, .. } => Self::Removal(*user),
+            Change::Rename(_) => Self::Name,
+            Change::Message { .. } => Self::Unknown,
+        }
+    }
+
+    fn is_of_room(self) -> bool {
+        matches!(self, Self::Addition(_) | Self::Removal(_) | Self::Name)
+    }
+
+    /// Whether this effect on a room leaves nothing to do for an earlier one.
+    fn supersedes(self, earlier: Self) -> bool {
+        match (self, earlier) {
+            (Self::Addition(user) | Self::Removal(user), Self::Addition(before) | Self::Removal(before)) => user == before,
+            (Self::Name, Self::Name) => true,
+            _ => false,
+        }
+    }
+}
+
+struct Waiting {
+    effect: Effect,
+    since: Instant,
+    pause: Duration,
+    again: Instant,
+}
+
+type Rooms = HashMap<RoomId, BTreeMap<Seq, Waiting>>;
+
+/// The pending effects that this server knows of.
+#[derive(Default)]
+pub struct Pending(Mutex<Rooms>);
+
+impl Pending {
+    fn rooms(&self) -> MutexGuard<'_, Rooms> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns how many effects are pending.
+    pub fn count(&self) -> usize {
+        self.rooms().values().map(BTreeMap::len).sum()
+    }
+
+    /// Notes effects of one room that could not be applied. Those that are new here get one line in the log.
+    pub fn failed<'a>(&self, dues: impl IntoIterator<Item = &'a Due>, reason: &str) {
+        let mut new: BTreeMap<RoomId, Vec<u64>> = BTreeMap::new();
+        for due in dues {
+            if self.note(due.room, due.seq, Effect::of(&due.change)) {
+                new.entry(due.room).or_default().push(due.seq.0);
+            }
+        }
+        for (room, seqs) in new {
+            report(room, &seqs, reason);
+        }
+    }
+
+    /// Notes an entry that says something unknown.
+    pub fn unreadable(&self, room: RoomId, seq: Seq) {
+        if self.note(room, seq, Effect::Unknown) {
+            report(room, &[seq.0], "the entry cannot be read");
+        }
+    }
+
+    /// True when it was not noted before.
+    fn note(&self, room: RoomId, seq: Seq, effect: Effect) -> bool {
+        let now = Instant::now();
+        let mut rooms = self.rooms();
+        let waiting = rooms.entry(room).or_default();
+        let is_new = !waiting.contains_key(&seq);
+        let entry = waiting.entry(seq).or_insert(Waiting { effect, since: now, pause: PAUSES.0, again: now });
+        entry.again = now + entry.pause;
+        entry.pause = (entry.pause * 2).min(PAUSES.1);
+        is_new
+    }
+
+    /// Forgets effects that have been applied.
+    pub fn applied(&self, dues: &[&Due]) {
+        let mut rooms = self.rooms();
+        if rooms.is_empty() {
+            return;
+        }
+        for due in dues {
+            let Some(waiting) = rooms.get_mut(&due.room) else { continue };
+            if waiting.remove(&due.seq).is_some() {
+                tracing::info!(room = %due.room, seq = due.seq.0, "a pending effect was applied");
+            }
+            if waiting.is_empty() {
+                rooms.remove(&due.room);
+            }
+        }
+    }
+
+    /// Forgets what is pending no more: all that was noted before `as_of` and is not among `found`.
+    pub fn keep_only(&self, found: &HashSet<(RoomId, Seq)>, as_of: Instant) {
+        let mut rooms = self.rooms();
+        for (room, waiting) in rooms.iter_mut() {
+            waiting.retain(|seq, waiting| waiting.since >= as_of || found.contains(&(*room, *seq)));
+        }
+        rooms.retain(|_, waiting| !waiting.is_empty());
+    }
+
+    /// Whether the effect of this entry is pending.
+    pub fn has(&self, room: RoomId, seq: Seq) -> bool {
+        self.rooms().get(&room).is_some_and(|waiting| waiting.contains_key(&seq))
+    }
+
+    /// Whether it is time to try this effect again.
+    pub fn is_time(&self, room: RoomId, seq: Seq) -> bool {
+        self.rooms().get(&room).and_then(|waiting| waiting.get(&seq)).is_some_and(|waiting| waiting.again <= Instant::now())
+    }
+
+    /// Returns the earlier effects on the room of `due` that are still to be applied once it is, and those that it leaves nothing to do for.
+    pub fn overtaken_by(&self, due: &Due) -> (Vec<Seq>, Vec<Seq>) {
+        let rooms = self.rooms();
+        let Some(waiting) = rooms.get(&due.room) else { return (Vec::new(), Vec::new()) };
+        let effect = Effect::of(&due.change);
+        let earlier = waiting.range(..due.seq).filter(|(_, waiting)| waiting.effect.is_of_room());
+        let (moot, overtaken): (Vec<_>, Vec<_>) = earlier.partition(|(_, earlier)| effect.supersedes(earlier.effect));
+        let seqs = |effects: Vec<(&Seq, &Waiting)>| effects.into_iter().map(|(seq, _)| *seq).collect();
+        (seqs(overtaken), seqs(moot))
+    }
+
+    /// Returns the messages of a room whose deletion is pending.
+    pub fn deleted_in(&self, room: RoomId) -> HashSet<MessageId> {
+        let deleted = |waiting: &Waiting| if let Effect::Deletion(message) = waiting.effect { Some(message) } else { None };
+        self.rooms().get(&room).into_iter().flat_map(BTreeMap::values).filter_map(deleted).collect()
+    }
+
+    /// Whether the deletion of this message is pending.
+    pub fn is_deleted(&self, room: RoomId, message: MessageId) -> bool {
+        self.rooms().get(&room).is_some_and(|waiting| waiting.values().any(|waiting| waiting.effect == Effect::Deletion(message)))
+    }
+
+    /// Returns the users whose removal from a room is pending.
+    pub fn removed_from(&self, room: RoomId) -> HashSet<UserId> {
+        let removed = |waiting: &Waiting| if let Effect::Removal(user) = waiting.effect { Some(user) } else { None };
+        self.rooms().get(&room).into_iter().flat_map(BTreeMap::values).filter_map(removed).collect()
+    }
+
+    /// Returns the rooms from which the removal of a user is pending.
+    pub fn left_by(&self, user: UserId) -> HashSet<RoomId> {
+        let left = |waiting: &BTreeMap<Seq, Waiting>| waiting.values().any(|waiting| waiting.effect == Effect::Removal(user));
+        self.rooms().iter().filter(|(_, waiting)| left(waiting)).map(|(room, _)| *room).collect()
+    }
+}
+
+/// Whether an entry takes something away, which then counts as gone although the database still has it.
+pub fn takes_away(change: &Change) -> bool {
+    matches!(change, Change::Deletion(_) | Change::RemoveMember { .. })
+}
+
+fn report(room: RoomId, seqs: &[u64], reason: &str) {
+    let (seq, count) = (seqs.first().copied().unwrap_or_default(), seqs.len());
+    tracing::warn!(%room, seq, count, reason, "effects of entries cannot be applied yet, and are tried again");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+
+    fn due(seq: u64, change: Change) -> Due {
+        Due { id: MessageId::from_bytes([9; 16]), room: RoomId::from_bytes([1; 16]), seq: Seq(seq), at: Timestamp(0), change }
+    }
+
+    #[test]
+    fn a_later_change_of_the_same_member_or_name_leaves_nothing_to_do_for_an_earlier_one() {
+        let (one, two) = (UserId::from_bytes([1; 16]), UserId::from_bytes([2; 16]));
+        let pending = Pending::default();
+        let waiting =
+            [due(5, Change::Rename(None)), due(6, Change::AddMember(one)), due(7, Change::Deletion(MessageId::from_bytes([3; 16])))];
+        pending.failed(&waiting, "refused");
+        let removal = |user| Change::RemoveMember { user, keepers: Vec::new() };
+        assert_eq!(pending.overtaken_by(&due(8, removal(one))), (vec![Seq(5)], vec![Seq(6)]));
+        assert_eq!(pending.overtaken_by(&due(8, removal(two))), (vec![Seq(5), Seq(6)], vec![]));
+        assert_eq!(pending.overtaken_by(&due(6, Change::Rename(None))), (vec![], vec![Seq(5)]));
+    }
+
+    #[test]
+    fn what_was_noted_after_the_database_was_asked_is_kept() {
+        let pending = Pending::default();
+        pending.failed(&[due(5, Change::Rename(None))], "refused");
+        let as_of = Instant::now();
+        pending.failed(&[due(6, Change::Rename(None))], "refused");
+        pending.keep_only(&HashSet::new(), as_of);
+        assert!(!pending.has(due(5, Change::Rename(None)).room, Seq(5)) && pending.count() == 1);
+    }
+}
