@@ -12,7 +12,7 @@ use crate::{
     config::{History, RoomsConfig},
     error::{Error, Result},
     limits::Limits,
-    model::{ClientId, Message, MessageId, ReadMark, Room, Seq, User, UserId},
+    model::{ClientId, LARGEST_ROOM, Message, MessageId, ReadMark, Room, Seq, User, UserId},
     store::{Marked, Store},
     timeline::{self, Draft, Edit, News, Timeline, Told},
     view::{Large, Members, People, Post, Shown, present, present_members},
@@ -144,6 +144,9 @@ impl Chat {
 
     /// The room of these people, or a new one; with a name always a new one. True when it is new.
     pub async fn initiate(&self, room: Room) -> Result<(Arc<Room>, bool)> {
+        if room.members.len() > LARGEST_ROOM {
+            return Err(Error::TooManyMembers);
+        }
         // One for each of the others, as if they were added one by one.
         self.limits.posts(room.initiator, room.members.len().saturating_sub(1).max(1))?;
         self.limits.store(room.initiator, room.name.as_ref().map_or(0, String::len))?;
@@ -162,7 +165,11 @@ impl Chat {
     pub async fn add_members(&self, caller: &Caller, room: &str, users: Vec<Arc<User>>) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
         let room = self.access.admit(caller, Action::Change, room).await?;
-        self.limits.posts(by, users.iter().filter(|user| !room.has_member(user.id)).count())?;
+        let new = users.iter().filter(|user| !room.has_member(user.id)).count();
+        if room.members.len() + new > LARGEST_ROOM {
+            return Err(Error::TooManyMembers);
+        }
+        self.limits.posts(by, new)?;
         let chat = self.clone();
         to_the_end(async move {
             // Some at once, so that they share a commit; in a large room all of them would hold up everybody's posts.

@@ -10,7 +10,7 @@ use axum::{
 use serde_json::{Value, json};
 use validator::{ValidationErrors, ValidationErrorsKind};
 
-use crate::{store::StoreError, token::TokenError};
+use crate::{model::LARGEST_ROOM, store::StoreError, token::TokenError};
 
 /// What a handler answers.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -113,6 +113,9 @@ pub enum Error {
     /// 405: the path exists, but not for this method.
     #[error("API endpoint doesnt exist")]
     NoMethod,
+    /// 400: the room would have more members than a room may have.
+    #[error("A room has at most {most} members", most = LARGEST_ROOM)]
+    TooManyMembers,
     /// 429: too often, or too many at once. After this time another try may succeed.
     #[error("rate limited")]
     RateLimited(Duration),
@@ -161,6 +164,7 @@ impl Error {
             | Self::NobodyToBe
             | Self::NoIdentity
             | Self::NoRoom
+            | Self::TooManyMembers
             | Self::BadEvent(_) => StatusCode::BAD_REQUEST,
             Self::Token(_) | Self::CallerGone | Self::SessionOver | Self::BadRefresh | Self::WrongLogin => StatusCode::UNAUTHORIZED,
             Self::NotAMember

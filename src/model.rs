@@ -199,6 +199,9 @@ impl Serialize for User {
     }
 }
 
+/// The most members of a room. MongoDB makes at most 100,000 keys of the members of one document.
+pub const LARGEST_ROOM: usize = 50_000;
+
 /// A conversation between a set of users.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Room {

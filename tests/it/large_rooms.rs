@@ -193,6 +193,24 @@ async fn ten_thousand_members_are_no_burden(kind: Kind) {
 
 #[apply(each_store)]
 #[tokio::test]
+async fn the_largest_room_takes_nobody_more_and_works_as_any_other(kind: Kind) {
+    let database = Database::new(kind).await;
+    let newcomer = newcomers(&database, 1).await.remove(0);
+    let (server, people, room) = crowded(database, 50_000).await;
+    let adds = async || people[0].calls(Method::POST, &format!("/room/{room}/members"), json!({ "userIds": [newcomer] })).await;
+    adds().await.refused(400, "A room has at most 50000 members");
+    people[0].says(&room, "hello").await;
+    assert_eq!(people[1].marks_read(&room).await, 1);
+    people[0].calls(Method::PUT, &format!("/room/{room}"), json!({ "name": "nearly all" })).await.ok();
+    assert_eq!(people[1].removes(&room, &people[1]).await.ok()["removedMembersCount"], 1);
+    assert_eq!(adds().await.ok()["chatRoom"]["memberCount"], 50_000);
+    people[0].says(&room, "hello").await;
+    assert_eq!(people[0].get(&format!("/room/{room}")).await.ok()["chatRoom"]["name"], "nearly all");
+    server.get("/ready").await.ok();
+}
+
+#[apply(each_store)]
+#[tokio::test]
 async fn a_thousand_come_into_a_large_room_while_others_post(kind: Kind) {
     let database = Database::new(kind).await;
     let ids = newcomers(&database, 1_000).await;

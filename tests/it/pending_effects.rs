@@ -219,6 +219,38 @@ async fn changes_of_a_room_that_the_database_refuses_do_not_hold_up_later_ones(k
     assert!(!kept.contains_key("overtakenSeqs"));
 }
 
+/// Deletions of long messages, changes of the room and read marks, as many at once as one client can send.
+#[apply(each_mongodb)]
+#[tokio::test]
+async fn hundreds_of_changes_at_once_are_all_done_and_hold_up_nobody(kind: Kind) {
+    let server = TestServer::start(kind).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let group = alice.named_room("group", &[&bob]).await;
+    let elsewhere = bob.named_room("elsewhere", &[&alice]).await;
+    let long = many_words("long");
+    let posts = join_all((0..100).map(|_| alice.says(&room, &long))).await;
+    let people = join_all((0..100).map(|n| server.person(if n % 2 == 0 { "Even" } else { "Odd" }))).await;
+    let deletions = join_all(posts.iter().map(async |post| assert_eq!(alice.deletes(&post["postId"]).await, 1)));
+    let comings = join_all(people.iter().map(async |person| _ = alice.adds(&group, &[person]).await.ok()));
+    let names = join_all((0..100).map(async |n| {
+        let name = json!({ "name": format!("name {n}") });
+        alice.calls(Method::PUT, &format!("/room/{group}"), name).await.ok();
+    }));
+    let marks = join_all((0..100).map(async |_| bob.marks_read(&room).await));
+    let others = async {
+        for n in 0..50 {
+            bob.says(&elsewhere, &format!("text {n}")).await;
+        }
+    };
+    tokio::join!(deletions, comings, names, marks, others);
+    assert_eq!(bob.reads(&room, "").await, Vec::<String>::new());
+    assert_eq!(bob.get(&format!("/room/{group}")).await.ok()["chatRoom"]["memberCount"], 102);
+    join_all(people.iter().map(async |person| assert_eq!(alice.removes(&group, person).await.ok()["removedMembersCount"], 1))).await;
+    assert_eq!(bob.get(&format!("/room/{group}")).await.ok()["chatRoom"]["memberCount"], 2);
+    goes_on(&alice, &bob, &group).await;
+    assert_eq!(pending(&server).await, 0);
+}
+
 #[apply(each_mongodb)]
 #[tokio::test]
 async fn a_room_with_pending_effects_can_be_deleted(kind: Kind) {
