@@ -130,6 +130,9 @@ pub enum Error {
         /// The rest of the day.
         wait: Duration,
     },
+    /// 503: the server has no memory left for it.
+    #[error("The server has too much to do right now, please try again")]
+    OutOfMemory,
     /// 503: the request took longer than the setting allows.
     #[error("The request took too long and was given up")]
     TooSlow,
@@ -183,7 +186,7 @@ impl Error {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedBody(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::RateLimited(_) | Self::QuotaExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Busy | Self::TooSlow | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::OutOfMemory | Self::TooSlow | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -206,7 +209,7 @@ impl Error {
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
             Self::RateLimited(wait) | Self::QuotaExceeded { wait, .. } => Some(seconds(*wait).into()),
-            Self::Busy | Self::TooSlow | Self::Unavailable(_) => Some(HeaderValue::from_static("1")),
+            Self::Busy | Self::OutOfMemory | Self::TooSlow | Self::Unavailable(_) => Some(HeaderValue::from_static("1")),
             _ => None,
         }
     }

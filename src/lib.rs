@@ -6,7 +6,8 @@
 //! - [`http`]: the REST API. [`live`]: the sockets. They do not know each other but for [`live::Live`].
 //! - [`chat`]: what people do in rooms, by REST and by socket alike.
 //! - [`timeline`]: the one door by which entries enter the logs of the rooms. [`access`]: who somebody is, and who may do what. [`sessions`]: what a
-//!   login gives. [`token`], [`password`]: how somebody proves who they are. [`limits`]: how often they may.
+//!   login gives. [`token`], [`password`]: how somebody proves who they are. [`limits`]: how often they may. [`budget`]: how
+//!   much memory requests may take.
 //! - [`view`]: how messages look to clients.
 //! - [`store`]: what is kept, and the databases that keep it.
 //! - [`model`], [`clock`], [`address`]: the nouns, time, and where a request comes from. [`config`], [`error`]: settings, and everything that can go wrong.
@@ -16,6 +17,7 @@
 
 pub mod access;
 pub mod address;
+pub mod budget;
 pub mod chat;
 pub mod clock;
 pub mod config;
@@ -42,6 +44,7 @@ use tokio::{net::TcpListener, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use access::Access;
+use budget::MemoryBudget;
 use chat::Chat;
 use clock::Clock;
 use config::{Config, PresenceScope};
@@ -103,7 +106,8 @@ impl Server {
             config: config.rooms.clone(),
         };
         let proofs = Arc::new(Proofs::new(access.clone(), Arc::clone(&store)));
-        sockets.listen(Handlers { chat: chat.clone(), proofs, sockets: sockets.clone() });
+        let budget = MemoryBudget::new(&config.memory, config.access);
+        sockets.listen(Handlers { chat: chat.clone(), proofs, sockets: sockets.clone(), budget: Arc::clone(&budget) });
         let descriptors = Descriptors::new();
         let max_packet = live::max_packet(&config.socket);
         let app = http::App {
@@ -115,6 +119,7 @@ impl Server {
             limits,
             live: Arc::new(sockets.clone()),
             descriptors: Arc::clone(&descriptors),
+            budget,
             clock,
             config: config.http.clone(),
         };

@@ -61,6 +61,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// How often somebody may do something, in secure mode.
     pub limits: LimitsConfig,
+    /// How much memory requests may take.
+    pub memory: MemoryConfig,
     /// Rooms.
     pub rooms: RoomsConfig,
     /// Requests.
@@ -89,6 +91,18 @@ pub struct SessionConfig {
     pub access_lifetime_seconds: u32,
     /// How long a session lasts from when it was last refreshed, in seconds.
     pub refresh_lifetime_seconds: u32,
+}
+
+/// The memory that bodies and answers of requests may take, in bytes; 0: no limit.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryConfig {
+    /// All together.
+    pub process_bytes: u64,
+    /// Those from one address, in secure mode.
+    pub address_bytes: u64,
+    /// Those of one user, in secure mode.
+    pub user_bytes: u64,
 }
 
 /// How often somebody may do something, in secure mode. As many as a minute allows may come at once. 0 is no limit.

@@ -7,10 +7,11 @@ use axum::{
     http::{Method, request::Parts},
 };
 
-use super::{Shared, paging::Paging};
+use super::{Shared, memory::most_of_page, paging::Paging};
 use crate::{
     access::{Caller, Proof, authorization, token_in},
     address::ClientAddress,
+    budget::Reservation,
     error::{Error, Result},
     model::{SessionId, User},
     refusals,
@@ -36,7 +37,7 @@ impl FromRequestParts<Shared> for Authenticated {
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
         let (proof, address) = (prove(app, parts).await?, ClientAddress::of(&parts.extensions));
-        count_read(app, parts, &proof).await?;
+        count(app, parts, &proof).await?;
         let (user, session) = (Arc::clone(&proof.user), proof.token.session);
         Ok(Self { user, session, caller: Caller { proof: Some(proof), address } })
     }
@@ -53,22 +54,26 @@ impl FromRequestParts<Shared> for Anyone {
         let says_who = app.access.is_secure() && authorization(&parts.headers)?.is_some();
         let proof = if says_who { Some(prove(app, parts).await?) } else { None };
         if let Some(proof) = &proof {
-            count_read(app, parts, proof).await?;
+            count(app, parts, proof).await?;
         }
         Ok(Self(Caller { proof, address: ClientAddress::of(&parts.extensions) }))
     }
 }
 
-/// Counts a GET by what it costs.
-async fn count_read(app: &Shared, parts: &mut Parts, proof: &Proof) -> Result<()> {
-    if !matches!(parts.method, Method::GET | Method::HEAD) {
-        return Ok(());
-    }
-    let paging = Paging::from_request_parts(parts, app).await?;
+/// Counts the memory of a request for its user, and a GET by what it costs.
+async fn count(app: &Shared, parts: &Parts, proof: &Proof) -> Result<()> {
     let path = parts.uri.path();
-    let items = if path.ends_with("/sync") { paging.limit_or_max() } else { paging.limit() };
-    let base = if path.ends_with("/search") { SEARCH_COST } else { 1 };
-    app.limits.read(proof.user.id, usize::try_from(base + items / ITEMS_PER_COST).unwrap_or(usize::MAX))
+    let mut page = 0;
+    if matches!(parts.method, Method::GET | Method::HEAD) {
+        let items = Paging::of(&parts.uri, app.config.max_page).limit_of(path);
+        let base = if path.ends_with("/search") { SEARCH_COST } else { 1 };
+        app.limits.read(proof.user.id, usize::try_from(base + items / ITEMS_PER_COST).unwrap_or(usize::MAX))?;
+        page = most_of_page(path, items, app.config.max_body_bytes);
+    }
+    match parts.extensions.get::<Arc<Reservation>>() {
+        Some(reservation) => reservation.take_for_user(proof.user.id, page).await,
+        None => Ok(()),
+    }
 }
 
 async fn prove(app: &Shared, parts: &Parts) -> Result<Proof> {

@@ -13,6 +13,7 @@ use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
 use super::{
     base_path,
     keep_alive::{Activity, Answering, Timed, Timeouts},
+    memory::Connection,
     patience::Patient,
 };
 use crate::{
@@ -51,6 +52,8 @@ impl Open {
         // Without it small answers wait for the acknowledgement of the one before. Where it fails the connection is gone already.
         let _ = stream.set_nodelay(true);
         let (taken, activity) = (Taken::default(), Activity::new());
+        let closing = CancellationToken::new();
+        let closed = closing.clone();
         let stream = Timed::new(stream, serving.timeouts, activity.clone());
         let stream = TokioIo::new(Patient::new(stream, taken.clone(), WRITE_PATIENCE).holding(descriptor));
         let base = serving.base_path.clone();
@@ -59,6 +62,7 @@ impl Open {
             let client = peer.client(request.headers());
             request.extensions_mut().insert(client);
             request.extensions_mut().insert(taken.clone());
+            request.extensions_mut().insert(Connection(closing.clone()));
             let (mut parts, body) = request.into_parts();
             base_path::take_off(&base, &mut parts.uri, &mut parts.extensions);
             let (service, activity) = (service.clone(), activity.clone());
@@ -78,6 +82,10 @@ impl Open {
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
+                () = closed.cancelled() => {
+                    tracing::debug!("a connection was closed for want of memory: its client does not read");
+                    return;
+                }
                 () = stopping.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await

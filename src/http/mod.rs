@@ -11,6 +11,7 @@ mod health;
 mod keep_alive;
 mod login;
 mod members;
+mod memory;
 mod messages;
 mod observe;
 mod paging;
@@ -41,6 +42,7 @@ use tower_http::{
 
 use crate::{
     access::Access,
+    budget::MemoryBudget,
     chat::Chat,
     clock::Clock,
     config::{HttpConfig, Origins},
@@ -55,6 +57,7 @@ use crate::{
 };
 
 pub use connections::serve;
+use memory::Memory;
 use polling::Bounds;
 
 /// What the handlers work with.
@@ -75,6 +78,8 @@ pub struct App {
     pub live: Arc<dyn Live>,
     /// How many connections there may be.
     pub descriptors: Arc<Descriptors>,
+    /// The memory that requests may take.
+    pub budget: Arc<MemoryBudget>,
     /// Time and ids.
     pub clock: Clock,
     /// Settings of requests.
@@ -103,6 +108,7 @@ pub fn router(app: App, transport: Transport, max_packet: usize) -> Router {
         descriptors: Arc::clone(&app.descriptors),
         live: Arc::clone(&app.live),
         transport,
+        memory: Memory { budget: Arc::clone(&app.budget), max_body: app.config.max_body_bytes as u64 },
     };
     // One layer made of many: a router wraps each of its routes in every layer anew, and every wrapping costs each request.
     let around = ServiceBuilder::new()

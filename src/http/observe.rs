@@ -39,7 +39,7 @@ pub async fn around(State(bounds): State<Bounds>, request: Request, next: Next) 
         Route::Sockets => polling::check(bounds, request, next).await,
         Route::None if base_path::is_outside(request.extensions()) => Error::NoEndpoint.into_response(),
         Route::Api(_) | Route::None => {
-            tokio::time::timeout(bounds.time, next.run(request)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
+            tokio::time::timeout(bounds.time, bounds.memory.answer(request, next)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
         }
     };
     if let Some(Fault(cause)) = response.extensions_mut().remove() {
@@ -124,8 +124,9 @@ mod tests {
     use tower::{ServiceBuilder, ServiceExt};
     use tower_http::catch_panic::CatchPanicLayer;
 
-    use super::*;
+    use super::{super::memory::Memory, *};
     use crate::{
+        budget::MemoryBudget,
         clock::Clock,
         config::{AccessMode, Config},
         descriptors::Descriptors,
@@ -162,7 +163,9 @@ mod tests {
         async fn panics() {
             panic!("a secret of ours");
         }
-        let limits = Limits::new(&Config::load(None, &HashMap::new()).unwrap().limits, AccessMode::Open, Clock::system());
+        let config = Config::load(None, &HashMap::new()).unwrap();
+        let limits = Limits::new(&config.limits, AccessMode::Open, Clock::system());
+        let memory = Memory { budget: MemoryBudget::new(&config.memory, AccessMode::Open), max_body: 1 };
         let limits = Arc::new(limits);
         let (layer, _) = SocketIo::new_layer();
         let bounds = Bounds {
@@ -172,6 +175,7 @@ mod tests {
             descriptors: Descriptors::new(),
             live: Arc::new(Nobody),
             transport: Transport::new(&layer, limits, CancellationToken::new()),
+            memory,
         };
         let around = ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(bounds, around))

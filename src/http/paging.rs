@@ -1,6 +1,9 @@
 //! `page`, `limit` and cursors of a query, read as the original reads them.
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::FromRequestParts,
+    http::{Uri, request::Parts},
+};
 
 use super::Shared;
 use crate::{
@@ -34,6 +37,11 @@ impl Paging {
         self.limit.unwrap_or(self.max).min(self.max)
     }
 
+    /// The most items in the answer of this path.
+    pub fn limit_of(&self, path: &str) -> u64 {
+        if path.ends_with("/sync") { self.limit_or_max() } else { self.limit() }
+    }
+
     /// The entry behind which to catch up.
     pub fn since(&self) -> Seq {
         self.since.unwrap_or_default()
@@ -63,21 +71,28 @@ impl FromRequestParts<Shared> for Paging {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
-        let query = parts.uri.query().unwrap_or_default();
+        Ok(Self::of(&parts.uri, app.config.max_page))
+    }
+}
+
+impl Paging {
+    /// Reads the query of a request.
+    pub fn of(uri: &Uri, max: u64) -> Self {
+        let query = uri.query().unwrap_or_default();
         // A key given twice is an array to the original, whose first element is what its parseInt reads.
         let value = |key: &str| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == key).map(|(_, value)| value);
         let number = |key| value(key).and_then(|text| parse_int(&text));
         let positive = |key| number(key).filter(|number| *number > 0);
-        Ok(Self {
+        Self {
             page: positive("page"),
             limit: positive("limit"),
             before: positive("before").map(Seq),
             // 0 is a place in the log: in front of its first entry.
             after: number("after").map(Seq),
             since: number("since").map(Seq),
-            max: app.config.max_page,
+            max,
             given: value("page").is_some() || value("limit").is_some(),
-        })
+        }
     }
 }
 

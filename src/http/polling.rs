@@ -13,7 +13,7 @@ use axum::{
 
 use http_body_util::{BodyExt, Collected};
 
-use super::{body, websocket};
+use super::{body, memory::Memory, websocket};
 use crate::{
     access::authorization,
     address::ClientAddress,
@@ -41,6 +41,8 @@ pub struct Bounds {
     pub live: Arc<dyn Live>,
     /// Where their requests go.
     pub transport: Transport,
+    /// The memory of requests.
+    pub memory: Memory,
 }
 
 /// Answers a request for sockets.

@@ -63,18 +63,22 @@ impl Backlog {
         Self(Arc::new(Counts { websocket, ..Counts::default() }))
     }
 
-    /// Adds an answer, unless too much waits already.
-    fn add(&self, bytes: u64, upgraded: u64) -> bool {
-        let Counts { websocket, polled, waiting } = &*self.0;
-        let taken = polled.load(Ordering::Relaxed) + websocket.as_ref().map_or(upgraded, Taken::bytes);
-        let mut waiting = lock(waiting);
+    /// How many bytes the client has taken; `upgraded`: of them those by a websocket that came after polling.
+    fn taken(&self, upgraded: u64) -> u64 {
+        self.0.polled.load(Ordering::Relaxed) + self.0.websocket.as_ref().map_or(upgraded, Taken::bytes)
+    }
+
+    /// Adds an answer, unless too much waits already. Answers how much the client will have taken when it has that.
+    fn add(&self, bytes: u64, upgraded: u64) -> Option<u64> {
+        let taken = self.taken(upgraded);
+        let mut waiting = lock(&self.0.waiting);
         waiting.bytes = waiting.bytes.saturating_sub(taken.saturating_sub(waiting.taken));
         waiting.taken = taken;
         let fits = waiting.bytes <= MOST;
-        if fits {
+        fits.then(|| {
             waiting.bytes += bytes;
-        }
-        fits
+            taken.saturating_add(waiting.bytes)
+        })
     }
 }
 
@@ -121,9 +125,15 @@ impl Upgrades {
         upgrade.and_then(|upgrade| Some(upgrade.taken.upgrade()?.load(Ordering::Relaxed) - upgrade.before)).unwrap_or_default()
     }
 
-    /// Whether an answer of so many bytes may be sent to a socket, and counts it then.
-    pub fn admit(&self, socket: &SocketRef, bytes: usize) -> bool {
-        backlog(socket).is_none_or(|backlog| backlog.add(bytes as u64, self.taken_by(socket.id)))
+    /// Counts an answer of so many bytes that is sent to a socket; `None` where too much waits for it already. Answers how much the client
+    /// [will have taken](Self::has_taken) when it has that.
+    pub fn admit(&self, socket: &SocketRef, bytes: usize) -> Option<u64> {
+        backlog(socket).map_or(Some(0), |backlog| backlog.add(bytes as u64, self.taken_by(socket.id)))
+    }
+
+    /// Whether the client of a socket has taken so much.
+    pub fn has_taken(&self, socket: &SocketRef, bytes: u64) -> bool {
+        backlog(socket).is_none_or(|backlog| backlog.taken(self.taken_by(socket.id)) >= bytes)
     }
 }
 
@@ -151,8 +161,8 @@ mod tests {
         let mut extensions = Extensions::new();
         websocket.map(|taken| extensions.insert(taken.clone()));
         let backlog = Backlog::begin(&extensions, websocket.is_some());
-        assert!(backlog.add(MOST, 0) && backlog.add(1, 0));
-        assert!(!backlog.add(1, 0));
+        assert_eq!(backlog.add(MOST, 0).zip(backlog.add(1, 0)).map(|(first, second)| second - first), Some(1));
+        assert_eq!(backlog.add(1, 0), None);
         backlog
     }
 
@@ -162,13 +172,13 @@ mod tests {
         taken.add(1_000_000_000);
         let websocket = full(Some(&taken));
         taken.add(1);
-        assert!(websocket.add(MOST, 0));
-        assert!(!websocket.add(1, u64::MAX), "no other connection counts");
+        assert_eq!(websocket.add(MOST, 0), Some(1_000_000_001 + 2 * MOST));
+        assert_eq!(websocket.add(1, u64::MAX), None, "no other connection counts");
         let polling = full(None);
         polling.0.polled.fetch_add(1, Ordering::Relaxed);
-        assert!(polling.add(1, 0));
-        assert!(!polling.add(1, 0));
-        assert!(polling.add(1, 1), "it was upgraded");
+        assert!(polling.add(1, 0).is_some());
+        assert!(polling.add(1, 0).is_none());
+        assert!(polling.add(1, 1).is_some(), "it was upgraded");
     }
 
     #[test]
@@ -176,8 +186,8 @@ mod tests {
         let taken = Taken::default();
         let backlog = full(Some(&taken));
         taken.add(usize::MAX / 2);
-        assert!(backlog.add(MOST + 1, 0));
-        assert!(!backlog.add(1, 0));
+        assert!(backlog.add(MOST + 1, 0).is_some());
+        assert!(backlog.add(1, 0).is_none());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     future::ready,
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::future::Either;
@@ -13,7 +14,8 @@ use socketioxide::{
     ProtocolVersion,
     extract::{AckSender, Event, SocketRef, TryData},
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 
 use super::{
@@ -27,6 +29,7 @@ use super::{
 use crate::{
     access::{Action, Caller, Proof, shown},
     address::ClientAddress,
+    budget::{MemoryBudget, Reservation},
     chat::{Chat, LOG_BYTES},
     error::{Error, Fault, Result},
     model::{ClientId, Room, RoomId, Seq, UserId},
@@ -41,6 +44,14 @@ const ROOMS_AT_ONCE: u64 = 1_000;
 const ENTRIES_OF_A_ROOM: u64 = 1_000;
 const ENTRIES_AT_ONCE: u64 = 5_000;
 
+/// How many copies of what `sync` tells there are while it is read, written and put together; and of an answer that waits to be read.
+const COPIES_OF_A_LOG: u64 = 3;
+const COPIES_OF_AN_ANSWER: u64 = 2;
+/// How long a message may be with the settings that come with the server, in bytes.
+const LONG_MESSAGE: u64 = 100_000;
+/// How often it is looked whether a client has taken a large answer.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
 /// What the handlers work with.
 pub struct Handlers {
     /// Does what people ask for.
@@ -49,6 +60,8 @@ pub struct Handlers {
     pub proofs: Arc<Proofs>,
     /// The other sockets.
     pub sockets: Sockets,
+    /// The memory that answers may take.
+    pub budget: Arc<MemoryBudget>,
 }
 
 /// Whose socket it is, as it has said itself: in open mode.
@@ -74,9 +87,10 @@ fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
             (Some(arrived), Some(turn), Ok(Arguments(arguments))) => {
                 return Either::Left(async move {
                     let answered = async {
-                        let outcome = handlers.run(&socket, &name, &arguments).await;
+                        let memory = handlers.budget.begin(ClientAddress::of(&socket.req_parts().extensions));
+                        let outcome = handlers.run(&socket, &name, &arguments, &memory).await;
                         if has_room_soon(&socket).await {
-                            handlers.acknowledge(&socket, ack, outcome);
+                            handlers.acknowledge(&socket, ack, outcome, Some(memory));
                         }
                     };
                     turn.wait(answered).await;
@@ -88,7 +102,7 @@ fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
             (_, None, _) => "Too many events at once",
         };
         let refused = handlers.count(&socket).and(Err(Error::BadEvent(refusal)));
-        handlers.acknowledge(&socket, ack, refused);
+        handlers.acknowledge(&socket, ack, refused, None);
         Either::Right(ready(()))
     });
 }
@@ -131,7 +145,7 @@ impl Handlers {
         user.map_or(Ok(()), |user| self.chat.limits.event(user))
     }
 
-    fn acknowledge(&self, socket: &SocketRef, ack: AckSender, outcome: Result<Answer>) {
+    fn acknowledge(&self, socket: &SocketRef, ack: AckSender, outcome: Result<Answer>, memory: Option<Reservation>) {
         if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
             // Without the id of the socket: whoever knows that could speak for a client that polls.
             let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
@@ -140,15 +154,37 @@ impl Handlers {
             }
         }
         let answer = outcome.unwrap_or_else(|error| raw(&error.to_json()));
-        if self.sockets.upgrades.admit(socket, answer.get().len()) {
+        if let Some(taken) = self.sockets.upgrades.admit(socket, answer.get().len()) {
             // A client that has gone away, or reads too slowly to be told, needs no answer.
             let _ = ack.send(&answer);
+            if let Some(memory) = memory.filter(|memory| !memory.is_empty()) {
+                self.hold(socket, memory, COPIES_OF_AN_ANSWER * answer.get().len() as u64, taken);
+            }
         } else if socket.connected() {
             evict(socket);
         }
     }
 
-    async fn run(&self, socket: &SocketRef, event: &str, arguments: &[Value]) -> Result<Answer> {
+    /// Keeps the memory of an answer reserved until the client has taken it. A client that does not is disconnected when others need it.
+    fn hold(&self, socket: &SocketRef, memory: Reservation, bytes: u64, taken: u64) {
+        let closing = CancellationToken::new();
+        memory.is_unread(bytes, &closing);
+        let (socket, upgrades) = (socket.clone(), Arc::clone(&self.sockets.upgrades));
+        tokio::spawn(async move {
+            while socket.connected() && !upgrades.has_taken(&socket, taken) {
+                tokio::select! {
+                    () = closing.cancelled() => {
+                        evict(&socket);
+                        break;
+                    }
+                    () = sleep(BETWEEN_LOOKS) => {}
+                }
+            }
+            drop(memory);
+        });
+    }
+
+    async fn run(&self, socket: &SocketRef, event: &str, arguments: &[Value], memory: &Reservation) -> Result<Answer> {
         if is_closing(socket) || self.sockets.events.is_over() {
             return Err(Error::BadEvent("This socket is being closed"));
         }
@@ -170,7 +206,7 @@ impl Handlers {
             Command::SendMessage { room, text, client_id } => {
                 self.send_message(&self.acting(socket, caller).await?, &room, text, client_id).await
             }
-            Command::Sync(rooms) => self.sync(socket, &self.acting(socket, caller).await?, rooms).await,
+            Command::Sync(rooms) => self.sync(socket, &self.acting(socket, caller).await?, rooms, memory).await,
             Command::MarkRead { room, up_to } => self.mark_read(&self.acting(socket, caller).await?, &room, up_to).await,
             Command::Typing { room, begun } => self.typing(socket, &self.acting(socket, caller).await?, &room, begun).await,
         }
@@ -323,7 +359,7 @@ impl Handlers {
     }
 
     /// Subscribes to rooms and tells what happened in each. One that the caller may not read is refused by itself.
-    async fn sync(&self, socket: &SocketRef, caller: &Caller, rooms: HashMap<String, Seq>) -> Result<Answer> {
+    async fn sync(&self, socket: &SocketRef, caller: &Caller, rooms: HashMap<String, Seq>, memory: &Reservation) -> Result<Answer> {
         #[derive(Serialize)]
         struct Synced {
             success: bool,
@@ -351,8 +387,12 @@ impl Handlers {
             // A thousand lines, if it were one for each.
             self.chat.access.refuse(caller, "read rooms, so many", Some(&refused), Error::NotAMember);
         }
+        let entered = self.enter(socket, user, admitted.keys().copied().collect()).await?;
+        let missed = |(id, end): &(RoomId, Seq)| admitted.get(id).map_or(0, |(_, since)| end.0.saturating_sub(since.0));
+        let missed = entered.iter().map(missed).fold(0, u64::saturating_add);
+        memory.take_for_user(user, COPIES_OF_A_LOG * LOG_BYTES.min(missed.saturating_mul(LONG_MESSAGE))).await?;
         let (mut left, mut bytes) = (ENTRIES_AT_ONCE, LOG_BYTES);
-        for (id, end) in self.enter(socket, user, admitted.keys().copied().collect()).await? {
+        for (id, end) in entered {
             let Some((room, since)) = admitted.remove(&id) else { continue };
             let page = self.chat.log(user, &room, since, Some(end), left.min(ENTRIES_OF_A_ROOM), &mut bytes).await?;
             left = left.saturating_sub(page.entries.len() as u64);

@@ -8,6 +8,7 @@ mod erasing;
 #[path = "../it/harness.rs"]
 #[expect(dead_code, reason = "the other tests do more with their servers")]
 mod harness;
+mod memory;
 #[path = "../it/mongod.rs"]
 #[expect(dead_code, reason = "the other tests do more to their servers")]
 mod mongod;

@@ -8,6 +8,7 @@ use axum::{
 };
 use causerie::{
     access::{Access, Action, Caller, Proof},
+    budget::MemoryBudget,
     chat::Chat,
     clock::Clock,
     config::Config,
@@ -154,6 +155,7 @@ async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_cal
         limits: Arc::clone(&chat.limits),
         live: Arc::new(Closed(tell)),
         descriptors: Descriptors::new(),
+        budget: MemoryBudget::new(&config.memory, config.access),
         clock,
         config: config.http,
         chat,

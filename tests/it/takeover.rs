@@ -172,6 +172,8 @@ async fn nothing_of_the_original_is_changed_and_the_second_start_changes_nothing
         before.push(contents(&mongodb, collection).await);
     }
     let mut server = TestServer::on(database, &[]).await;
+    // Which adds to the messages, on the side.
+    server.database().indexed().await;
     let mut after = Vec::new();
     for (collection, before) in collections.iter().zip(&before) {
         let now = contents(&mongodb, collection).await;
