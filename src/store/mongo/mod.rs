@@ -256,9 +256,11 @@ impl Store for Mongo {
     }
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
-        self.behind.note(&batch);
         let appending = self.shared.appending.get_or_try_init(|| async { self.connection().another() }).await?;
-        self.shared.log.append(appending, &batch).await
+        let appended = self.shared.log.append(appending, &batch).await;
+        // Not before, when there would be nothing to index yet; and after an error too, since some of it may be there.
+        self.behind.note(&batch);
+        appended
     }
 
     async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {

@@ -301,10 +301,14 @@ impl Store for Sqlite {
     }
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
-        self.behind.note(&batch);
         let erases = batch.iter().any(|entry| entry.change.erases());
-        let append = move |connection: &rusqlite::Connection| append::append(connection, &batch);
-        if erases { self.threads.erase(append).await } else { self.threads.write(append).await }
+        let batch = Arc::new(batch);
+        let entries = Arc::clone(&batch);
+        let append = move |connection: &rusqlite::Connection| append::append(connection, &entries);
+        let appended = if erases { self.threads.erase(append).await } else { self.threads.write(append).await };
+        // Not before, when there would be nothing to index yet.
+        self.behind.note(&batch);
+        appended
     }
 
     async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {
