@@ -127,7 +127,9 @@ async fn an_edit_that_the_database_refuses_is_told_and_holds_up_nothing(kind: Ki
     let refused = [alice.edits(&room, &first["postId"], "refused"), alice.edits(&room, &second["postId"], "refused too")];
     let others = join_all((0..10).map(|n| bob.posts(&room, if n % 2 == 0 { "even" } else { "odd" })));
     let (refused, others) = tokio::join!(join_all(refused), others);
-    others.into_iter().for_each(|other| _ = other.ok());
+    for other in others {
+        other.ok();
+    }
     for refused in refused {
         refused.refused(503, "The service is not available right now, please try again");
     }

@@ -23,8 +23,8 @@ const POSTS: usize = 100;
 
 async fn two_servers(kind: Kind, settings: &[(&str, &str)]) -> [TestServer; 2] {
     let database = Database::new(kind).await;
-    let second = TestServer::on(database.again(), settings);
-    let (first, second) = tokio::join!(TestServer::on(database, settings), second);
+    let second = Box::pin(TestServer::on(database.again(), settings));
+    let (first, second) = tokio::join!(Box::pin(TestServer::on(database, settings)), second);
     [first, second]
 }
 
