@@ -15,6 +15,9 @@ mod mongod;
 #[path = "../it/people.rs"]
 #[expect(dead_code, reason = "people do more in the other tests")]
 mod people;
+#[path = "../it/raw.rs"]
+#[expect(dead_code, reason = "the other tests send more that no client would")]
+mod raw;
 #[path = "../it/wire.rs"]
 #[expect(dead_code, reason = "sockets do more in the other tests")]
 mod wire;
