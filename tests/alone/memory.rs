@@ -23,7 +23,8 @@ const MOST: u64 = 200;
 /// The same with sockets: one that is disconnected for want of memory is sent what waits for it, and so keeps that for a while.
 const MOST_WITH_SOCKETS: u64 = 400;
 
-async fn member(base: &str, name: &str) -> Person {
+/// Somebody who has registered and logged in.
+pub async fn member(base: &str, name: &str) -> Person {
     let http = reqwest::Client::new();
     let user = Answer::of(http.post(format!("{base}/users")).json(&registration(name, "consumer"))).await.ok()["user"].take();
     let login = json!({ "username": name, "password": PASSWORD });
