@@ -36,6 +36,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 const UNREAD: Duration = Duration::from_secs(1);
 /// When to try again what was refused.
 const RETRY: Duration = Duration::from_secs(1);
+/// How many copies of a page or a log there are while it is read, written and put together.
+pub const COPIES_OF_A_PAGE: u64 = 3;
+/// What an answer takes that waits to be read: a buffer grows to twice its size.
+pub const COPIES_OF_AN_ANSWER: u64 = 2;
 /// What is counted: memory in pieces of so many bytes.
 const PIECE: u64 = 1024;
 /// How many pools there are before those that nobody uses are looked for.

@@ -14,18 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     address::ClientAddress,
-    budget::{MemoryBudget, Reservation},
+    budget::{COPIES_OF_A_PAGE, COPIES_OF_AN_ANSWER, MemoryBudget, Reservation},
     chat::LOG_BYTES,
 };
 
 /// What is no larger is not counted: every connection has buffers of that size anyway, and connections are limited in number.
 const SMALL: u64 = 16 * 1024;
-/// How many copies of a page there are while it is read, written and put together.
-const COPIES_OF_A_PAGE: u64 = 3;
 /// How many copies of a body there are while it is read and handled.
 const COPIES_OF_A_BODY: u64 = 4;
-/// What an answer takes that waits to be read: a buffer grows to twice its size.
-const COPIES_OF_AN_ANSWER: u64 = 2;
 /// The most bytes of a user in a list.
 const USER: u64 = 2 * 1024;
 

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     access::{Action, Caller, Proof, shown},
     address::ClientAddress,
-    budget::{MemoryBudget, Reservation},
+    budget::{COPIES_OF_A_PAGE, COPIES_OF_AN_ANSWER, MemoryBudget, Reservation},
     chat::{Chat, LOG_BYTES},
     error::{Error, Fault, Result},
     model::{ClientId, Room, RoomId, Seq, UserId},
@@ -44,9 +44,6 @@ const ROOMS_AT_ONCE: u64 = 1_000;
 const ENTRIES_OF_A_ROOM: u64 = 1_000;
 const ENTRIES_AT_ONCE: u64 = 5_000;
 
-/// How many copies of what `sync` tells there are while it is read, written and put together; and of an answer that waits to be read.
-const COPIES_OF_A_LOG: u64 = 3;
-const COPIES_OF_AN_ANSWER: u64 = 2;
 /// How long a message may be with the settings that come with the server, in bytes.
 const LONG_MESSAGE: u64 = 100_000;
 /// How often it is looked whether a client has taken a large answer.
@@ -390,7 +387,7 @@ impl Handlers {
         let entered = self.enter(socket, user, admitted.keys().copied().collect()).await?;
         let missed = |(id, end): &(RoomId, Seq)| admitted.get(id).map_or(0, |(_, since)| end.0.saturating_sub(since.0));
         let missed = entered.iter().map(missed).fold(0, u64::saturating_add);
-        memory.take_for_user(user, COPIES_OF_A_LOG * LOG_BYTES.min(missed.saturating_mul(LONG_MESSAGE))).await?;
+        memory.take_for_user(user, COPIES_OF_A_PAGE * LOG_BYTES.min(missed.saturating_mul(LONG_MESSAGE))).await?;
         let (mut left, mut bytes) = (ENTRIES_AT_ONCE, LOG_BYTES);
         for (id, end) in entered {
             let Some((room, since)) = admitted.remove(&id) else { continue };
