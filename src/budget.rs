@@ -1,7 +1,7 @@
 //! The memory that requests and their answers may take, in bytes: of the whole process and, in secure mode, of each address and each user.
 //!
 //! What is over a budget waits briefly, in the order of arrival. Meanwhile the oldest connections of that budget are closed whose clients do not
-//! read their answers; then the request is refused.
+//! send their bodies or read their answers; then the request is refused.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,9 +30,9 @@ use crate::{
 
 /// How long a request waits for memory before it is refused.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How often it is looked meanwhile whether an unread answer has become old.
+/// How often it is looked meanwhile whether one has waited for long enough.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
-/// How long an answer may be unread before its connection is closed for want of memory.
+/// How long a client may have for sending a body or reading an answer before its connection is closed for want of memory.
 const UNREAD: Duration = Duration::from_secs(1);
 /// When to try again what was refused.
 const RETRY: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub struct MemoryBudget {
     process: Option<Arc<Pool>>,
     addresses: Pools<IpAddr>,
     users: Pools<UserId>,
-    /// Numbers the answers that wait to be read.
+    /// Numbers what waits for clients.
     next: AtomicU64,
 }
 
@@ -72,13 +72,24 @@ impl MemoryBudget {
     pub fn begin(self: &Arc<Self>, address: ClientAddress) -> Reservation {
         Reservation { budget: Arc::clone(self), address: address.network(), held: Mutex::default() }
     }
+
+    /// Begins what waits for a client at this address, of this user if that is known: no memory yet, which is taken and given back as that
+    /// [becomes more or less](Reservation::resize).
+    #[must_use]
+    pub fn wait_for(self: &Arc<Self>, address: ClientAddress, user: Option<UserId>) -> Reservation {
+        let reservation = self.begin(address);
+        let pools = [user.and_then(|user| self.users.of(user)), self.addresses.of(reservation.address), self.process.clone()];
+        let held = |pool: Arc<Pool>| Some(Held { permit: Arc::clone(&pool.permits).try_acquire_many_owned(0).ok()?, pool });
+        lock(&reservation.held).of_pools = pools.into_iter().flatten().filter_map(held).collect();
+        reservation
+    }
 }
 
 /// The memory of one scope. What is larger than all of it takes all of it.
 struct Pool {
     permits: Arc<Semaphore>,
     all: u32,
-    /// The connections of answers that were given and not read yet, the oldest first.
+    /// The connections on which a body is awaited, or whose answers were given and not read yet, the oldest first.
     unread: Mutex<BTreeMap<u64, (Instant, CancellationToken)>>,
 }
 
@@ -104,7 +115,7 @@ impl Pool {
         }
     }
 
-    /// Closes the connection of the oldest answer, if that has been unread for a while.
+    /// Closes the connection that has waited for its client for longest, if it has for a while.
     fn close_oldest(&self) {
         let mut unread = lock(&self.unread);
         if let Some(oldest) = unread.first_entry().filter(|oldest| oldest.get().0.elapsed() >= UNREAD) {
@@ -148,6 +159,29 @@ struct Held {
     pool: Arc<Pool>,
 }
 
+impl Held {
+    fn resize(&mut self, bytes: u64) -> bool {
+        let wanted = pieces(bytes).min(self.pool.all);
+        let more = (wanted as usize).saturating_sub(self.permit.num_permits());
+        if more == 0 {
+            self.give_back_all_but(wanted);
+            return true;
+        }
+        // No more than `wanted`, which is a u32.
+        let taken = Arc::clone(&self.pool.permits).try_acquire_many_owned(u32::try_from(more).unwrap_or(wanted));
+        match taken {
+            Ok(permit) => self.permit.merge(permit),
+            Err(_) => self.pool.close_oldest(),
+        }
+        self.permit.num_permits() == wanted as usize
+    }
+
+    fn give_back_all_but(&mut self, permits: u32) {
+        let rest = self.permit.num_permits().saturating_sub(permits as usize);
+        drop(self.permit.split(rest));
+    }
+}
+
 /// The memory of one request and its answer, until it is dropped.
 pub struct Reservation {
     budget: Arc<MemoryBudget>,
@@ -160,7 +194,7 @@ pub struct Reservation {
 struct All {
     bytes: u64,
     of_pools: Vec<Held>,
-    /// The number of its answer, once that waits to be read.
+    /// The number under which its connection may be closed.
     unread: Option<u64>,
 }
 
@@ -196,13 +230,48 @@ impl Reservation {
 
     /// Notes that the answer takes so many bytes, and waits for its client to read it from this connection. Gives the rest back.
     pub fn is_unread(&self, bytes: u64, connection: &CancellationToken) {
+        lock(&self.held).of_pools.iter_mut().for_each(|held| held.give_back_all_but(pieces(bytes)));
+        self.closes(connection);
+    }
+
+    /// Has this connection be closed when others need the memory and it is the oldest, until it [stays](Self::stays).
+    pub fn closes(&self, connection: &CancellationToken) {
         let number = self.budget.next.fetch_add(1, Ordering::Relaxed);
         let mut all = lock(&self.held);
         all.unread = Some(number);
-        for Held { permit, pool } in &mut all.of_pools {
-            let rest = permit.num_permits().saturating_sub(pieces(bytes) as usize);
-            drop(permit.split(rest));
-            lock(&pool.unread).insert(number, (Instant::now(), connection.clone()));
+        for held in &all.of_pools {
+            lock(&held.pool.unread).insert(number, (Instant::now(), connection.clone()));
+        }
+    }
+
+    /// Has the connection not be closed any more.
+    pub fn stays(&self) {
+        lock(&self.held).stays();
+    }
+
+    /// Takes memory or gives it back, so that there are so many bytes of each budget. Does not wait: where there is not enough, the answer is
+    /// false, nothing more is taken, and the oldest connection of that budget is closed whose client does not read.
+    pub fn resize(&self, bytes: u64) -> bool {
+        let mut all = lock(&self.held);
+        all.bytes = bytes;
+        all.of_pools.iter_mut().all(|held| held.resize(bytes))
+    }
+
+    /// Adds what another request of the same user has taken.
+    pub fn merge(&self, other: &Self) {
+        let mut own = lock(&self.held);
+        for Held { permit, pool } in lock(&other.held).of_pools.drain(..) {
+            if let Some(held) = own.of_pools.iter_mut().find(|held| Arc::ptr_eq(&held.pool, &pool)) {
+                held.permit.merge(permit);
+            }
+        }
+    }
+}
+
+impl All {
+    fn stays(&mut self) {
+        if let Some(number) = self.unread.take() {
+            self.of_pools.iter().for_each(|held| _ = lock(&held.pool.unread).remove(&number));
         }
     }
 }
@@ -212,10 +281,7 @@ const OUT_OF_MEMORY: fn() -> Error = || Error::OutOfMemory;
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let all = self.held.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(number) = all.unread {
-            all.of_pools.iter().for_each(|held| _ = lock(&held.pool.unread).remove(&number));
-        }
+        self.stays();
     }
 }
 
@@ -224,7 +290,8 @@ fn pieces(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(PIECE)).unwrap_or(u32::MAX).min(u32::MAX >> 3)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// What a mutex guards, whatever has become of the thread that had it last.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -291,6 +358,29 @@ mod tests {
         // It is the address that is full, so what goes is the older one of its own.
         begin(&budget, "192.0.2.1").take_for_anybody(30 * KIB).await.unwrap();
         assert_eq!(connections.iter().map(CancellationToken::is_cancelled).collect::<Vec<_>>(), [false, true, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_client_takes_and_gives_back_without_waiting() {
+        let budget = budget(AccessMode::Secure);
+        let address: ClientAddress = "192.0.2.1".parse::<IpAddr>().unwrap().into();
+        let waiting = budget.wait_for(address, Some(user(1)));
+        let answer = budget.begin(address);
+        answer.take_for_user(user(1), 80 * KIB).await.unwrap();
+        waiting.merge(&answer);
+        assert!(waiting.resize(90 * KIB), "what the answer had taken is its own now");
+        let connection = CancellationToken::new();
+        waiting.is_unread(90 * KIB, &connection);
+        let other = budget.wait_for(address, Some(user(1)));
+        assert!(!other.resize(20 * KIB));
+        tokio::time::advance(UNREAD).await;
+        assert!(!other.resize(20 * KIB));
+        assert!(connection.is_cancelled(), "the oldest goes first");
+        assert!(waiting.resize(10 * KIB));
+        assert!(other.resize(20 * KIB));
+        assert!(other.resize(90 * KIB));
+        drop((waiting, answer, other));
+        budget.begin(address).take_for_user(user(1), 100 * KIB).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -93,7 +93,8 @@ impl Server {
         let access = Access::new(config.access, config.registration, Arc::clone(&store), Arc::clone(&tokens), clock.clone());
         let limits = Arc::new(Limits::new(&config.limits, config.access, clock.clone()));
         let presence = Presence::new(Arc::clone(&store), clock.clone(), &config.rooms);
-        let sockets = Sockets::new(&config.socket, presence, Arc::clone(&limits));
+        let budget = MemoryBudget::new(&config.memory, config.access);
+        let sockets = Sockets::new(&config.socket, presence, Arc::clone(&limits), Arc::clone(&budget));
         let listed = config.rooms.listed_members;
         let timeline = Timeline::start(Arc::clone(&store), clock.clone(), Hearers { sockets: sockets.clone(), listed }, listed)
             .map_err(|error| OpenError::Unusable(format!("the system gives no thread to commit on: {error}")))?;
@@ -106,7 +107,6 @@ impl Server {
             config: config.rooms.clone(),
         };
         let proofs = Arc::new(Proofs::new(access.clone(), Arc::clone(&store)));
-        let budget = MemoryBudget::new(&config.memory, config.access);
         sockets.listen(Handlers { chat: chat.clone(), proofs, sockets: sockets.clone(), budget: Arc::clone(&budget) });
         let descriptors = Descriptors::new();
         let max_packet = live::max_packet(&config.socket);

@@ -52,6 +52,7 @@ pub struct Limits {
     stored: Option<Quotas>,
     places: Places,
     unconnected: Places,
+    subscriptions_per_user: usize,
 }
 
 /// Every question takes what it asks for, if there is some left. Otherwise the answer is [`Error::RateLimited`].
@@ -73,6 +74,7 @@ impl Limits {
             stored: NonZeroU64::new(config.bytes_per_day).filter(|_| mode == AccessMode::Secure).map(|most| Quotas::new(most, clock)),
             places: Places::new(config.sockets_per_address, mode),
             unconnected: Places::new(config.unconnected_per_address, mode),
+            subscriptions_per_user: config.subscriptions_per_user,
         }
     }
 
@@ -128,6 +130,12 @@ impl Limits {
     /// Counts what a user has stored: a text of so many bytes, and the record that holds it. Errors: [`Error::QuotaExceeded`].
     pub fn store(&self, user: UserId, bytes: usize) -> Result<()> {
         self.stored.as_ref().map_or(Ok(()), |quotas| quotas.take(user, bytes))
+    }
+
+    /// In how many rooms the sockets of a user may be together, where it is proved whose they are; 0: any number.
+    #[must_use]
+    pub fn subscriptions_per_user(&self) -> usize {
+        self.subscriptions_per_user
     }
 
     /// A place for one more socket from this address.

@@ -127,6 +127,8 @@ pub struct LimitsConfig {
     pub connections_per_minute: u32,
     /// Sockets from one address at the same time.
     pub sockets_per_address: u32,
+    /// Rooms in which all sockets of one user are together.
+    pub subscriptions_per_user: usize,
     /// Connections for sockets from one address at the same time on which no socket is connected yet.
     pub unconnected_per_address: u32,
     /// Connections from one address at the same time, besides those that are websockets.
@@ -179,6 +181,8 @@ pub struct SocketConfig {
     pub ping_timeout_ms: Millis,
     /// Most events that wait for one client.
     pub max_waiting_events: usize,
+    /// Rooms in which all sockets are together; 0: any number.
+    pub max_subscriptions: usize,
     /// Largest packet from a client, in bytes.
     pub max_packet_bytes: u64,
 }

@@ -1,6 +1,11 @@
 //! The memory of requests and answers: reserved before it is used, and held until the client has read the answer.
 
-use std::sync::Arc;
+use std::{
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::{
     body::{Body, Bytes, HttpBody},
@@ -9,7 +14,9 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+
 use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -40,11 +47,14 @@ impl Memory {
     /// Answers a request with memory for its body, or refuses it. Its handler takes what the answer needs, once it is known whose it is.
     pub async fn answer(&self, mut request: Request, next: Next) -> Response {
         let reservation = Arc::new(self.budget.begin(ClientAddress::of(request.extensions())));
-        if let Err(error) = reservation.take_for_anybody(self.most_of_body(&request)).await {
+        if let Err(error) = reservation.take_for_anybody(Self::most_of_body(&request, self.max_body)).await {
             return error.into_response();
         }
         let Connection(connection) = request.extensions().get().cloned().unwrap_or_default();
         request.extensions_mut().insert(Arc::clone(&reservation));
+        if !reservation.is_empty() {
+            request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&reservation), connection.clone())));
+        }
         let response = next.run(request).await;
         let size = response.body().size_hint().lower();
         if size <= SMALL {
@@ -60,14 +70,15 @@ impl Memory {
         response.map(|body| held(body, reservation))
     }
 
-    fn most_of_body(&self, request: &Request) -> u64 {
+    /// The most memory that the body of a request takes, which may have `max` bytes.
+    pub fn most_of_body(request: &Request, max: u64) -> u64 {
         if matches!(*request.method(), Method::GET | Method::HEAD) {
             return 0;
         }
         let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         // A body without a length is read as far as it may go.
-        let length: u64 = length.unwrap_or(if request.body().is_end_stream() { 0 } else { self.max_body });
-        if length <= SMALL { 0 } else { length.min(self.max_body).saturating_mul(COPIES_OF_A_BODY) }
+        let length: u64 = length.unwrap_or(if request.body().is_end_stream() { 0 } else { max });
+        if length <= SMALL { 0 } else { length.min(max).saturating_mul(COPIES_OF_A_BODY) }
     }
 }
 
@@ -81,20 +92,61 @@ pub fn most_of_page(path: &str, items: u64, max_body: usize) -> u64 {
     if bytes <= SMALL { 0 } else { bytes.saturating_mul(COPIES_OF_A_PAGE) }
 }
 
-/// The same body, whose memory is reserved until the last of it was written to the connection, or that was closed.
-fn held(body: Body, reservation: Arc<Reservation>) -> Body {
+/// The body of a request for which memory is reserved. From when it is first waited for until it is there, its connection may be closed.
+pub struct Arriving {
+    body: Body,
+    reservation: Arc<Reservation>,
+    connection: CancellationToken,
+    is_awaited: bool,
+}
+
+impl Arriving {
+    pub fn new(body: Body, reservation: Arc<Reservation>, connection: CancellationToken) -> Self {
+        Self { body, reservation, connection, is_awaited: false }
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_pending() && !mem::replace(&mut self.is_awaited, true) {
+            self.reservation.closes(&self.connection);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.reservation.stays();
+    }
+}
+
+/// The same body, with something that is dropped when the last of it was written to the connection, or that was closed.
+pub fn held<T: Send + Sync + 'static>(body: Body, held: Arc<T>) -> Body {
     Body::new(body.map_frame(move |frame| {
-        let reservation = Arc::clone(&reservation);
-        frame.map_data(move |bytes| Bytes::from_owner(HeldBytes { bytes, _reservation: reservation }))
+        let held = Arc::clone(&held);
+        frame.map_data(move |bytes| Bytes::from_owner(HeldBytes { bytes, _held: held }))
     }))
 }
 
-struct HeldBytes {
+struct HeldBytes<T> {
     bytes: Bytes,
-    _reservation: Arc<Reservation>,
+    _held: Arc<T>,
 }
 
-impl AsRef<[u8]> for HeldBytes {
+impl<T> AsRef<[u8]> for HeldBytes<T> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }

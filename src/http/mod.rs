@@ -106,7 +106,6 @@ pub fn router(app: App, transport: Transport, max_packet: usize) -> Router {
         time: app.config.request_timeout_ms.into(),
         limits: Arc::clone(&app.limits),
         descriptors: Arc::clone(&app.descriptors),
-        live: Arc::clone(&app.live),
         transport,
         memory: Memory { budget: Arc::clone(&app.budget), max_body: app.config.max_body_bytes as u64 },
     };

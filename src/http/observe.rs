@@ -131,32 +131,8 @@ mod tests {
         config::{AccessMode, Config},
         descriptors::Descriptors,
         limits::Limits,
-        live::{Event, Live, Taken, Transport},
-        model::{SessionId, UserId},
+        live::Transport,
     };
-
-    /// No sockets.
-    struct Nobody;
-
-    impl Live for Nobody {
-        fn announce(&self, _: &[Event<'_>]) {}
-
-        fn close_sessions(&self, _: &[SessionId]) {}
-
-        fn close_user(&self, _: UserId) {}
-
-        fn online(&self, users: &[UserId]) -> Vec<bool> {
-            vec![false; users.len()]
-        }
-
-        fn upgrades(&self, _: &str, _: &Taken) -> bool {
-            false
-        }
-
-        fn upgrade_failed(&self, _: &str) {}
-
-        fn polled(&self, _: &str, _: u64) {}
-    }
 
     #[tokio::test]
     async fn a_panic_is_a_500_that_names_the_request_and_nothing_else() {
@@ -173,8 +149,7 @@ mod tests {
             time: Duration::from_secs(1),
             limits: Arc::clone(&limits),
             descriptors: Descriptors::new(),
-            live: Arc::new(Nobody),
-            transport: Transport::new(&layer, limits, CancellationToken::new()),
+            transport: Transport::new(&layer, limits, Arc::clone(&memory.budget), CancellationToken::new()),
             memory,
         };
         let around = ServiceBuilder::new()

@@ -12,15 +12,20 @@ use axum::{
 };
 
 use http_body_util::{BodyExt, Collected};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{body, memory::Memory, websocket};
+use super::{
+    body,
+    memory::{Arriving, Connection, Memory, held},
+    websocket,
+};
 use crate::{
     access::authorization,
     address::ClientAddress,
     descriptors::Descriptors,
     error::{Error, Result},
     limits::Limits,
-    live::{self, Framing, Guard, Live, Taken, Transport, Violation},
+    live::{self, Framing, Guard, Taken, Transport, Violation},
 };
 
 /// The most bytes of its first request that a connection may keep: its URI, and the headers that matter.
@@ -37,9 +42,7 @@ pub struct Bounds {
     pub limits: Arc<Limits>,
     /// How many connections there may be at all.
     pub descriptors: Arc<Descriptors>,
-    /// The sockets.
-    pub live: Arc<dyn Live>,
-    /// Where their requests go.
+    /// Where requests for sockets go.
     pub transport: Transport,
     /// The memory of requests.
     pub memory: Memory,
@@ -114,6 +117,7 @@ fn begin(bounds: &Bounds, request: &mut Request) -> Result<Arc<Guard>> {
 fn begin_websocket(bounds: &Bounds, mut request: Request) -> Answered {
     // In this order: what is counted by address counts for requests of any kind.
     let guard = begin(bounds, &mut request)?;
+    guard.carried_by(&taken(&request));
     let key = admitted_key(bounds, &request)?;
     Ok(bounds.transport.upgrade(request, &key, guard, None))
 }
@@ -130,15 +134,14 @@ fn upgrade(bounds: &Bounds, request: Request, sid: &str) -> Answered {
     let (Some(guard), Ok(id)) = (bounds.transport.session(sid), sid.parse()) else {
         return Ok(unknown());
     };
-    let taken = request.extensions().get::<Taken>().cloned().unwrap_or_default();
-    if !bounds.live.upgrades(sid, &taken) {
-        return Err(Error::Malformed("There is no such connection, or it has its websocket already".into()).into());
+    if !guard.carried_by(&taken(&request)) {
+        return Err(Error::Malformed("This connection has its websocket already".into()).into());
     }
-    let response = bounds.transport.upgrade(request, &key, guard, Some(id));
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        bounds.live.upgrade_failed(sid);
-    }
-    Ok(response)
+    Ok(bounds.transport.upgrade(request, &key, guard, Some(id)))
+}
+
+fn taken(request: &Request) -> Taken {
+    request.extensions().get().cloned().unwrap_or_default()
 }
 
 /// The key of a request for a websocket, if there may be one more.
@@ -155,13 +158,35 @@ fn unknown() -> Response {
 
 /// Answers a poll, and notes what is taken to the client by that.
 async fn poll(bounds: &Bounds, request: Request, sid: &str) -> Response {
+    let Connection(connection) = request.extensions().get().cloned().unwrap_or_default();
+    let guard = bounds.transport.session(sid);
     let response = bounds.transport.answer(request).await;
-    if response.status().is_success() {
-        bounds.live.polled(sid, response.body().size_hint().lower());
-    }
-    match bounds.transport.session(sid).filter(|guard| guard.ended().is_cancelled()) {
-        Some(guard) => last(&guard, response).await,
-        None => response,
+    let Some(guard) = guard.filter(|_| response.status().is_success()) else { return response };
+    let response = if guard.ended().is_cancelled() { last(&guard, response).await } else { response };
+    response.map(|body| {
+        let (bytes, over) = (body.size_hint().lower(), CancellationToken::new());
+        let cut_off = guard.cut_off().clone();
+        let polled = Arc::new(Polled { guard, bytes, _over: over.clone().drop_guard() });
+        tokio::spawn(async move {
+            tokio::select! {
+                () = cut_off.cancelled() => connection.cancel(),
+                () = over.cancelled() => {}
+            }
+        });
+        held(body, polled)
+    })
+}
+
+/// What a poll takes to the client, until it was written to the connection.
+struct Polled {
+    guard: Arc<Guard>,
+    bytes: u64,
+    _over: DropGuard,
+}
+
+impl Drop for Polled {
+    fn drop(&mut self) {
+        self.guard.polled(self.bytes);
     }
 }
 
@@ -180,10 +205,18 @@ async fn receive(bounds: &Bounds, request: Request, sid: &str) -> Answered {
     let Some(guard) = bounds.transport.session(sid) else {
         return Ok(unknown());
     };
+    let memory = Arc::new(bounds.memory.budget.begin(ClientAddress::of(request.extensions())));
+    let most = Memory::most_of_body(&request, bounds.bytes as u64);
+    match guard.user() {
+        Some(user) => memory.take_for_user(user, most).await?,
+        None => memory.take_for_anybody(most).await?,
+    }
+    let Connection(connection) = request.extensions().get().cloned().unwrap_or_default();
     let framing = framing(&request);
     let (parts, body) = request.into_parts();
     let (most, announced) = (guard.allowance(bounds.bytes), body.size_hint().lower());
     // Read to its end also where it is too large: otherwise the client might not get the answer.
+    let body = Body::new(Arriving::new(body, Arc::clone(&memory), connection));
     let reading = body::read_of(body, most, bounds.bytes);
     let payload = tokio::time::timeout(bounds.time, reading).await.map_err(|_| Error::TooSlow)?;
     let payload = payload.map_err(|error| match error {
@@ -196,7 +229,7 @@ async fn receive(bounds: &Bounds, request: Request, sid: &str) -> Answered {
 }
 
 /// Ends a session for what its client has sent.
-fn ended(guard: &Guard, violation: Violation) -> Error {
+fn ended(guard: &Arc<Guard>, violation: Violation) -> Error {
     guard.violated(violation);
     Error::Malformed(format!("The session is closed: {violation}"))
 }

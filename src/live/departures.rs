@@ -4,7 +4,11 @@ use std::collections::HashSet;
 
 use socketioxide::{SocketIo, extract::SocketRef};
 
-use super::{close, is_in, room_name, user_name};
+use super::{
+    close,
+    subscriptions::{is_in, unsubscribe},
+    user_name,
+};
 use crate::{
     chat::Chat,
     model::{RoomId, Timestamp, UserId},
@@ -56,11 +60,10 @@ impl Departures {
 
 /// Those sockets of a user that are in a room.
 fn in_room(io: &SocketIo, room: RoomId, user: UserId) -> Vec<SocketRef> {
-    let room = room_name(room);
-    io.within(user_name(user)).sockets().into_iter().filter(|socket| is_in(socket, &room)).collect()
+    io.within(user_name(user)).sockets().into_iter().filter(|socket| is_in(socket, room)).collect()
 }
 
 /// Takes all sockets of a user out of a room.
 pub fn take_out(io: &SocketIo, room: RoomId, user: UserId) {
-    io.within(user_name(user)).sockets().iter().for_each(|socket| socket.leave(room_name(room)));
+    io.within(user_name(user)).sockets().iter().for_each(|socket| unsubscribe(socket, room));
 }

@@ -10,12 +10,17 @@ use std::{
 };
 
 use socketioxide::{extract::SocketRef, socket::Sid};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{packets::Packet, transport::Sessions};
+use super::{
+    backlog::{Added, Backlog, Taken},
+    packets::Packet,
+    transport::Sessions,
+};
 use crate::{
     address::ClientAddress,
+    budget::{MemoryBudget, Reservation},
     limits::{Limits, Place},
     model::UserId,
     refusals,
@@ -30,10 +35,12 @@ const UNCONNECTED_PACKETS: u32 = 16;
 const KNOWN: u32 = 16;
 /// How many CONNECT packets a client may send for a socket that is connected.
 const CONNECTED_AGAIN: u32 = 16;
-/// How long a client that polls has for fetching what was sent to it, before its session is removed.
+/// How long a client has for reading what was sent to it, when its connection is to end.
 const LINGER: Duration = Duration::from_secs(10);
 /// How long a client whose socket is refused has for reading why. The library sends that after the handler has returned.
 const REFUSED_LINGER: Duration = Duration::from_millis(500);
+/// How often it is looked whether a client has taken what waits for it.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// Why a connection is ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -72,8 +79,13 @@ pub enum Verdict {
 /// Watches over one connection of a client for sockets: a websocket, a session of polling, or both, one after the other.
 pub struct Guard {
     limits: Arc<Limits>,
+    budget: Arc<MemoryBudget>,
     address: ClientAddress,
+    /// The client is heard no more.
     ended: CancellationToken,
+    /// Nor is anything more sent to it.
+    cut_off: CancellationToken,
+    backlog: Backlog,
     /// The session of a client that has begun with polling.
     polling: OnceLock<(Sid, Sessions)>,
     state: Mutex<State>,
@@ -100,7 +112,13 @@ struct State {
 impl Guard {
     /// Watches over a connection that begins. It is ended with `all`.
     #[must_use]
-    pub fn begin(limits: Arc<Limits>, address: ClientAddress, place: Place, all: &CancellationToken) -> Arc<Self> {
+    pub fn begin(
+        limits: Arc<Limits>,
+        budget: Arc<MemoryBudget>,
+        address: ClientAddress,
+        place: Place,
+        all: &CancellationToken,
+    ) -> Arc<Self> {
         let state = State {
             connected: false,
             known: false,
@@ -112,7 +130,16 @@ impl Guard {
             attachments: 0,
             _place: Some(place),
         };
-        let guard = Arc::new(Self { limits, address, ended: all.child_token(), polling: OnceLock::new(), state: Mutex::new(state) });
+        let guard = Arc::new(Self {
+            limits,
+            budget,
+            address,
+            ended: all.child_token(),
+            cut_off: CancellationToken::new(),
+            backlog: Backlog::default(),
+            polling: OnceLock::new(),
+            state: Mutex::new(state),
+        });
         Self::time(&guard, &mut guard.state());
         guard
     }
@@ -134,6 +161,55 @@ impl Guard {
     /// Cancelled when the connection has to end.
     pub fn ended(&self) -> &CancellationToken {
         &self.ended
+    }
+
+    /// Cancelled when the connection has to end at once, whatever waits for the client.
+    pub fn cut_off(&self) -> &CancellationToken {
+        &self.cut_off
+    }
+
+    /// Notes that this connection is the client's websocket, or about to be. False when it has one already.
+    pub fn carried_by(&self, connection: &Taken) -> bool {
+        self.backlog.carried_by(connection)
+    }
+
+    /// The answer to a poll took so many bytes to the client.
+    pub fn polled(&self, bytes: u64) {
+        self.backlog.polled(bytes);
+    }
+
+    /// Who was proved to be here last, in secure mode.
+    pub fn user(&self) -> Option<UserId> {
+        self.state().user
+    }
+
+    /// Counts a packet of so many bytes that is about to be sent to the client, and keeps the memory that was reserved for it until the client
+    /// has taken it. False where there is no room for it: the client is too slow, and has to be disconnected.
+    pub fn sends(self: &Arc<Self>, bytes: usize, memory: Option<&Reservation>) -> bool {
+        let added = self.backlog.add(bytes as u64, memory, || self.budget.wait_for(self.address, self.user()));
+        if added == Added::Reserved {
+            self.backlog.reserved(|reserved| reserved.closes(&self.cut_off));
+            tokio::spawn(Self::give_back(Arc::downgrade(self), self.cut_off.clone()));
+        }
+        added != Added::Refused
+    }
+
+    /// Gives back the memory of what the client takes, until it has nearly all. A client that does not is disconnected when others need it.
+    async fn give_back(guard: Weak<Self>, cut_off: CancellationToken) {
+        loop {
+            let is_cut_off = timeout(BETWEEN_LOOKS, cut_off.cancelled()).await.is_ok();
+            let Some(guard) = guard.upgrade() else { return };
+            if is_cut_off {
+                if refusals::is_first(guard.address, "clients disconnected that read too slowly") {
+                    tracing::info!(address = %guard.address, "a client reads too slowly and is disconnected");
+                }
+                guard.ended.cancel();
+                return guard.end_polling(Duration::ZERO);
+            }
+            if !guard.backlog.give_back() {
+                return;
+            }
+        }
     }
 
     /// How many bytes the client may send at once.
@@ -224,7 +300,7 @@ impl Guard {
     }
 
     /// Ends the connection if it is due. When to look again, if at all.
-    fn due(&self) -> Option<Instant> {
+    fn due(self: &Arc<Self>) -> Option<Instant> {
         let mut state = self.state();
         let until = state.since + CONNECT_TIMEOUT;
         if !state.connected && until > Instant::now() {
@@ -240,7 +316,7 @@ impl Guard {
     }
 
     /// Ends the connection because of what the client has sent.
-    pub fn violated(&self, violation: Violation) {
+    pub fn violated(self: &Arc<Self>, violation: Violation) {
         if !self.ended.is_cancelled() && refusals::is_first(self.address, "connections closed for what was sent") {
             tracing::info!(address = %self.address, reason = %violation, "a connection for sockets was closed for what was sent");
         }
@@ -248,7 +324,7 @@ impl Guard {
     }
 
     /// Ends the connection when what was sent to the client has reached it, or soon after.
-    pub fn close(&self) {
+    pub fn close(self: &Arc<Self>) {
         self.end(LINGER);
     }
 
@@ -266,12 +342,20 @@ impl Guard {
         });
     }
 
-    fn end(&self, linger: Duration) {
-        // A websocket sends all that waits before it closes.
-        if !self.ended.is_cancelled() {
-            self.ended.cancel();
-            self.end_polling(linger);
+    fn end(self: &Arc<Self>, linger: Duration) {
+        if self.ended.is_cancelled() {
+            return;
         }
+        self.ended.cancel();
+        self.end_polling(linger);
+        // A websocket sends all that waits before it closes, if its client takes that.
+        let guard = Arc::downgrade(self);
+        tokio::spawn(async move {
+            sleep(LINGER).await;
+            if let Some(guard) = guard.upgrade() {
+                guard.cut_off.cancel();
+            }
+        });
     }
 
     fn end_polling(&self, linger: Duration) {

@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     future::ready,
     sync::Arc,
-    time::Duration,
 };
 
 use futures_util::future::Either;
@@ -14,22 +13,22 @@ use socketioxide::{
     ProtocolVersion,
     extract::{AckSender, Event, SocketRef, TryData},
 };
-use tokio::{sync::oneshot, time::sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 use tracing::field::display;
 
 use super::{
     Guard, Proofs, Sockets,
     events::Command,
-    handshake, is_closing, is_in, join, room_name,
-    slow::{evict, has_room_soon},
+    handshake, is_closing, join,
+    slow::{evict, has_room_soon, sends},
+    subscriptions::{may_subscribe, subscribe, unsubscribe},
     turns::{Arguments, Turn, Turns},
     user_name,
 };
 use crate::{
     access::{Action, Caller, Proof, shown},
     address::ClientAddress,
-    budget::{COPIES_OF_A_PAGE, COPIES_OF_AN_ANSWER, MemoryBudget, Reservation},
+    budget::{COPIES_OF_A_PAGE, MemoryBudget, Reservation},
     chat::{Chat, LOG_BYTES},
     error::{Error, Fault, Result},
     model::{ClientId, Room, RoomId, Seq, UserId},
@@ -46,8 +45,6 @@ const ENTRIES_AT_ONCE: u64 = 5_000;
 
 /// How long a message may be with the settings that come with the server, in bytes.
 const LONG_MESSAGE: u64 = 100_000;
-/// How often it is looked whether a client has taken a large answer.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// What the handlers work with.
 pub struct Handlers {
@@ -87,7 +84,7 @@ fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
                         let memory = handlers.budget.begin(ClientAddress::of(&socket.req_parts().extensions));
                         let outcome = handlers.run(&socket, &name, &arguments, &memory).await;
                         if has_room_soon(&socket).await {
-                            handlers.acknowledge(&socket, ack, outcome, Some(memory));
+                            Handlers::acknowledge(&socket, ack, outcome, Some(&memory));
                         }
                     };
                     turn.wait(answered).await;
@@ -99,7 +96,7 @@ fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
             (_, None, _) => "Too many events at once",
         };
         let refused = handlers.count(&socket).and(Err(Error::BadEvent(refusal)));
-        handlers.acknowledge(&socket, ack, refused, None);
+        Handlers::acknowledge(&socket, ack, refused, None);
         Either::Right(ready(()))
     });
 }
@@ -108,6 +105,17 @@ fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
 pub fn connected(socket: &SocketRef) {
     socket.extensions.remove::<Connecting>();
 }
+
+/// A room that a socket has entered, and the last entry behind which it hears of everything.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Entered {
+    chat_room_id: RoomId,
+    last_seq: Seq,
+}
+
+/// The most bytes of one in an answer.
+const ENTERED_BYTES: u64 = 100;
 
 /// The acknowledgement of an event, written.
 type Answer = Box<RawValue>;
@@ -142,7 +150,7 @@ impl Handlers {
         user.map_or(Ok(()), |user| self.chat.limits.event(user))
     }
 
-    fn acknowledge(&self, socket: &SocketRef, ack: AckSender, outcome: Result<Answer>, memory: Option<Reservation>) {
+    fn acknowledge(socket: &SocketRef, ack: AckSender, outcome: Result<Answer>, memory: Option<&Reservation>) {
         if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
             // Without the id of the socket: whoever knows that could speak for a client that polls.
             let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
@@ -151,34 +159,12 @@ impl Handlers {
             }
         }
         let answer = outcome.unwrap_or_else(|error| raw(&error.to_json()));
-        if let Some(taken) = self.sockets.upgrades.admit(socket, answer.get().len()) {
+        if sends(socket, answer.get().len(), memory) {
             // A client that has gone away, or reads too slowly to be told, needs no answer.
             let _ = ack.send(&answer);
-            if let Some(memory) = memory.filter(|memory| !memory.is_empty()) {
-                self.hold(socket, memory, COPIES_OF_AN_ANSWER * answer.get().len() as u64, taken);
-            }
         } else if socket.connected() {
             evict(socket);
         }
-    }
-
-    /// Keeps the memory of an answer reserved until the client has taken it. A client that does not is disconnected when others need it.
-    fn hold(&self, socket: &SocketRef, memory: Reservation, bytes: u64, taken: u64) {
-        let closing = CancellationToken::new();
-        memory.is_unread(bytes, &closing);
-        let (socket, upgrades) = (socket.clone(), Arc::clone(&self.sockets.upgrades));
-        tokio::spawn(async move {
-            while socket.connected() && !upgrades.has_taken(&socket, taken) {
-                tokio::select! {
-                    () = closing.cancelled() => {
-                        evict(&socket);
-                        break;
-                    }
-                    () = sleep(BETWEEN_LOOKS) => {}
-                }
-            }
-            drop(memory);
-        });
     }
 
     async fn run(&self, socket: &SocketRef, event: &str, arguments: &[Value], memory: &Reservation) -> Result<Answer> {
@@ -196,10 +182,10 @@ impl Handlers {
             Command::Subscribe { room, other } => self.subscribe(socket, &caller, &room, other).await.map(|()| done()),
             Command::RefreshToken(token) => self.proofs.replace(socket, &caller, &token).await.map(|()| done()),
             Command::Unsubscribe(room) => {
-                socket.leave(room_name(room));
+                unsubscribe(socket, room);
                 Ok(done())
             }
-            Command::SubscribeToAll => self.subscribe_to_all(socket, &self.acting(socket, caller).await?).await,
+            Command::SubscribeToAll => self.subscribe_to_all(socket, &self.acting(socket, caller).await?, memory).await,
             Command::SendMessage { room, text, client_id } => {
                 self.send_message(&self.acting(socket, caller).await?, &room, text, client_id).await
             }
@@ -245,18 +231,18 @@ impl Handlers {
             // Where other servers write as well, a room has to be known before anything can be found to have come into its log.
             self.chat.timeline.between(vec![room.id], || ()).await?;
         }
-        let name = room_name(room.id);
+        may_subscribe(socket, [room.id])?;
         let siblings = other.map(|other| socket.within(user_name(other)).sockets()).unwrap_or_default();
         // Without those who are in it already: whatever becomes of this, they have not come in by it.
-        let brought: Vec<_> = siblings.into_iter().filter(|sibling| !is_in(sibling, &name)).collect();
-        brought.iter().chain([socket]).for_each(|socket| join(socket, name.clone()));
+        let brought: Vec<_> = siblings.into_iter().filter(|sibling| matches!(subscribe(sibling, room.id), Ok(true))).collect();
+        subscribe(socket, room.id)?;
         // Whoever lost the room meanwhile was taken out of it, perhaps before they were in.
         let admitted = self.admit(caller, id, other).await;
         if admitted.is_err() {
-            socket.leave(name.clone());
+            unsubscribe(socket, room.id);
             if !self.is_member(room.id, other).await {
                 for sibling in &brought {
-                    sibling.leave(name.clone());
+                    unsubscribe(sibling, room.id);
                 }
             }
         }
@@ -281,7 +267,12 @@ impl Handlers {
         }
     }
 
-    async fn subscribe_to_all(&self, socket: &SocketRef, caller: &Caller) -> Result<Answer> {
+    async fn subscribe_to_all(&self, socket: &SocketRef, caller: &Caller, memory: &Reservation) -> Result<Answer> {
+        #[derive(Serialize)]
+        struct Subscribed {
+            success: bool,
+            rooms: Vec<Entered>,
+        }
         let user = id_of(caller)?;
         let (mut pieces, mut count, mut after) = (Vec::new(), 0, None);
         loop {
@@ -295,33 +286,40 @@ impl Handlers {
             }
         }
         self.chat.limits.read(user, count)?;
+        may_subscribe(socket, pieces.iter().flatten().copied())?;
+        memory.take_for_user(user, COPIES_OF_A_PAGE * ENTERED_BYTES * count as u64).await?;
         let mut rooms = Vec::with_capacity(count);
         for piece in pieces {
             rooms.extend(self.enter(socket, user, piece).await?);
         }
-        let shown = |(room, seq): &(RoomId, Seq)| json!({ "chatRoomId": room, "lastSeq": seq });
-        Ok(raw(&json!({ "success": true, "rooms": rooms.iter().map(shown).collect::<Vec<_>>() })))
+        Ok(raw(&Subscribed { success: true, rooms }))
     }
 
     /// Lets a socket into rooms, between two announcements: what it hears from now on is what comes behind the entries that are answered.
-    async fn enter(&self, socket: &SocketRef, user: UserId, rooms: Vec<RoomId>) -> Result<Vec<(RoomId, Seq)>> {
-        let (joining, names) = (socket.clone(), rooms.iter().map(|room| (*room, room_name(*room))).collect::<Vec<_>>());
+    async fn enter(&self, socket: &SocketRef, user: UserId, rooms: Vec<RoomId>) -> Result<Vec<Entered>> {
+        let (joining, names) = (socket.clone(), rooms.clone());
         let (tell, told) = oneshot::channel();
         let join_all = move || {
-            let former: HashSet<_> = joining.rooms().into_iter().collect();
-            let new = names.into_iter().filter(|(_, name)| !former.contains(name.as_str()));
-            let entered = new.map(|(room, name)| {
-                join(&joining, name);
-                room
+            let mut entered = HashSet::new();
+            let refused = names.into_iter().try_for_each(|room| {
+                if subscribe(&joining, room)? {
+                    entered.insert(room);
+                }
+                Ok(())
             });
             // Nobody waits for it where the client is gone.
-            let _ = tell.send(entered.collect::<HashSet<_>>());
+            let _ = tell.send((entered, refused));
         };
         let ends = self.chat.timeline.between(rooms, join_all).await?;
-        let mut unchecked = told.await.unwrap_or_default();
-        let checked = self.check(socket, user, ends, &mut unchecked).await;
-        // Where the database gave no answer, or the room is gone.
-        socket.leave(unchecked.into_iter().map(room_name).collect::<Vec<_>>());
+        let (mut unchecked, refused) = told.await.unwrap_or_else(|_| (HashSet::new(), Ok(())));
+        let checked = match refused {
+            Ok(()) => self.check(socket, user, ends, &mut unchecked).await,
+            Err(error) => Err(error),
+        };
+        // Where the database gave no answer, the room is gone, or it was one too many.
+        for room in unchecked {
+            unsubscribe(socket, room);
+        }
         checked
     }
 
@@ -332,12 +330,12 @@ impl Handlers {
         user: UserId,
         ends: Vec<(RoomId, Seq)>,
         unchecked: &mut HashSet<RoomId>,
-    ) -> Result<Vec<(RoomId, Seq)>> {
+    ) -> Result<Vec<Entered>> {
         let mut entered = Vec::with_capacity(ends.len());
         for (id, end) in ends {
             match self.chat.store.room(id).await?.filter(|room| room.has_member(user)) {
-                Some(_) => entered.push((id, end)),
-                None => socket.leave(room_name(id)),
+                Some(_) => entered.push(Entered { chat_room_id: id, last_seq: end }),
+                None => unsubscribe(socket, id),
             }
             unchecked.remove(&id);
         }
@@ -384,12 +382,15 @@ impl Handlers {
             // A thousand lines, if it were one for each.
             self.chat.access.refuse(caller, "read rooms, so many", Some(&refused), Error::NotAMember);
         }
+        may_subscribe(socket, admitted.keys().copied())?;
         let entered = self.enter(socket, user, admitted.keys().copied().collect()).await?;
-        let missed = |(id, end): &(RoomId, Seq)| admitted.get(id).map_or(0, |(_, since)| end.0.saturating_sub(since.0));
+        let missed = |Entered { chat_room_id, last_seq }: &Entered| {
+            admitted.get(chat_room_id).map_or(0, |(_, since)| last_seq.0.saturating_sub(since.0))
+        };
         let missed = entered.iter().map(missed).fold(0, u64::saturating_add);
         memory.take_for_user(user, COPIES_OF_A_PAGE * LOG_BYTES.min(missed.saturating_mul(LONG_MESSAGE))).await?;
         let (mut left, mut bytes) = (ENTRIES_AT_ONCE, LOG_BYTES);
-        for (id, end) in entered {
+        for Entered { chat_room_id: id, last_seq: end } in entered {
             let Some((room, since)) = admitted.remove(&id) else { continue };
             let page = self.chat.log(user, &room, since, Some(end), left.min(ENTRIES_OF_A_ROOM), &mut bytes).await?;
             left = left.saturating_sub(page.entries.len() as u64);

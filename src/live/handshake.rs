@@ -3,8 +3,7 @@
 //! The layer keeps the request for as long as the socket lives, and every header and the URI point into the buffer that the connection
 //! was read into: one cookie holds on to all of it. So the request goes on with copies, and only of what anybody will ever look at.
 //!
-//! What comes on top is the [`Seat`] and the [`Backlog`]: sockets that come one after the other on a connection have this request in
-//! common, and their id.
+//! What comes on top is the [`Seat`]: sockets that come one after the other on a connection have this request in common, and their id.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +14,6 @@ use axum::{
 use socketioxide::extract::SocketRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::backlog::Backlog;
 use crate::error::{Error, Result};
 
 /// How long a socket waits until nothing is left of the one before it.
@@ -54,8 +52,6 @@ pub async fn seat(socket: &SocketRef) -> Result<()> {
 
 /// The request that opens a connection, with copies of what is needed of it.
 pub fn slim(mut request: Request) -> Request {
-    let backlog = Backlog::begin(request.extensions(), is_websocket(&request));
-    request.extensions_mut().insert(backlog);
     request.extensions_mut().insert(Seat(Arc::new(Semaphore::new(1))));
     *request.headers_mut() = copies(request.headers());
     if let Ok(uri) = request.uri().to_string().parse::<Uri>() {
@@ -68,10 +64,6 @@ pub fn slim(mut request: Request) -> Request {
 pub fn kept_bytes(request: &Request) -> usize {
     let headers = KEPT.iter().filter_map(|name| request.headers().get(name));
     request.uri().path().len() + request.uri().query().map_or(0, str::len) + headers.map(HeaderValue::len).sum::<usize>()
-}
-
-fn is_websocket(request: &Request) -> bool {
-    request.uri().query().unwrap_or_default().split('&').any(|parameter| parameter == "transport=websocket")
 }
 
 fn copies(headers: &HeaderMap) -> HeaderMap {

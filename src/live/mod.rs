@@ -16,6 +16,7 @@ mod proofs;
 mod screen;
 mod slow;
 mod strays;
+mod subscriptions;
 mod transport;
 mod turns;
 mod typing;
@@ -28,7 +29,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use socketioxide::{
     BroadcastError, SocketError, SocketIo,
     extract::{SocketRef, TryData},
@@ -39,7 +40,6 @@ use tokio::{task::AbortHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 pub use backlog::Taken;
-use backlog::Upgrades;
 use departures::{Departures, take_out};
 use events::Audience;
 pub use events::Event;
@@ -49,17 +49,20 @@ pub use handshake::kept_bytes;
 pub use payloads::{Framing, screen};
 pub use presence::Presence;
 pub use proofs::Proofs;
-use slow::{evict, evict_late, has_room};
+use slow::{evict, evict_late, has_room, sends};
 use strays::Strays;
+use subscriptions::{Subscriptions, leave_all, unsubscribe};
 pub use transport::Transport;
 use turns::UnderWay;
 use typing::Typing;
 
 use crate::{
+    budget::MemoryBudget,
     chat::Chat,
     config::SocketConfig,
     limits::Limits,
     model::{RoomId, SessionId, UserId},
+    view,
 };
 
 /// The path of Socket.IO.
@@ -100,16 +103,6 @@ pub trait Live: Send + Sync + 'static {
 
     /// Which of these users are connected, or were a moment ago.
     fn online(&self, users: &[UserId]) -> Vec<bool>;
-
-    /// Notes that a connection is about to become the websocket of the client with this id, as the client says. False when the client has
-    /// one, or is about to.
-    fn upgrades(&self, sid: &str, taken: &Taken) -> bool;
-
-    /// Nothing came of that.
-    fn upgrade_failed(&self, sid: &str);
-
-    /// The answer to a poll took so many bytes to the client with this id.
-    fn polled(&self, sid: &str, bytes: u64);
 }
 
 fn room_name(room: RoomId) -> String {
@@ -139,7 +132,7 @@ pub struct Sockets {
     io: SocketIo,
     presence: Arc<Presence>,
     typing: Arc<Typing>,
-    upgrades: Arc<Upgrades>,
+    subscriptions: Arc<Subscriptions>,
     transport: Transport,
     events: UnderWay,
     /// Ends all connections.
@@ -151,7 +144,7 @@ pub struct Sockets {
 impl Sockets {
     /// No sockets yet. Clients of socket.io 2, 3 and 4 connect to them through their [transport](Self::transport).
     #[must_use]
-    pub fn new(config: &SocketConfig, presence: Presence, limits: Arc<Limits>) -> Self {
+    pub fn new(config: &SocketConfig, presence: Presence, limits: Arc<Limits>, budget: Arc<MemoryBudget>) -> Self {
         let max_packet = max_packet(config);
         let (layer, io) = SocketIo::builder()
             .req_path(PATH)
@@ -169,8 +162,8 @@ impl Sockets {
             io,
             presence: Arc::new(presence),
             typing: Arc::default(),
-            upgrades: Arc::default(),
-            transport: Transport::new(&layer, limits, stopping.clone()),
+            subscriptions: Arc::new(Subscriptions::new(config.max_subscriptions, limits.subscriptions_per_user())),
+            transport: Transport::new(&layer, limits, budget, stopping.clone()),
             events: UnderWay::default(),
             stopping,
             watch: Arc::default(),
@@ -209,6 +202,7 @@ impl Sockets {
 
     /// Sees to it that a socket is forgotten when it goes. What its client has sent before is still done.
     fn see_off(&self, proofs: &Arc<Proofs>, socket: &SocketRef) {
+        self.subscriptions.begin(socket);
         let (sockets, proofs) = (self.clone(), Arc::clone(proofs));
         socket.on_disconnect(move |socket: SocketRef| {
             if let Some(guard) = Guard::of(&socket) {
@@ -262,9 +256,13 @@ impl Sockets {
 
     /// Sends an event to those sockets of its audience that have room for it. Whoever has none is disconnected, and no longer among them.
     fn send(&self, event: &Event<'_>, audience: &Audience, listeners: &mut Vec<SocketRef>) {
+        if listeners.is_empty() {
+            return;
+        }
+        let json = view::raw(event);
         // A broadcast writes the event once for all, but does not say whose buffer was full; so that is asked before.
         listeners.retain(|listener| {
-            let fits = has_room(listener);
+            let fits = has_room(listener) && sends(listener, json.get().len(), None);
             if !fits {
                 evict(listener);
             }
@@ -273,7 +271,7 @@ impl Sockets {
         if listeners.is_empty() {
             return;
         }
-        let missed = self.broadcast(event, audience);
+        let missed = self.broadcast(event.name(), &json, audience);
         if missed > 0 {
             // Those too who came after the question.
             let known: HashSet<_> = listeners.iter().map(|listener| listener.id).collect();
@@ -283,15 +281,15 @@ impl Sockets {
     }
 
     /// How many sockets had no room in their buffers for the event.
-    fn broadcast(&self, event: &Event<'_>, audience: &Audience) -> usize {
-        let sending = self.select(audience).emit(event.name(), event);
+    fn broadcast(&self, event: &'static str, json: &RawValue, audience: &Audience) -> usize {
+        let sending = self.select(audience).emit(event, json);
         // To sockets of this process everything is sent at once; there is nothing to wait for.
         match sending.now_or_never() {
             Some(Err(BroadcastError::Socket(errors))) => {
                 errors.iter().filter(|error| matches!(error, SocketError::InternalChannelFull)).count()
             }
             Some(Err(error)) => {
-                tracing::error!(%error, event = event.name(), "an event could not be sent");
+                tracing::error!(%error, event, "an event could not be sent");
                 0
             }
             Some(Ok(())) | None => 0,
@@ -313,7 +311,7 @@ impl Sockets {
         match event {
             Event::MemberRemoved { chat_room_id, user_id, .. } => take_out(&self.io, *chat_room_id, *user_id),
             Event::RoomDeleted { chat_room_id, .. } => {
-                self.io.within(room_name(*chat_room_id)).sockets().iter().for_each(|socket| socket.leave(room_name(*chat_room_id)));
+                self.io.within(room_name(*chat_room_id)).sockets().iter().for_each(|socket| unsubscribe(socket, *chat_room_id));
             }
             _ => {}
         }
@@ -381,21 +379,6 @@ impl Live for Sockets {
     fn online(&self, users: &[UserId]) -> Vec<bool> {
         self.presence.online(users)
     }
-
-    fn upgrades(&self, sid: &str, taken: &Taken) -> bool {
-        // What is no id, the library refuses.
-        sid.parse().is_ok_and(|sid| self.upgrades.begin(sid, taken))
-    }
-
-    fn upgrade_failed(&self, sid: &str) {
-        let _ = sid.parse().map(|sid| self.upgrades.fail(sid));
-    }
-
-    fn polled(&self, sid: &str, bytes: u64) {
-        if let Some(socket) = sid.parse().ok().and_then(|sid| self.io.get_socket(sid)) {
-            backlog::polled(&socket, bytes);
-        }
-    }
 }
 
 /// Has the timeline look again and again whether there is anything in the logs, of the rooms in which there are sockets, that was not told:
@@ -426,15 +409,11 @@ async fn rooms_in_use(io: &SocketIo) -> Vec<RoomId> {
     rooms.iter().filter_map(|room| RoomId::parse(room.strip_prefix("room:")?)).collect()
 }
 
-fn is_in(socket: &SocketRef, room: &str) -> bool {
-    socket.rooms().iter().any(|name| *name == *room)
-}
-
-/// Joins a room, unless the socket is closed meanwhile: nobody would ever take it out again.
-fn join(socket: &SocketRef, room: String) {
-    socket.join(room);
+/// Becomes one of the sockets of a user or a session, unless it is closed meanwhile: nobody would ever take it out again.
+fn join(socket: &SocketRef, name: String) {
+    socket.join(name);
     if !socket.connected() || is_closing(socket) {
-        socket.leave_all();
+        leave_all(socket);
     }
 }
 
@@ -452,7 +431,7 @@ fn close(socket: &SocketRef) {
     if socket.extensions.insert(Closing).is_some() {
         return;
     }
-    socket.leave_all();
+    leave_all(socket);
     let socket = socket.clone();
     if socket.clone().disconnect().is_ok() {
         close_connection(&socket);

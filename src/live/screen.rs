@@ -43,6 +43,7 @@ pub struct Screened<S> {
     stream: S,
     guard: Arc<Guard>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    cut_off: Pin<Box<WaitForCancellationFutureOwned>>,
     frames: Frames,
     is_over: bool,
     /// The session that it upgrades. Where that comes to nothing the session is over.
@@ -53,7 +54,16 @@ impl<S> Screened<S> {
     /// The same stream, of a client that `guard` watches over.
     pub fn new(stream: S, guard: Arc<Guard>, upgrades: Option<(Sid, Sessions)>) -> Self {
         let ended = Box::pin(guard.ended().clone().cancelled_owned());
-        Self { stream, guard, ended, frames: Frames::default(), is_over: false, upgrades }
+        let cut_off = Box::pin(guard.cut_off().clone().cancelled_owned());
+        Self { stream, guard, ended, cut_off, frames: Frames::default(), is_over: false, upgrades }
+    }
+
+    /// What became of writing; an error where nothing more is to be written, since the client takes nothing.
+    fn unless_cut_off<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_pending() && self.cut_off.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        written
     }
 }
 
@@ -94,11 +104,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Screened<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.unless_cut_off(cx, written)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.unless_cut_off(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -106,11 +118,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Screened<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.unless_cut_off(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut_down = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.unless_cut_off(cx, shut_down)
     }
 }
 

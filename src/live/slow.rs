@@ -7,8 +7,8 @@ use socketioxide::{SendError, SocketError, extract::SocketRef};
 use tokio::time::{Instant, sleep};
 use tracing::field::display;
 
-use super::{close, is_closing};
-use crate::{access::Proof, address::ClientAddress, refusals};
+use super::{Guard, close, is_closing};
+use crate::{access::Proof, address::ClientAddress, budget::Reservation, refusals};
 
 /// How long an answer waits for its place before the client is given up, and how often it is looked.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
@@ -27,6 +27,11 @@ impl Serialize for Unwritable {
 /// in the buffer, which it gives back when the event cannot be written.
 pub fn has_room(socket: &SocketRef) -> bool {
     !matches!(socket.emit("", &Unwritable), Err(SendError::Socket(SocketError::InternalChannelFull)))
+}
+
+/// Counts a packet of so many bytes that is about to be sent to a socket. False where too much waits for its client.
+pub fn sends(socket: &SocketRef, bytes: usize, memory: Option<&Reservation>) -> bool {
+    Guard::of(socket).is_none_or(|guard| guard.sends(bytes, memory))
 }
 
 /// Ends those who have missed an event though they had room for it a moment before: an acknowledgement or a ping took the last place. A

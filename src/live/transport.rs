@@ -24,6 +24,7 @@ use tungstenite::handshake::derive_accept_key;
 use super::{PATH, guard::Guard, handshake::slim, screen::Screened};
 use crate::{
     address::ClientAddress,
+    budget::MemoryBudget,
     error::Error,
     limits::{Limits, Place},
 };
@@ -39,6 +40,7 @@ const FEW: usize = 1_024;
 pub struct Transport {
     sessions: Sessions,
     limits: Arc<Limits>,
+    budget: Arc<MemoryBudget>,
     stopping: CancellationToken,
 }
 
@@ -59,16 +61,16 @@ struct Noted {
 impl Transport {
     /// The transports of these sockets. Connections end with `stopping`.
     #[must_use]
-    pub fn new(layer: &SocketIoLayer, limits: Arc<Limits>, stopping: CancellationToken) -> Self {
+    pub fn new(layer: &SocketIoLayer, limits: Arc<Limits>, budget: Arc<MemoryBudget>, stopping: CancellationToken) -> Self {
         let nothing: fn(Request) -> _ = |_| ready(Ok(Error::NoEndpoint.into_response()));
         let sessions = Sessions { service: layer.layer(service_fn(nothing)), noted: Arc::default() };
-        Self { sessions, limits, stopping }
+        Self { sessions, limits, budget, stopping }
     }
 
     /// Watches over the connection that begins with a request from this address.
     #[must_use]
     pub fn guard(&self, address: ClientAddress, place: Place) -> Arc<Guard> {
-        Guard::begin(Arc::clone(&self.limits), address, place, &self.stopping)
+        Guard::begin(Arc::clone(&self.limits), Arc::clone(&self.budget), address, place, &self.stopping)
     }
 
     /// Who watches over the session with this id.

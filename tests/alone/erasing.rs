@@ -97,3 +97,45 @@ async fn a_server_ends_in_time_while_another_program_keeps_it_from_writing() {
         assert!(!posted.await.unwrap().is_ok_and(|status| status == 200));
     }
 }
+
+/// Long messages of distinct words are posted, edited, deleted one by one and with their room, and the index follows. Meanwhile others post, and
+/// none of them waits for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_while_long_messages_are_edited_and_deleted() {
+    let _turn = TURN.lock().await;
+    let folder = TempDir::new().unwrap();
+    let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:c.db")]);
+    let (mallory, alice) = (somebody(&program.base).await, somebody(&program.base).await);
+    let rooms = [mallory.room_with(&[]).await, mallory.named_room("another", &[&mallory]).await];
+    let quiet = alice.room_with(&[]).await;
+    let busy = tokio::spawn(async move {
+        let mut messages = Vec::new();
+        for (n, text) in long_texts(50).enumerate() {
+            messages.push((rooms[n % 2].clone(), mallory.says(&rooms[n % 2], &text).await["postId"].clone()));
+        }
+        for ((room, message), text) in messages.iter().zip(long_texts(60).skip(40)) {
+            mallory.edits(room, message, &text).await.ok();
+        }
+        for (_, message) in messages.iter().filter(|(room, _)| *room == rooms[0]) {
+            mallory.deletes(message).await;
+        }
+        mallory.calls(Method::DELETE, &format!("/delete/room/{}", rooms[1]), json!({})).await.ok();
+    });
+    let database = Connection::open(folder.path().join("c.db")).unwrap();
+    let (begun, mut longest, mut posts) = (Instant::now(), Duration::ZERO, 0);
+    let is_left = |database: &Connection| {
+        let left = "SELECT (SELECT count(*) FROM purges) + (SELECT count(*) FROM entries WHERE length(text) > 50000)";
+        database.query_row(left, [], |row| row.get::<_, u64>(0)).unwrap() > 0
+    };
+    while !busy.is_finished() || is_left(&database) {
+        assert!(begun.elapsed() < 3 * PATIENCE, "it is not erased");
+        let asked = Instant::now();
+        alice.says(&quiet, "hello").await;
+        longest = longest.max(asked.elapsed());
+        posts += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    busy.await.unwrap();
+    assert!(longest < Duration::from_secs(1), "{longest:?}, the longest of {posts}");
+    println!("{longest:?}, the longest of {posts} in {:?}", begun.elapsed());
+}

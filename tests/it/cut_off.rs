@@ -15,7 +15,7 @@ use causerie::{
     descriptors::Descriptors,
     http::{self, App},
     limits::Limits,
-    live::{Event, Live, Presence, Sockets, Taken},
+    live::{Event, Live, Presence, Sockets},
     model::{Credentials, RoomId, SessionId, UserId, Username},
     password::Passwords,
     sessions::Sessions,
@@ -124,14 +124,6 @@ impl Live for Closed {
     fn online(&self, users: &[UserId]) -> Vec<bool> {
         vec![false; users.len()]
     }
-
-    fn upgrades(&self, _: &str, _: &Taken) -> bool {
-        false
-    }
-
-    fn upgrade_failed(&self, _: &str) {}
-
-    fn polled(&self, _: &str, _: u64) {}
 }
 
 #[tokio::test]
@@ -145,7 +137,8 @@ async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_cal
     store.add_user(carol.clone(), Some(Credentials { username, password: former.clone() })).await.unwrap();
     let token = tokens.sign(&carol, None, clock.now(), None);
     let presence = Presence::new(Arc::clone(&store), clock.clone(), &config.rooms);
-    let sockets = Sockets::new(&config.socket, presence, Arc::clone(&chat.limits));
+    let budget = MemoryBudget::new(&config.memory, config.access);
+    let sockets = Sockets::new(&config.socket, presence, Arc::clone(&chat.limits), Arc::clone(&budget));
     let (tell, mut closed) = mpsc::unbounded_channel();
     let app = App {
         store: Arc::clone(&store),
@@ -155,7 +148,7 @@ async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_cal
         limits: Arc::clone(&chat.limits),
         live: Arc::new(Closed(tell)),
         descriptors: Descriptors::new(),
-        budget: MemoryBudget::new(&config.memory, config.access),
+        budget,
         clock,
         config: config.http,
         chat,

@@ -83,6 +83,7 @@ mod store_log;
 mod store_members;
 mod store_search;
 mod store_sessions;
+mod subscriptions;
 mod takeover;
 mod two_servers;
 mod unicode;

@@ -1,12 +1,16 @@
 //! A connection for what no HTTP client would send: any bytes go out, and whatever comes back is read as answers, or as frames of a
 //! websocket.
 
-use std::{fmt::Debug, io};
+use std::{
+    fmt::Debug,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -18,14 +22,26 @@ pub struct Connection {
 
 impl Connection {
     pub async fn open(base: &str) -> Self {
-        let stream = TcpStream::connect(base.strip_prefix("http://").unwrap()).await.unwrap();
+        Self::open_from(Ipv4Addr::LOCALHOST, base).await
+    }
+
+    /// A connection from this address of the machine.
+    pub async fn open_from(address: Ipv4Addr, base: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((address, 0))).unwrap();
+        let stream = socket.connect(base.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream: BufReader::new(stream) }
     }
 
     /// A websocket that speaks to this path and query.
     pub async fn websocket(base: &str, path: &str) -> Self {
-        let mut connection = Self::open(base).await;
+        Self::websocket_from(Ipv4Addr::LOCALHOST, base, path).await
+    }
+
+    /// The same, from this address of the machine.
+    pub async fn websocket_from(address: Ipv4Addr, base: &str, path: &str) -> Self {
+        let mut connection = Self::open_from(address, base).await;
         connection.asks_for_websocket(path).await;
         assert_eq!(connection.reply("GET").await.expect("no answer to an upgrade").status, 101);
         connection

@@ -195,7 +195,7 @@ async fn reads_go_on_while_another_program_writes() {
     let other = Connection::open(url.strip_prefix("sqlite:").unwrap()).unwrap();
     let own = format!("/users/{}", alice.id);
     let (page, sync) = (format!("/room/{room}"), format!("/room/{room}/sync?since=0"));
-    let members = format!("/room/{room}/members");
+    let (members, search) = (format!("/room/{room}/members"), format!("/room/{room}/search?q=again"));
     for starts_meanwhile in [false, true] {
         if starts_meanwhile {
             other.execute_batch("ROLLBACK").unwrap();
@@ -206,7 +206,9 @@ async fn reads_go_on_while_another_program_writes() {
             timeout(PATIENCE, server.restart()).await.expect("a start waits for another program");
             alice.base.clone_from(&server.base);
         }
-        for path in [page.as_str(), &sync, "/room", "/room/unread", "/users", &own, "/ready", "/health", &members] {
+        for path in
+            [page.as_str(), &sync, "/room", "/room/unread", "/users", &own, "/ready", "/health", &members, "/room/search?q=hello", &search]
+        {
             let answer = timeout(PATIENCE, alice.get(path)).await;
             answer.unwrap_or_else(|_| panic!("{path} waits for another program")).ok();
         }

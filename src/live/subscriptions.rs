@@ -1,0 +1,194 @@
+//! The chat rooms that each socket is in. The library finds the sockets in a room; this finds the rooms of a socket, and counts them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use socketioxide::extract::SocketRef;
+
+use super::{is_closing, room_name};
+use crate::{
+    access::Proof,
+    budget::lock,
+    error::{Error, Result},
+    model::{RoomId, UserId},
+};
+
+const TOO_MANY: Error = Error::BadEvent("Your sockets are in too many rooms together; leave some with unsubscribe, or close a socket");
+/// How many users are counted before those without a socket are looked for.
+const FEW: usize = 1_024;
+
+/// The subscriptions of all sockets, and how many there may be.
+pub struct Subscriptions {
+    all: Arc<Count>,
+    users: Mutex<HashMap<UserId, Weak<Count>>>,
+    most_of_user: usize,
+}
+
+/// How many subscriptions there are, and may be.
+struct Count {
+    number: AtomicUsize,
+    most: usize,
+}
+
+/// The subscriptions of one socket.
+struct Own {
+    rooms: Mutex<Rooms>,
+    all: Arc<Count>,
+    /// Of all sockets of its user, where that is proved.
+    user: Option<Arc<Count>>,
+}
+
+#[derive(Default)]
+struct Rooms {
+    ids: HashSet<RoomId>,
+    /// The socket is going, and joins nothing more.
+    is_closed: bool,
+}
+
+impl Subscriptions {
+    /// So many there may be, and of the sockets of one user, where that is proved; 0: any number.
+    pub fn new(most: usize, most_of_user: usize) -> Self {
+        Self { all: Count::new(most), users: Mutex::default(), most_of_user }
+    }
+
+    /// Has a socket subscribe from now on, of the user whose it is proved to be.
+    pub fn begin(&self, socket: &SocketRef) {
+        let user = socket.extensions.get::<Proof>().map(|proof| self.of_user(proof.user.id));
+        socket.extensions.insert(Arc::new(Own { rooms: Mutex::default(), all: Arc::clone(&self.all), user }));
+    }
+
+    fn of_user(&self, user: UserId) -> Arc<Count> {
+        let mut users = lock(&self.users);
+        if let Some(count) = users.get(&user).and_then(Weak::upgrade) {
+            return count;
+        }
+        // Grows to twice what is in use at most.
+        if users.len() >= FEW && users.len() == users.capacity() {
+            users.retain(|_, count| count.strong_count() > 0);
+        }
+        let count = Count::new(self.most_of_user);
+        users.insert(user, Arc::downgrade(&count));
+        count
+    }
+}
+
+impl Count {
+    fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { number: AtomicUsize::new(0), most: if most == 0 { usize::MAX } else { most } })
+    }
+
+    fn add_one(&self) -> bool {
+        let fits = self.number.fetch_add(1, Ordering::Relaxed) < self.most;
+        if !fits {
+            self.take_off(1);
+        }
+        fits
+    }
+
+    fn take_off(&self, number: usize) {
+        self.number.fetch_sub(number, Ordering::Relaxed);
+    }
+
+    fn has_room_for(&self, more: usize) -> bool {
+        self.number.load(Ordering::Relaxed).saturating_add(more) <= self.most
+    }
+}
+
+impl Own {
+    fn add_one(&self) -> Result<()> {
+        if let Some(user) = &self.user
+            && !user.add_one()
+        {
+            return Err(TOO_MANY);
+        }
+        if self.all.add_one() {
+            return Ok(());
+        }
+        self.user.iter().for_each(|user| user.take_off(1));
+        Err(Error::OutOfMemory)
+    }
+
+    fn take_off(&self, number: usize) {
+        self.all.take_off(number);
+        self.user.iter().for_each(|user| user.take_off(number));
+    }
+
+    fn leave_all(&self) {
+        let mut rooms = lock(&self.rooms);
+        self.take_off(rooms.ids.len());
+        *rooms = Rooms { is_closed: true, ..Rooms::default() };
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.leave_all();
+    }
+}
+
+/// Whether a socket may join these rooms, some of which it may be in already. Errors: [`Error::BadEvent`] where the sockets of its user are in
+/// too many, [`Error::OutOfMemory`] where all sockets are.
+pub fn may_subscribe(socket: &SocketRef, rooms: impl IntoIterator<Item = RoomId>) -> Result<()> {
+    let Some(own) = own(socket) else { return Ok(()) };
+    let more = {
+        let own = lock(&own.rooms);
+        rooms.into_iter().filter(|room| !own.ids.contains(room)).count()
+    };
+    if own.user.as_ref().is_some_and(|user| !user.has_room_for(more)) {
+        return Err(TOO_MANY);
+    }
+    if own.all.has_room_for(more) { Ok(()) } else { Err(Error::OutOfMemory) }
+}
+
+/// Whether a socket is in a room.
+pub fn is_in(socket: &SocketRef, room: RoomId) -> bool {
+    own(socket).is_some_and(|own| lock(&own.rooms).ids.contains(&room))
+}
+
+/// Joins a room, unless the socket is closed meanwhile: nobody would ever take it out again. False when it is in it already, or closed. Errors:
+/// as those of [`may_subscribe`].
+pub fn subscribe(socket: &SocketRef, room: RoomId) -> Result<bool> {
+    let Some(own) = own(socket) else { return Ok(false) };
+    {
+        // Held until the library knows as well: somebody may be taking the socket out of the same room.
+        let mut rooms = lock(&own.rooms);
+        if rooms.is_closed || rooms.ids.contains(&room) {
+            return Ok(false);
+        }
+        own.add_one()?;
+        rooms.ids.insert(room);
+        socket.join(room_name(room));
+    }
+    let stays = socket.connected() && !is_closing(socket);
+    if !stays {
+        leave_all(socket);
+    }
+    Ok(stays)
+}
+
+/// Leaves a room.
+pub fn unsubscribe(socket: &SocketRef, room: RoomId) {
+    let Some(own) = own(socket) else { return };
+    let mut rooms = lock(&own.rooms);
+    if rooms.ids.remove(&room) {
+        own.take_off(1);
+        socket.leave(room_name(room));
+    }
+}
+
+/// Leaves all rooms, those of its user and its session as well, for good.
+pub fn leave_all(socket: &SocketRef) {
+    if let Some(own) = own(socket) {
+        own.leave_all();
+    }
+    socket.leave_all();
+}
+
+fn own(socket: &SocketRef) -> Option<Arc<Own>> {
+    socket.extensions.get()
+}
