@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{timeout, timeout_at};
 
 use crate::Outcome;
-use crate::duel::{Contender, Duel, Pair, Round};
+use crate::comparison::{Comparison, Contender, Pair, Round};
 use crate::http::Connection;
 use crate::latency::Latencies;
 use crate::report::Report;
@@ -29,7 +29,7 @@ const POSTERS: usize = 64;
 const WINDOW: usize = 64;
 /// After this time a delivery will not come any more.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The least share of the yardstick's rate that we want.
+/// The least share of the baseline's rate that we want.
 const TARGET: f64 = 0.9;
 
 /// A message text holds the time it was sent, in microseconds since the sockets connected, in so many digits.
@@ -41,15 +41,15 @@ pub async fn measure(pair: &Pair, scale: &Scale, report: &mut Report) -> Outcome
     let figure = "deliveries/s, 1,000 sockets in one room";
     report.progress(figure);
     let mut ours = Hall::fill(&pair.ours).await?;
-    let mut yardstick = Hall::fill(&pair.yardstick).await?;
+    let mut baseline = Hall::fill(&pair.baseline).await?;
     ours.round(scale.warm_up).await?;
-    yardstick.round(scale.warm_up).await?;
-    let mut duel = Duel::default();
+    baseline.round(scale.warm_up).await?;
+    let mut comparison = Comparison::default();
     for _ in 0..scale.rounds {
-        duel.add(ours.round(scale.round).await?, yardstick.round(scale.round).await?);
+        comparison.add(ours.round(scale.round).await?, baseline.round(scale.round).await?);
     }
-    duel.report(figure, TARGET, report);
-    for (name, hall) in [("Causerie", &ours), ("The yardstick", &yardstick)] {
+    comparison.report(figure, TARGET, report);
+    for (name, hall) in [("Causerie", &ours), ("The baseline", &baseline)] {
         if hall.unheard > 0 {
             let unheard = hall.unheard;
             report.note(&format!("{name} overlooked {unheard} subscriptions that were sent as soon as it said it was connected."));
@@ -126,7 +126,7 @@ impl<'a> Hall<'a> {
         let mut unheard = 0;
         for number in 0..SOCKETS {
             let mut socket = Socket::open(contender.server.address).await?;
-            socket.emit("subscribe", &contender.doors[0].room).await?;
+            socket.emit("subscribe", &contender.endpoints[0].room).await?;
             unheard += socket.unheard;
             let tally = Arc::clone(&tally);
             let mut heard = 0;
@@ -200,9 +200,9 @@ struct Poster {
 
 impl Poster {
     async fn new(contender: &Contender, number: usize, tally: Arc<Tally>) -> Outcome<Self> {
-        let door = &contender.doors[0];
+        let endpoint = &contender.endpoints[0];
         let text = format!("sent at {}, and the rest of the line is padding", "0".repeat(DIGITS));
-        let request = seed::post(&door.room, &door.tokens[number % 2], &text);
+        let request = seed::post(&endpoint.room, &endpoint.tokens[number % 2], &text);
         let mark = request.windows(MARK.len()).position(|bytes| bytes == MARK).expect("the text is in the request");
         let connection = Connection::open(contender.server.address).await?;
         Ok(Self { connection, request, time_at: mark + MARK.len(), tally })

@@ -26,19 +26,19 @@ pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mu
     let count = scale.idle_sockets.min(server::file_limits()?.0.saturating_sub(SPARE_FILES));
     report.progress(&format!("{count} idle sockets"));
     let (memory, per_socket) = hold(launcher, ours, count).await?;
-    let (yardstick_memory, yardstick_per_socket) = hold(launcher, Kind::Yardstick, count).await?;
+    let (baseline_memory, baseline_per_socket) = hold(launcher, Kind::Baseline, count).await?;
     report.row(Row {
         figure: "memory of an idle server, empty database".to_owned(),
         ours: mebibytes(memory),
-        yardstick: mebibytes(yardstick_memory),
-        ratio: format!("{:.2}", f64::from(memory) / f64::from(yardstick_memory)),
+        baseline: mebibytes(baseline_memory),
+        ratio: format!("{:.2}", f64::from(memory) / f64::from(baseline_memory)),
         ..Row::default()
     });
     report.row(Row {
         figure: format!("memory per idle websocket, {} of them", report::count(u32::try_from(count)?)),
         ours: format!("{per_socket:.1} KiB"),
-        yardstick: format!("{yardstick_per_socket:.1} KiB"),
-        ratio: format!("{:.2}", per_socket / yardstick_per_socket),
+        baseline: format!("{baseline_per_socket:.1} KiB"),
+        ratio: format!("{:.2}", per_socket / baseline_per_socket),
         ..Row::default()
     });
     Ok(())
@@ -47,25 +47,25 @@ pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mu
 /// The time to the ready line, and the memory then, on a database that is there.
 async fn start(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Report) -> Outcome<()> {
     launcher.start(ours, reads::DATABASE).await?.stop().await?;
-    let (mut times, mut yardstick_times) = (Vec::new(), Vec::new());
+    let (mut times, mut baseline_times) = (Vec::new(), Vec::new());
     let mut memory = 0;
     for _ in 0..scale.starts {
         let server = launcher.start(ours, reads::DATABASE).await?;
         times.push(server.ready_after);
         memory = server.settled_memory().await?;
         server.stop().await?;
-        let server = launcher.start(Kind::Yardstick, "").await?;
-        yardstick_times.push(server.ready_after);
+        let server = launcher.start(Kind::Baseline, "").await?;
+        baseline_times.push(server.ready_after);
         server.stop().await?;
     }
     times.sort();
-    yardstick_times.sort();
-    let (time, yardstick) = (times[times.len() / 2], yardstick_times[yardstick_times.len() / 2]);
+    baseline_times.sort();
+    let (time, baseline) = (times[times.len() / 2], baseline_times[baseline_times.len() / 2]);
     report.row(Row {
         figure: "start to ready, existing database".to_owned(),
         ours: report::duration(time),
-        yardstick: report::duration(yardstick),
-        ratio: format!("{:.2}", time.as_secs_f64() / yardstick.as_secs_f64()),
+        baseline: report::duration(baseline),
+        ratio: format!("{:.2}", time.as_secs_f64() / baseline.as_secs_f64()),
         ..Row::default()
     });
     report.row(Row { figure: "memory of an idle server, existing database".to_owned(), ours: mebibytes(memory), ..Row::default() });
@@ -98,14 +98,14 @@ struct Visitor {
 
 /// Users, every two of them with a room.
 async fn crowd(server: &Server, kind: Kind, count: usize) -> Outcome<Vec<Visitor>> {
-    if kind == Kind::Yardstick {
+    if kind == Kind::Baseline {
         let visitor = |number| Visitor { user: format!("{number:032x}"), room: format!("{:032x}", number / 2) };
         return Ok((0..count).map(visitor).collect());
     }
     let mut connection = Connection::open(server.address).await?;
     let mut crowd = Vec::with_capacity(count);
     while crowd.len() < count {
-        let pair = seed::people(&mut connection, 2).await?;
+        let pair = seed::users_by_id(&mut connection, 2).await?;
         let room = seed::room(&mut connection, &pair[0], &pair[1..], "consumer").await?;
         for person in pair {
             crowd.push(Visitor { user: person.id, room: room.clone() });

@@ -1,15 +1,16 @@
 //! `cargo bench`: what Causerie delivers, beside what a bare server delivers on the same machine in the same minutes.
 //!
 //! Absolute figures say more about the machine than about the server, so the throughput figures are ratios to a
-//! yardstick ([`yardstick`]): the same libraries and the same answers, without database, tokens or log. Both run as
+//! baseline ([`baseline`]): the same libraries and the same answers, without database, tokens or log. Both run as
 //! child processes, take turns, and are driven over loopback by this process. The figures about growth (deep pages,
 //! many rooms, much unread) compare Causerie with itself.
 //!
 //! `cargo bench -- --quick` takes two minutes; `--only posts` (secure, deliveries, reads, realtime, idle) runs a part;
-//! `--calibrate` puts a second yardstick in Causerie's place: how far its ratios are from 1 is the noise of the method.
+//! `--calibrate` puts a second baseline in Causerie's place: how far its ratios are from 1 is the noise of the method.
 
+mod baseline;
+mod comparison;
 mod deliveries;
-mod duel;
 mod http;
 mod idle;
 mod latency;
@@ -24,14 +25,13 @@ mod scale;
 mod seed;
 mod server;
 mod sockets;
-mod yardstick;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, ValueEnum};
 
-use crate::duel::Pair;
+use crate::comparison::Pair;
 use crate::report::Report;
 use crate::scale::Scale;
 use crate::server::{Kind, Launcher};
@@ -53,7 +53,7 @@ struct Arguments {
     /// Measure only this store
     #[arg(long)]
     store: Option<Store>,
-    /// Compare the yardstick with itself
+    /// Compare the baseline with itself
     #[arg(long)]
     calibrate: bool,
     /// Passed by cargo, of no meaning here
@@ -64,7 +64,7 @@ struct Arguments {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Role {
     /// The bare server, started by the benchmark itself
-    Yardstick,
+    Baseline,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -100,7 +100,7 @@ impl Store {
         }
     }
 
-    /// The least share of the yardstick's posts per second that we want.
+    /// The least share of the baseline's posts per second that we want.
     fn posts_target(self) -> f64 {
         match self {
             Self::Sqlite => 0.5,
@@ -133,10 +133,10 @@ impl Arguments {
 
     /// Who stands in Causerie's place on this store.
     fn ours(&self, store: Store) -> Kind {
-        if self.calibrate { Kind::Yardstick } else { store.kind() }
+        if self.calibrate { Kind::Baseline } else { store.kind() }
     }
 
-    /// The stores to measure. The yardstick has none: one run of it is enough.
+    /// The stores to measure. The baseline has none: one run of it is enough.
     fn stores(&self) -> Vec<Store> {
         let all = if self.calibrate { &[Store::Sqlite][..] } else { &[Store::Sqlite, Store::Mongodb, Store::ReplicaSet] };
         all.iter().copied().filter(|store| self.store.is_none_or(|only| only == *store)).collect()
@@ -146,7 +146,7 @@ impl Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.role {
-        Some(Role::Yardstick) => yardstick::run(),
+        Some(Role::Baseline) => baseline::run(),
         None => measure(&arguments),
     };
     match outcome {
@@ -195,7 +195,7 @@ async fn run_parts_on(store: Store, arguments: &Arguments, launcher: &Launcher, 
     let ours = arguments.ours(store);
     let wants = |part| arguments.wants(part) && store.has(part);
     if wants(Part::Posts) || wants(Part::Deliveries) {
-        let pair = Pair::start(launcher, ours, Kind::Yardstick).await?;
+        let pair = Pair::start(launcher, ours, Kind::Baseline).await?;
         if wants(Part::Posts) {
             posts::measure(&pair, store.posts_target(), scale, report).await?;
         }

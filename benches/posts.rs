@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::Outcome;
-use crate::duel::{Contender, Duel, Pair, Round};
+use crate::comparison::{Comparison, Contender, Pair, Round};
 use crate::http::Connection;
 use crate::latency::Latencies;
 use crate::report::Report;
@@ -16,47 +16,47 @@ use crate::server;
 
 const CONNECTIONS: usize = 64;
 
-/// Both cases; `target` is the least share of the yardstick's rate that we want.
+/// Both cases; `target` is the least share of the baseline's rate that we want.
 pub async fn measure(pair: &Pair, target: f64, scale: &Scale, report: &mut Report) -> Outcome<()> {
     compare_answers(pair, report).await?;
     for (rooms, figure) in [(16, "posts/s, 64 connections, 16 rooms"), (1, "posts/s, 64 connections, 1 room")] {
         report.progress(figure);
-        duel(pair, rooms, scale).await?.report(figure, target, report);
+        comparison(pair, rooms, scale).await?.report(figure, target, report);
     }
     Ok(())
 }
 
 /// What secure mode costs: it and open mode take turns.
 pub async fn compare_modes(pair: &Pair, scale: &Scale, report: &mut Report) -> Outcome<()> {
-    let figure = "posts/s in secure mode, beside open mode in the yardstick's place";
+    let figure = "posts/s in secure mode, beside open mode in the baseline's place";
     report.progress(figure);
-    duel(pair, 16, scale).await?.report_against(figure, "open mode", 0.95, report);
+    comparison(pair, 16, scale).await?.report_against(figure, "open mode", 0.95, report);
     Ok(())
 }
 
-/// A yardstick that answers less than we do would measure nothing.
+/// A baseline that answers less than we do would measure nothing.
 async fn compare_answers(pair: &Pair, report: &mut Report) -> Outcome<()> {
     let mut lengths = Vec::new();
-    for contender in [&pair.ours, &pair.yardstick] {
+    for contender in [&pair.ours, &pair.baseline] {
         let mut connection = Connection::open(contender.server.address).await?;
-        let door = &contender.doors[0];
-        let request = seed::post(&door.room, &door.tokens[0], seed::TEXT);
+        let endpoint = &contender.endpoints[0];
+        let request = seed::post(&endpoint.room, &endpoint.tokens[0], seed::TEXT);
         lengths.push(connection.exchange(&request).await?.len());
     }
-    report.note(&format!("An answer to a post is {} bytes, the yardstick's (always message 12345) {} bytes.", lengths[0], lengths[1]));
+    report.note(&format!("An answer to a post is {} bytes, the baseline's (always message 12345) {} bytes.", lengths[0], lengths[1]));
     Ok(())
 }
 
-async fn duel(pair: &Pair, rooms: usize, scale: &Scale) -> Outcome<Duel> {
+async fn comparison(pair: &Pair, rooms: usize, scale: &Scale) -> Outcome<Comparison> {
     let mut ours = Crowd::gather(&pair.ours, rooms).await?;
-    let mut yardstick = Crowd::gather(&pair.yardstick, rooms).await?;
+    let mut baseline = Crowd::gather(&pair.baseline, rooms).await?;
     ours.round(scale.warm_up).await?;
-    yardstick.round(scale.warm_up).await?;
-    let mut duel = Duel::default();
+    baseline.round(scale.warm_up).await?;
+    let mut comparison = Comparison::default();
     for _ in 0..scale.rounds {
-        duel.add(ours.round(scale.round).await?, yardstick.round(scale.round).await?);
+        comparison.add(ours.round(scale.round).await?, baseline.round(scale.round).await?);
     }
-    Ok(duel)
+    Ok(comparison)
 }
 
 /// The connections to one contender, kept from round to round.
@@ -76,11 +76,11 @@ impl<'a> Crowd<'a> {
     async fn gather(contender: &'a Contender, rooms: usize) -> Outcome<Self> {
         let mut posters = Vec::with_capacity(CONNECTIONS);
         for number in 0..CONNECTIONS {
-            let door = &contender.doors[number % rooms];
-            let token = &door.tokens[number / rooms % 2];
+            let endpoint = &contender.endpoints[number % rooms];
+            let token = &endpoint.tokens[number / rooms % 2];
             posters.push(Poster {
                 connection: Connection::open(contender.server.address).await?,
-                request: seed::post(&door.room, token, seed::TEXT).into(),
+                request: seed::post(&endpoint.room, token, seed::TEXT).into(),
                 latencies: Latencies::default(),
             });
         }

@@ -93,7 +93,7 @@ async fn histories(server: &Server, scale: &Scale, report: &mut Report) -> Outco
 /// A room with so many messages, and the pages that are read of it.
 async fn history(server: &Server, messages: u32) -> Outcome<[Case; PAGES]> {
     let mut connection = Connection::open(server.address).await?;
-    let members = seed::people(&mut connection, 2).await?;
+    let members = seed::users_by_id(&mut connection, 2).await?;
     let room = seed::room(&mut connection, &members[0], &members[1..], "consumer").await?;
     seed::fill(server.address, &room, &members[0], messages).await?;
     let three_quarters = messages / 20 * 3 / 4;
@@ -114,7 +114,7 @@ async fn history(server: &Server, messages: u32) -> Outcome<[Case; PAGES]> {
 async fn recents(server: &Server, scale: &Scale, report: &mut Report) -> Outcome<()> {
     report.progress("making rooms");
     let mut connection = Connection::open(server.address).await?;
-    let partners = seed::people(&mut connection, 500).await?;
+    let partners = seed::users_by_id(&mut connection, 500).await?;
     let mut cases = Vec::new();
     for (rooms, partners) in [(20, &partners[..10]), (1_000, &partners[..])] {
         let caller = seed::person(&mut connection).await?;
@@ -171,7 +171,7 @@ fn report_growth(cases: &[&Case], target: f64, report: &mut Report) {
 async fn mark_read(server: &Server, report: &mut Report) -> Outcome<()> {
     report.progress(&format!("filling a room with {UNREAD} unread messages"));
     let mut connection = Connection::open(server.address).await?;
-    let people = seed::people(&mut connection, READERS + 1).await?;
+    let people = seed::users_by_id(&mut connection, READERS + 1).await?;
     let (author, readers) = people.split_first().expect("there is an author");
     let short = seed::room(&mut connection, author, readers, "support").await?;
     let long = seed::room(&mut connection, author, readers, "consumer").await?;

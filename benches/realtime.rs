@@ -46,7 +46,7 @@ pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mu
 /// Two people, their room, and a connection.
 async fn pair(server: &Server) -> Outcome<(Connection, Vec<Person>, String)> {
     let mut connection = Connection::open(server.address).await?;
-    let people = seed::people(&mut connection, 2).await?;
+    let people = seed::users_by_id(&mut connection, 2).await?;
     let room = seed::room(&mut connection, &people[0], &people[1..], "consumer").await?;
     Ok((connection, people, room))
 }
@@ -220,7 +220,7 @@ async fn crowd(address: SocketAddr, count: usize) -> Outcome<Vec<Person>> {
     let mut making = JoinSet::new();
     for number in 0..AT_ONCE.min(count) {
         let share = count / AT_ONCE + usize::from(number < count % AT_ONCE);
-        making.spawn(async move { seed::people(&mut Connection::open(address).await?, share).await });
+        making.spawn(async move { seed::users_by_id(&mut Connection::open(address).await?, share).await });
     }
     let mut people = Vec::with_capacity(count);
     while let Some(made) = making.join_next().await {

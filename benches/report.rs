@@ -9,9 +9,9 @@ pub struct Row {
     pub figure: String,
     /// Causerie's value.
     pub ours: String,
-    /// The yardstick's.
-    pub yardstick: String,
-    /// Causerie's by the yardstick's, or (`×`) by Causerie's own in the smallest case.
+    /// The baseline's.
+    pub baseline: String,
+    /// Causerie's by the baseline's, or (`×`) by Causerie's own in the smallest case.
     pub ratio: String,
     /// Half of the operations took no longer.
     pub p50: String,
@@ -21,7 +21,7 @@ pub struct Row {
 
 impl Row {
     fn cells(&self) -> [&str; 6] {
-        [&self.figure, &self.ours, &self.yardstick, &self.ratio, &self.p50, &self.p99].map(String::as_str)
+        [&self.figure, &self.ours, &self.baseline, &self.ratio, &self.p50, &self.p99].map(String::as_str)
     }
 }
 
@@ -43,7 +43,7 @@ impl Report {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut title = format!("`{command}` on {cores} cores, which servers and load share");
         if calibrate {
-            title += "; CALIBRATION: \"Causerie\" is a second yardstick";
+            title += "; CALIBRATION: \"Causerie\" is a second baseline";
         }
         Self { started: Instant::now(), title, store: "", rows: Vec::new(), verdicts: Vec::new(), notes: Vec::new() }
     }
@@ -77,7 +77,7 @@ impl Report {
 
     /// The end.
     pub fn print(&self) {
-        let head = ["figure", "Causerie", "yardstick", "ratio", "p50", "p99"];
+        let head = ["figure", "Causerie", "baseline", "ratio", "p50", "p99"];
         let lines: Vec<[&str; 6]> = std::iter::once(head).chain(self.rows.iter().map(Row::cells)).collect();
         let width = |column: usize| lines.iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0);
         let widths: [usize; 6] = std::array::from_fn(width);
@@ -89,7 +89,7 @@ impl Report {
                 println!("|{}|", widths.map(|width| "-".repeat(width + 2)).join("|"));
             }
         }
-        println!("\nTwo latencies in one cell are Causerie's and the yardstick's; a ratio with × is to the smallest case.");
+        println!("\nTwo latencies in one cell are Causerie's and the baseline's; a ratio with × is to the smallest case.");
         for note in &self.notes {
             println!("{note}");
         }
@@ -122,7 +122,7 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// Causerie's latency and the yardstick's.
-pub fn both(ours: Duration, yardstick: Duration) -> String {
-    format!("{} / {}", self::duration(ours), self::duration(yardstick))
+/// Causerie's latency and the baseline's.
+pub fn both(ours: Duration, baseline: Duration) -> String {
+    format!("{} / {}", self::duration(ours), self::duration(baseline))
 }

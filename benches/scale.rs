@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The sizes of one run.
 pub struct Scale {
-    /// Rounds per contender in a comparison with the yardstick.
+    /// Rounds per contender in a comparison with the baseline.
     pub rounds: usize,
     /// The length of one round.
     pub round: Duration,

@@ -55,7 +55,7 @@ pub async fn accounts(connection: &mut Connection, count: usize) -> Outcome<Vec<
 }
 
 /// Creates several.
-pub async fn people(connection: &mut Connection, count: usize) -> Outcome<Vec<Person>> {
+pub async fn users_by_id(connection: &mut Connection, count: usize) -> Outcome<Vec<Person>> {
     let mut people = Vec::with_capacity(count);
     for _ in 0..count {
         people.push(person(connection).await?);

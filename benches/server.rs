@@ -36,7 +36,7 @@ pub enum Kind {
     /// The same as the second, in secure mode.
     SecureOnMongodb,
     /// This binary in its other role.
-    Yardstick,
+    Baseline,
 }
 
 impl Kind {
@@ -112,9 +112,9 @@ impl Launcher {
     fn command(&self, kind: Kind, database: &str) -> Outcome<Command> {
         let mut command = match kind {
             Kind::OnSqlite | Kind::OnMongodb | Kind::SecureOnSqlite | Kind::SecureOnMongodb => Command::new(env!("CARGO_BIN_EXE_causerie")),
-            Kind::Yardstick => {
+            Kind::Baseline => {
                 let mut command = Command::new(std::env::current_exe()?);
-                command.arg("yardstick");
+                command.arg("baseline");
                 command
             }
         };

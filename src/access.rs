@@ -34,23 +34,23 @@ use crate::{
     model::{Message, MessageId, Room, RoomId, RoomType, Session, Timestamp, User, UserId, UserType},
     refusals,
     store::Store,
-    token::{TokenError, Tokens, Verified},
+    token::{Claims, TokenError, Tokens},
 };
 
 /// Somebody who has proved who they are.
 #[derive(Clone, Debug)]
-pub struct Proof {
+pub struct Identity {
     /// Who.
     pub user: Arc<User>,
     /// What their token says besides.
-    pub token: Verified,
+    pub token: Claims,
 }
 
 /// Who asks.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Who they have proved to be, if anybody.
-    pub proof: Option<Proof>,
+    pub identity: Option<Identity>,
     /// From where they ask.
     pub address: ClientAddress,
 }
@@ -59,7 +59,7 @@ impl Caller {
     /// The user that they have proved to be.
     #[must_use]
     pub fn user(&self) -> Option<&User> {
-        self.proof.as_ref().map(|proof| proof.user.as_ref())
+        self.identity.as_ref().map(|identity| identity.user.as_ref())
     }
 
     fn is(&self, user: UserId) -> bool {
@@ -89,7 +89,7 @@ pub enum Action {
     /// Hear what happens in the room.
     Subscribe,
     /// Let people in, or name the room.
-    Change,
+    NewEntryKind,
     /// Go.
     Leave,
     /// Take somebody else out.
@@ -105,7 +105,7 @@ impl Action {
             Self::Post => "post in the room",
             Self::MarkRead => "mark the room as read",
             Self::Subscribe => "subscribe to the room",
-            Self::Change => "change the room",
+            Self::NewEntryKind => "change the room",
             Self::Leave => "leave the room",
             Self::Remove => "take somebody out of the room",
             Self::Delete => "delete the room",
@@ -143,13 +143,13 @@ impl Access {
     }
 
     /// Who the bearer of this token is. Errors: [`Error::Token`], [`Error::SessionOver`], [`Error::CallerGone`].
-    pub async fn prove(&self, token: &str) -> Result<Proof> {
+    pub async fn authenticate(&self, token: &str) -> Result<Identity> {
         let token = self.tokens.verify(token, self.clock.now())?;
-        self.prove_again(token).await
+        self.revalidate(token).await
     }
 
     /// Whether what a token has said still holds.
-    pub async fn prove_again(&self, token: Verified) -> Result<Proof> {
+    pub async fn revalidate(&self, token: Claims) -> Result<Identity> {
         if token.has_ended(self.clock.now()) {
             return Err(TokenError::Expired.into());
         }
@@ -164,21 +164,21 @@ impl Access {
             let goes_on = |session: &Session| session.user == token.user && session.expires_at > self.clock.now();
             session.filter(|session| goes_on(session)).ok_or(Error::SessionOver)?;
         }
-        Ok(Proof { user, token })
+        Ok(Identity { user, token })
     }
 
     /// The room with this id, if the caller may do this in it. Errors: [`Error::NoToken`], [`Error::NoRoom`], [`Error::NotAMember`], [`Error::NotToDelete`].
-    pub async fn admit(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
-        self.admit_silently(caller, action, room).await.map_err(|error| match error {
+    pub async fn authorize(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
+        self.authorize_silently(caller, action, room).await.map_err(|error| match error {
             Error::NotAMember | Error::NotYoursToRemove | Error::NotToDelete => {
-                self.refuse(caller, action.name(), shown(RoomId::parse(room).as_ref()), error)
+                self.deny(caller, action.name(), shown(RoomId::parse(room).as_ref()), error)
             }
             error => error,
         })
     }
 
     /// The same, for whoever asks for many rooms: refusals are not noted down one by one, but by [`refuse`](Self::refuse) all together.
-    pub async fn admit_silently(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
+    pub async fn authorize_silently(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
         self.ask_for_token(caller)?;
         let id = RoomId::parse(room);
         let found = match id {
@@ -200,7 +200,9 @@ impl Access {
             (AccessMode::Secure, Action::Delete) | (_, Action::Remove) => {
                 caller.is_support() || (caller.is(room.initiator) && caller.is_in(room))
             }
-            (_, Action::Read | Action::Post | Action::MarkRead | Action::Subscribe | Action::Change | Action::Leave) => caller.is_in(room),
+            (_, Action::Read | Action::Post | Action::MarkRead | Action::Subscribe | Action::NewEntryKind | Action::Leave) => {
+                caller.is_in(room)
+            }
         }
     }
 
@@ -223,7 +225,7 @@ impl Access {
             _ => false,
         };
         if !may {
-            return Err(self.refuse(caller, "delete the message", shown(id.as_ref()), Error::NotToDelete));
+            return Err(self.deny(caller, "delete the message", shown(id.as_ref()), Error::NotToDelete));
         }
         Ok(found.filter(|_| room.is_some()))
     }
@@ -235,7 +237,7 @@ impl Access {
 
     /// In secure mode nearly everything takes a token. Whoever shows none is told so, and not what they might do with one.
     fn ask_for_token(&self, caller: &Caller) -> Result<()> {
-        if self.is_secure() && caller.proof.is_none() { Err(Error::NoToken) } else { Ok(()) }
+        if self.is_secure() && caller.identity.is_none() { Err(Error::NoToken) } else { Ok(()) }
     }
 
     /// The id of the user, if the caller may delete them; `None` when it is no id.
@@ -245,13 +247,13 @@ impl Access {
         if !self.is_secure() || caller.is_support() || id.is_some_and(|id| caller.is(id)) {
             return Ok(id);
         }
-        Err(self.refuse(caller, "delete the user", shown(id.as_ref()), Error::NotToDelete))
+        Err(self.deny(caller, "delete the user", shown(id.as_ref()), Error::NotToDelete))
     }
 
     /// The caller's own id, if the path names nobody else.
     pub fn admit_to_own(&self, caller: &Caller, user: &str) -> Result<UserId> {
         let id = UserId::parse(user);
-        id.filter(|id| caller.is(*id)).ok_or_else(|| self.refuse(caller, "change the user", shown(id.as_ref()), Error::NotYours))
+        id.filter(|id| caller.is(*id)).ok_or_else(|| self.deny(caller, "change the user", shown(id.as_ref()), Error::NotYours))
     }
 
     /// Whether the caller may add a user of this kind.
@@ -260,7 +262,7 @@ impl Access {
             return Ok(());
         }
         let error = if kind == UserType::Support { Error::SupportOnly } else { Error::RegistrationClosed };
-        Err(self.refuse(caller, "register a user", shown(Some(&kind.as_str())), error))
+        Err(self.deny(caller, "register a user", shown(Some(&kind.as_str())), error))
     }
 
     /// Whether the caller may take this user out of a room in which they may take people out: a room that needs a support user keeps its last
@@ -270,16 +272,16 @@ impl Access {
         if !self.is_secure() || room.kind == RoomType::ConsumerToConsumer || caller.is_support() {
             return Ok(Vec::new());
         }
-        let members = self.store.people(&room.members).await?;
+        let members = self.store.users_by_id(&room.members).await?;
         let support = members.iter().filter(|member| !member.deleted && member.kind == UserType::Support).map(|member| member.id);
-        let (taken, keepers): (Vec<_>, Vec<_>) = support.partition(|member| *member == user);
+        let (taken, required_members): (Vec<_>, Vec<_>) = support.partition(|member| *member == user);
         if taken.is_empty() {
             return Ok(Vec::new());
         }
-        if keepers.is_empty() {
-            return Err(self.refuse(caller, Action::Remove.name(), shown(Some(&room.id)), Error::LastSupport));
+        if required_members.is_empty() {
+            return Err(self.deny(caller, Action::Remove.name(), shown(Some(&room.id)), Error::LastSupport));
         }
-        Ok(keepers)
+        Ok(required_members)
     }
 
     /// Whether there may be a room of this kind with these members.
@@ -289,7 +291,7 @@ impl Access {
     }
 
     /// The error again, noted down with who was refused what.
-    pub fn refuse(&self, caller: &Caller, action: &str, target: Option<&dyn fmt::Display>, error: Error) -> Error {
+    pub fn deny(&self, caller: &Caller, action: &str, target: Option<&dyn fmt::Display>, error: Error) -> Error {
         if refusals::is_first(caller.address, "refusals") {
             let user = caller.user().map(|user| display(user.id));
             tracing::warn!(address = %caller.address, user, action, target = target.map(display), "refused");

@@ -29,11 +29,11 @@ use crate::{
 };
 
 /// How long a request waits for memory before it is refused.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const MAX_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked meanwhile whether one has waited for long enough.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a client may have for sending a body or reading an answer before its connection is closed for want of memory.
-const UNREAD: Duration = Duration::from_secs(1);
+const MIN_UNREAD: Duration = Duration::from_secs(1);
 /// When to try again what was refused.
 const RETRY: Duration = Duration::from_secs(1);
 /// How many copies of a page or a log there are while it is read, written and put together.
@@ -41,9 +41,9 @@ pub const COPIES_OF_A_PAGE: u64 = 3;
 /// What an answer takes that waits to be read: a buffer grows to twice its size.
 pub const COPIES_OF_AN_ANSWER: u64 = 2;
 /// What is counted: memory in pieces of so many bytes.
-const PIECE: u64 = 1024;
+const UNIT_BYTES: u64 = 1024;
 /// How many pools there are before those that nobody uses are looked for.
-const FEW: usize = 1_024;
+const MIN_POOLS: usize = 1_024;
 
 /// The budgets of the process, of addresses and of users.
 pub struct MemoryBudget {
@@ -104,13 +104,13 @@ impl Pool {
     /// Takes memory, and waits for it for a while. `None` when there was none.
     async fn take(self: Arc<Self>, bytes: u64) -> Option<Held> {
         let mut taking = pin!(Arc::clone(&self.permits).acquire_many_owned(pieces(bytes).min(self.all)));
-        let deadline = Instant::now() + LONGEST_WAIT;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
             tokio::select! {
                 biased;
                 permit = taking.as_mut() => return Some(Held { permit: permit.ok()?, pool: self }),
                 () = sleep_until(deadline) => return None,
-                () = sleep(BETWEEN_LOOKS) => self.close_oldest(),
+                () = sleep(CHECK_INTERVAL) => self.close_oldest(),
             }
         }
     }
@@ -118,7 +118,7 @@ impl Pool {
     /// Closes the connection that has waited for its client for longest, if it has for a while.
     fn close_oldest(&self) {
         let mut unread = lock(&self.unread);
-        if let Some(oldest) = unread.first_entry().filter(|oldest| oldest.get().0.elapsed() >= UNREAD) {
+        if let Some(oldest) = unread.first_entry().filter(|oldest| oldest.get().0.elapsed() >= MIN_UNREAD) {
             oldest.remove().1.cancel();
         }
     }
@@ -144,7 +144,7 @@ impl<K: Eq + Hash> Pools<K> {
             return Some(pool);
         }
         // Grows to twice what is in use at most.
-        if pools.len() >= FEW && pools.len() == pools.capacity() {
+        if pools.len() >= MIN_POOLS && pools.len() == pools.capacity() {
             pools.retain(|_, pool| pool.strong_count() > 0);
         }
         let pool = Pool::new(self.bytes)?;
@@ -287,7 +287,7 @@ impl Drop for Reservation {
 
 fn pieces(bytes: u64) -> u32 {
     // A semaphore takes no more permits than fit into 29 bits: half a TiB.
-    u32::try_from(bytes.div_ceil(PIECE)).unwrap_or(u32::MAX).min(u32::MAX >> 3)
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(u32::MAX >> 3)
 }
 
 /// What a mutex guards, whatever has become of the thread that had it last.
@@ -373,7 +373,7 @@ mod tests {
         waiting.is_unread(90 * KIB, &connection);
         let other = budget.wait_for(address, Some(user(1)));
         assert!(!other.resize(20 * KIB));
-        tokio::time::advance(UNREAD).await;
+        tokio::time::advance(MIN_UNREAD).await;
         assert!(!other.resize(20 * KIB));
         assert!(connection.is_cancelled(), "the oldest goes first");
         assert!(waiting.resize(10 * KIB));

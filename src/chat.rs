@@ -14,7 +14,7 @@ use crate::{
     limits::Limits,
     model::{ClientId, LARGEST_ROOM, Message, MessageId, ReadMark, Room, Seq, User, UserId},
     store::{Marked, Store},
-    timeline::{self, Draft, Edit, News, Timeline, Told},
+    timeline::{self, Draft, Edit, RoomEvent, RoomEventKind, Timeline},
     view::{Large, Members, People, Post, Shown, present, present_members},
 };
 
@@ -53,7 +53,7 @@ impl Chat {
     pub async fn post(&self, caller: &Caller, room: &str, text: String, client_id: Option<ClientId>) -> Result<Posted> {
         let author = author(caller)?;
         self.limits.post(author.id)?;
-        let room = self.access.admit(caller, Action::Post, room).await?;
+        let room = self.access.authorize(caller, Action::Post, room).await?;
         self.limits.store(author.id, text.len())?;
         let members = self.members(&room, &author).await?;
         let draft = Draft { room: Arc::clone(&room), author: Arc::clone(&author), members, text, client_id };
@@ -70,10 +70,10 @@ impl Chat {
     pub async fn edit(&self, caller: &Caller, room: &str, message: &str, text: String) -> Result<Post> {
         let author = author(caller)?;
         self.limits.post(author.id)?;
-        let room = self.access.admit(caller, Action::Post, room).await?;
+        let room = self.access.authorize(caller, Action::Post, room).await?;
         let message = self.message_in(&room, message).await?;
         if message.author != author.id {
-            return Err(self.access.refuse(caller, "edit the message", None, Error::NotYourMessage));
+            return Err(self.access.deny(caller, "edit the message", None, Error::NotYourMessage));
         }
         self.limits.store(author.id, text.len())?;
         let members = self.members(&room, &author).await?;
@@ -108,17 +108,17 @@ impl Chat {
     /// Deletes a room with all messages; answers how many. `None` when there is none, or no longer.
     pub async fn delete_room(&self, caller: &Caller, room: &str) -> Result<Option<u64>> {
         self.count(caller)?;
-        let room = match self.access.admit(caller, Action::Delete, room).await {
+        let room = match self.access.authorize(caller, Action::Delete, room).await {
             Ok(room) => room,
             // Already gone is as good as deleted, as in the original.
             Err(Error::NoRoom) => return Ok(None),
             Err(error) => return Err(error),
         };
         let chat = self.clone();
-        to_the_end(async move {
+        run_detached(async move {
             let deleted = chat.store.delete_room(room.id).await?;
             if deleted.is_some() {
-                chat.timeline.tell(News::aside(room.id, Told::RoomDeleted(room.members.clone()))).await;
+                chat.timeline.tell(RoomEvent::aside(room.id, RoomEventKind::RoomDeleted(room.members.clone()))).await;
             }
             Ok(deleted)
         })
@@ -128,14 +128,14 @@ impl Chat {
     /// Marks a room as read, up to an entry or to its end.
     pub async fn mark_read(&self, caller: &Caller, room: &str, up_to: Option<Seq>) -> Result<Marked> {
         let reader = author(caller)?;
-        let room = self.access.admit(caller, Action::MarkRead, room).await?;
+        let room = self.access.authorize(caller, Action::MarkRead, room).await?;
         self.limits.store(reader.id, 0)?;
         let chat = self.clone();
-        to_the_end(async move {
+        run_detached(async move {
             let marked = chat.store.mark_read(room.id, reader.id, up_to, chat.clock.now()).await?.ok_or(Error::NotAMember)?;
             if let Some(mark) = marked.mark {
                 let is_large = chat.large(&room).await?.is_some();
-                chat.timeline.tell(News::aside(room.id, Told::Read { mark, is_large })).await;
+                chat.timeline.tell(RoomEvent::aside(room.id, RoomEventKind::Read { mark, is_large })).await;
             }
             Ok(marked)
         })
@@ -151,10 +151,10 @@ impl Chat {
         self.limits.posts(room.initiator, room.members.len().saturating_sub(1).max(1))?;
         self.limits.store(room.initiator, room.name.as_ref().map_or(0, String::len))?;
         let chat = self.clone();
-        to_the_end(async move {
+        run_detached(async move {
             let (room, is_new) = chat.store.find_or_add_room(room).await?;
             if is_new {
-                chat.timeline.tell(News::aside(room.id, Told::RoomCreated(Arc::clone(&room)))).await;
+                chat.timeline.tell(RoomEvent::aside(room.id, RoomEventKind::RoomCreated(Arc::clone(&room)))).await;
             }
             Ok((room, is_new))
         })
@@ -164,14 +164,14 @@ impl Chat {
     /// Lets people into a room, those of them who are not in it: all of them, also where the caller does not wait for the end.
     pub async fn add_members(&self, caller: &Caller, room: &str, users: Vec<Arc<User>>) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
-        let room = self.access.admit(caller, Action::Change, room).await?;
+        let room = self.access.authorize(caller, Action::NewEntryKind, room).await?;
         let new = users.iter().filter(|user| !room.has_member(user.id)).count();
         if room.members.len() + new > LARGEST_ROOM {
             return Err(Error::TooManyMembers);
         }
         self.limits.posts(by, new)?;
         let chat = self.clone();
-        to_the_end(async move {
+        run_detached(async move {
             // Some at once, so that they share a commit; in a large room all of them would hold up everybody's posts.
             for users in users.chunks(ADDED_AT_ONCE) {
                 let added = join_all(users.iter().map(|user| chat.timeline.add_member(room.id, user.id, by))).await;
@@ -187,18 +187,18 @@ impl Chat {
         let by = author(caller)?.id;
         self.limits.post(by)?;
         let leaves = UserId::parse(user) == Some(by);
-        let room = self.access.admit(caller, if leaves { Action::Leave } else { Action::Remove }, room).await?;
+        let room = self.access.authorize(caller, if leaves { Action::Leave } else { Action::Remove }, room).await?;
         // Whether they are in it, the log says: the room at hand may be one that another server has changed since.
         let Some(user) = UserId::parse(user) else { return Ok(None) };
-        let keepers = self.access.admit_to_remove(caller, &room, user).await?;
-        Ok(self.timeline.remove_member(room.id, user, keepers, by).await?.map(|placed| placed.seq))
+        let required_members = self.access.admit_to_remove(caller, &room, user).await?;
+        Ok(self.timeline.remove_member(room.id, user, required_members, by).await?.map(|placed| placed.seq))
     }
 
     /// Gives a room another name.
     pub async fn rename(&self, caller: &Caller, room: &str, name: String) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
         self.limits.post(by)?;
-        let room = self.access.admit(caller, Action::Change, room).await?;
+        let room = self.access.authorize(caller, Action::NewEntryKind, room).await?;
         self.limits.store(by, name.len())?;
         self.timeline.rename(room.id, Some(name), by).await?;
         self.store.room(room.id).await?.ok_or(Error::NoRoom)
@@ -216,7 +216,7 @@ impl Chat {
             (Some(first), Some(last)) => self.store.read_marks(room.id, &room.members, first, last).await?,
             _ => Vec::new(),
         };
-        let people = self.people(messages.map(|message| message.author)).await?;
+        let people = self.users_by_id(messages.map(|message| message.author)).await?;
         Ok(Shown { people, marks, large: self.large(room).await? })
     }
 
@@ -265,18 +265,18 @@ impl Chat {
     }
 
     /// These users, each read once.
-    pub async fn people(&self, ids: impl Iterator<Item = UserId>) -> Result<People> {
+    pub async fn users_by_id(&self, ids: impl Iterator<Item = UserId>) -> Result<People> {
         let mut ids: Vec<_> = ids.collect();
         ids.sort_unstable();
         ids.dedup();
-        let people = self.store.people(&ids).await?;
+        let people = self.store.users_by_id(&ids).await?;
         Ok(people.into_iter().map(|user| (user.id, user)).collect())
     }
 }
 
 /// Does something that is to be done whole, and told as well, if it is done at all: the handler of a request is dropped wherever it stands
 /// when its client goes away.
-pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub async fn run_detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     match tokio::spawn(work).await {
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {
@@ -288,5 +288,5 @@ pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>>
 
 /// Whoever does it. Nobody does anything in a room without saying who they are.
 fn author(caller: &Caller) -> Result<Arc<User>> {
-    caller.proof.as_ref().map(|proof| Arc::clone(&proof.user)).ok_or(Error::NoToken)
+    caller.identity.as_ref().map(|identity| Arc::clone(&identity.user)).ok_or(Error::NoToken)
 }

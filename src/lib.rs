@@ -3,7 +3,7 @@
 //! The map, from the top down; imports point down only:
 //!
 //! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`]. [`operator`]: what can be done beside a running one.
-//! - [`http`]: the REST API. [`live`]: the sockets. They do not know each other but for [`live::Live`].
+//! - [`http`]: the REST API. [`live`]: the sockets. They do not know each other but for [`sockets::SocketHub`].
 //! - [`chat`]: what people do in rooms, by REST and by socket alike.
 //! - [`timeline`]: the one door by which entries enter the logs of the rooms. [`access`]: who somebody is, and who may do what. [`sessions`]: what a
 //!   login gives. [`token`], [`password`]: how somebody proves who they are. [`limits`]: how often they may. [`budget`]: how
@@ -25,13 +25,13 @@ pub mod descriptors;
 pub mod error;
 pub mod http;
 pub mod limits;
-pub mod live;
 pub mod model;
 pub mod number;
 pub mod operator;
 pub mod password;
 pub mod refusals;
 pub mod sessions;
+pub mod sockets;
 pub mod store;
 pub mod timeline;
 pub mod token;
@@ -50,12 +50,12 @@ use clock::Clock;
 use config::{Config, PresenceScope};
 use descriptors::Descriptors;
 use limits::Limits;
-use live::{Event, Handlers, Live, Presence, Proofs, Sockets};
 use model::{RoomId, UserId};
 use password::Passwords;
 use sessions::Sessions;
+use sockets::{Event, Handlers, Presence, SocketAuth, SocketHub, Sockets};
 use store::{OpenError, Store};
-use timeline::{Listeners, News, Timeline, Told};
+use timeline::{RoomEvent, RoomEventKind, Subscribers, Timeline};
 use token::Tokens;
 use view::RoomView;
 
@@ -96,7 +96,7 @@ impl Server {
         let budget = MemoryBudget::new(&config.memory, config.access);
         let sockets = Sockets::new(&config.socket, presence, Arc::clone(&limits), Arc::clone(&budget));
         let listed = config.rooms.listed_members;
-        let timeline = Timeline::start(Arc::clone(&store), clock.clone(), Hearers { sockets: sockets.clone(), listed }, listed)
+        let timeline = Timeline::start(Arc::clone(&store), clock.clone(), SocketSubscribers { sockets: sockets.clone(), listed }, listed)
             .map_err(|error| OpenError::Unusable(format!("the system gives no thread to commit on: {error}")))?;
         let chat = Chat {
             access: access.clone(),
@@ -106,10 +106,10 @@ impl Server {
             clock: clock.clone(),
             config: config.rooms.clone(),
         };
-        let proofs = Arc::new(Proofs::new(access.clone(), Arc::clone(&store)));
-        sockets.listen(Handlers { chat: chat.clone(), proofs, sockets: sockets.clone(), budget: Arc::clone(&budget) });
+        let socket_auth = Arc::new(SocketAuth::new(access.clone(), Arc::clone(&store)));
+        sockets.listen(Handlers { chat: chat.clone(), socket_auth, sockets: sockets.clone(), budget: Arc::clone(&budget) });
         let descriptors = Descriptors::new();
-        let max_packet = live::max_packet(&config.socket);
+        let max_packet = sockets::max_packet(&config.socket);
         let app = http::App {
             store: Arc::clone(&store),
             chat,
@@ -117,7 +117,7 @@ impl Server {
             sessions: Sessions::new(Arc::clone(&store), tokens, clock.clone(), &config),
             passwords: Passwords::new(),
             limits,
-            live: Arc::new(sockets.clone()),
+            sockets: Arc::new(sockets.clone()),
             descriptors: Arc::clone(&descriptors),
             budget,
             clock,
@@ -163,13 +163,13 @@ impl Server {
 }
 
 /// The sockets, as those who are told what happens in rooms.
-struct Hearers {
+struct SocketSubscribers {
     sockets: Sockets,
     listed: usize,
 }
 
-impl Listeners for Hearers {
-    fn announce(&self, news: &[News]) {
+impl Subscribers for SocketSubscribers {
+    fn announce(&self, news: &[RoomEvent]) {
         self.sockets.announce(&news.iter().map(|news| event(news, self.listed)).collect::<Vec<_>>());
     }
 
@@ -187,18 +187,20 @@ impl Listeners for Hearers {
 }
 
 /// What the sockets hear of the news.
-fn event(news: &News, listed: usize) -> Event<'_> {
+fn event(news: &RoomEvent, listed: usize) -> Event<'_> {
     let (chat_room_id, seq) = (news.room, news.placed.seq);
     match &news.what {
-        Told::Posted(message) => Event::NewMessage { message },
-        Told::Edited(message) => Event::MessageEdited { message, seq },
-        Told::Deleted(message_id) => Event::MessageDeleted { chat_room_id, message_id: *message_id, seq },
-        Told::MemberAdded(user_id) => Event::MemberAdded { chat_room_id, user_id: *user_id, seq },
-        Told::MemberRemoved(user_id) => Event::MemberRemoved { chat_room_id, user_id: *user_id, seq },
-        Told::Renamed(name) => Event::RoomChanged { chat_room_id, name: name.as_deref(), seq },
-        Told::Read { mark, is_large } => Event::read(chat_room_id, *mark, *is_large),
-        Told::RoomCreated(room) => Event::RoomCreated { chat_room: RoomView::new(room, &room.members, listed), members: &room.members },
-        Told::RoomDeleted(members) => Event::RoomDeleted { chat_room_id, members },
+        RoomEventKind::Posted(message) => Event::NewMessage { message },
+        RoomEventKind::Edited(message) => Event::MessageEdited { message, seq },
+        RoomEventKind::Deleted(message_id) => Event::MessageDeleted { chat_room_id, message_id: *message_id, seq },
+        RoomEventKind::MemberAdded(user_id) => Event::MemberAdded { chat_room_id, user_id: *user_id, seq },
+        RoomEventKind::MemberRemoved(user_id) => Event::MemberRemoved { chat_room_id, user_id: *user_id, seq },
+        RoomEventKind::Renamed(name) => Event::RoomChanged { chat_room_id, name: name.as_deref(), seq },
+        RoomEventKind::Read { mark, is_large } => Event::read(chat_room_id, *mark, *is_large),
+        RoomEventKind::RoomCreated(room) => {
+            Event::RoomCreated { chat_room: RoomView::new(room, &room.members, listed), members: &room.members }
+        }
+        RoomEventKind::RoomDeleted(members) => Event::RoomDeleted { chat_room_id, members },
     }
 }
 

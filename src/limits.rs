@@ -50,8 +50,8 @@ pub struct Limits {
     events: Option<Rate<UserId>>,
     reads: Option<Rate<UserId>>,
     stored: Option<Quotas>,
-    places: Places,
-    unconnected: Places,
+    places: ConnectionLimiter,
+    unconnected: ConnectionLimiter,
     subscriptions_per_user: usize,
 }
 
@@ -72,8 +72,8 @@ impl Limits {
             events: by_user(config.events_per_minute),
             reads: by_user(config.reads_per_minute),
             stored: NonZeroU64::new(config.bytes_per_day).filter(|_| mode == AccessMode::Secure).map(|most| Quotas::new(most, clock)),
-            places: Places::new(config.sockets_per_address, mode),
-            unconnected: Places::new(config.unconnected_per_address, mode),
+            places: ConnectionLimiter::new(config.sockets_per_address, mode),
+            unconnected: ConnectionLimiter::new(config.unconnected_per_address, mode),
             subscriptions_per_user: config.subscriptions_per_user,
         }
     }
@@ -139,12 +139,12 @@ impl Limits {
     }
 
     /// A place for one more socket from this address.
-    pub fn socket(&self, address: ClientAddress) -> Result<Place> {
+    pub fn socket(&self, address: ClientAddress) -> Result<Permit> {
         self.places.take(address).ok_or(Error::RateLimited(PLACE_RETRY))
     }
 
     /// A place for one more connection from this address that has no connected socket yet.
-    pub fn unconnected(&self, address: ClientAddress) -> Result<Place> {
+    pub fn unconnected(&self, address: ClientAddress) -> Result<Permit> {
         self.unconnected.take(address).ok_or(Error::RateLimited(PLACE_RETRY))
     }
 }
@@ -187,7 +187,7 @@ where
 }
 
 /// Places for what may come from one network at the same time; as many as are wanted, where nothing is limited.
-pub struct Places(Option<Arc<Counted>>);
+pub struct ConnectionLimiter(Option<Arc<Counted>>);
 
 /// How many places are taken from where. An address that has none takes no room.
 struct Counted {
@@ -195,7 +195,7 @@ struct Counted {
     taken: Mutex<HashMap<IpAddr, u32>>,
 }
 
-impl Places {
+impl ConnectionLimiter {
     /// So many for each network, in secure mode; 0 is no limit.
     #[must_use]
     pub fn new(most: u32, mode: AccessMode) -> Self {
@@ -205,8 +205,8 @@ impl Places {
 
     /// One more for this address; `None` when all are taken.
     #[must_use]
-    pub fn take(&self, address: ClientAddress) -> Option<Place> {
-        let Some(counted) = &self.0 else { return Some(Place::default()) };
+    pub fn take(&self, address: ClientAddress) -> Option<Permit> {
+        let Some(counted) = &self.0 else { return Some(Permit::default()) };
         let from = address.network();
         let mut taken = counted.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(from).or_default();
@@ -214,22 +214,22 @@ impl Places {
             return None;
         }
         *count += 1;
-        Some(Place { _taken: Some(Arc::new(Taken { places: Arc::clone(counted), from })) })
+        Some(Permit { _taken: Some(Arc::new(Slot { places: Arc::clone(counted), from })) })
     }
 }
 
 /// The place of a connection or a socket. It is free again when the last clone is dropped. The default is one that nobody counts.
 #[derive(Clone, Default)]
-pub struct Place {
-    _taken: Option<Arc<Taken>>,
+pub struct Permit {
+    _taken: Option<Arc<Slot>>,
 }
 
-struct Taken {
+struct Slot {
     places: Arc<Counted>,
     from: IpAddr,
 }
 
-impl Drop for Taken {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut count) = taken.entry(self.from) {

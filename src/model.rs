@@ -298,12 +298,12 @@ pub struct Entry {
     /// When; within a room never before the entry in front of it.
     pub created_at: Timestamp,
     /// What happened.
-    pub what: What,
+    pub what: EntryKind,
 }
 
 /// What an entry says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum What {
+pub enum EntryKind {
     /// A message was posted: as it is now, edits included.
     Message(Message),
     /// A message was posted, and deleted since.

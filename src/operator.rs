@@ -51,7 +51,7 @@ impl NewUser {
 
     /// Adds the user with this password to the database that the settings name.
     pub async fn add(self, password: String, config: &Config, clock: &Clock) -> Result<UserId, NotAdded> {
-        if let Some(flaw) = password::flaw(&password) {
+        if let Some(flaw) = password::validate(&password) {
             return Err(NotAdded::Unfit("password", flaw));
         }
         let now = clock.now();
@@ -60,8 +60,8 @@ impl NewUser {
         let user = User { id, first_name, last_name, kind, created_at: now, updated_at: now, deleted: false };
         // Before the database is opened: a server that starts meanwhile should not find it taken for longer than need be.
         let hash = Passwords::new().hash(password, &username, &user).await?;
-        let password = hash.ok_or(NotAdded::Unfit("password", password::TOO_EASY))?;
-        let store = store::open_beside(&config.database, &config.mongodb).await?;
+        let password = hash.ok_or(NotAdded::Unfit("password", password::TOO_WEAK))?;
+        let store = store::open_shared(&config.database, &config.mongodb).await?;
         let added = add(store.as_ref(), clock, user, Credentials { username, password }).await;
         store.close().await;
         if added? { Ok(id) } else { Err(NotAdded::Unfit("username", "this username is taken")) }

@@ -31,7 +31,7 @@ pub const LENGTH: &str = "please provide 8 to 256 characters";
 /// What is said of a new password that shows nothing. Whoever logs in is taken for having given none.
 const BLANK: &str = "this password is nothing but white space";
 /// What is said of a new password that is easy to guess.
-pub const TOO_EASY: &str = "this password is too easy to guess";
+pub const TOO_WEAK: &str = "this password is too easy to guess";
 /// The error of a new password with a line break, a tab or the like in it.
 const CONTROL: &str = "this password has control characters in it";
 
@@ -45,7 +45,7 @@ const LENGTHS: RangeInclusive<usize> = 8..=256;
 const COMPOSED: usize = 4;
 
 /// How many characters of a password are looked at in one go. Longer are none of those that everybody tries.
-const PIECE: usize = 32;
+const CHUNK: usize = 32;
 /// The signs that are taken for a letter, for each letter for which there are several.
 const SIGNS: [&str; 7] = ["4@", "({[<", "69", "1!|", "1|7", "$5", "+7"];
 /// Of how many readings each is looked up. What has more is no word; the first row of a keyboard, shifted and not, has as many.
@@ -53,7 +53,7 @@ const READINGS: usize = 32;
 
 /// What is wrong with a new password, whoever takes it, if anything is. Its length is counted in characters of its normal form.
 #[must_use]
-pub fn flaw(password: &str) -> Option<&'static str> {
+pub fn validate(password: &str) -> Option<&'static str> {
     // A text that cannot become short enough is not worth the work.
     let is_huge = password.chars().nth(LENGTHS.end() * COMPOSED).is_some();
     if is_huge || !LENGTHS.contains(&normalized(password).chars().count()) {
@@ -82,7 +82,7 @@ fn is_space_separator(c: char) -> bool {
 /// pieces, and one piece that is hard is enough. Looking at all of it would take many times as long as the hash, and logins wait for that.
 fn is_easy(password: &str, names: &[&str]) -> bool {
     let letters: Vec<_> = password.chars().collect();
-    letters.chunks(PIECE).all(|piece| readings(piece) <= READINGS && zxcvbn(&String::from_iter(piece), names).score() < Score::Two)
+    letters.chunks(CHUNK).all(|piece| readings(piece) <= READINGS && zxcvbn(&String::from_iter(piece), names).score() < Score::Two)
 }
 
 /// How many words it may be in which signs stand for letters.
@@ -248,18 +248,18 @@ mod tests {
     #[test]
     fn the_length_of_a_password_is_that_of_its_normal_form() {
         let decomposed = |count| "e\u{301}".repeat(count);
-        assert_eq!(flaw(&decomposed(7)), Some(LENGTH));
-        assert_eq!((flaw(&decomposed(8)), flaw(&decomposed(256))), (None, None));
-        assert_eq!(flaw(&decomposed(257)), Some(LENGTH));
-        assert_eq!(flaw(&"\u{3b1}\u{313}\u{300}\u{345}".repeat(256)), None, "four that become one");
-        assert_eq!(flaw(&"x".repeat(15_000_000)), Some(LENGTH));
+        assert_eq!(validate(&decomposed(7)), Some(LENGTH));
+        assert_eq!((validate(&decomposed(8)), validate(&decomposed(256))), (None, None));
+        assert_eq!(validate(&decomposed(257)), Some(LENGTH));
+        assert_eq!(validate(&"\u{3b1}\u{313}\u{300}\u{345}".repeat(256)), None, "four that become one");
+        assert_eq!(validate(&"x".repeat(15_000_000)), Some(LENGTH));
         for (wrong, flaw_of_it) in [
             ("tall green\tkettle", CONTROL),
             ("tall green kettle\n", CONTROL),
             ("tall\0green kettle", CONTROL),
             ("\u{200b}\u{3164}".repeat(5).as_str(), BLANK),
         ] {
-            assert_eq!(flaw(wrong), Some(flaw_of_it), "{wrong:?}");
+            assert_eq!(validate(wrong), Some(flaw_of_it), "{wrong:?}");
         }
     }
 

@@ -15,7 +15,7 @@ use crate::address::ClientAddress;
 /// How long lines of one kind and address are only counted.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// For how many addresses and kinds lines are written in that time; those of all others are counted together.
-const MOST: usize = 100;
+const MAX_ADDRESSES: usize = 100;
 
 /// An address, where it is not one of too many, and what is counted.
 type Key = (Option<IpAddr>, &'static str);
@@ -32,7 +32,7 @@ pub fn is_first(address: ClientAddress, what: &'static str) -> bool {
         *count += 1;
         return false;
     }
-    let is_one_of_few = counts.len() < MOST;
+    let is_one_of_few = counts.len() < MAX_ADDRESSES;
     let key = if is_one_of_few { own } else { (None, what) };
     if let Some(count) = counts.get_mut(&key) {
         *count += 1;
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(counts_of((Some(address(1).network()), WHAT)), 50_000);
         assert!(is_first(address(1), WHAT), "a second later");
         let logged = (1_000..11_000).filter(|n| is_first(address(*n), WHAT)).count();
-        assert!(logged < MOST, "{logged}");
+        assert!(logged < MAX_ADDRESSES, "{logged}");
         assert_eq!(counts_of((None, WHAT)), 10_000 - logged as u64);
     }
 }

@@ -40,7 +40,7 @@ pub enum TokenError {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Claims {
+struct TokenPayload {
     user_id: String,
     user_type: UserType,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,12 +59,12 @@ pub struct Tokens {
     verifying: Vec<DecodingKey>,
     validation: Validation,
     /// What tokens said that were verified: the same ones come with every request, and verifying costs more than the rest of the check.
-    verified: Cache<String, Verified>,
+    verified: Cache<String, Claims>,
 }
 
 /// What stands in a token of ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Verified {
+pub struct Claims {
     /// For whom it speaks.
     pub user: UserId,
     /// Of which session it is; of none, where somebody logged in without a password.
@@ -73,7 +73,7 @@ pub struct Verified {
     pub ends: Option<i64>,
 }
 
-impl Verified {
+impl Claims {
     /// Whether it has expired.
     #[must_use]
     pub fn has_ended(&self, now: Timestamp) -> bool {
@@ -103,7 +103,7 @@ impl Tokens {
     #[must_use]
     pub fn sign(&self, user: &User, session: Option<SessionId>, now: Timestamp, lifetime_seconds: Option<u32>) -> String {
         let iat = now.0.div_euclid(1000);
-        let claims = Claims {
+        let claims = TokenPayload {
             user_id: user.id.to_string(),
             user_type: user.kind,
             session_id: session.map(|id| id.to_string()),
@@ -125,7 +125,7 @@ impl Tokens {
     }
 
     /// What the token says, if it is one of ours that has not expired.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Verified, TokenError> {
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
         let verified = match self.verified.get(token) {
             Some(known) => known,
             None => self.read(token).inspect(|verified| self.verified.insert(token.to_owned(), *verified))?,
@@ -133,7 +133,7 @@ impl Tokens {
         if verified.has_ended(now) { Err(TokenError::Expired) } else { Ok(verified) }
     }
 
-    fn read(&self, token: &str) -> Result<Verified, TokenError> {
+    fn read(&self, token: &str) -> Result<Claims, TokenError> {
         if token.is_empty() {
             return Err(TokenError::Missing);
         }
@@ -152,13 +152,13 @@ impl Tokens {
             Some(id) => Some(SessionId::parse(&id).ok_or(TokenError::Undecodable)?),
             None => None,
         };
-        Ok(Verified { user, session, ends: claims.exp })
+        Ok(Claims { user, session, ends: claims.exp })
     }
 
     /// What the token says, if one of the keys has signed it.
-    fn claims(&self, token: &str) -> Result<Claims, TokenError> {
+    fn claims(&self, token: &str) -> Result<TokenPayload, TokenError> {
         for key in &self.verifying {
-            match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
+            match jsonwebtoken::decode::<TokenPayload>(token, key, &self.validation) {
                 Ok(token) => return Ok(token.claims),
                 Err(error) => match error.kind() {
                     ErrorKind::InvalidSignature => {}
@@ -257,7 +257,7 @@ mod tests {
         let tokens = Tokens::new(b"key", []);
         let session = Some(SessionId::from_bytes([3; 16]));
         let token = tokens.sign(&alice(), session, NOW, Some(60));
-        let said = Verified { user: alice().id, session, ends: Some(NOW.0 / 1000 + 60) };
+        let said = Claims { user: alice().id, session, ends: Some(NOW.0 / 1000 + 60) };
         assert_eq!(tokens.verify(&token, NOW), Ok(said));
         assert_eq!(tokens.verify(&token, Timestamp(NOW.0 + 59_999)), Ok(said));
         assert_eq!(tokens.verify(&token, Timestamp(NOW.0 + 60_000)), Err(TokenError::Expired));

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
-    model::{ClientId, Entry, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, What},
+    model::{ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId},
     store::{self, Marked, Store},
 };
 
@@ -158,7 +158,7 @@ impl Members {
         if members.len() > most {
             return Ok(Self { listed: instead(), count: Some(members.len()), most });
         }
-        Ok(Self { listed: present(store.people(&members).await?), count: None, most })
+        Ok(Self { listed: present(store.users_by_id(&members).await?), count: None, most })
     }
 }
 
@@ -296,17 +296,17 @@ impl<'a> EntryView<'a> {
             ..view
         };
         match &entry.what {
-            What::Message(posted) => message(posted.id, Some(posted)),
-            What::Deleted(id) => message(*id, None),
-            What::Edit { message: id, current } => message(*id, current.as_ref()),
-            What::Deletion(id) => Self { message_id: Some(*id), ..view },
-            What::MemberAdded(user) | What::MemberRemoved(user) => Self { user_id: Some(*user), ..view },
-            What::Renamed(name) => Self { name: Some(name), ..view },
+            EntryKind::Message(posted) => message(posted.id, Some(posted)),
+            EntryKind::Deleted(id) => message(*id, None),
+            EntryKind::Edit { message: id, current } => message(*id, current.as_ref()),
+            EntryKind::Deletion(id) => Self { message_id: Some(*id), ..view },
+            EntryKind::MemberAdded(user) | EntryKind::MemberRemoved(user) => Self { user_id: Some(*user), ..view },
+            EntryKind::Renamed(name) => Self { name: Some(name), ..view },
         }
     }
 }
 
-impl What {
+impl EntryKind {
     /// The name of the event by which sockets hear of it.
     #[must_use]
     pub fn event(&self) -> &'static str {

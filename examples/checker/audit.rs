@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    ledger::{Deletion, RoomLedger, Sent},
+    history::{Deletion, RoomHistory, Sent},
     view::{Id, Log, What},
     world::Room,
 };
@@ -40,12 +40,12 @@ impl Known {
 }
 
 /// What is wrong with a log.
-pub fn audit(known: &Known, ledger: &RoomLedger) -> Vec<String> {
+pub fn audit(known: &Known, history: &RoomHistory) -> Vec<String> {
     let mut wrong = Vec::new();
-    messages(known, ledger, &mut wrong);
+    messages(known, history, &mut wrong);
     changes(known, &mut wrong);
-    names(known, ledger, &mut wrong);
-    for (user, membership) in &ledger.members {
+    names(known, history, &mut wrong);
+    for (user, membership) in &history.members {
         let is_in = known.members.contains_key(user);
         if membership.certain.is_some_and(|certain| certain != is_in) {
             wrong.push(format!("{user} was acknowledged to be {} the room", if is_in { "out of" } else { "in" }));
@@ -54,13 +54,13 @@ pub fn audit(known: &Known, ledger: &RoomLedger) -> Vec<String> {
     wrong
 }
 
-fn messages(known: &Known, ledger: &RoomLedger, wrong: &mut Vec<String>) {
-    let by_id: HashMap<_, _> = ledger.sent.iter().filter_map(|(client_id, sent)| Some((sent.acknowledged?.0, client_id))).collect();
+fn messages(known: &Known, history: &RoomHistory, wrong: &mut Vec<String>) {
+    let by_id: HashMap<_, _> = history.sent.iter().filter_map(|(client_id, sent)| Some((sent.acknowledged?.0, client_id))).collect();
     let mut found: HashMap<&str, (Id, u64)> = HashMap::new();
     for (seq, what) in (1..).zip(known.log.entries()) {
         let What::Message { id, author, said } = what else { continue };
         let client_id = said.as_ref().map(|said| said.client_id.as_str()).or_else(|| by_id.get(id).map(|client_id| client_id.as_str()));
-        let sent = client_id.and_then(|client_id| Some((client_id, ledger.sent.get(client_id)?)));
+        let sent = client_id.and_then(|client_id| Some((client_id, history.sent.get(client_id)?)));
         let Some((client_id, sent)) = sent else {
             wrong.push(format!("entry {seq} is a message that nobody sent: {what:?}"));
             continue;
@@ -73,7 +73,7 @@ fn messages(known: &Known, ledger: &RoomLedger, wrong: &mut Vec<String>) {
         }
         wrong.extend(content(sent, said.as_ref().map(|said| said.text.as_str())).map(|what| format!("{client_id}, entry {seq}: {what}")));
     }
-    for (client_id, sent) in &ledger.sent {
+    for (client_id, sent) in &history.sent {
         let stands = found.get(client_id.as_str());
         if let Some(acknowledged) = sent.acknowledged
             && stands != Some(&acknowledged)
@@ -121,15 +121,15 @@ fn changes(known: &Known, wrong: &mut Vec<String>) {
     }
 }
 
-fn names(known: &Known, ledger: &RoomLedger, wrong: &mut Vec<String>) {
+fn names(known: &Known, history: &RoomHistory, wrong: &mut Vec<String>) {
     let mut counts: HashMap<&str, u32> = HashMap::new();
     for what in known.log.entries() {
         if let What::Renamed(name) = what {
             *counts.entry(name).or_default() += 1;
         }
     }
-    wrong.extend(counts.keys().filter(|name| !ledger.names.contains_key(**name)).map(|name| format!("nobody has named it {name:?}")));
-    for (name, acknowledged) in &ledger.names {
+    wrong.extend(counts.keys().filter(|name| !history.names.contains_key(**name)).map(|name| format!("nobody has named it {name:?}")));
+    for (name, acknowledged) in &history.names {
         let count = counts.get(name.as_str()).copied().unwrap_or_default();
         if count > 1 || (*acknowledged && count == 0) {
             wrong.push(format!("it was named {name:?} once, acknowledged: {acknowledged}; the log says so {count} times"));

@@ -72,7 +72,7 @@ fn take(log: &mut Log, entry: &Value) -> Result<(), Failure> {
 }
 
 async fn check_room(world: &World, room: &Room, known: &Known, views: &[Views]) -> Result<Vec<String>, Failure> {
-    let mut wrong = audit(known, world.ledger().room(room.id));
+    let mut wrong = audit(known, world.history().room(room.id));
     for server in 0..world.bases.len() {
         let reader = reader(world, room, server);
         if let Some(difference) = read_log(&reader, room.id).await?.difference(&known.log) {
@@ -137,8 +137,8 @@ async fn check_reading(world: &World, rooms: &HashMap<Id, Known>, wrong: &mut Ve
 }
 
 fn check_mark(world: &World, room: Id, user: Id, joined: u64, read: u64) -> Option<String> {
-    let mut ledger = world.ledger();
-    let mark = ledger.room(room).marks.entry(user).or_default();
+    let mut history = world.history();
+    let mark = history.room(room).marks.entry(user).or_default();
     let acknowledged = mark.up_to.max(joined);
     let fits = if mark.is_unsure() { read >= acknowledged } else { read == acknowledged };
     mark.learn(read);

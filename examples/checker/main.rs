@@ -1,18 +1,18 @@
 //! Realtime that loses nothing? This runs clients of random behaviour against servers that it starts, and kills, and looks at what is left.
 //!
 //! Each client ([`client`]) builds its view of each room from events and answers to `sync` alone. What it sends and what it is told becomes of it
-//! is written down in the [`ledger`]. Every now and then the clients rest and catch up, and the [`checks`] compare: the logs with the ledger
+//! is written down in the [`history`]. Every now and then the clients rest and catch up, and the [`checks`] compare: the logs with the ledger
 //! ([`audit`]), the views with the logs, the unread counts with a recount.
 
 mod audit;
-mod catching;
+mod catch_up;
 mod checks;
 mod client;
-mod deeds;
-mod ledger;
+mod history;
 #[path = "../../tests/it/mongod.rs"]
 #[expect(dead_code, reason = "the tests do more to their servers")]
 mod mongod;
+mod operations;
 mod report;
 mod rest;
 mod run;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Arguments, Failure, Store,
-    ledger::Ledger,
+    history::History,
     report::Report,
     rest::{Caller, Outcome},
     view::{Id, View},
@@ -47,7 +47,7 @@ pub struct World {
     pub http: reqwest::Client,
     pub people: Vec<Person>,
     pub report: Report,
-    ledger: Mutex<Ledger>,
+    history: Mutex<History>,
     rooms: Mutex<Vec<Room>>,
 }
 
@@ -67,13 +67,13 @@ impl World {
             http,
             people,
             report: Report::new(seed),
-            ledger: Mutex::default(),
+            history: Mutex::default(),
             rooms: Mutex::default(),
         })
     }
 
-    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The rooms that there are now.
@@ -93,9 +93,9 @@ impl World {
         let answer = self.caller(keeper.unwrap_or_default(), 0).sends(Method::POST, "/room/initiate", &body).await?;
         let id = Id::of(&answer["chatRoom"]["chatRoomId"]).ok_or("a room without an id")?;
         let room = Room { id, keeper, first: self.people.iter().map(|person| person.id).collect() };
-        let mut ledger = self.ledger();
+        let mut history = self.history();
         for member in &room.first {
-            ledger.room(id).members.entry(*member).or_default().certain = Some(true);
+            history.room(id).members.entry(*member).or_default().certain = Some(true);
         }
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner).push(room.clone());
         Ok(room)
@@ -103,7 +103,7 @@ impl World {
 
     /// Takes a room out of the run, of which everything has been looked at.
     pub fn retire(&self, id: Id) {
-        self.ledger().forget(id);
+        self.history().forget(id);
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner).retain(|room| room.id != id);
     }
 }

@@ -10,8 +10,8 @@ use super::Chat;
 use crate::{
     config::History,
     error::{Error, Result},
-    model::{Entry, Message, Room, Seq, UserId, What},
-    store::{self, ListedRoom, Page, Place, RoomPage, Scope, Search, Unread},
+    model::{Entry, EntryKind, Message, Room, Seq, UserId},
+    store::{self, EntryPosition, ListedRoom, Page, RoomPage, Scope, Search, Unread},
     view::{ConversationMessage, EntryView, LogPage, People, RecentConversation, RoomView, Shown, raw},
 };
 
@@ -46,7 +46,7 @@ pub struct Found {
     /// The messages, the newest first.
     pub messages: Vec<Written>,
     /// The place before which to go on, where there may be more.
-    pub next: Option<Place>,
+    pub next: Option<EntryPosition>,
 }
 
 /// A page of the rooms of somebody.
@@ -123,7 +123,7 @@ impl Chat {
         let mut entries = pieces(limit, *bytes, |entry: &Entry| message_of(entry).map_or(0, text_of), next).await?;
         for entry in &mut entries {
             // That a message from before was edited may be seen, since the log has no hole; what it says may not.
-            if let What::Edit { current, .. } = &mut entry.what {
+            if let EntryKind::Edit { current, .. } = &mut entry.what {
                 current.take_if(|message| message.seq <= hidden);
             }
         }
@@ -135,7 +135,7 @@ impl Chat {
     }
 
     /// Messages with these words, in one room or in all of the caller's.
-    pub async fn search(&self, user: UserId, room: Option<&Room>, words: &str, before: Option<Place>, limit: u64) -> Result<Found> {
+    pub async fn search(&self, user: UserId, room: Option<&Room>, words: &str, before: Option<EntryPosition>, limit: u64) -> Result<Found> {
         let scope = match room {
             Some(room) => Scope::Room { room: room.id, after: self.hidden(room, user) },
             None => Scope::RoomsOf { user, since_joined: self.config.history == History::FromJoining },
@@ -162,7 +162,7 @@ impl Chat {
             }
             bytes = bytes.saturating_sub(size);
             messages.extend(there);
-            last = Some(Place::of(message));
+            last = Some(EntryPosition::of(message));
         }
         Ok(Found { messages, next })
     }
@@ -195,7 +195,7 @@ impl Chat {
         // A room that was deleted or left between the two reads is none of the caller's any more.
         let of = |room: &Room| unread.iter().find(|unread| unread.room == room.id).copied();
         let found: Vec<(Unread, InRoom)> = found.into_iter().flatten().filter_map(|found| Some((of(&found.room)?, found))).collect();
-        let people = self.people(found.iter().flat_map(|(_, found)| found.appearing())).await?;
+        let people = self.users_by_id(found.iter().flat_map(|(_, found)| found.appearing())).await?;
         let write = |(unread, found): &(Unread, InRoom)| {
             let described = found.present.as_ref().map(|present| RoomView::new(&found.room, present, self.config.listed_members));
             raw(&RecentConversation::new(found.latest.as_ref(), &found.room, &found.shown, &people, *unread, described))
@@ -244,7 +244,7 @@ impl InRoom {
 /// The message that an entry is about, where it is there.
 fn message_of(entry: &Entry) -> Option<&Message> {
     match &entry.what {
-        What::Message(message) | What::Edit { current: Some(message), .. } => Some(message),
+        EntryKind::Message(message) | EntryKind::Edit { current: Some(message), .. } => Some(message),
         _ => None,
     }
 }

@@ -14,11 +14,11 @@ use super::{
     sessions, success,
 };
 use crate::{
-    chat::to_the_end,
+    chat::run_detached,
     error::{Error, Result},
     model::{Credentials, PasswordHash, User, Username},
     password::{self, Verdict},
-    store::{Names, Which},
+    store::{SessionSelector, UserUpdate},
 };
 
 pub fn routes() -> Router<Shared> {
@@ -52,13 +52,13 @@ impl Login {
 /// The hash of the password in `field`, unless it is easy to guess for somebody who knows the user.
 async fn hashed(app: &App, password: String, field: &'static str, username: &Username, user: &User) -> Result<PasswordHash> {
     let hash = app.passwords.hash(password, username, user).await?;
-    hash.ok_or_else(|| invalid(field, password::TOO_EASY.into()))
+    hash.ok_or_else(|| invalid(field, password::TOO_WEAK.into()))
 }
 
 /// A password as somebody chooses it.
 fn new_password(fields: &mut Fields, field: &'static str) -> Option<String> {
     let password = fields.parsed(field, Some, password::LENGTH)?;
-    match password::flaw(&password) {
+    match password::validate(&password) {
         Some(flaw) => fields.wrong(field, flaw),
         None => Some(password),
     }
@@ -69,13 +69,18 @@ pub fn taken() -> Error {
     invalid("username", "this username is taken".into())
 }
 
-impl Input for Names {
+impl Input for UserUpdate {
     fn read(fields: &mut Fields) -> Option<Self> {
         Some(Self { first_name: fields.optional_name("firstName"), last_name: fields.optional_name("lastName") })
     }
 }
 
-async fn rename(State(app): State<Shared>, PathId(id): PathId, caller: Authenticated, Body(names): Body<Names>) -> Result<Json<Success>> {
+async fn rename(
+    State(app): State<Shared>,
+    PathId(id): PathId,
+    caller: Authenticated,
+    Body(names): Body<UserUpdate>,
+) -> Result<Json<Success>> {
     let own = app.access.admit_to_own(&caller.caller, &id)?;
     let bytes = names.first_name.iter().chain(&names.last_name).map(String::len).sum();
     app.limits.store(own, bytes)?;
@@ -108,16 +113,16 @@ async fn change_password(
     app.limits.login(caller.caller.address)?;
     let Credentials { username, password } = app.store.credentials(own).await?.ok_or(Error::NoPassword)?;
     if matches!(app.passwords.verify(passwords.old, Some(password.clone())).await?, Verdict::Wrong) {
-        return Err(app.access.refuse(&caller.caller, "change the password", None, Error::WrongPassword));
+        return Err(app.access.deny(&caller.caller, "change the password", None, Error::WrongPassword));
     }
     let new = hashed(&app, passwords.new, "newPassword", &username, &caller.user).await?;
-    to_the_end(async move {
+    run_detached(async move {
         // The sessions before, so that none outlives the old password however the server ends; and once more, for whoever has logged in meanwhile.
-        let others = caller.session.map_or(Which::All, Which::AllBut);
+        let others = caller.session.map_or(SessionSelector::All, SessionSelector::AllBut);
         let before = sessions::end(&app, caller.caller.address, own, others).await?;
         // Of two who know the old one, the second must not undo what the first has done.
         if !app.store.set_password(own, password, new).await? {
-            return Err(app.access.refuse(&caller.caller, "change the password", None, Error::WrongPassword));
+            return Err(app.access.deny(&caller.caller, "change the password", None, Error::WrongPassword));
         }
         let ended = before + sessions::end(&app, caller.caller.address, own, others).await?;
         Ok(success(json!({ "message": "The password is changed", "endedSessionsCount": ended })))

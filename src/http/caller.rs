@@ -9,7 +9,7 @@ use axum::{
 
 use super::{Shared, memory::most_of_page, paging::Paging};
 use crate::{
-    access::{Caller, Proof, authorization, token_in},
+    access::{Caller, Identity, authorization, token_in},
     address::ClientAddress,
     budget::Reservation,
     error::{Error, Result},
@@ -36,52 +36,52 @@ impl FromRequestParts<Shared> for Authenticated {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
-        let (proof, address) = (prove(app, parts).await?, ClientAddress::of(&parts.extensions));
-        count(app, parts, &proof).await?;
-        let (user, session) = (Arc::clone(&proof.user), proof.token.session);
-        Ok(Self { user, session, caller: Caller { proof: Some(proof), address } })
+        let (identity, address) = (authenticate(app, parts).await?, ClientAddress::of(&parts.extensions));
+        count(app, parts, &identity).await?;
+        let (user, session) = (Arc::clone(&identity.user), identity.token.session);
+        Ok(Self { user, session, caller: Caller { identity: Some(identity), address } })
     }
 }
 
 /// Whoever sent the request. In open mode they need not say who they are, and nobody looks; in secure mode they may say nothing, but nothing
 /// wrong.
-pub struct Anyone(pub Caller);
+pub struct MaybeAuthenticated(pub Caller);
 
-impl FromRequestParts<Shared> for Anyone {
+impl FromRequestParts<Shared> for MaybeAuthenticated {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
         let says_who = app.access.is_secure() && authorization(&parts.headers)?.is_some();
-        let proof = if says_who { Some(prove(app, parts).await?) } else { None };
-        if let Some(proof) = &proof {
-            count(app, parts, proof).await?;
+        let identity = if says_who { Some(authenticate(app, parts).await?) } else { None };
+        if let Some(identity) = &identity {
+            count(app, parts, identity).await?;
         }
-        Ok(Self(Caller { proof, address: ClientAddress::of(&parts.extensions) }))
+        Ok(Self(Caller { identity, address: ClientAddress::of(&parts.extensions) }))
     }
 }
 
 /// Counts the memory of a request for its user, and a GET by what it costs.
-async fn count(app: &Shared, parts: &Parts, proof: &Proof) -> Result<()> {
+async fn count(app: &Shared, parts: &Parts, identity: &Identity) -> Result<()> {
     let path = parts.uri.path();
     let mut page = 0;
     if matches!(parts.method, Method::GET | Method::HEAD) {
         let items = Paging::of(&parts.uri, app.config.max_page).limit_of(path);
         let base = if path.ends_with("/search") { SEARCH_COST } else { 1 };
-        app.limits.read(proof.user.id, usize::try_from(base + items / ITEMS_PER_COST).unwrap_or(usize::MAX))?;
+        app.limits.read(identity.user.id, usize::try_from(base + items / ITEMS_PER_COST).unwrap_or(usize::MAX))?;
         page = most_of_page(path, items, app.config.max_body_bytes);
     }
     match parts.extensions.get::<Arc<Reservation>>() {
-        Some(reservation) => reservation.take_for_user(proof.user.id, page).await,
+        Some(reservation) => reservation.take_for_user(identity.user.id, page).await,
         None => Ok(()),
     }
 }
 
-async fn prove(app: &Shared, parts: &Parts) -> Result<Proof> {
-    let proved = match token_in(&parts.headers) {
-        Ok(token) => app.access.prove(&token).await,
+async fn authenticate(app: &Shared, parts: &Parts) -> Result<Identity> {
+    let authenticated = match token_in(&parts.headers) {
+        Ok(token) => app.access.authenticate(&token).await,
         Err(error) => Err(error),
     };
-    proved.inspect_err(|error| {
+    authenticated.inspect_err(|error| {
         let address = ClientAddress::of(&parts.extensions);
         if refusals::is_first(address, "tokens refused") {
             tracing::info!(%address, %error, "a token was refused");

@@ -14,15 +14,15 @@ use super::{
     base_path,
     keep_alive::{Activity, Answering, Timed, Timeouts},
     memory::Connection,
-    patience::Patient,
+    write_timeout::Patient,
 };
 use crate::{
     address::Peer,
     config::{BasePath, Config, HttpConfig},
     descriptors::{Descriptor, Descriptors},
-    limits::{Place, Places},
-    live::Taken,
+    limits::{ConnectionLimiter, Permit},
     refusals,
+    sockets::BytesWritten,
 };
 
 /// How long to wait before accepting again when the system has no room for one more connection.
@@ -34,12 +34,12 @@ const READ_BUFFER: usize = 64 * 1024;
 
 /// The connections that are open.
 #[derive(Default)]
-pub struct Open {
+pub struct Connections {
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
 
-impl Open {
+impl Connections {
     /// Lets requests under way finish, and no other begin; until all connections are closed.
     pub async fn shutdown(self) {
         self.stopping.cancel();
@@ -47,11 +47,11 @@ impl Open {
         self.tasks.wait().await;
     }
 
-    fn spawn(&self, stream: (TcpStream, Descriptor), peer: Peer, place: Place, service: NormalizePath<Router>, serving: &Serving) {
+    fn spawn(&self, stream: (TcpStream, Descriptor), peer: Peer, place: Permit, service: NormalizePath<Router>, serving: &Serving) {
         let (stream, descriptor) = stream;
         // Without it small answers wait for the acknowledgement of the one before. Where it fails the connection is gone already.
         let _ = stream.set_nodelay(true);
-        let (taken, activity) = (Taken::default(), Activity::new());
+        let (taken, activity) = (BytesWritten::default(), Activity::new());
         let closing = CancellationToken::new();
         let closed = closing.clone();
         let stream = Timed::new(stream, serving.timeouts, activity.clone());
@@ -124,14 +124,14 @@ pub async fn serve(
     config: &Config,
     descriptors: &Arc<Descriptors>,
     shutdown: impl Future<Output = ()>,
-) -> Open {
-    let places = Places::new(config.limits.connections_per_address, config.access);
+) -> Connections {
+    let places = ConnectionLimiter::new(config.limits.connections_per_address, config.access);
     let config = &config.http;
     let proxies = Arc::new(config.trusted_proxies.clone());
     // Outside of the router, since it changes the path by which the router chooses.
     let service = NormalizePathLayer::trim_trailing_slash().layer(router);
     let serving = Serving::new(config);
-    let open = Open::default();
+    let open = Connections::default();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
@@ -139,7 +139,7 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     let client = Peer::new(peer.ip(), &proxies);
-                    let place = client.direct().map_or_else(|| Some(Place::default()), |address| places.take(address));
+                    let place = client.direct().map_or_else(|| Some(Permit::default()), |address| places.take(address));
                     // Without either it is dropped, and so closed: an answer would take what there is too little of.
                     match (descriptors.take(), place) {
                         (Some(descriptor), Some(place)) => open.spawn((stream, descriptor), client, place, service.clone(), &serving),

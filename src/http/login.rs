@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     address::ClientAddress,
-    chat::to_the_end,
+    chat::run_detached,
     error::{Error, Result},
     model::{PasswordHash, UserId, Username},
     password::Verdict,
@@ -110,9 +110,9 @@ async fn with_password(
     let user = app.store.user(user).await?.ok_or(Error::WrongLogin)?;
     let user_agent = headers.get(header::USER_AGENT).map(|name| String::from_utf8_lossy(name.as_bytes())).unwrap_or_default();
     let (app, user_agent) = (Arc::clone(app), user_agent.into_owned());
-    to_the_end(async move {
+    run_detached(async move {
         let begun = app.sessions.begin(&user, hash, &user_agent).await?;
-        app.live.close_sessions(&begun.ended);
+        app.sockets.close_sessions(&begun.ended);
         if !begun.ended.is_empty() {
             tracing::info!(%address, user = %user.id, ended = begun.ended.len(), "too many sessions; a login ended the oldest");
         }

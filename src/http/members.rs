@@ -44,7 +44,7 @@ impl Input for Added {
 }
 
 async fn add(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, Body(added): Body<Added>) -> Result<Json<Success>> {
-    app.access.admit(&caller.caller, Action::Change, &room).await?;
+    app.access.authorize(&caller.caller, Action::NewEntryKind, &room).await?;
     let users = known(&app, &added.users).await?;
     let room = app.chat.add_members(&caller.caller, &room, users).await?;
     let members = app.chat.present(&room).await?;
@@ -53,11 +53,11 @@ async fn add(State(app): State<Shared>, PathId(room): PathId, caller: Authentica
 
 /// The members, page by page.
 async fn list(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Json<Success>> {
-    let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
+    let room = app.access.authorize(&caller.caller, Action::Read, &room).await?;
     let members = app.chat.present(&room).await?;
     let page = page_of(&members, &paging);
     // Without those who were deleted since.
-    let users = present(app.store.people(page).await?);
+    let users = present(app.store.users_by_id(page).await?);
     Ok(success(json!({ "users": users, "memberCount": members.len() })))
 }
 
@@ -90,7 +90,7 @@ async fn rename(State(app): State<Shared>, PathId(room): PathId, caller: Authent
 
 /// Who of the members is connected, and when the others were last. Of those of whom it is not told it looks as if they never were.
 async fn presence(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated) -> Result<Json<Success>> {
-    let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
+    let room = app.access.authorize(&caller.caller, Action::Read, &room).await?;
     let members = app.chat.present(&room).await?;
     let writers = match app.chat.config.presence {
         PresenceScope::Members => None,
@@ -98,7 +98,7 @@ async fn presence(State(app): State<Shared>, PathId(room): PathId, caller: Authe
     };
     let is_told =
         |member: &UserId| *member == caller.user.id || writers.as_ref().is_none_or(|writers| writers.binary_search(member).is_ok());
-    let online = app.live.online(&members);
+    let online = app.sockets.online(&members);
     let seen: HashMap<_, _> = app.store.last_seen(&members).await?.into_iter().collect();
     let shown = |(member, online): (&UserId, bool)| {
         let (is_told, now) = (is_told(member), app.clock.now());

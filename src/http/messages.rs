@@ -95,7 +95,7 @@ async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: A
         last_seq: Seq,
         has_more: bool,
     }
-    let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
+    let room = app.access.authorize(&caller.caller, Action::Read, &room).await?;
     let page = app.chat.conversation(caller.user.id, &room, paging.of_log(), paging.limit()).await?;
     let (users, members) = tokio::try_join!(app.chat.users(&room, &page.people), app.chat.present(&room))?;
     let answer = Answer {
@@ -111,7 +111,7 @@ async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: A
 }
 
 async fn sync(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Json<LogPage>> {
-    let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
+    let room = app.access.authorize(&caller.caller, Action::Read, &room).await?;
     let page = app.chat.log(caller.user.id, &room, paging.since(), None, paging.limit_or_max(), &mut { LOG_BYTES }).await?;
     Ok(Json(LogPage { success: Some(true), ..page }))
 }

@@ -6,22 +6,22 @@ mod body;
 mod caller;
 mod connections;
 mod delete;
-mod hardening;
 mod health;
 mod keep_alive;
 mod login;
 mod members;
 mod memory;
 mod messages;
-mod observe;
 mod paging;
-mod patience;
 mod polling;
+mod request_context;
 mod rooms;
 mod search;
+mod security_headers;
 mod sessions;
 mod users;
 mod websocket;
+mod write_timeout;
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,16 +49,16 @@ use crate::{
     descriptors::Descriptors,
     error::{Error, Result},
     limits::Limits,
-    live::{Live, Transport},
     model::{User, UserId},
     password::Passwords,
     sessions::Sessions,
+    sockets::{SocketHub, Transport},
     store::Store,
 };
 
 pub use connections::serve;
 use memory::Memory;
-use polling::Bounds;
+use polling::RequestLimits;
 
 /// What the handlers work with.
 pub struct App {
@@ -75,7 +75,7 @@ pub struct App {
     /// Knows who comes too often.
     pub limits: Arc<Limits>,
     /// The sockets.
-    pub live: Arc<dyn Live>,
+    pub sockets: Arc<dyn SocketHub>,
     /// How many connections there may be.
     pub descriptors: Arc<Descriptors>,
     /// The memory that requests may take.
@@ -101,21 +101,21 @@ type Shared = Arc<App>;
 
 /// The whole API, with the sockets' path beside it, on which packets may be as large as `max_packet` bytes.
 pub fn router(app: App, transport: Transport, max_packet: usize) -> Router {
-    let bounds = Bounds {
+    let limits = RequestLimits {
         bytes: max_packet,
         time: app.config.request_timeout_ms.into(),
-        limits: Arc::clone(&app.limits),
+        rates: Arc::clone(&app.limits),
         descriptors: Arc::clone(&app.descriptors),
         transport,
         memory: Memory { budget: Arc::clone(&app.budget), max_body: app.config.max_body_bytes as u64 },
     };
     // One layer made of many: a router wraps each of its routes in every layer anew, and every wrapping costs each request.
-    let around = ServiceBuilder::new()
-        .option_layer(app.access.is_secure().then(|| MapResponseLayer::new(hardening::harden)))
+    let context = ServiceBuilder::new()
+        .option_layer(app.access.is_secure().then(|| MapResponseLayer::new(security_headers::harden)))
         .layer(cors(&app.config.cors_origins, app.access.is_secure()))
-        .layer(middleware::from_fn_with_state(bounds, observe::around))
+        .layer(middleware::from_fn_with_state(limits, request_context::request_context))
         .map_response(IntoResponse::into_response)
-        .layer(CatchPanicLayer::custom(observe::panicked));
+        .layer(CatchPanicLayer::custom(request_context::panicked));
     Router::new()
         .merge(users::routes())
         .merge(accounts::routes())
@@ -130,7 +130,7 @@ pub fn router(app: App, transport: Transport, max_packet: usize) -> Router {
         .fallback(async || Error::NoEndpoint)
         .method_not_allowed_fallback(async || Error::NoMethod)
         .with_state(Arc::new(app))
-        .layer(around)
+        .layer(context)
 }
 
 /// Lets web pages call. A list of headers would have to name each that a frontend may ever send. Clients of socket.io 2 poll with
@@ -149,7 +149,7 @@ fn cors(origins: &Origins, is_secure: bool) -> CorsLayer {
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static(observe::REQUEST_ID), header::RETRY_AFTER])
+        .expose_headers([HeaderName::from_static(request_context::REQUEST_ID), header::RETRY_AFTER])
         .max_age(Duration::from_hours(1))
 }
 

@@ -25,7 +25,7 @@ use crate::{
     descriptors::Descriptors,
     error::{Error, Result},
     limits::Limits,
-    live::{self, Framing, Guard, Taken, Transport, Violation},
+    sockets::{self, BytesWritten, Framing, Guard, Transport, Violation},
 };
 
 /// The most bytes of its first request that a connection may keep: its URI, and the headers that matter.
@@ -33,13 +33,13 @@ const HEAD_BYTES: usize = 8 * 1024;
 
 /// What requests may take.
 #[derive(Clone)]
-pub struct Bounds {
+pub struct RequestLimits {
     /// The largest payload, in bytes.
     pub bytes: usize,
     /// How long a request may take, or its client to send a payload.
     pub time: Duration,
     /// How often a client may open a connection for sockets, and how many it may have.
-    pub limits: Arc<Limits>,
+    pub rates: Arc<Limits>,
     /// How many connections there may be at all.
     pub descriptors: Arc<Descriptors>,
     /// Where requests for sockets go.
@@ -49,8 +49,8 @@ pub struct Bounds {
 }
 
 /// Answers a request for sockets.
-pub async fn check(bounds: Bounds, request: Request, next: Next) -> Response {
-    if !live::is_path(request.uri().path()) {
+pub async fn check(limits: RequestLimits, request: Request, next: Next) -> Response {
+    if !sockets::is_path(request.uri().path()) {
         return next.run(request).await;
     }
     if let Err(error) = authorization(request.headers()) {
@@ -59,15 +59,15 @@ pub async fn check(bounds: Bounds, request: Request, next: Next) -> Response {
     }
     let asked = Asked::of(&request);
     if !asked.is_known_version {
-        return bounds.transport.answer(request).await;
+        return limits.transport.answer(request).await;
     }
     let answered = match (asked.transport, asked.sid, request.method()) {
-        (Asks::Websocket, None, &Method::GET) => begin_websocket(&bounds, request),
-        (Asks::Websocket, Some(sid), &Method::GET) => upgrade(&bounds, request, &sid),
-        (Asks::Polling, None, &Method::GET) => begin_polling(&bounds, request).await,
-        (Asks::Polling, Some(sid), &Method::GET) => Ok(poll(&bounds, request, &sid).await),
-        (Asks::Polling, Some(sid), &Method::POST) => receive(&bounds, request, &sid).await,
-        _ => Ok(bounds.transport.answer(request).await),
+        (Asks::Websocket, None, &Method::GET) => begin_websocket(&limits, request),
+        (Asks::Websocket, Some(sid), &Method::GET) => upgrade(&limits, request, &sid),
+        (Asks::Polling, None, &Method::GET) => begin_polling(&limits, request).await,
+        (Asks::Polling, Some(sid), &Method::GET) => Ok(poll(&limits, request, &sid).await),
+        (Asks::Polling, Some(sid), &Method::POST) => receive(&limits, request, &sid).await,
+        _ => Ok(limits.transport.answer(request).await),
     };
     answered.unwrap_or_else(Refusal::into_response)
 }
@@ -102,52 +102,52 @@ impl Refusal {
 type Answered = std::result::Result<Response, Refusal>;
 
 /// A place for a connection that begins with this request, and who watches over it.
-fn begin(bounds: &Bounds, request: &mut Request) -> Result<Arc<Guard>> {
-    if live::kept_bytes(request) > HEAD_BYTES {
+fn begin(limits: &RequestLimits, request: &mut Request) -> Result<Arc<Guard>> {
+    if sockets::kept_bytes(request) > HEAD_BYTES {
         return Err(Error::Malformed(format!("The head of a request for a socket is larger than {HEAD_BYTES} bytes")));
     }
     let address = ClientAddress::of(request.extensions());
-    bounds.limits.connection(address)?;
+    limits.rates.connection(address)?;
     // The library keeps the request for as long as the connection is open, whether a socket connects on it, is refused, or has left.
-    let place = bounds.limits.socket(address)?;
+    let place = limits.rates.socket(address)?;
     request.extensions_mut().insert(place);
-    Ok(bounds.transport.guard(address, bounds.limits.unconnected(address)?))
+    Ok(limits.transport.guard(address, limits.rates.unconnected(address)?))
 }
 
-fn begin_websocket(bounds: &Bounds, mut request: Request) -> Answered {
+fn begin_websocket(limits: &RequestLimits, mut request: Request) -> Answered {
     // In this order: what is counted by address counts for requests of any kind.
-    let guard = begin(bounds, &mut request)?;
+    let guard = begin(limits, &mut request)?;
     guard.carried_by(&taken(&request));
-    let key = admitted_key(bounds, &request)?;
-    Ok(bounds.transport.upgrade(request, &key, guard, None))
+    let key = allowed_key(limits, &request)?;
+    Ok(limits.transport.upgrade(request, &key, guard, None))
 }
 
-async fn begin_polling(bounds: &Bounds, mut request: Request) -> Answered {
-    let guard = begin(bounds, &mut request)?;
-    Ok(bounds.transport.begin(request, guard).await)
+async fn begin_polling(limits: &RequestLimits, mut request: Request) -> Answered {
+    let guard = begin(limits, &mut request)?;
+    Ok(limits.transport.begin(request, guard).await)
 }
 
 /// Makes a connection the websocket of a session. A client gets one in the place of its polling, and no more: they would be connections that
 /// nobody counts.
-fn upgrade(bounds: &Bounds, request: Request, sid: &str) -> Answered {
-    let key = admitted_key(bounds, &request)?;
-    let (Some(guard), Ok(id)) = (bounds.transport.session(sid), sid.parse()) else {
+fn upgrade(limits: &RequestLimits, request: Request, sid: &str) -> Answered {
+    let key = allowed_key(limits, &request)?;
+    let (Some(guard), Ok(id)) = (limits.transport.session(sid), sid.parse()) else {
         return Ok(unknown());
     };
     if !guard.carried_by(&taken(&request)) {
         return Err(Error::Malformed("This connection has its websocket already".into()).into());
     }
-    Ok(bounds.transport.upgrade(request, &key, guard, Some(id)))
+    Ok(limits.transport.upgrade(request, &key, guard, Some(id)))
 }
 
-fn taken(request: &Request) -> Taken {
+fn taken(request: &Request) -> BytesWritten {
     request.extensions().get().cloned().unwrap_or_default()
 }
 
 /// The key of a request for a websocket, if there may be one more.
-fn admitted_key(bounds: &Bounds, request: &Request) -> std::result::Result<HeaderValue, Refusal> {
+fn allowed_key(limits: &RequestLimits, request: &Request) -> std::result::Result<HeaderValue, Refusal> {
     let key = websocket::key(request)?;
-    if bounds.descriptors.allow_websocket() { Ok(key) } else { Err(Error::Busy.into()) }
+    if limits.descriptors.allow_websocket() { Ok(key) } else { Err(Error::Busy.into()) }
 }
 
 /// What the library answers where it does not know the session.
@@ -157,10 +157,10 @@ fn unknown() -> Response {
 }
 
 /// Answers a poll, and notes what is taken to the client by that.
-async fn poll(bounds: &Bounds, request: Request, sid: &str) -> Response {
+async fn poll(limits: &RequestLimits, request: Request, sid: &str) -> Response {
     let Connection(connection) = request.extensions().get().cloned().unwrap_or_default();
-    let guard = bounds.transport.session(sid);
-    let response = bounds.transport.answer(request).await;
+    let guard = limits.transport.session(sid);
+    let response = limits.transport.answer(request).await;
     let Some(guard) = guard.filter(|_| response.status().is_success()) else { return response };
     let response = if guard.ended().is_cancelled() { last(&guard, response).await } else { response };
     response.map(|body| {
@@ -201,12 +201,12 @@ async fn last(guard: &Guard, response: Response) -> Response {
 }
 
 /// Takes what a client sends that polls.
-async fn receive(bounds: &Bounds, request: Request, sid: &str) -> Answered {
-    let Some(guard) = bounds.transport.session(sid) else {
+async fn receive(limits: &RequestLimits, request: Request, sid: &str) -> Answered {
+    let Some(guard) = limits.transport.session(sid) else {
         return Ok(unknown());
     };
-    let memory = Arc::new(bounds.memory.budget.begin(ClientAddress::of(request.extensions())));
-    let most = Memory::most_of_body(&request, bounds.bytes as u64);
+    let memory = Arc::new(limits.memory.budget.begin(ClientAddress::of(request.extensions())));
+    let most = Memory::most_of_body(&request, limits.bytes as u64);
     match guard.user() {
         Some(user) => memory.take_for_user(user, most).await?,
         None => memory.take_for_anybody(most).await?,
@@ -214,18 +214,18 @@ async fn receive(bounds: &Bounds, request: Request, sid: &str) -> Answered {
     let Connection(connection) = request.extensions().get().cloned().unwrap_or_default();
     let framing = framing(&request);
     let (parts, body) = request.into_parts();
-    let (most, announced) = (guard.allowance(bounds.bytes), body.size_hint().lower());
+    let (most, announced) = (guard.allowance(limits.bytes), body.size_hint().lower());
     // Read to its end also where it is too large: otherwise the client might not get the answer.
     let body = Body::new(Arriving::new(body, Arc::clone(&memory), connection));
-    let reading = body::read_of(body, most, bounds.bytes);
-    let payload = tokio::time::timeout(bounds.time, reading).await.map_err(|_| Error::TooSlow)?;
+    let reading = body::read_of(body, most, limits.bytes);
+    let payload = tokio::time::timeout(limits.time, reading).await.map_err(|_| Error::TooSlow)?;
     let payload = payload.map_err(|error| match error {
-        Error::TooLarge(_) if announced <= bounds.bytes as u64 => ended(&guard, Violation::Unconnected),
+        Error::TooLarge(_) if announced <= limits.bytes as u64 => ended(&guard, Violation::Unconnected),
         error => error,
     })?;
-    let screened = guard.receives(payload.len() as u64).and_then(|()| live::screen(payload.into(), framing, &guard));
+    let screened = guard.receives(payload.len() as u64).and_then(|()| sockets::screen(payload.into(), framing, &guard));
     let payload = screened.map_err(|violation| ended(&guard, violation))?;
-    Ok(bounds.transport.answer(Request::from_parts(parts, Body::from(payload))).await)
+    Ok(limits.transport.answer(Request::from_parts(parts, Body::from(payload))).await)
 }
 
 /// Ends a session for what its client has sent.

@@ -77,7 +77,7 @@ async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): B
 /// These users; an error that names those who are not there.
 pub async fn known(app: &App, ids: &[String]) -> Result<Vec<Arc<User>>> {
     let asked: Vec<_> = ids.iter().map(|text| (text.as_str(), UserId::parse(text))).collect();
-    let there = app.chat.people(asked.iter().filter_map(|(_, id)| *id)).await?;
+    let there = app.chat.users_by_id(asked.iter().filter_map(|(_, id)| *id)).await?;
     let (mut known, mut unknown) = (Vec::with_capacity(ids.len()), Vec::new());
     for (text, id) in asked {
         match id.and_then(|id| there.get(&id)).filter(|user| !user.deleted) {

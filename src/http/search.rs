@@ -10,7 +10,7 @@ use crate::{
     chat::Found,
     error::Result,
     model::{Room, RoomId, Seq, Timestamp},
-    store::Place,
+    store::EntryPosition,
 };
 
 pub fn routes() -> Router<Shared> {
@@ -30,8 +30,8 @@ struct Answer {
 
 /// `before` is the number of an entry.
 async fn in_room(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging, uri: Uri) -> Result<Json<Answer>> {
-    let room = app.access.admit(&caller.caller, Action::Read, &room).await?;
-    let before = paging.before().map(|seq| Place { at: Timestamp::default(), seq, room: room.id });
+    let room = app.access.authorize(&caller.caller, Action::Read, &room).await?;
+    let before = paging.before().map(|seq| EntryPosition { at: Timestamp::default(), seq, room: room.id });
     let found = search(&app, &caller, Some(&room), before, &paging, &uri).await?;
     Ok(answer(found, |next| next.seq.0.to_string()))
 }
@@ -40,22 +40,22 @@ async fn in_room(State(app): State<Shared>, PathId(room): PathId, caller: Authen
 async fn everywhere(State(app): State<Shared>, caller: Authenticated, paging: Paging, uri: Uri) -> Result<Json<Answer>> {
     let before = query(&uri, "before").and_then(|cursor| place(&cursor));
     let found = search(&app, &caller, None, before, &paging, &uri).await?;
-    Ok(answer(found, |Place { at, seq, room }| format!("{}-{}-{room}", at.0, seq.0)))
+    Ok(answer(found, |EntryPosition { at, seq, room }| format!("{}-{}-{room}", at.0, seq.0)))
 }
 
 /// Reads a cursor: a time, the number of an entry, and a room. It is compared with what is found, and nothing is looked up by it: so it tells
 /// nothing about entries that the caller may not read. One of an earlier version, which names a message, counts as its time.
-fn place(cursor: &str) -> Option<Place> {
+fn place(cursor: &str) -> Option<EntryPosition> {
     let (at, rest) = cursor.split_once('-')?;
     let (seq, room) = rest.split_once('-').unwrap_or_default();
-    Some(Place {
+    Some(EntryPosition {
         at: Timestamp(at.parse().ok()?),
         seq: Seq(seq.parse().unwrap_or_default()),
         room: RoomId::parse(room).unwrap_or(RoomId::from_bytes([0; 16])),
     })
 }
 
-fn answer(found: Found, cursor: impl FnOnce(Place) -> String) -> Json<Answer> {
+fn answer(found: Found, cursor: impl FnOnce(EntryPosition) -> String) -> Json<Answer> {
     Json(Answer { success: true, messages: found.messages, has_more: found.next.is_some(), before: found.next.map(cursor) })
 }
 
@@ -63,7 +63,7 @@ async fn search(
     app: &App,
     caller: &Authenticated,
     room: Option<&Room>,
-    before: Option<Place>,
+    before: Option<EntryPosition>,
     paging: &Paging,
     uri: &Uri,
 ) -> Result<Found> {

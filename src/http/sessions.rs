@@ -18,12 +18,12 @@ use super::{
 };
 use crate::{
     address::ClientAddress,
-    chat::to_the_end,
+    chat::run_detached,
     error::{Error, Result},
     model::{Session, SessionId, Timestamp, User, UserId},
     refusals,
     sessions::{Opened, Refreshed},
-    store::Which,
+    store::SessionSelector,
 };
 
 pub fn routes() -> Router<Shared> {
@@ -56,11 +56,11 @@ impl Input for RefreshToken {
 
 async fn refresh(State(app): State<Shared>, address: ClientAddress, Body(refresh): Body<RefreshToken>) -> Result<Json<Success>> {
     app.limits.refresh(address)?;
-    to_the_end(async move {
+    run_detached(async move {
         match app.sessions.refresh(&refresh.token).await? {
             Refreshed::Goes(next, user) => Ok(opened(&next, &user)),
             Refreshed::Stolen(session) => {
-                app.live.close_sessions(&[session.id]);
+                app.sockets.close_sessions(&[session.id]);
                 tracing::warn!(%address, user = %session.user, session = %session.id, "a refresh token was used twice; its session is ended");
                 Err(Error::BadRefresh)
             }
@@ -88,8 +88,8 @@ impl Input for LogOut {
 
 async fn log_out(State(app): State<Shared>, caller: Authenticated, Body(log_out): Body<LogOut>) -> Result<Json<Success>> {
     let which = match caller.session {
-        _ if log_out.all => Some(Which::All),
-        Some(session) => Some(Which::One(session)),
+        _ if log_out.all => Some(SessionSelector::All),
+        Some(session) => Some(SessionSelector::One(session)),
         // The token of a login without a password; it ends by itself.
         None => None,
     };
@@ -127,18 +127,18 @@ async fn list(State(app): State<Shared>, caller: Authenticated) -> Result<Json<S
 
 async fn end_one(State(app): State<Shared>, PathId(id): PathId, caller: Authenticated) -> Result<Json<Success>> {
     let session = SessionId::parse(&id).ok_or(Error::NoSession)?;
-    match end(&app, caller.caller.address, caller.user.id, Which::One(session)).await? {
+    match end(&app, caller.caller.address, caller.user.id, SessionSelector::One(session)).await? {
         0 => Err(Error::NoSession),
         ended => Ok(success(json!({ "endedSessionsCount": ended }))),
     }
 }
 
 /// Ends sessions, and the sockets that are of them, also when the caller does not wait for it. Answers how many.
-pub async fn end(app: &Shared, address: ClientAddress, user: UserId, which: Which) -> Result<usize> {
+pub async fn end(app: &Shared, address: ClientAddress, user: UserId, which: SessionSelector) -> Result<usize> {
     let app = Arc::clone(app);
-    to_the_end(async move {
+    run_detached(async move {
         let ended = app.store.end_sessions(user, which).await?;
-        app.live.close_sessions(&ended);
+        app.sockets.close_sessions(&ended);
         if !ended.is_empty() {
             tracing::info!(%address, %user, sessions = ended.len(), "sessions were ended");
         }

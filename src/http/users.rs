@@ -15,12 +15,12 @@ use super::{
     App, PathId, Shared, Success,
     accounts::{self, Login},
     body::{Body, Fields, Input},
-    caller::Anyone,
+    caller::MaybeAuthenticated,
     paging::Paging,
     success,
 };
 use crate::{
-    chat::to_the_end,
+    chat::run_detached,
     error::{Error, Result},
     model::{User, UserType},
     store::{StoreError, UserCursor},
@@ -50,7 +50,11 @@ impl Input for NewUser {
     }
 }
 
-async fn create(State(app): State<Shared>, Anyone(caller): Anyone, Body(new): Body<NewUser>) -> Result<Json<Success>> {
+async fn create(
+    State(app): State<Shared>,
+    MaybeAuthenticated(caller): MaybeAuthenticated,
+    Body(new): Body<NewUser>,
+) -> Result<Json<Success>> {
     app.limits.registration(caller.address)?;
     app.access.admit_to_register(&caller, new.kind)?;
     let now = app.clock.ordered_now();
@@ -77,23 +81,23 @@ async fn create(State(app): State<Shared>, Anyone(caller): Anyone, Body(new): Bo
     Ok(success(answer))
 }
 
-async fn find(State(app): State<Shared>, Anyone(caller): Anyone, PathId(id): PathId) -> Result<Json<Success>> {
+async fn find(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuthenticated, PathId(id): PathId) -> Result<Json<Success>> {
     app.access.admit_to_users(&caller)?;
     Ok(success(json!({ "user": app.user(&id).await?.ok_or(Error::NoUser)? })))
 }
 
-async fn delete(State(app): State<Shared>, Anyone(caller): Anyone, PathId(id): PathId) -> Result<Json<Success>> {
+async fn delete(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuthenticated, PathId(id): PathId) -> Result<Json<Success>> {
     let deleted = match app.access.admit_to_delete_user(&caller, &id)? {
         Some(user) => {
             let delete = async move {
                 let deleted = app.store.delete_user(user, app.clock.ordered_now()).await;
                 // Also where it failed in the middle: the sockets of somebody who is still there come back.
-                app.live.close_user(user);
+                app.sockets.close_user(user);
                 let deleted = deleted?;
                 tracing::info!(address = %caller.address, %user, deleted, "a user was deleted, with all sessions");
                 Ok(deleted)
             };
-            to_the_end(delete).await?
+            run_detached(delete).await?
         }
         None => false,
     };
@@ -101,7 +105,7 @@ async fn delete(State(app): State<Shared>, Anyone(caller): Anyone, PathId(id): P
 }
 
 /// In secure mode page by page only: whoever can register could have everybody listed over and over.
-async fn list(State(app): State<Shared>, Anyone(caller): Anyone, paging: Paging) -> Result<Response> {
+async fn list(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuthenticated, paging: Paging) -> Result<Response> {
     app.access.admit_to_users(&caller)?;
     if paging.given || app.access.is_secure() {
         let limit = if paging.given { paging.limit() } else { app.config.max_page };

@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use moka::{future::Cache, ops::compute::Op};
 
 use super::{
-    Appended, Departed, Found, ListedRoom, Marked, Names, NewEntry, Page, Refresh, Result, RoomPage, Rotation, Search, Store, StoreError,
-    Unread, UserCursor, Which, is_large,
+    Appended, Departed, Found, ListedRoom, Marked, NewEntry, Page, Refresh, Result, RoomPage, Rotation, Search, SessionSelector, Store,
+    StoreError, Unread, UserCursor, UserUpdate, is_large,
 };
 use crate::model::{
     Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
@@ -107,7 +107,7 @@ impl<S: Store> Cached<S> {
         ended: impl FnOnce(&T) -> Vec<SessionId> + Send + 'static,
     ) -> Result<T> {
         let sessions = self.sessions.clone();
-        to_the_end(async move {
+        run_detached(async move {
             let outcome = change.await?;
             for id in ended(&outcome) {
                 // Behind whoever is reading it just now, and keeps what was read before the change.
@@ -121,7 +121,7 @@ impl<S: Store> Cached<S> {
     /// Changes a user in the store, and forgets what is kept.
     async fn change_user<T: Send + 'static>(&self, id: UserId, change: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let (users, changes) = (self.users.clone(), Arc::clone(&self.changes));
-        to_the_end(async move {
+        run_detached(async move {
             let mut outcome = None;
             let change = async |_| {
                 outcome = Some(change.await);
@@ -138,7 +138,7 @@ impl<S: Store> Cached<S> {
     /// Reads users and keeps them.
     async fn load_people(&self, ids: &[UserId]) -> Result<HashMap<UserId, Arc<User>>> {
         let changes = self.changes.load(Ordering::Acquire);
-        let loaded = self.store.people(ids).await?;
+        let loaded = self.store.users_by_id(ids).await?;
         for user in &loaded {
             let keep = async |kept: Option<_>| match kept {
                 None if self.changes.load(Ordering::Acquire) == changes => Op::Put(Arc::clone(user)),
@@ -172,7 +172,7 @@ where
 }
 
 /// Does the work even when the caller goes away in the middle of it: a deletion that reaches the database has to reach the cache.
-async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+async fn run_detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     tokio::spawn(work).await.unwrap_or_else(|lost| Err(StoreError::Fault(lost.to_string())))
 }
 
@@ -190,7 +190,7 @@ impl<S: Store> Store for Cached<S> {
         Ok(person.filter(|user| !user.deleted))
     }
 
-    async fn people(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
+    async fn users_by_id(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
         let mut people = Vec::with_capacity(ids.len());
         for id in ids {
             people.push(self.users.get(id).await);
@@ -209,7 +209,7 @@ impl<S: Store> Store for Cached<S> {
         self.store.list_users(after, skip, limit).await
     }
 
-    async fn rename_user(&self, id: UserId, names: Names, at: Timestamp) -> Result<Option<Arc<User>>> {
+    async fn rename_user(&self, id: UserId, names: UserUpdate, at: Timestamp) -> Result<Option<Arc<User>>> {
         let store = Arc::clone(&self.store);
         self.change_user(id, async move { store.rename_user(id, names, at).await }).await
     }
@@ -245,7 +245,7 @@ impl<S: Store> Store for Cached<S> {
         self.change_sessions(async move { store.refresh_session(rotation).await }, move |_| vec![id]).await
     }
 
-    async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>> {
+    async fn end_sessions(&self, user: UserId, which: SessionSelector) -> Result<Vec<SessionId>> {
         let store = Arc::clone(&self.store);
         self.change_sessions(async move { store.end_sessions(user, which).await }, Clone::clone).await
     }
@@ -276,7 +276,7 @@ impl<S: Store> Store for Cached<S> {
     /// Of a small room the members are kept one by one.
     async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>> {
         if !is_large(room) {
-            let people = self.people(&room.members).await?;
+            let people = self.users_by_id(&room.members).await?;
             return Ok(people.iter().filter(|user| user.deleted).map(|user| user.id).collect());
         }
         let deletions = self.deletions.load(Ordering::Acquire);
@@ -308,7 +308,7 @@ impl<S: Store> Store for Cached<S> {
 
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
         let (store, rooms) = (Arc::clone(&self.store), self.rooms.clone());
-        to_the_end(async move {
+        run_detached(async move {
             let mut deleted = None;
             let delete = async |_| {
                 deleted = store.delete_room(id).await?;
@@ -342,7 +342,7 @@ impl<S: Store> Store for Cached<S> {
             return self.store.append(batch).await;
         }
         let (store, rooms) = (Arc::clone(&self.store), self.rooms.clone());
-        to_the_end(async move {
+        run_detached(async move {
             let appended = store.append(batch).await;
             // Also after a failure: some may have been appended.
             for room in changed {
@@ -393,8 +393,8 @@ impl<S: Store> Store for Cached<S> {
         self.store.token_secret(candidate).await
     }
 
-    async fn seen(&self, users: Vec<(UserId, Timestamp)>) -> Result<()> {
-        self.store.seen(users).await
+    async fn update_last_seen(&self, users: Vec<(UserId, Timestamp)>) -> Result<()> {
+        self.store.update_last_seen(users).await
     }
 
     async fn last_seen(&self, users: &[UserId]) -> Result<Vec<(UserId, Timestamp)>> {

@@ -15,15 +15,15 @@ pub struct NewEntry {
     /// When. The store moves it forward where the room's log is already later.
     pub created_at: Timestamp,
     /// What it says.
-    pub change: Change,
+    pub change: NewEntryKind,
 }
 
 /// What an entry does to its room.
 ///
-/// To add one: the variant here, its name in `Change::kind`, what it does in each store's `changes`, how it reads in each store's
-/// `entries`, the variant of [`What`](crate::model::What).
+/// To add one: the variant here, its name in `NewEntryKind::kind`, what it does in each store's `changes`, how it reads in each store's
+/// `entries`, the variant of [`EntryKind`](crate::model::What).
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum NewEntryKind {
     /// Posts a message.
     Message {
         /// What it says.
@@ -47,13 +47,13 @@ pub enum Change {
         /// Whom.
         user: UserId,
         /// Where some are named, one of them at least has to be in the room.
-        keepers: Vec<UserId>,
+        required_members: Vec<UserId>,
     },
     /// Gives the room another name, or none.
     Rename(Option<String>),
 }
 
-impl Change {
+impl NewEntryKind {
     /// The name under which entries of this kind are kept; none for a message.
     pub(super) fn kind(&self) -> Option<&'static str> {
         match self {
@@ -85,8 +85,8 @@ impl Change {
     }
 
     /// Those of whom one has to be in the room, if any.
-    pub(super) fn keepers(&self) -> &[UserId] {
-        if let Self::RemoveMember { keepers, .. } = self { keepers } else { &[] }
+    pub(super) fn required_members(&self) -> &[UserId] {
+        if let Self::RemoveMember { required_members, .. } = self { required_members } else { &[] }
     }
 
     /// Whether only a member may do this. A message is deleted, and a member removed, also by others, who have been asked for their right.
@@ -105,7 +105,7 @@ pub(super) const RENAMED: &str = "renamed";
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Appended {
     /// It stands in the log, and what it says is done.
-    Placed(Placed),
+    Placed(LogPosition),
     /// A message with the same room, author and client id was posted before, and stands there: as it is now, or deleted since.
     Duplicate(Box<Entry>),
     /// There is nothing to do: no message with this id in the room, or no longer; the member is in the room already, or is not.
@@ -113,7 +113,7 @@ pub enum Appended {
     /// The author has been taken out of the room. Told of rooms whose members have ever changed; before that nobody can have been.
     NotAMember,
     /// None of those of whom one had to be in the room is.
-    NoKeeper,
+    NoRequiredMember,
     /// The room is gone.
     NoRoom,
     /// It could not be put into the log, or it stands there and what it says could not be done yet: the store goes on trying.
@@ -123,7 +123,7 @@ pub enum Appended {
 impl Appended {
     /// Where the entry came to stand.
     #[must_use]
-    pub fn placed(&self) -> Option<Placed> {
+    pub fn placed(&self) -> Option<LogPosition> {
         match self {
             Self::Placed(placed) => Some(*placed),
             _ => None,
@@ -133,7 +133,7 @@ impl Appended {
 
 /// Where an entry came to stand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Placed {
+pub struct LogPosition {
     /// Its number in the room's log.
     pub seq: Seq,
     /// Its time: never before that of the entry in front of it.

@@ -5,8 +5,8 @@
 mod cached;
 mod entry;
 mod mongo;
+mod offset_seek;
 mod search;
-mod skip;
 mod sqlite;
 
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use crate::{
 };
 
 pub use cached::Cached;
-pub use entry::{Appended, Change, NewEntry, Placed};
+pub use entry::{Appended, LogPosition, NewEntry, NewEntryKind};
 pub use mongo::Mongo;
-pub use search::{Found, Place, Scope, Search};
+pub use search::{EntryPosition, Found, Scope, Search};
 pub use sqlite::Sqlite;
 
 /// Why a store could not answer. What is simply not there is `Ok(None)`, never an error.
@@ -114,7 +114,7 @@ pub struct Departed {
 
 /// The new names of a user, those that change.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Names {
+pub struct UserUpdate {
     /// Given name.
     pub first_name: Option<String>,
     /// Family name.
@@ -186,7 +186,7 @@ pub struct ListedRoom {
 
 /// Which of a user's sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Which {
+pub enum SessionSelector {
     /// This one.
     One(SessionId),
     /// All of them.
@@ -212,14 +212,14 @@ pub trait Store: Send + Sync + 'static {
     async fn user(&self, id: UserId) -> Result<Option<Arc<User>>>;
 
     /// The users with these ids, deleted ones included, in the order of `ids`; ids that were never used are left out.
-    async fn people(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>>;
+    async fn users_by_id(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>>;
 
     /// Up to `limit` users that are not deleted, oldest first (by `created_at`, then id), from behind `after`, leaving out the first
     /// `skip` of them.
     async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>>;
 
     /// Gives a user who is not deleted other names, where they are given. `None` when there is no such user.
-    async fn rename_user(&self, id: UserId, names: Names, at: Timestamp) -> Result<Option<Arc<User>>>;
+    async fn rename_user(&self, id: UserId, names: UserUpdate, at: Timestamp) -> Result<Option<Arc<User>>>;
 
     /// Who has this username, and the hash of their password.
     async fn account(&self, username: &Username) -> Result<Option<(UserId, PasswordHash)>>;
@@ -245,7 +245,7 @@ pub trait Store: Send + Sync + 'static {
     async fn refresh_session(&self, rotation: Rotation) -> Result<Refresh>;
 
     /// Ends sessions of a user. Answers which there were.
-    async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>>;
+    async fn end_sessions(&self, user: UserId, which: SessionSelector) -> Result<Vec<SessionId>>;
 
     /// Which of these sessions have not been ended, by whichever server.
     async fn live_sessions(&self, ids: Vec<SessionId>) -> Result<Vec<SessionId>>;
@@ -327,7 +327,7 @@ pub trait Store: Send + Sync + 'static {
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]>;
 
     /// Notes when users were last there; what is noted already and later stays.
-    async fn seen(&self, users: Vec<(UserId, Timestamp)>) -> Result<()>;
+    async fn update_last_seen(&self, users: Vec<(UserId, Timestamp)>) -> Result<()>;
 
     /// When these users were last there, those of whom it is known. In no order.
     async fn last_seen(&self, users: &[UserId]) -> Result<Vec<(UserId, Timestamp)>>;
@@ -372,9 +372,9 @@ fn member_key(room: &Room) -> [u8; 32] {
 }
 
 /// Opens the store that `url` names beside a server that may be running on it, to add something. Nothing is cached.
-pub async fn open_beside(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::result::Result<Arc<dyn Store>, OpenError> {
+pub async fn open_shared(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::result::Result<Arc<dyn Store>, OpenError> {
     match url.reveal().split_once(':') {
-        Some(("sqlite", path)) => Ok(Arc::new(Sqlite::open_beside(path.into()).await?)),
+        Some(("sqlite", path)) => Ok(Arc::new(Sqlite::open_shared(path.into()).await?)),
         Some(("mongodb" | "mongodb+srv", _)) => Ok(Arc::new(Mongo::open(url, mongodb).await?)),
         _ => Err(unknown(url)),
     }

@@ -24,7 +24,7 @@ use super::NewEntry;
 use crate::model::{Message, RoomId, Seq, Timestamp, UserId};
 
 /// How often it is looked for new messages to index, when there were none.
-pub(super) const PAUSE: Duration = Duration::from_millis(250);
+pub(super) const INDEX_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Which messages are looked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +34,7 @@ pub struct Search {
     /// Words that all have to be in the message, in any order. Case and accents make no difference. Where there is no word, nothing is found.
     pub words: String,
     /// Only messages before this place. In a single room its number alone counts.
-    pub before: Option<Place>,
+    pub before: Option<EntryPosition>,
     /// The most messages.
     pub limit: u64,
 }
@@ -60,7 +60,7 @@ pub enum Scope {
 
 /// The place of an entry among those of all rooms: by time, then by number, then by room. It need not be that of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Place {
+pub struct EntryPosition {
     /// The time of the entry.
     pub at: Timestamp,
     /// Its number.
@@ -69,7 +69,7 @@ pub struct Place {
     pub room: RoomId,
 }
 
-impl Place {
+impl EntryPosition {
     /// Returns the place of a message.
     #[must_use]
     pub fn of(message: &Message) -> Self {
@@ -84,12 +84,12 @@ pub struct Found {
     pub messages: Vec<Message>,
     /// Where to go on. There may be more before this place: it was not looked further, because there are enough messages, or because that
     /// would have been too much work for one call.
-    pub next: Option<Place>,
+    pub next: Option<EntryPosition>,
 }
 
 /// What has to be indexed. Forgotten when the server stops; the next start looks for it anew.
 #[derive(Default)]
-pub(super) struct Behind(Mutex<Changes>);
+pub(super) struct IndexQueue(Mutex<Changes>);
 
 /// What happened since the index was last told.
 #[derive(Default)]
@@ -100,7 +100,7 @@ pub(super) struct Changes {
     pub erased: bool,
 }
 
-impl Behind {
+impl IndexQueue {
     /// Notes a batch.
     pub fn note(&self, batch: &[NewEntry]) {
         let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Between, Done, Edited, Listeners, News, Told, Waiting, missed::missed};
+use super::{AppendResult, Barrier, Edited, PendingAppend, RoomEvent, RoomEventKind, Subscribers, missed::missed};
 use crate::{
     error::{Error, Result},
     model::{MessageId, RoomId, Seq},
@@ -16,38 +16,38 @@ use crate::{
 };
 
 /// The most entries that are told to those who missed them. Whoever missed more catches up by themselves.
-const MOST_MISSED: u64 = 20_000;
+const MAX_MISSED: u64 = 20_000;
 /// The most of them that are read and told in one go: fewer than may wait for a client.
-const AT_ONCE: u64 = 500;
+const BATCH_SIZE: u64 = 500;
 /// For how many rooms at least it is known up to where they were told.
-const POSITIONS: usize = 100_000;
+const MIN_ANNOUNCED_SEQS: usize = 100_000;
 
 /// A batch that is on disk.
-pub type Committed = Vec<(Waiting, MessageId, Appended)>;
+pub type Committed = Vec<(PendingAppend, MessageId, Appended)>;
 
 /// What the announcer is handed, in order.
 pub enum Step {
     Announce(Committed),
-    Tell(News, oneshot::Sender<()>),
+    Tell(RoomEvent, oneshot::Sender<()>),
     /// With the ends of the logs.
-    Between(Between, Vec<(RoomId, Seq)>),
+    Barrier(Barrier, Vec<(RoomId, Seq)>),
     /// The logs go at least so far, whoever has written there.
-    Behind(Vec<(RoomId, Seq)>, oneshot::Sender<()>),
+    CatchUp(Vec<(RoomId, Seq)>, oneshot::Sender<()>),
 }
 
 /// The task that announces.
 pub struct Announcer<L> {
     store: Arc<dyn Store>,
-    listeners: L,
+    subscribers: L,
     listed_members: usize,
     /// Where nobody but this server writes into the logs, nothing is ever missed.
-    positions: Option<Positions>,
+    announced_seqs: Option<AnnouncedSeqs>,
 }
 
-impl<L: Listeners> Announcer<L> {
-    pub fn new(store: Arc<dyn Store>, listeners: L, listed_members: usize) -> Self {
-        let positions = store.is_shared().then(Positions::default);
-        Self { store, listeners, listed_members, positions }
+impl<L: Subscribers> Announcer<L> {
+    pub fn new(store: Arc<dyn Store>, subscribers: L, listed_members: usize) -> Self {
+        let announced_seqs = store.is_shared().then(AnnouncedSeqs::default);
+        Self { store, subscribers, listed_members, announced_seqs }
     }
 
     /// Announces what it is handed, until that ends.
@@ -56,19 +56,19 @@ impl<L: Listeners> Announcer<L> {
             match step {
                 Step::Announce(batch) => self.announce(batch).await,
                 Step::Tell(news, reply) => {
-                    self.listeners.announce(&[news]);
+                    self.subscribers.announce(&[news]);
                     let _ = reply.send(());
                 }
-                Step::Between(Between { act, reply, .. }, mut ends) => {
+                Step::Barrier(Barrier { act, reply, .. }, mut ends) => {
                     for (room, end) in &mut ends {
-                        *end = self.reach(*room, *end).await;
+                        *end = self.announce_up_to(*room, *end).await;
                     }
                     act();
                     let _ = reply.send(Ok(ends));
                 }
-                Step::Behind(ends, reply) => {
+                Step::CatchUp(ends, reply) => {
                     for (room, end) in ends {
-                        self.reach(room, end).await;
+                        self.announce_up_to(room, end).await;
                     }
                     let _ = reply.send(());
                 }
@@ -82,16 +82,16 @@ impl<L: Listeners> Announcer<L> {
         for (mut waiting, id, appended) in batch {
             if let Some(error) = unseen.get(&id) {
                 // Whoever hears nothing of it has to begin anew.
-                self.listeners.interrupt(waiting.room);
+                self.subscribers.interrupt(waiting.room);
                 waiting.answer(Err(error.clone().into()));
                 continue;
             }
             match appended {
                 Appended::Placed(at) => placed.push((waiting.news(id, at), waiting)),
                 Appended::Duplicate(earlier) => waiting.answer_with_earlier(*earlier),
-                Appended::Unchanged => waiting.answer(Ok(Done::default())),
+                Appended::Unchanged => waiting.answer(Ok(AppendResult::default())),
                 Appended::NotAMember => waiting.answer(Err(Error::NotAMember)),
-                Appended::NoKeeper => waiting.answer(Err(Error::LastSupport)),
+                Appended::NoRequiredMember => waiting.answer(Err(Error::LastSupport)),
                 Appended::NoRoom => waiting.answer(Err(Error::NoRoom)),
                 // Where it stands in the log all the same, it is told with what comes next.
                 Appended::Failed(error) => waiting.answer(Err(error.into())),
@@ -101,12 +101,12 @@ impl<L: Listeners> Announcer<L> {
         placed.sort_by_key(|(news, _)| news.placed.seq);
         let (news, waiting): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
         self.tell(&news).await;
-        for (waiting, News { placed, what, .. }) in waiting.into_iter().zip(news) {
+        for (waiting, RoomEvent { placed, what, .. }) in waiting.into_iter().zip(news) {
             let post = match what {
-                Told::Posted(post) | Told::Edited(post) => Some(post),
+                RoomEventKind::Posted(post) | RoomEventKind::Edited(post) => Some(post),
                 _ => None,
             };
-            waiting.answer(Ok(Done { placed: Some(placed), post, earlier: None }));
+            waiting.answer(Ok(AppendResult { placed: Some(placed), post, earlier: None }));
         }
     }
 
@@ -129,40 +129,40 @@ impl<L: Listeners> Announcer<L> {
     }
 
     /// Tells of entries, and before them of those that stand between them and what was told last.
-    async fn tell(&mut self, news: &[News]) {
-        if self.positions.is_none() {
-            return self.listeners.announce(news);
+    async fn tell(&mut self, news: &[RoomEvent]) {
+        if self.announced_seqs.is_none() {
+            return self.subscribers.announce(news);
         }
         // In one go, as far as nothing was missed.
         let mut first = 0;
-        for (index, News { room, placed, .. }) in news.iter().enumerate() {
+        for (index, RoomEvent { room, placed, .. }) in news.iter().enumerate() {
             let told = self.told(*room);
             if told.is_some_and(|told| Seq(told.0 + 1) != placed.seq) {
-                self.listeners.announce(&news[first..index]);
+                self.subscribers.announce(&news[first..index]);
                 first = index;
-                self.reach(*room, Seq(placed.seq.0 - 1)).await;
+                self.announce_up_to(*room, Seq(placed.seq.0 - 1)).await;
                 if told >= Some(placed.seq) {
                     // Somebody has looked since it was committed, and it was told then.
                     first += 1;
                     continue;
                 }
             }
-            self.note(*room, placed.seq);
+            self.record(*room, placed.seq);
         }
-        self.listeners.announce(&news[first..]);
+        self.subscribers.announce(&news[first..]);
     }
 
     /// Tells what stands in the log of a room up to an entry, as far as it was not told. Answers up to where it is told then.
-    async fn reach(&mut self, room: RoomId, end: Seq) -> Seq {
+    async fn announce_up_to(&mut self, room: RoomId, end: Seq) -> Seq {
         let told = self.told(room);
-        if let Some(told) = told.filter(|told| *told < end && self.listeners.listen_in(room)) {
-            let is_told = end.0 - told.0 <= MOST_MISSED && self.tell_missed(room, told, end).await.is_ok();
+        if let Some(told) = told.filter(|told| *told < end && self.subscribers.listen_in(room)) {
+            let is_told = end.0 - told.0 <= MAX_MISSED && self.tell_missed(room, told, end).await.is_ok();
             if !is_told {
-                self.listeners.interrupt(room);
+                self.subscribers.interrupt(room);
             }
         }
         let end = told.map_or(end, |told| told.max(end));
-        self.note(room, end);
+        self.record(room, end);
         end
     }
 
@@ -171,13 +171,13 @@ impl<L: Listeners> Announcer<L> {
     async fn tell_missed(&self, room: RoomId, mut told: Seq, end: Seq) -> Result<()> {
         let mut removed = HashSet::new();
         while told < end {
-            let piece = Seq(end.0.min(told.0 + AT_ONCE));
+            let piece = Seq(end.0.min(told.0 + BATCH_SIZE));
             let news = missed(self.store.as_ref(), self.listed_members, room, told, piece).await?;
-            self.listeners.announce(&news);
-            for News { what, .. } in news {
+            self.subscribers.announce(&news);
+            for RoomEvent { what, .. } in news {
                 match what {
-                    Told::MemberRemoved(user) => _ = removed.insert(user),
-                    Told::MemberAdded(user) if removed.contains(&user) => self.listeners.interrupt_user(user),
+                    RoomEventKind::MemberRemoved(user) => _ = removed.insert(user),
+                    RoomEventKind::MemberAdded(user) if removed.contains(&user) => self.subscribers.interrupt_user(user),
                     _ => {}
                 }
             }
@@ -187,30 +187,30 @@ impl<L: Listeners> Announcer<L> {
     }
 
     fn told(&self, room: RoomId) -> Option<Seq> {
-        self.positions.as_ref().and_then(|positions| positions.of(room))
+        self.announced_seqs.as_ref().and_then(|announced_seqs| announced_seqs.of(room))
     }
 
-    fn note(&mut self, room: RoomId, seq: Seq) {
-        if let Some(positions) = &mut self.positions {
-            positions.set(room, seq);
+    fn record(&mut self, room: RoomId, seq: Seq) {
+        if let Some(announced_seqs) = &mut self.announced_seqs {
+            announced_seqs.set(room, seq);
         }
     }
 }
 
 /// Up to where the rooms were told. Those of which there was no word for long are forgotten.
 #[derive(Default)]
-struct Positions {
+struct AnnouncedSeqs {
     latest: HashMap<RoomId, Seq>,
     earlier: HashMap<RoomId, Seq>,
 }
 
-impl Positions {
+impl AnnouncedSeqs {
     fn of(&self, room: RoomId) -> Option<Seq> {
         self.latest.get(&room).or_else(|| self.earlier.get(&room)).copied()
     }
 
     fn set(&mut self, room: RoomId, seq: Seq) {
-        if self.latest.len() >= POSITIONS && !self.latest.contains_key(&room) {
+        if self.latest.len() >= MIN_ANNOUNCED_SEQS && !self.latest.contains_key(&room) {
             self.earlier = std::mem::take(&mut self.latest);
         }
         self.latest.insert(room, seq);

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Between, Job, Waiting, announcer::Step};
+use super::{Barrier, Job, PendingAppend, announcer::Step};
 use crate::{
     clock::Clock,
     model::Timestamp,
@@ -18,9 +18,9 @@ const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// How many of these drafts make one batch.
-fn fitting(drafts: &[Waiting]) -> usize {
+fn fitting(drafts: &[PendingAppend]) -> usize {
     let mut bytes = 0;
-    let fits = |draft: &&Waiting| {
+    let fits = |draft: &&PendingAppend| {
         bytes += draft.change.text().map_or(0, str::len);
         bytes <= BATCH_BYTES
     };
@@ -51,8 +51,8 @@ impl Committer {
                 match job {
                     Job::Commit(waiting) => batch.push(*waiting),
                     Job::Tell(news, reply) => asides.push(Step::Tell(news, reply)),
-                    Job::Behind(ends, reply) => asides.push(Step::Behind(ends, reply)),
-                    Job::Between(between) => betweens.push(between),
+                    Job::CatchUp(ends, reply) => asides.push(Step::CatchUp(ends, reply)),
+                    Job::Barrier(between) => betweens.push(between),
                     Job::Close(closer) => {
                         closers.push(closer);
                         jobs.close();
@@ -78,7 +78,7 @@ impl Committer {
         let _ = announcer.await;
     }
 
-    async fn commit(&self, batch: Vec<Waiting>) {
+    async fn commit(&self, batch: Vec<PendingAppend>) {
         let now = self.clock.ordered_now();
         let new: Vec<_> = batch.iter().map(|waiting| self.number(waiting, now)).collect();
         let ids: Vec<_> = new.iter().map(|entry| entry.id).collect();
@@ -103,7 +103,7 @@ impl Committer {
     }
 
     /// Looks where the logs end, for all who ask at once. Nothing is appended meanwhile, but by other servers.
-    async fn look(&self, betweens: Vec<Between>) {
+    async fn look(&self, betweens: Vec<Barrier>) {
         let mut rooms: Vec<_> = betweens.iter().flat_map(|between| between.rooms.iter().copied()).collect();
         rooms.sort_unstable();
         rooms.dedup();
@@ -112,14 +112,14 @@ impl Committer {
                 let ends: HashMap<_, _> = ends.into_iter().collect();
                 for between in betweens {
                     let own = between.rooms.iter().filter_map(|room| Some((*room, *ends.get(room)?))).collect();
-                    let _ = self.on_disk.send(Step::Between(between, own)).await;
+                    let _ = self.on_disk.send(Step::Barrier(between, own)).await;
                 }
             }
             Err(error) => betweens.into_iter().for_each(|between| _ = between.reply.send(Err(error.clone().into()))),
         }
     }
 
-    fn number(&self, waiting: &Waiting, now: Timestamp) -> NewEntry {
+    fn number(&self, waiting: &PendingAppend, now: Timestamp) -> NewEntry {
         NewEntry {
             id: self.clock.new_id(now).into(),
             room: waiting.room,

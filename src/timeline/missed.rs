@@ -2,17 +2,17 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{News, Told, without_text};
+use super::{RoomEvent, RoomEventKind, without_text};
 use crate::{
     error::Result,
-    model::{Entry, Message, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, UserType, What},
-    store::{self, Placed, Store},
+    model::{Entry, EntryKind, Message, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, UserType},
+    store::{self, LogPosition, Store},
     view::{Members, Post},
 };
 
 /// What stands in a room's log behind `after` and up to `up_to`, as it would have been told; messages as they are now. Nothing, if the
 /// room is gone. At most `listed_members` of the room are shown.
-pub async fn missed(store: &dyn Store, listed_members: usize, room: RoomId, after: Seq, up_to: Seq) -> Result<Vec<News>> {
+pub async fn missed(store: &dyn Store, listed_members: usize, room: RoomId, after: Seq, up_to: Seq) -> Result<Vec<RoomEvent>> {
     let Some(room) = store.room(room).await? else { return Ok(Vec::new()) };
     let entries = store.entries(room.id, after, Some(up_to), up_to.0.saturating_sub(after.0)).await?;
     let mut authors: Vec<_> = entries.iter().map(|entry| shown(entry).map_or(entry.author, |message| message.author)).collect();
@@ -22,11 +22,11 @@ pub async fn missed(store: &dyn Store, listed_members: usize, room: RoomId, afte
     if room.members.len() <= listed_members {
         posts.marks = posts.marks(Seq(after.0 + 1), up_to).await?;
     }
-    posts.people.extend(store.people(&authors).await?.into_iter().map(|user| (user.id, user)));
+    posts.people.extend(store.users_by_id(&authors).await?.into_iter().map(|user| (user.id, user)));
     let mut news = Vec::with_capacity(entries.len());
     for entry in entries {
-        let placed = Placed { seq: entry.seq, created_at: entry.created_at };
-        news.push(News { room: room.id, placed, author: entry.author, what: posts.told(entry).await? });
+        let placed = LogPosition { seq: entry.seq, created_at: entry.created_at };
+        news.push(RoomEvent { room: room.id, placed, author: entry.author, what: posts.told(entry).await? });
     }
     Ok(news)
 }
@@ -34,7 +34,7 @@ pub async fn missed(store: &dyn Store, listed_members: usize, room: RoomId, afte
 /// The message that an entry shows, unless it was deleted since.
 fn shown(entry: &Entry) -> Option<&Message> {
     match &entry.what {
-        What::Message(message) | What::Edit { current: Some(message), .. } => Some(message),
+        EntryKind::Message(message) | EntryKind::Edit { current: Some(message), .. } => Some(message),
         _ => None,
     }
 }
@@ -51,20 +51,20 @@ struct Posts<'a> {
 }
 
 impl Posts<'_> {
-    async fn told(&self, entry: Entry) -> Result<Told> {
-        let lost = |id| without_text(id, entry.room, entry.author, Placed { seq: entry.seq, created_at: entry.created_at });
+    async fn told(&self, entry: Entry) -> Result<RoomEventKind> {
+        let lost = |id| without_text(id, entry.room, entry.author, LogPosition { seq: entry.seq, created_at: entry.created_at });
         Ok(match &entry.what {
-            What::Message(message) => Told::Posted(self.post(message, &self.marks).await?),
-            What::Deleted(id) => Told::Posted(self.post(&lost(*id), &self.marks).await?),
-            What::Edit { current: Some(message), .. } => {
+            EntryKind::Message(message) => RoomEventKind::Posted(self.post(message, &self.marks).await?),
+            EntryKind::Deleted(id) => RoomEventKind::Posted(self.post(&lost(*id), &self.marks).await?),
+            EntryKind::Edit { current: Some(message), .. } => {
                 let marks = self.marks(message.seq, message.seq).await?;
-                Told::Edited(self.post(message, &marks).await?)
+                RoomEventKind::Edited(self.post(message, &marks).await?)
             }
-            What::Edit { message, current: None } => Told::Edited(self.post(&lost(*message), &[]).await?),
-            What::Deletion(message) => Told::Deleted(*message),
-            What::MemberAdded(user) => Told::MemberAdded(*user),
-            What::MemberRemoved(user) => Told::MemberRemoved(*user),
-            What::Renamed(name) => Told::Renamed(name.clone()),
+            EntryKind::Edit { message, current: None } => RoomEventKind::Edited(self.post(&lost(*message), &[]).await?),
+            EntryKind::Deletion(message) => RoomEventKind::Deleted(*message),
+            EntryKind::MemberAdded(user) => RoomEventKind::MemberAdded(*user),
+            EntryKind::MemberRemoved(user) => RoomEventKind::MemberRemoved(*user),
+            EntryKind::Renamed(name) => RoomEventKind::Renamed(name.clone()),
         })
     }
 

@@ -27,8 +27,8 @@ use committer::Committer;
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    model::{ClientId, Entry, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId, What},
-    store::{self, Change, Placed, Store},
+    model::{ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId},
+    store::{self, LogPosition, NewEntryKind, Store},
     view::{Members, Post},
 };
 
@@ -79,30 +79,30 @@ pub enum Posted {
 
 /// Something that happened in a room, for those who listen.
 #[derive(Clone, Debug)]
-pub struct News {
+pub struct RoomEvent {
     /// Where.
     pub room: RoomId,
     /// Where it stands in the room's log, and since when.
-    pub placed: Placed,
+    pub placed: LogPosition,
     /// Who did it; [nobody](UserId::NOBODY) where that is not known.
     pub author: UserId,
     /// What happened.
-    pub what: Told,
+    pub what: RoomEventKind,
 }
 
-impl News {
+impl RoomEvent {
     /// Something that is no entry of the log.
     #[must_use]
-    pub fn aside(room: RoomId, what: Told) -> Self {
-        let placed = Placed { seq: Seq::default(), created_at: Timestamp::default() };
+    pub fn aside(room: RoomId, what: RoomEventKind) -> Self {
+        let placed = LogPosition { seq: Seq::default(), created_at: Timestamp::default() };
         Self { room, placed, author: UserId::NOBODY, what }
     }
 }
 
 /// Who is told what happens in rooms.
-pub trait Listeners: Send + Sync + 'static {
+pub trait Subscribers: Send + Sync + 'static {
     /// Tells all who listen in the rooms, those of each room in the order given.
-    fn announce(&self, news: &[News]);
+    fn announce(&self, news: &[RoomEvent]);
 
     /// Whether anybody listens in this room.
     fn listen_in(&self, room: RoomId) -> bool;
@@ -116,9 +116,9 @@ pub trait Listeners: Send + Sync + 'static {
 
 /// What there is to tell of an entry, or besides.
 ///
-/// To add one: the variant here, its cases in `Waiting::told` and `missed` where it is an entry, and its event in `lib.rs`.
+/// To add one: the variant here, its cases in `PendingAppend::told` and `missed` where it is an entry, and its event in `lib.rs`.
 #[derive(Clone, Debug)]
-pub enum Told {
+pub enum RoomEventKind {
     /// A message was posted.
     Posted(Post),
     /// A message was edited: as it is now.
@@ -145,12 +145,12 @@ pub enum Told {
 }
 
 /// A draft of any kind on its way.
-struct Waiting {
+struct PendingAppend {
     room: RoomId,
     author: UserId,
-    change: Change,
+    change: NewEntryKind,
     shown: Option<Shown>,
-    reply: oneshot::Sender<Result<Done>>,
+    reply: oneshot::Sender<Result<AppendResult>>,
 }
 
 /// What a post shows beside the message.
@@ -169,9 +169,9 @@ struct Edited {
 
 /// What became of a draft.
 #[derive(Default)]
-struct Done {
+struct AppendResult {
     /// Where its entry stands; none when there was nothing to do.
-    placed: Option<Placed>,
+    placed: Option<LogPosition>,
     /// How the message looks.
     post: Option<Post>,
     /// The message that was there already.
@@ -179,15 +179,15 @@ struct Done {
 }
 
 enum Job {
-    Commit(Box<Waiting>),
-    Tell(News, oneshot::Sender<()>),
-    Between(Between),
-    Behind(Vec<(RoomId, Seq)>, oneshot::Sender<()>),
+    Commit(Box<PendingAppend>),
+    Tell(RoomEvent, oneshot::Sender<()>),
+    Barrier(Barrier),
+    CatchUp(Vec<(RoomId, Seq)>, oneshot::Sender<()>),
     Close(oneshot::Sender<()>),
 }
 
 /// Something to be done between two announcements.
-struct Between {
+struct Barrier {
     rooms: Vec<RoomId>,
     act: Box<dyn FnOnce() + Send>,
     reply: oneshot::Sender<Result<Vec<(RoomId, Seq)>>>,
@@ -202,10 +202,10 @@ pub struct Timeline {
 impl Timeline {
     /// Starts the task and the thread. They tell the listeners what happens in rooms, of each room in the order of its log; at most
     /// `listed_members` of a room are shown. An error is the system's, which may have no more threads to give.
-    pub fn start(store: Arc<dyn Store>, clock: Clock, listeners: impl Listeners, listed_members: usize) -> io::Result<Self> {
+    pub fn start(store: Arc<dyn Store>, clock: Clock, subscribers: impl Subscribers, listed_members: usize) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (on_disk, steps) = mpsc::channel(1);
-        let announcer = tokio::spawn(Announcer::new(Arc::clone(&store), listeners, listed_members).run(steps));
+        let announcer = tokio::spawn(Announcer::new(Arc::clone(&store), subscribers, listed_members).run(steps));
         let committer = Committer::new(store, clock, on_disk);
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("timeline".into()).spawn(move || runtime.block_on(committer.run(jobs, announcer)))?;
@@ -218,43 +218,50 @@ impl Timeline {
     pub async fn post(&self, draft: Draft) -> Result<Posted> {
         let Draft { room, author, members, text, client_id } = draft;
         let by = author.id;
-        let done = self.commit(room.id, by, Change::Message { text, client_id }, Some(Shown { author, members, edited: None })).await?;
+        let done =
+            self.commit(room.id, by, NewEntryKind::Message { text, client_id }, Some(Shown { author, members, edited: None })).await?;
         done.post.map(Posted::Now).or(done.earlier.map(Posted::Before)).ok_or_else(closed)
     }
 
     /// Edits a message. `None` when it was deleted meanwhile. Errors as in [`post`](Self::post); one of the store's may mean that it was
     /// edited and cannot be shown.
-    pub async fn edit(&self, edit: Edit) -> Result<Option<(Post, Placed)>> {
+    pub async fn edit(&self, edit: Edit) -> Result<Option<(Post, LogPosition)>> {
         let Edit { room, message, author, members, text, marks } = edit;
-        let (id, by, change) = (room.id, author.id, Change::Edit { message: message.id, text });
+        let (id, by, change) = (room.id, author.id, NewEntryKind::Edit { message: message.id, text });
         let edited = Some(Edited { room, message, marks });
         let done = self.commit(id, by, change, Some(Shown { author, members, edited })).await?;
         Ok(done.post.zip(done.placed))
     }
 
     /// Deletes a message. `None` when there is none, or no longer. Errors as in [`post`](Self::post).
-    pub async fn delete(&self, room: RoomId, message: MessageId, by: UserId) -> Result<Option<Placed>> {
-        Ok(self.commit(room, by, Change::Deletion(message), None).await?.placed)
+    pub async fn delete(&self, room: RoomId, message: MessageId, by: UserId) -> Result<Option<LogPosition>> {
+        Ok(self.commit(room, by, NewEntryKind::Deletion(message), None).await?.placed)
     }
 
     /// Lets somebody into a room. `None` when they are in it. Errors as in [`post`](Self::post).
-    pub async fn add_member(&self, room: RoomId, user: UserId, by: UserId) -> Result<Option<Placed>> {
-        Ok(self.commit(room, by, Change::AddMember(user), None).await?.placed)
+    pub async fn add_member(&self, room: RoomId, user: UserId, by: UserId) -> Result<Option<LogPosition>> {
+        Ok(self.commit(room, by, NewEntryKind::AddMember(user), None).await?.placed)
     }
 
     /// Takes somebody out of a room, in which one of the keepers has to be, if there are any. `None` when they are not in it. Errors: as in
     /// [`post`](Self::post), and [`Error::LastSupport`] when no keeper is there.
-    pub async fn remove_member(&self, room: RoomId, user: UserId, keepers: Vec<UserId>, by: UserId) -> Result<Option<Placed>> {
-        Ok(self.commit(room, by, Change::RemoveMember { user, keepers }, None).await?.placed)
+    pub async fn remove_member(
+        &self,
+        room: RoomId,
+        user: UserId,
+        required_members: Vec<UserId>,
+        by: UserId,
+    ) -> Result<Option<LogPosition>> {
+        Ok(self.commit(room, by, NewEntryKind::RemoveMember { user, required_members }, None).await?.placed)
     }
 
     /// Gives a room another name, or none. `None` when that is its name. Errors as in [`post`](Self::post).
-    pub async fn rename(&self, room: RoomId, name: Option<String>, by: UserId) -> Result<Option<Placed>> {
-        Ok(self.commit(room, by, Change::Rename(name), None).await?.placed)
+    pub async fn rename(&self, room: RoomId, name: Option<String>, by: UserId) -> Result<Option<LogPosition>> {
+        Ok(self.commit(room, by, NewEntryKind::Rename(name), None).await?.placed)
     }
 
     /// Tells those who listen of something that is no entry, behind all that was handed in before it. Answers when it is told.
-    pub async fn tell(&self, news: News) {
+    pub async fn tell(&self, news: RoomEvent) {
         let (reply, told) = oneshot::channel();
         if self.queue.send(Job::Tell(news, reply)).await.is_ok() {
             // An error: the server is stopping, and nobody listens any more.
@@ -264,9 +271,9 @@ impl Timeline {
 
     /// Does something between two announcements. Answers where the logs of these rooms end: what stands there has been announced as far
     /// as this server announces it, and what comes behind has not. Rooms that are not there are left out.
-    pub async fn between(&self, rooms: Vec<RoomId>, act: impl FnOnce() + Send + 'static) -> Result<Vec<(RoomId, Seq)>> {
+    pub async fn barrier(&self, rooms: Vec<RoomId>, act: impl FnOnce() + Send + 'static) -> Result<Vec<(RoomId, Seq)>> {
         let (reply, ends) = oneshot::channel();
-        let job = Job::Between(Between { rooms, act: Box::new(act), reply });
+        let job = Job::Barrier(Barrier { rooms, act: Box::new(act), reply });
         self.queue.send(job).await.map_err(|_| closed())?;
         ends.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -276,13 +283,13 @@ impl Timeline {
     pub async fn catch_up(&self, store: &dyn Store, rooms: &[RoomId]) -> Result<()> {
         let ends = store.last_seqs(rooms).await?;
         let (reply, told) = oneshot::channel();
-        self.queue.send(Job::Behind(ends, reply)).await.map_err(|_| closed())?;
+        self.queue.send(Job::CatchUp(ends, reply)).await.map_err(|_| closed())?;
         told.await.map_err(|_| closed())
     }
 
-    async fn commit(&self, room: RoomId, author: UserId, change: Change, shown: Option<Shown>) -> Result<Done> {
+    async fn commit(&self, room: RoomId, author: UserId, change: NewEntryKind, shown: Option<Shown>) -> Result<AppendResult> {
         let (reply, answer) = oneshot::channel();
-        let job = Job::Commit(Box::new(Waiting { room, author, change, shown, reply }));
+        let job = Job::Commit(Box::new(PendingAppend { room, author, change, shown, reply }));
         self.queue.send(job).await.map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -302,34 +309,34 @@ fn closed() -> Error {
 }
 
 /// A message that lost its text. That it was deleted is told as well, further on in the log.
-fn without_text(id: MessageId, room: RoomId, author: UserId, Placed { seq, created_at }: Placed) -> Message {
+fn without_text(id: MessageId, room: RoomId, author: UserId, LogPosition { seq, created_at }: LogPosition) -> Message {
     Message { id, room, seq, author, text: String::new(), created_at, edited_at: None, client_id: None }
 }
 
-impl Waiting {
-    fn news(&mut self, id: MessageId, placed: Placed) -> News {
-        News { room: self.room, placed, author: self.author, what: self.told(id, placed) }
+impl PendingAppend {
+    fn news(&mut self, id: MessageId, placed: LogPosition) -> RoomEvent {
+        RoomEvent { room: self.room, placed, author: self.author, what: self.told(id, placed) }
     }
 
-    fn told(&mut self, id: MessageId, Placed { seq, created_at }: Placed) -> Told {
+    fn told(&mut self, id: MessageId, LogPosition { seq, created_at }: LogPosition) -> RoomEventKind {
         // Told once, and not needed any more.
-        match std::mem::replace(&mut self.change, Change::Rename(None)) {
-            Change::Message { text, client_id } => {
+        match std::mem::replace(&mut self.change, NewEntryKind::Rename(None)) {
+            NewEntryKind::Message { text, client_id } => {
                 let (room, author) = (self.room, self.author);
-                Told::Posted(self.post(&Message { id, room, seq, author, text, created_at, edited_at: None, client_id }, &[]))
+                RoomEventKind::Posted(self.post(&Message { id, room, seq, author, text, created_at, edited_at: None, client_id }, &[]))
             }
-            Change::Edit { message, text } => {
+            NewEntryKind::Edit { message, text } => {
                 let was = self.shown.as_mut().and_then(|shown| shown.edited.take());
                 let (was, marks) = was.map_or_else(
-                    || (without_text(message, self.room, self.author, Placed { seq, created_at }), None),
+                    || (without_text(message, self.room, self.author, LogPosition { seq, created_at }), None),
                     |edited| (edited.message, edited.marks),
                 );
-                Told::Edited(self.post(&Message { text, edited_at: Some(created_at), ..was }, &marks.unwrap_or_default()))
+                RoomEventKind::Edited(self.post(&Message { text, edited_at: Some(created_at), ..was }, &marks.unwrap_or_default()))
             }
-            Change::Deletion(message) => Told::Deleted(message),
-            Change::AddMember(user) => Told::MemberAdded(user),
-            Change::RemoveMember { user, .. } => Told::MemberRemoved(user),
-            Change::Rename(name) => Told::Renamed(name),
+            NewEntryKind::Deletion(message) => RoomEventKind::Deleted(message),
+            NewEntryKind::AddMember(user) => RoomEventKind::MemberAdded(user),
+            NewEntryKind::RemoveMember { user, .. } => RoomEventKind::MemberRemoved(user),
+            NewEntryKind::Rename(name) => RoomEventKind::Renamed(name),
         }
     }
 
@@ -340,14 +347,16 @@ impl Waiting {
 
     fn answer_with_earlier(self, earlier: Entry) {
         let message = match earlier.what {
-            What::Message(message) => message,
-            What::Deleted(id) => without_text(id, self.room, self.author, Placed { seq: earlier.seq, created_at: earlier.created_at }),
-            _ => return self.answer(Ok(Done::default())),
+            EntryKind::Message(message) => message,
+            EntryKind::Deleted(id) => {
+                without_text(id, self.room, self.author, LogPosition { seq: earlier.seq, created_at: earlier.created_at })
+            }
+            _ => return self.answer(Ok(AppendResult::default())),
         };
-        self.answer(Ok(Done { earlier: Some(message), ..Done::default() }));
+        self.answer(Ok(AppendResult { earlier: Some(message), ..AppendResult::default() }));
     }
 
-    fn answer(self, outcome: Result<Done>) {
+    fn answer(self, outcome: Result<AppendResult>) {
         // A caller that has gone away needs no answer.
         let _ = self.reply.send(outcome);
     }

@@ -7,7 +7,7 @@ use axum::{
     http::{Request, header},
 };
 use causerie::{
-    access::{Access, Action, Caller, Proof},
+    access::{Access, Action, Caller, Identity},
     budget::MemoryBudget,
     chat::Chat,
     clock::Clock,
@@ -15,12 +15,12 @@ use causerie::{
     descriptors::Descriptors,
     http::{self, App},
     limits::Limits,
-    live::{Event, Live, Presence, Sockets},
     model::{Credentials, RoomId, SessionId, UserId, Username},
     password::Passwords,
     sessions::Sessions,
-    timeline::{Listeners, News, Timeline, Told},
-    token::{Tokens, Verified},
+    sockets::{Event, Presence, SocketHub, Sockets},
+    timeline::{RoomEvent, RoomEventKind, Subscribers, Timeline},
+    token::{Claims, Tokens},
 };
 use futures_util::FutureExt;
 use serde_json::json;
@@ -33,13 +33,13 @@ use crate::{
     store::{append, draft, room, user},
 };
 
-type Heard = mpsc::UnboundedReceiver<Told>;
+type Heard = mpsc::UnboundedReceiver<RoomEventKind>;
 
 /// Notes what it is told.
-struct Notes(mpsc::UnboundedSender<Told>);
+struct Notes(mpsc::UnboundedSender<RoomEventKind>);
 
-impl Listeners for Notes {
-    fn announce(&self, news: &[News]) {
+impl Subscribers for Notes {
+    fn announce(&self, news: &[RoomEvent]) {
         for news in news {
             self.0.send(news.what.clone()).unwrap();
         }
@@ -73,16 +73,16 @@ async fn chat(database: &Database) -> (Chat, Heard) {
     (chat, heard)
 }
 
-async fn told(heard: &mut Heard) -> Told {
+async fn told(heard: &mut Heard) -> RoomEventKind {
     timeout(PATIENCE, heard.recv()).await.expect("it was done, and nobody was told").unwrap()
 }
 
 /// The second user, of whose room the server has just read all there is, so that the next request begins with the change.
 async fn second(chat: &Chat, action: Action, room: RoomId) -> Caller {
     let user = chat.store.user(user(2).id).await.unwrap().unwrap();
-    let token = Verified { user: user.id, session: None, ends: None };
-    let caller = Caller { proof: Some(Proof { user, token }), address: IpAddr::from([127, 0, 0, 1]).into() };
-    chat.access.admit(&caller, action, &room.to_string()).await.unwrap();
+    let token = Claims { user: user.id, session: None, ends: None };
+    let caller = Caller { identity: Some(Identity { user, token }), address: IpAddr::from([127, 0, 0, 1]).into() };
+    chat.access.authorize(&caller, action, &room.to_string()).await.unwrap();
     caller
 }
 
@@ -97,22 +97,22 @@ async fn what_was_begun_is_told_though_the_caller_is_gone() {
     let (id, message) = (room.id, draft(&room, 1, 1));
     // Once is how often a request is looked after here; then it is dropped.
     drop(chat.initiate(room).now_or_never());
-    assert!(matches!(told(&mut heard).await, Told::RoomCreated(room) if room.id == id));
+    assert!(matches!(told(&mut heard).await, RoomEventKind::RoomCreated(room) if room.id == id));
 
     append(&chat.store, message).await;
     let caller = second(&chat, Action::MarkRead, id).await;
     drop(chat.mark_read(&caller, &id.to_string(), None).now_or_never());
-    assert!(matches!(told(&mut heard).await, Told::Read { mark, .. } if mark.user == user(2).id));
+    assert!(matches!(told(&mut heard).await, RoomEventKind::Read { mark, .. } if mark.user == user(2).id));
 
     let caller = second(&chat, Action::Delete, id).await;
     drop(chat.delete_room(&caller, &id.to_string()).now_or_never());
-    assert!(matches!(told(&mut heard).await, Told::RoomDeleted(members) if members.len() == 2));
+    assert!(matches!(told(&mut heard).await, RoomEventKind::RoomDeleted(members) if members.len() == 2));
 }
 
 /// No sockets. Notes when those of sessions that have ended are to be closed.
 struct Closed(mpsc::UnboundedSender<()>);
 
-impl Live for Closed {
+impl SocketHub for Closed {
     fn announce(&self, _: &[Event<'_>]) {}
 
     fn close_sessions(&self, _: &[SessionId]) {
@@ -146,7 +146,7 @@ async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_cal
         sessions: Sessions::new(Arc::clone(&store), tokens, clock.clone(), &config),
         passwords,
         limits: Arc::clone(&chat.limits),
-        live: Arc::new(Closed(tell)),
+        sockets: Arc::new(Closed(tell)),
         descriptors: Descriptors::new(),
         budget,
         clock,

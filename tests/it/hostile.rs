@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{databases::Kind, each_store};
-use crate::{hostile_siege::Siege, people::Answer, wire::Socket};
+use crate::{hostile_load::LoadedServer, people::Answer, wire::Socket};
 use rstest_reuse::apply;
 
 const JSON: &str = "application/json";
@@ -45,7 +45,7 @@ const WRONG_VALUES: [&str; 29] = [
     r#"[[[[[[{"a":[1,{"b":[]}]}]]]]]]"#,
 ];
 
-impl Siege {
+impl LoadedServer {
     /// The endpoints that take a body, with a valid one, as fields and their JSON texts.
     pub fn bodies(&self) -> [(String, Vec<(&'static str, String)>); 4] {
         let text = |text: &str| format!("\"{text}\"");
@@ -78,31 +78,31 @@ fn object(fields: &[(&str, String)]) -> String {
 #[apply(each_store)]
 #[tokio::test]
 async fn no_field_takes_a_value_of_another_type(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    for (path, fields) in siege.bodies() {
-        siege.sends(Method::POST, &path, JSON, object(&fields)).await.ok();
+    let loaded = LoadedServer::begins(kind).await;
+    for (path, fields) in loaded.bodies() {
+        loaded.sends(Method::POST, &path, JSON, object(&fields)).await.ok();
         for (at, (field, right)) in fields.iter().enumerate() {
             let an_array = right.starts_with('[');
             let others = if an_array { [r#""""#, r#""id""#, "[]"] } else { [r#""""#, "[]", r#"["consumer"]"#] };
             for wrong in WRONG_VALUES.iter().chain(&others) {
                 let mut fields = fields.clone();
                 (*wrong).clone_into(&mut fields[at].1);
-                let answer = siege.sends(Method::POST, &path, JSON, object(&fields)).await;
+                let answer = loaded.sends(Method::POST, &path, JSON, object(&fields)).await;
                 assert_eq!(answer.status, 400, "{field}: {wrong}: {}", answer.body);
                 // A number too large for any number type is not JSON to us.
                 assert!(answer.body["errors"][field].is_string() || *wrong == "1e400", "{field}: {wrong}: {}", answer.body);
             }
         }
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn a_body_where_none_is_expected_is_of_no_interest(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    let login = format!("/login/{}", siege.bob.id);
-    let read = format!("/room/{}", siege.room);
+    let loaded = LoadedServer::begins(kind).await;
+    let login = format!("/login/{}", loaded.bob.id);
+    let read = format!("/room/{}", loaded.room);
     for (method, path) in [
         (Method::GET, &*read),
         (Method::GET, "/room"),
@@ -113,30 +113,30 @@ async fn a_body_where_none_is_expected_is_of_no_interest(kind: Kind) {
     ] {
         for body in WRONG_VALUES.iter().chain(&["", "{", "\u{0}", r#"{"userId":{"$gt":""}}"#]) {
             for kind in [JSON, FORM, "text/plain"] {
-                siege.sends(method.clone(), path, kind, *body).await.ok();
+                loaded.sends(method.clone(), path, kind, *body).await.ok();
             }
         }
     }
     // Where a body may say something but need not, one that says nothing is as good as none, and one that cannot be read is refused.
     for body in WRONG_VALUES.iter().chain(&["", "{", "\u{0}", r#"{"userId":{"$gt":""}}"#]) {
         let is_object = body.is_empty() || body.starts_with('[') || (body.starts_with('{') && *body != "{");
-        assert_eq!(siege.sends(Method::POST, &login, JSON, *body).await.status, if is_object { 200 } else { 400 }, "{body}");
-        siege.sends(Method::POST, &login, FORM, *body).await.ok();
-        siege.sends(Method::POST, &login, "text/plain", *body).await.ok();
+        assert_eq!(loaded.sends(Method::POST, &login, JSON, *body).await.status, if is_object { 200 } else { 400 }, "{body}");
+        loaded.sends(Method::POST, &login, FORM, *body).await.ok();
+        loaded.sends(Method::POST, &login, "text/plain", *body).await.ok();
     }
-    let mark = format!("/room/{}/mark-read", siege.room);
+    let mark = format!("/room/{}/mark-read", loaded.room);
     for nothing in ["", "{}", "[]", r#"{"userId":{"$gt":""}}"#, r#"{"upToSeq":null}"#] {
-        siege.sends(Method::PUT, &mark, JSON, nothing).await.ok();
+        loaded.sends(Method::PUT, &mark, JSON, nothing).await.ok();
     }
     for value in WRONG_VALUES {
         let is_right = ["null", "0", "-0", "-0.0", "1", "9007199254740993"].contains(&value);
-        let answer = siege.sends(Method::PUT, &mark, JSON, format!("{{\"upToSeq\":{value}}}")).await;
+        let answer = loaded.sends(Method::PUT, &mark, JSON, format!("{{\"upToSeq\":{value}}}")).await;
         assert!(answer.status == 400 || is_right, "{value}: {answer:?}");
-        siege.sends(Method::PUT, &mark, JSON, value).await;
-        siege.sends(Method::PUT, &mark, FORM, value).await.ok();
-        siege.sends(Method::PUT, &mark, "text/plain", value).await.ok();
+        loaded.sends(Method::PUT, &mark, JSON, value).await;
+        loaded.sends(Method::PUT, &mark, FORM, value).await.ok();
+        loaded.sends(Method::PUT, &mark, "text/plain", value).await.ok();
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 /// As often as it fits into the largest body.
@@ -147,8 +147,8 @@ fn full_of(piece: &str, frame: &str) -> String {
 #[apply(each_store)]
 #[tokio::test]
 async fn absurdly_nested_bodies_are_refused(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    for (path, fields) in siege.bodies() {
+    let loaded = LoadedServer::begins(kind).await;
+    for (path, fields) in loaded.bodies() {
         for (opening, closing) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":", "}]")] {
             for depth in [100, 1_000, (MOST - 200) / (opening.len() + closing.len()), (MOST - 200) / opening.len()] {
                 let open = opening.repeat(depth);
@@ -156,20 +156,20 @@ async fn absurdly_nested_bodies_are_refused(kind: Kind) {
                 for at in 0..fields.len() {
                     let mut fields = fields.clone();
                     fields[at].1 = format!("{open}0{close}");
-                    assert_eq!(siege.sends(Method::POST, &path, JSON, object(&fields)).await.status, 400);
+                    assert_eq!(loaded.sends(Method::POST, &path, JSON, object(&fields)).await.status, 400);
                 }
                 // (An array counts as an empty object.)
-                assert_eq!(siege.sends(Method::POST, &path, JSON, format!("{open}0{close}")).await.status, 400);
+                assert_eq!(loaded.sends(Method::POST, &path, JSON, format!("{open}0{close}")).await.status, 400);
             }
         }
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn arrays_as_large_as_a_body_are_refused(kind: Kind) {
-    let siege = Siege::begins(kind).await;
+    let loaded = LoadedServer::begins(kind).await;
     let numbered = |form: fn(usize) -> String| (0..).map(form);
     let distinct: [Box<dyn Iterator<Item = String>>; 4] = [
         Box::new(numbered(|n| n.to_string())),
@@ -190,36 +190,36 @@ async fn arrays_as_large_as_a_body_are_refused(kind: Kind) {
             array.push(',');
         }
         array.pop();
-        let answer = siege.sends(Method::POST, "/room/initiate", JSON, frame.replace("[]", &format!("[{array}]"))).await;
+        let answer = loaded.sends(Method::POST, "/room/initiate", JSON, frame.replace("[]", &format!("[{array}]"))).await;
         assert!(answer.body["errors"]["userIds"].is_string(), "{:.100}: {:.300}", array, answer.body.to_string());
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn a_key_may_be_written_many_times_and_the_last_one_counts(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    for (path, fields) in siege.bodies() {
+    let loaded = LoadedServer::begins(kind).await;
+    for (path, fields) in loaded.bodies() {
         let good = object(&fields);
         for (name, _) in &fields {
             for piece in [format!("\"{name}\":5,"), format!("\"{name}\":{{\"$gt\":\"\"}},"), "\"__proto__\":{},\"\":[],".into()] {
                 let many = full_of(&piece, &good);
-                siege.sends(Method::POST, &path, JSON, good.replacen('{', &format!("{{{many}"), 1)).await.ok();
+                loaded.sends(Method::POST, &path, JSON, good.replacen('{', &format!("{{{many}"), 1)).await.ok();
             }
             let twice = good.replacen('}', &format!(",\"{name}\":5}}"), 1);
-            assert!(siege.sends(Method::POST, &path, JSON, twice).await.body["errors"][name].is_string());
+            assert!(loaded.sends(Method::POST, &path, JSON, twice).await.body["errors"][name].is_string());
         }
         let others = (0..7_000).map(|n| format!("\"{n}\":[{n}],")).collect::<Vec<_>>().concat();
-        siege.sends(Method::POST, &path, JSON, good.replacen('{', &format!("{{{others}"), 1)).await.ok();
+        loaded.sends(Method::POST, &path, JSON, good.replacen('{', &format!("{{{others}"), 1)).await.ok();
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn bytes_that_are_no_text_are_refused(kind: Kind) {
-    let siege = Siege::begins(kind).await;
+    let loaded = LoadedServer::begins(kind).await;
     let body = |text: &[u8]| [br#"{"firstName":"Mallory"#, text, br#"","lastName":"Test","type":"consumer"}"#].concat();
     let refused: [&[u8]; 17] = [
         b"\0",
@@ -241,43 +241,43 @@ async fn bytes_that_are_no_text_are_refused(kind: Kind) {
         b"\\",
     ];
     for text in refused {
-        assert_eq!(siege.sends(Method::POST, "/users", JSON, body(text)).await.status, 400, "{}", text.escape_ascii());
+        assert_eq!(loaded.sends(Method::POST, "/users", JSON, body(text)).await.status, 400, "{}", text.escape_ascii());
     }
     for text in [&br"\u0000"[..], br"\u001f", br"\u202e", b"\xe2\x80\xa8"] {
-        let refused = siege.sends(Method::POST, "/users", JSON, body(text)).await;
+        let refused = loaded.sends(Method::POST, "/users", JSON, body(text)).await;
         assert!(refused.body["errors"]["firstName"].is_string(), "a name holds no {}", text.escape_ascii());
     }
     for (text, name) in [(&b"\xef\xbb\xbf"[..], "Mallory\u{feff}"), (br"\ud83d\ude00", "Mallory😀")] {
-        assert_eq!(siege.sends(Method::POST, "/users", JSON, body(text)).await.ok()["user"]["firstName"], name);
+        assert_eq!(loaded.sends(Method::POST, "/users", JSON, body(text)).await.ok()["user"]["firstName"], name);
     }
     let valid = body(b"");
     for (mark, status) in
         [(&b"\xef\xbb\xbf"[..], 200), (b"\xef\xbb\xbf\xef\xbb\xbf", 400), (b"\xff\xfe", 400), (b"\xfe\xff", 400), (b"\0", 400)]
     {
-        assert_eq!(siege.sends(Method::POST, "/users", JSON, [mark, &valid].concat()).await.status, status, "{}", mark.escape_ascii());
+        assert_eq!(loaded.sends(Method::POST, "/users", JSON, [mark, &valid].concat()).await.status, status, "{}", mark.escape_ascii());
     }
     let utf16: Vec<u8> = String::from_utf8(valid).unwrap().encode_utf16().flat_map(u16::to_le_bytes).collect();
-    assert_eq!(siege.sends(Method::POST, "/users", JSON, utf16).await.status, 400);
-    siege.ends_well().await;
+    assert_eq!(loaded.sends(Method::POST, "/users", JSON, utf16).await.status, 400);
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn forms_of_any_kind_are_answered(kind: Kind) {
-    let siege = Siege::begins(kind).await;
+    let loaded = LoadedServer::begins(kind).await;
     let full = "a".repeat(MOST);
-    for (path, _) in siege.bodies() {
+    for (path, _) in loaded.bodies() {
         let forms = ["", "&", "=", "%", "%f", "%zz", "%00=%00", "=&=&=", "a[b][c]=d", "firstName[$gt]=", "__proto__=x", &full];
         for form in forms {
-            assert_eq!(siege.sends(Method::POST, &path, FORM, form).await.status, 400, "{form:.20}");
+            assert_eq!(loaded.sends(Method::POST, &path, FORM, form).await.status, 400, "{form:.20}");
         }
         for piece in ["&", "a=&", "userIds=x&", "userIds=&", "type=consumer&", "messageText=a&", "%ff=%fe&", "a[]=1&"] {
-            assert_eq!(siege.sends(Method::POST, &path, FORM, full_of(piece, "")).await.status, 400, "{piece}");
+            assert_eq!(loaded.sends(Method::POST, &path, FORM, full_of(piece, "")).await.status, 400, "{piece}");
         }
     }
     let keys = (0..14_000).map(|n| format!("{n}=&")).collect::<Vec<_>>().concat();
-    siege.sends(Method::POST, "/users", FORM, format!("{keys}firstName=%FF&lastName=%FE&type=consumer")).await.ok();
-    siege.ends_well().await;
+    loaded.sends(Method::POST, "/users", FORM, format!("{keys}firstName=%FF&lastName=%FE&type=consumer")).await.ok();
+    loaded.ends_well().await;
 }
 
 /// Texts from every plane, and those that confuse.
@@ -326,9 +326,9 @@ fn as_form(text: &str) -> String {
 #[apply(each_store)]
 #[tokio::test]
 async fn every_message_comes_back_as_it_was_written(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    let mut socket = Socket::of(&siege.bob, &siege.room).await;
-    let path = format!("/room/{}/message", siege.room);
+    let loaded = LoadedServer::begins(kind).await;
+    let mut socket = Socket::of(&loaded.bob, &loaded.room).await;
+    let path = format!("/room/{}/message", loaded.room);
     for text in all_kinds_of_texts() {
         let forms = [
             (JSON, json!({ "messageText": text }).to_string()),
@@ -336,20 +336,20 @@ async fn every_message_comes_back_as_it_was_written(kind: Kind) {
             (FORM, format!("messageText={}", as_form(&text))),
         ];
         for (kind, body) in forms.into_iter().filter(|(_, body)| body.len() <= MOST) {
-            let post = siege.sends(Method::POST, &path, kind, body).await.ok()["post"].clone();
+            let post = loaded.sends(Method::POST, &path, kind, body).await.ok()["post"].clone();
             assert_eq!(post["message"]["messageText"], text);
             assert_eq!(socket.hears_post().await, post);
         }
-        assert_eq!(siege.bob.reads(&siege.room, "?limit=1").await, [text.as_str()]);
-        assert_eq!(siege.bob.recents("").await[0]["message"]["messageText"], text);
+        assert_eq!(loaded.bob.reads(&loaded.room, "?limit=1").await, [text.as_str()]);
+        assert_eq!(loaded.bob.recents("").await[0]["message"]["messageText"], text);
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn every_name_comes_back_as_it_was_written(kind: Kind) {
-    let siege = Siege::begins(kind).await;
+    let loaded = LoadedServer::begins(kind).await;
     let mut users = Vec::new();
     for text in all_kinds_of_texts() {
         let allowed: Vec<_> = text.chars().filter(|c| !is_disruptive(*c)).collect();
@@ -358,23 +358,23 @@ async fn every_name_comes_back_as_it_was_written(kind: Kind) {
         let text: String = ['a'].iter().chain(some).collect();
         for (first, last) in [(text.as_str(), "x"), ("x", text.as_str())] {
             let body = json!({ "firstName": first, "lastName": last, "type": "support" });
-            let user = siege.sends(Method::POST, "/users", JSON, body.to_string()).await.ok()["user"].clone();
+            let user = loaded.sends(Method::POST, "/users", JSON, body.to_string()).await.ok()["user"].clone();
             assert_eq!((&user["firstName"], &user["lastName"]), (&json!(first), &json!(last)));
             let path = format!("/users/{}", user["_id"].as_str().unwrap());
-            assert_eq!(siege.sends(Method::GET, &path, JSON, "").await.ok()["user"], user);
+            assert_eq!(loaded.sends(Method::GET, &path, JSON, "").await.ok()["user"], user);
             users.push(user);
         }
     }
     let ids: Vec<_> = users.iter().map(|user| &user["_id"]).collect();
     let body = json!({ "userIds": ids, "type": "consumer-to-support" });
-    let room = siege.sends(Method::POST, "/room/initiate", JSON, body.to_string()).await.ok()["chatRoom"]["chatRoomId"].clone();
+    let room = loaded.sends(Method::POST, "/room/initiate", JSON, body.to_string()).await.ok()["chatRoom"]["chatRoomId"].clone();
     let room = room.as_str().unwrap();
-    let mut members = siege.alice.posts(room, "hello").await.ok()["post"]["chatRoomInfo"].as_array().unwrap().clone();
-    members.retain(|user| user["_id"] != siege.alice.id);
+    let mut members = loaded.alice.posts(room, "hello").await.ok()["post"]["chatRoomInfo"].as_array().unwrap().clone();
+    members.retain(|user| user["_id"] != loaded.alice.id);
     users.sort_by_key(|user| user["_id"].as_str().map(str::to_owned));
     members.sort_by_key(|user| user["_id"].as_str().map(str::to_owned));
     assert!(members == users, "every member of the room has the name they were given");
-    let listed: Vec<Value> = siege.sends(Method::GET, "/users?limit=500", JSON, "").await.ok()["users"].as_array().unwrap().clone();
+    let listed: Vec<Value> = loaded.sends(Method::GET, "/users?limit=500", JSON, "").await.ok()["users"].as_array().unwrap().clone();
     assert!(users.iter().all(|user| listed.contains(user)));
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }

@@ -5,7 +5,7 @@ use rand::{Rng, RngExt};
 
 use crate::{databases::Kind, each_store};
 use crate::{
-    hostile_siege::{Request, Siege, mutated, noise, one_of, random},
+    hostile_load::{LoadedServer, Request, mutated, noise, one_of, random},
     people::Person,
     program::somebody,
 };
@@ -48,16 +48,16 @@ fn random_body(random: &mut impl Rng, path: &str, token: &str, valid: &[Vec<u8>]
 }
 
 async fn ten_thousand_bodies(kind: Kind, endpoint: usize) {
-    let siege = Siege::begins(kind).await;
-    let (path, fields) = siege.bodies()[endpoint].clone();
+    let loaded = LoadedServer::begins(kind).await;
+    let (path, fields) = loaded.bodies()[endpoint].clone();
     let json: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     let form: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={}", value.trim_matches(['[', ']', '"']))).collect();
     let valid = [format!("{{{}}}", json.join(",")).into_bytes(), form.join("&").into_bytes()];
-    let token = format!("Bearer {}", siege.alice.token);
+    let token = format!("Bearer {}", loaded.alice.token);
     let mut random = random();
     let requests: Vec<_> = (0..BODIES).map(|_| random_body(&mut random, &path, &token, &valid)).collect();
-    join_all(requests.chunks(BODIES / CONNECTIONS).map(|share| siege.answers_all(share))).await;
-    siege.ends_well().await;
+    join_all(requests.chunks(BODIES / CONNECTIONS).map(|share| loaded.answers_all(share))).await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
@@ -167,12 +167,12 @@ fn legal(bytes: &[u8]) -> Vec<u8> {
 #[apply(each_store)]
 #[tokio::test]
 async fn thousands_of_random_paths_are_answered(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    let mallory = somebody(&siege.base, "Mallory").await;
+    let loaded = LoadedServer::begins(kind).await;
+    let mallory = somebody(&loaded.base, "Mallory").await;
     // One that random requests may post to, read and delete.
     let room = mallory.room_with(&[]).await;
     let mut random = random();
     let requests: Vec<_> = (0..4_000).map(|_| random_target(&mut random, &mallory, &room)).collect();
-    join_all(requests.chunks(1_000).map(|share| siege.answers_all(share))).await;
-    siege.ends_well().await;
+    join_all(requests.chunks(1_000).map(|share| loaded.answers_all(share))).await;
+    loaded.ends_well().await;
 }

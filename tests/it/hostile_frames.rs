@@ -12,7 +12,7 @@ use crate::{
     databases::Kind,
     each_store,
     harness::PATIENCE,
-    hostile_siege::{Siege, mutated, noise, one_of, random},
+    hostile_load::{LoadedServer, mutated, noise, one_of, random},
     raw::{Connection, frame},
     wire::Socket,
 };
@@ -32,7 +32,7 @@ fn claims(first: u8, length: u64) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_broken_frame_ends_its_connection_and_nothing_else() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let mut broken: Vec<Vec<u8>> = vec![
         b"\x81\x0242".to_vec(),
         claims(TEXT, 1 << 63),
@@ -58,24 +58,24 @@ async fn a_broken_frame_ends_its_connection_and_nothing_else() {
     broken.extend([0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535].map(|code| frame(CLOSE, &code.to_be_bytes())));
     broken.extend([&b""[..], b"\x04", b"4\xff"].map(|data| frame(BINARY, data)));
     join_all(broken.iter().flat_map(|bytes| [(WEBSOCKET, bytes), (WEBSOCKET_3, bytes)]).map(async |(path, bytes)| {
-        let mut connection = Connection::websocket(&siege.base, path).await;
+        let mut connection = Connection::websocket(&loaded.base, path).await;
         connection.send(&frame(TEXT, b"40")).await;
         connection.send(bytes).await;
         // It ends of itself: this side goes on listening.
         while connection.frame().await.is_some() {}
     }))
     .await;
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn unusual_frames_are_as_good_as_others() {
-    let siege = Siege::begins(Kind::Sqlite).await;
-    let mut connection = Connection::websocket(&siege.base, WEBSOCKET).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let mut connection = Connection::websocket(&loaded.base, WEBSOCKET).await;
     connection.send(&frame(TEXT, b"40")).await;
     connection.hears("40{").await;
     let mut bytes = frame(0x8a, b"an answer to no ping");
-    let event = json!(["subscribe", siege.room, "😀"]).to_string();
+    let event = json!(["subscribe", loaded.room, "😀"]).to_string();
     // One byte a frame, pings between them.
     bytes.extend(frame(0x01, b"421"));
     for byte in event.as_bytes() {
@@ -94,25 +94,25 @@ async fn unusual_frames_are_as_good_as_others() {
         }
     }
     assert!(heard.contains(&r#"431[{"success":true}]"#.to_owned()), "{heard:?}");
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn a_packet_may_be_as_large_as_the_setting_says_and_no_larger() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let event = |size: usize| {
         let frame = r#"427["identity",""]"#;
         frame.replace("\"\"", &format!("\"{}\"", "x".repeat(size - frame.len())))
     };
-    let mut socket = Socket::connect(&siege.base).await;
+    let mut socket = Socket::connect(&loaded.base).await;
     assert!(socket.tries(Message::text(event(100_000))).await);
     assert!(socket.receive().await.unwrap().starts_with("437["));
     socket.tries(Message::text(event(100_001))).await;
     assert!(!socket.answers().await);
-    let mut socket = Socket::connect(&siege.base).await;
+    let mut socket = Socket::connect(&loaded.base).await;
     socket.tries(Message::binary(vec![0; 100_001])).await;
     assert!(!socket.answers().await);
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 /// Sockets for packets that may or may not end them.
@@ -122,8 +122,8 @@ struct Sockets<'a> {
 }
 
 impl<'a> Sockets<'a> {
-    async fn of(siege: &'a Siege) -> Self {
-        Self { base: &siege.base, socket: Socket::connect(&siege.base).await }
+    async fn of(loaded: &'a LoadedServer) -> Self {
+        Self { base: &loaded.base, socket: Socket::connect(&loaded.base).await }
     }
 
     /// Sends these frames one by one, and looks at what became of the connection. A new one takes its place when it has ended.
@@ -162,8 +162,8 @@ const EVENTS: [&str; 15] = [
 #[apply(each_store)]
 #[tokio::test]
 async fn no_payload_of_an_event_ends_the_connection(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    let mut sockets = Sockets::of(&siege).await;
+    let loaded = LoadedServer::begins(kind).await;
+    let mut sockets = Sockets::of(&loaded).await;
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let deep_object = format!("{}0{}", "{\"a\":".repeat(10_000), "}".repeat(10_000));
     let wide = "0,".repeat(49_000) + "0";
@@ -211,21 +211,21 @@ async fn no_payload_of_an_event_ends_the_connection(kind: Kind) {
     {
         assert!(sockets.survive(vec![Message::text(packet)]).await, "{packet}");
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn a_socket_goes_on_in_its_room_after_every_refusal(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    let mut socket = Socket::of(&siege.bob, &siege.room).await;
+    let loaded = LoadedServer::begins(kind).await;
+    let mut socket = Socket::of(&loaded.bob, &loaded.room).await;
     for event in EVENTS {
-        for payload in [json!([]), json!([{ "$gt": "" }]), json!([["a"]]), json!(["\u{0}"]), json!([siege.room, { "$ne": null }])] {
+        for payload in [json!([]), json!([{ "$gt": "" }]), json!([["a"]]), json!(["\u{0}"]), json!([loaded.room, { "$ne": null }])] {
             // What comes on top of a room is of no interest there, and without a room it is all of one's rooms.
             let is_right = match event {
                 "unsubscribe" => true,
                 "subscribe" => payload == json!([]),
-                "typing" | "stop typing" => payload[0] == *siege.room,
+                "typing" | "stop typing" => payload[0] == *loaded.room,
                 _ => false,
             };
             if !is_right {
@@ -233,9 +233,9 @@ async fn a_socket_goes_on_in_its_room_after_every_refusal(kind: Kind) {
             }
         }
     }
-    let post = siege.alice.posts(&siege.room, "still here").await.ok()["post"].clone();
+    let post = loaded.alice.posts(&loaded.room, "still here").await.ok()["post"].clone();
     assert_eq!(socket.hears_post().await, post);
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 /// Packets that are none, or none that a client may send.
@@ -304,9 +304,9 @@ const BROKEN: [&str; 60] = [
 
 #[tokio::test]
 async fn a_broken_packet_ends_at_most_its_own_connection() {
-    let siege = Siege::begins(Kind::Sqlite).await;
-    let mut witness = Socket::of(&siege.bob, &siege.room).await;
-    let mut sockets = Sockets::of(&siege).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let mut witness = Socket::of(&loaded.bob, &loaded.room).await;
+    let mut sockets = Sockets::of(&loaded).await;
     for packet in BROKEN {
         sockets.survive(vec![Message::text(packet)]).await;
         sockets.survive(vec![Message::text(packet), Message::binary(&b"x"[..])]).await;
@@ -321,7 +321,7 @@ async fn a_broken_packet_ends_at_most_its_own_connection() {
         sockets.survive(frames).await;
     }
     assert!(witness.answers().await);
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 /// A packet like one that a client sends, mostly with mistakes.
@@ -343,83 +343,83 @@ fn random_frame(random: &mut impl Rng, packets: &[Vec<u8>]) -> Message {
 
 #[tokio::test]
 async fn thousands_of_random_packets_end_at_most_their_own_connections() {
-    let siege = Siege::begins(Kind::Sqlite).await;
-    let mut witness = Socket::of(&siege.bob, &siege.room).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let mut witness = Socket::of(&loaded.bob, &loaded.room).await;
     let mut random = random();
     let packets = [
-        format!("42[\"subscribe\",\"{}\",\"{}\"]", siege.room, siege.bob.id),
-        format!("4217[\"identity\",\"{}\"]", siege.alice.id),
-        format!("42/,3[\"unsubscribe\",\"{}\"]", siege.room),
+        format!("42[\"subscribe\",\"{}\",\"{}\"]", loaded.room, loaded.bob.id),
+        format!("4217[\"identity\",\"{}\"]", loaded.alice.id),
+        format!("42/,3[\"unsubscribe\",\"{}\"]", loaded.room),
         "40{\"token\":\"x\"}".into(),
         "40/nowhere,{}".into(),
         "451-4[\"subscribe\",{\"_placeholder\":true,\"num\":0}]".into(),
         "431[{\"success\":true}]".into(),
-        format!("425{}", json!(["sync", { "rooms": { &siege.room: 1 } }])),
-        format!("426{}", json!(["send message", { "chatRoomId": siege.room, "messageText": "x", "clientMessageId": "x" }])),
-        format!("427{}", json!(["mark read", { "chatRoomId": siege.room, "upToSeq": 1 }])),
-        format!("42{}", json!(["typing", siege.room])),
+        format!("425{}", json!(["sync", { "rooms": { &loaded.room: 1 } }])),
+        format!("426{}", json!(["send message", { "chatRoomId": loaded.room, "messageText": "x", "clientMessageId": "x" }])),
+        format!("427{}", json!(["mark read", { "chatRoomId": loaded.room, "upToSeq": 1 }])),
+        format!("42{}", json!(["typing", loaded.room])),
     ]
     .map(String::into_bytes);
     let volleys: Vec<Vec<Vec<Message>>> = (0..4)
         .map(|_| (0..250).map(|_| (0..random.random_range(1..=4)).map(|_| random_frame(&mut random, &packets)).collect()).collect())
         .collect();
     join_all(volleys.into_iter().map(async |volleys| {
-        let mut sockets = Sockets::of(&siege).await;
+        let mut sockets = Sockets::of(&loaded).await;
         for frames in volleys {
             sockets.survive(frames).await;
         }
     }))
     .await;
     assert!(witness.answers().await);
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn ten_thousand_events_at_once_take_little_memory_and_end_nothing(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    let mut socket = Socket::connect(&siege.base).await;
+    let loaded = LoadedServer::begins(kind).await;
+    let mut socket = Socket::connect(&loaded.base).await;
     for n in 0..10_000 {
-        let event = json!([one_of(&mut rand::rng(), &["subscribe", "unsubscribe"]), siege.room]);
+        let event = json!([one_of(&mut rand::rng(), &["subscribe", "unsubscribe"]), loaded.room]);
         assert!(socket.tries(Message::text(format!("42{n}{event}"))).await);
     }
     // Many were refused, and answers for which there was no room have been dropped: one asks until one is in.
     for n in 10_000.. {
-        assert!(socket.tries(Message::text(format!("42{n}{}", json!(["subscribe", siege.room])))).await);
+        assert!(socket.tries(Message::text(format!("42{n}{}", json!(["subscribe", loaded.room])))).await);
         let subscribed =
             async { while socket.receive().await.expect("the connection goes on") != format!("43{n}[{{\"success\":true}}]") {} };
         if tokio::time::timeout(PATIENCE / 20, subscribed).await.is_ok() {
             break;
         }
     }
-    siege.alice.posts(&siege.room, "heard").await.ok();
+    loaded.alice.posts(&loaded.room, "heard").await.ok();
     while !socket.receive().await.expect("the connection goes on").starts_with("42[\"new message\"") {}
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn clients_that_come_and_go_in_floods_leave_nothing_behind(kind: Kind) {
-    let siege = Siege::begins(kind).await;
+    let loaded = LoadedServer::begins(kind).await;
     let greeting = [
         frame(TEXT, b"40"),
-        frame(TEXT, format!("42{}", json!(["identity", siege.bob.id])).as_bytes()),
-        frame(TEXT, format!("42{}", json!(["subscribe", siege.room, siege.bob.id])).as_bytes()),
+        frame(TEXT, format!("42{}", json!(["identity", loaded.bob.id])).as_bytes()),
+        frame(TEXT, format!("42{}", json!(["subscribe", loaded.room, loaded.bob.id])).as_bytes()),
     ]
     .concat();
     for _ in 0..10 {
         join_all((0..50).map(async |n| {
-            let mut connection = Connection::websocket(&siege.base, WEBSOCKET).await;
+            let mut connection = Connection::websocket(&loaded.base, WEBSOCKET).await;
             connection.send(&greeting[..greeting.len() * (n % 5) / 4]).await;
             if n % 2 == 0 {
                 connection.send(&frame(CLOSE, &1000_u16.to_be_bytes())).await;
             }
         }))
         .await;
-        siege.alice.posts(&siege.room, "anybody there?").await.ok();
+        loaded.alice.posts(&loaded.room, "anybody there?").await.ok();
     }
-    let mut bobs = Socket::of(&siege.bob, &siege.room).await;
-    let post = siege.alice.posts(&siege.room, "one").await.ok()["post"].clone();
+    let mut bobs = Socket::of(&loaded.bob, &loaded.room).await;
+    let post = loaded.alice.posts(&loaded.room, "one").await.ok()["post"].clone();
     assert_eq!(bobs.hears().await, Value::from(vec![json!("new message"), json!({ "message": post })]));
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }

@@ -5,14 +5,14 @@
 use crate::{
     databases::Kind,
     each_store,
-    hostile_siege::{Siege, random},
+    hostile_load::{LoadedServer, random},
     raw::Connection,
 };
 use rand::{Rng, RngExt};
 use rstest_reuse::apply;
 use serde_json::{Value, json};
 
-impl Siege {
+impl LoadedServer {
     /// The answer to this, sound as it has to be, after which the server waits for more or ends the connection, but answers nothing else.
     async fn answer_to(&self, bytes: impl AsRef<[u8]>) -> (u16, Value) {
         let bytes = bytes.as_ref();
@@ -65,7 +65,7 @@ const USER: &str = r#"{"firstName":"Mallory","lastName":"Test","type":"consumer"
 
 #[tokio::test]
 async fn what_is_no_http_is_refused() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     // More than the 64 KiB that the head of a request may have, and than what hyper reads before it notices.
     let long = "a".repeat(200_000);
     let with = |header: &str| format!("GET /health HTTP/1.1\r\nhost: x\r\n{header}\r\n\r\n");
@@ -124,19 +124,19 @@ async fn what_is_no_http_is_refused() {
         // Of the four bytes `{"fi` one cannot make a user, and what follows is no request.
         &create("content-length: 4\r\n", USER),
     ] {
-        siege.refuses(bytes).await;
+        loaded.refuses(bytes).await;
     }
     for bytes in
         [&b"GET /\xff\xfe HTTP/1.1\r\n\r\n"[..], b"GET /users?\xc3\x28 HTTP/1.1\r\n\r\n", b"GET /health HTTP/1.1\r\n\xff: x\r\n\r\n"]
     {
-        siege.refuses(bytes).await;
+        loaded.refuses(bytes).await;
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn what_stops_in_the_middle_is_not_carried_out() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     for bytes in [
         "",
         "\r\n\r\n\r\n\r\n",
@@ -150,16 +150,16 @@ async fn what_stops_in_the_middle_is_not_carried_out() {
         "PRI * HTTP/2.0\r\n\r\nS",
         "POST /users HTTP/1.1\r\n",
     ] {
-        siege.refuses_part(bytes).await;
+        loaded.refuses_part(bytes).await;
     }
-    assert_eq!(siege.alice.get("/users?limit=9").await.ok()["users"].as_array().unwrap().len(), 2, "Alice and Bob");
-    siege.ends_well().await;
+    assert_eq!(loaded.alice.get("/users?limit=9").await.ok()["users"].as_array().unwrap().len(), 2, "Alice and Bob");
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn who_says_nothing_or_stops_in_the_middle_is_let_go() {
     let settings = ["HEADER", "KEEP_ALIVE", "REQUEST"].map(|name| format!("CAUSERIE_HTTP__{name}_TIMEOUT_MS"));
-    let siege = Siege::with(Kind::Sqlite, &settings.each_ref().map(|name| (name.as_str(), "500"))).await;
+    let loaded = LoadedServer::with(Kind::Sqlite, &settings.each_ref().map(|name| (name.as_str(), "500"))).await;
     let polling = "POST /socket.io/?EIO=4&transport=polling&sid=x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n4";
     for beginning in [
         "",
@@ -171,32 +171,32 @@ async fn who_says_nothing_or_stops_in_the_middle_is_let_go() {
         &create("content-length: 9\r\n", "{"),
         polling,
     ] {
-        let mut connection = Connection::open(&siege.base).await;
+        let mut connection = Connection::open(&loaded.base).await;
         connection.send(beginning.as_bytes()).await;
         while let Some(reply) = connection.reply("GET").await {
             assert!(matches!(reply.status, 200 | 400 | 503), "{beginning}: {reply:?}");
         }
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn noise_is_refused() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let mut random = random();
     for _ in 0..300 {
         let mut noise = vec![0; random.random_range(1..2_000)];
         random.fill_bytes(&mut noise);
-        siege.refuses_part(noise).await;
+        loaded.refuses_part(noise).await;
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn unusual_requests_are_answered_in_the_envelope(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    let id = &siege.alice.id;
+    let loaded = LoadedServer::begins(kind).await;
+    let id = &loaded.alice.id;
     for (bytes, status) in [
         ("GET /health HTTP/1.0\r\n\r\n", 200),
         ("GET /health HTTP/1.1\r\n\r\n", 200),
@@ -253,21 +253,21 @@ async fn unusual_requests_are_answered_in_the_envelope(kind: Kind) {
         (&get("/users/{userId}"), 404),
         (&get("/users/*"), 404),
     ] {
-        assert_eq!(siege.answer_to(bytes).await.0, status, "{}", beginning(bytes.as_bytes()));
+        assert_eq!(loaded.answer_to(bytes).await.0, status, "{}", beginning(bytes.as_bytes()));
     }
     // The layer for CORS takes every OPTIONS for the question of a browser, whose answer has no body.
     for target in ["*", "/users", "/nothing", "http://elsewhere.example"] {
-        let mut connection = Connection::open(&siege.base).await;
+        let mut connection = Connection::open(&loaded.base).await;
         connection.send(format!("OPTIONS {target} HTTP/1.1\r\n\r\n").as_bytes()).await;
         assert_eq!(connection.reply("OPTIONS").await.expect("an answer").status, 200, "{target}");
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn whatever_stands_in_the_authorization_header_is_answered() {
-    let siege = Siege::begins(Kind::Sqlite).await;
-    let token = &siege.alice.token;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let token = &loaded.alice.token;
     let ask = |headers: &[&[u8]]| {
         let headers = headers.iter().flat_map(|value| [b"authorization: ", *value, b"\r\n"].concat());
         [b"GET /room HTTP/1.1\r\nhost: x\r\n".to_vec(), headers.collect(), b"\r\n".to_vec()].concat()
@@ -296,28 +296,28 @@ async fn whatever_stands_in_the_authorization_header_is_answered() {
         format!("Bearer {}.{}.{}", "a".repeat(20_000), "b".repeat(20_000), "c".repeat(20_000)).into(),
     ]);
     for value in wrong {
-        assert_eq!(siege.answer_to(ask(&[&value])).await.0, 401, "{}", beginning(&value));
+        assert_eq!(loaded.answer_to(ask(&[&value])).await.0, 401, "{}", beginning(&value));
     }
-    assert_eq!(siege.answer_to(ask(&[b""])).await.0, 400);
+    assert_eq!(loaded.answer_to(ask(&[b""])).await.0, 400);
     // A proxy in front may check one of two, and we would take the other.
     for two in [[good.as_bytes(), b"Bearer x"], [b"Bearer x", good.as_bytes()], [good.as_bytes(), good.as_bytes()], [b"", good.as_bytes()]]
     {
-        let (status, body) = siege.answer_to(ask(&two)).await;
+        let (status, body) = loaded.answer_to(ask(&two)).await;
         assert_eq!((status, &body["message"]), (400, &json!("The request has more than one Authorization header")));
     }
     let socket =
         format!("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\nauthorization: {good}\r\nAUTHORIZATION: x\r\n\r\n");
-    assert_eq!(siege.answer_to(socket).await.0, 400);
-    siege.ends_well().await;
+    assert_eq!(loaded.answer_to(socket).await.0, 400);
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn requests_sent_at_once_are_answered_in_their_order(kind: Kind) {
-    let siege = Siege::begins(kind).await;
+    let loaded = LoadedServer::begins(kind).await;
     let user = |n: u32| format!(r#"{{"firstName":"{n}","lastName":"Test","type":"consumer"}}"#);
     let requests: String = (0..200).map(|n| create(&format!("content-length: {}\r\n", user(n).len()), &user(n))).collect();
-    let mut connection = Connection::open(&siege.base).await;
+    let mut connection = Connection::open(&loaded.base).await;
     // In pieces that end wherever they end.
     for piece in requests.as_bytes().chunks(101) {
         assert!(connection.send(piece).await);
@@ -326,12 +326,12 @@ async fn requests_sent_at_once_are_answered_in_their_order(kind: Kind) {
         let reply = connection.reply("POST").await.expect("an answer");
         assert_eq!(reply.sound(n)["user"]["firstName"], n.to_string());
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn a_body_with_two_lengths_is_read_once() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     // Whichever length counts, what a proxy may have taken for the body must not be carried out as a request of its own.
     let hidden = "DELETE /delete/room/none HTTP/1.1\r\nhost: x\r\n\r\n";
     for headers in [
@@ -340,7 +340,7 @@ async fn a_body_with_two_lengths_is_read_once() {
         format!("transfer-encoding: identity\r\ncontent-length: {}\r\n", 5 + hidden.len()),
     ] {
         let request = create(&headers, &format!("0\r\n\r\n{hidden}"));
-        siege.refuses(&request).await;
+        loaded.refuses(&request).await;
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }

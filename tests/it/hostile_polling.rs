@@ -12,7 +12,7 @@ use crate::{
     each_store,
     harness::PATIENCE,
     hostile_frames::{TEXT, WEBSOCKET},
-    hostile_siege::{Siege, mutated, noise, one_of, random},
+    hostile_load::{LoadedServer, mutated, noise, one_of, random},
     people::Person,
     raw::{Connection, frame},
     wire::Socket,
@@ -20,20 +20,20 @@ use crate::{
 
 /// A session of a client that polls.
 pub struct Session<'a> {
-    siege: &'a Siege,
+    loaded: &'a LoadedServer,
     path: String,
 }
 
 const BINARY: &str = "application/octet-stream";
 
-impl Siege {
+impl LoadedServer {
     /// Opens a session with this version of Engine.IO.
     pub async fn session(&self, version: u8) -> Session<'_> {
         let path = format!("/socket.io/?EIO={version}&transport=polling");
         let (status, opening) = self.polls(Method::GET, &path, "text/plain", "").await;
         assert_eq!(status, 200, "{opening}");
         let sid = opening.split("\"sid\":\"").nth(1).unwrap().split('"').next().unwrap();
-        Session { siege: self, path: format!("{path}&sid={sid}") }
+        Session { loaded: self, path: format!("{path}&sid={sid}") }
     }
 
     /// The answer of the sockets' path, which is never a fault of ours.
@@ -48,11 +48,11 @@ impl Siege {
 
 impl Session<'_> {
     pub async fn sends(&self, kind: &str, payload: impl Into<Vec<u8>>) -> u16 {
-        self.siege.polls(Method::POST, &self.path, kind, payload).await.0
+        self.loaded.polls(Method::POST, &self.path, kind, payload).await.0
     }
 
     pub async fn hears(&self) -> (u16, String) {
-        self.siege.polls(Method::GET, &self.path, "text/plain", "").await
+        self.loaded.polls(Method::GET, &self.path, "text/plain", "").await
     }
 
     /// Says that the client is there: 400 when the session is not.
@@ -67,18 +67,18 @@ impl Session<'_> {
 
 #[tokio::test]
 async fn a_payload_whose_length_splits_a_character_does_not_keep_the_server_busy_for_ever() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     // More of them than a machine has threads.
-    let sessions: Vec<_> = join_all((0..32).map(|_| siege.session(3))).await;
+    let sessions: Vec<_> = join_all((0..32).map(|_| loaded.session(3))).await;
     for status in join_all(sessions.iter().map(|session| session.sends("text/plain;charset=UTF-8", "1:😀x"))).await {
         assert_eq!(status, 400);
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn payloads_of_version_3_that_lie_about_their_lengths_are_refused() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let texts: [&[u8]; 24] = [
         b":",
         b"1",
@@ -125,23 +125,23 @@ async fn payloads_of_version_3_that_lie_about_their_lengths_are_refused() {
     ];
     for (kind, payloads) in [("text/plain;charset=UTF-8", &texts[..]), (BINARY, &binary), (BINARY, &texts), ("text/plain", &binary)] {
         for payload in payloads {
-            let session = siege.session(3).await;
+            let session = loaded.session(3).await;
             let status = session.sends(kind, *payload).await;
             assert!(matches!(status, 200 | 400), "{}: {status}", payload.escape_ascii());
             session.pings().await;
         }
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn a_client_of_version_3_is_understood(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    let session = siege.session(3).await;
+    let loaded = LoadedServer::begins(kind).await;
+    let session = loaded.session(3).await;
     // Clients send events when they know that they are connected.
     while !session.hears().await.1.contains(":40") {}
-    let event = format!("4217[\"subscribe\",\"{}\",\"é😀\"]", siege.room);
+    let event = format!("4217[\"subscribe\",\"{}\",\"é😀\"]", loaded.room);
     // JavaScript counts the two halves of the last character.
     assert_eq!(session.sends("text/plain;charset=UTF-8", format!("1:2{}:{event}1:2", event.encode_utf16().count())).await, 200);
     let mut heard = String::new();
@@ -150,12 +150,12 @@ async fn a_client_of_version_3_is_understood(kind: Kind) {
         assert_eq!(status, 200);
         heard.push_str(&packets);
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn rubbish_payloads_of_version_4_are_refused() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let long = "4".repeat(100_000);
     let payloads: [&[u8]; 20] = [
         b"",
@@ -181,7 +181,7 @@ async fn rubbish_payloads_of_version_4_are_refused() {
     ];
     for kind in ["text/plain;charset=UTF-8", BINARY, "application/json", ""] {
         for payload in payloads {
-            let session = siege.session(4).await;
+            let session = loaded.session(4).await;
             let status = session.sends(kind, payload).await;
             assert!(matches!(status, 200 | 400), "{}: {status}", payload[..payload.len().min(20)].escape_ascii());
             session.sends(kind, "40").await;
@@ -190,15 +190,15 @@ async fn rubbish_payloads_of_version_4_are_refused() {
     for (version, too_large) in
         [(3, format!("100000:{long}")), (4, format!("{long}4")), (3, "x".repeat(1_000_000)), (4, "x".repeat(1_000_000))]
     {
-        assert_eq!(siege.session(version).await.sends("text/plain", too_large).await, 413);
+        assert_eq!(loaded.session(version).await.sends("text/plain", too_large).await, 413);
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn requests_that_belong_to_no_session_are_refused() {
-    let siege = Siege::begins(Kind::Sqlite).await;
-    let session = siege.session(4).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let session = loaded.session(4).await;
     let sid = session.path.rsplit('=').next().unwrap();
     let mut queries: Vec<String> = [
         "",
@@ -230,24 +230,24 @@ async fn requests_that_belong_to_no_session_are_refused() {
     for query in &queries {
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "BREW"] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
-            let (status, answer) = siege.polls(method.clone(), &format!("/socket.io{query}"), "text/plain", "1:2").await;
+            let (status, answer) = loaded.polls(method.clone(), &format!("/socket.io{query}"), "text/plain", "1:2").await;
             assert_eq!(status, 400, "{method} {query:.100}: {answer}");
         }
     }
     for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::HEAD] {
-        assert_eq!(siege.polls(method, &session.path, "text/plain", "2").await.0, 400);
+        assert_eq!(loaded.polls(method, &session.path, "text/plain", "2").await.0, 400);
     }
     // Beside the path, not on it.
-    assert_eq!(siege.polls(Method::GET, "/socket.iox/?EIO=4&transport=polling", "text/plain", "").await.0, 404);
+    assert_eq!(loaded.polls(Method::GET, "/socket.iox/?EIO=4&transport=polling", "text/plain", "").await.0, 404);
     assert_eq!(session.sends("text/plain", "40").await, 200, "the session is as it was");
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn two_polls_at_once_end_the_session() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     for version in [3, 4] {
-        let session = siege.session(version).await;
+        let session = loaded.session(version).await;
         // What was waiting for the client is taken away, so that the next poll waits.
         let (first, second, third) = tokio::join!(session.hears(), session.hears(), session.hears());
         let mut statuses = [first.0, second.0, third.0];
@@ -255,12 +255,12 @@ async fn two_polls_at_once_end_the_session() {
         assert!(statuses.ends_with(&[400]), "{statuses:?}");
         assert_eq!(session.pings().await, 400);
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn an_upgrade_in_the_wrong_order_ends_its_session_and_nothing_else() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let text = |packets: &[&str]| packets.iter().flat_map(|packet| frame(TEXT, packet.as_bytes())).collect::<Vec<_>>();
     let orders = [
         text(&["5"]),
@@ -282,8 +282,8 @@ async fn an_upgrade_in_the_wrong_order_ends_its_session_and_nothing_else() {
     ];
     for version in [3, 4] {
         for order in &orders {
-            let session = siege.session(version).await;
-            let mut websocket = Connection::websocket(&siege.base, &session.as_websocket()).await;
+            let session = loaded.session(version).await;
+            let mut websocket = Connection::websocket(&loaded.base, &session.as_websocket()).await;
             websocket.send(order).await;
             websocket.finish().await;
             while websocket.frame().await.is_some() {}
@@ -293,20 +293,20 @@ async fn an_upgrade_in_the_wrong_order_ends_its_session_and_nothing_else() {
         }
     }
     let nobodys = format!("{WEBSOCKET}&sid=AAAAAAAAAAAAAAHs");
-    let mut connection = Connection::open(&siege.base).await;
+    let mut connection = Connection::open(&loaded.base).await;
     connection.asks_for_websocket(&nobodys).await;
     assert_eq!(connection.reply("GET").await.unwrap().status, 400);
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn a_second_websocket_for_a_session_is_refused() {
-    let siege = Siege::begins(Kind::Sqlite).await;
-    let session = siege.session(4).await;
-    let mut websocket = Connection::websocket(&siege.base, &session.as_websocket()).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let session = loaded.session(4).await;
+    let mut websocket = Connection::websocket(&loaded.base, &session.as_websocket()).await;
     let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
     let refused = async || {
-        let mut second = Connection::open(&siege.base).await;
+        let mut second = Connection::open(&loaded.base).await;
         second.send(format!("GET {} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n\r\n", session.as_websocket()).as_bytes()).await;
         assert_eq!(second.reply("GET").await.unwrap().status, 400);
     };
@@ -320,12 +320,12 @@ async fn a_second_websocket_for_a_session_is_refused() {
     assert_eq!(session.sends("text/plain", "41").await, 400);
     websocket.send(&frame(TEXT, b"421[\"identity\",5]")).await;
     websocket.hears("431[").await;
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn what_looks_like_an_upgrade_and_is_none_is_survived() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     for head in [
         "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nsec-websocket-key: x\r\n\r\n",
         "GET /socket.io/?EIO=4&transport=websocket HTTP/1.0\r\nsec-websocket-key: x\r\nupgrade: websocket\r\n\r\n",
@@ -334,21 +334,21 @@ async fn what_looks_like_an_upgrade_and_is_none_is_survived() {
         "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nsec-websocket-version: 99\r\nsec-websocket-key: x\r\nupgrade: x\r\n\r\n",
         "POST /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nsec-websocket-key: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
     ] {
-        let mut connection = Connection::open(&siege.base).await;
+        let mut connection = Connection::open(&loaded.base).await;
         connection.send(head.as_bytes()).await;
         connection.finish().await;
         if let Some(reply) = connection.reply("GET").await {
             assert!(reply.status < 500, "{head}: {reply:?}");
         }
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]
 async fn thousands_of_random_payloads_are_survived() {
-    let siege = Siege::begins(Kind::Sqlite).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let mut random = random();
-    let event = format!("42[\"subscribe\",\"{}\"]", siege.room);
+    let event = format!("42[\"subscribe\",\"{}\"]", loaded.room);
     let valid = [
         (3_u8, "text/plain", format!("1:2{}:{event}2:40", event.len()).into_bytes()),
         (3, "text/plain", "6:4é😀😀6:4😀\u{301}é".into()),
@@ -364,7 +364,7 @@ async fn thousands_of_random_payloads_are_survived() {
         .collect();
     join_all(attacks.chunks(500).map(async |attacks| {
         for attack in attacks.chunks(4) {
-            let sessions = [siege.session(3).await, siege.session(4).await];
+            let sessions = [loaded.session(3).await, loaded.session(4).await];
             for (version, kind, payload) in attack {
                 let session = &sessions[usize::from(*version) - 3];
                 let status = session.sends(kind, payload.clone()).await;
@@ -373,15 +373,15 @@ async fn thousands_of_random_payloads_are_survived() {
         }
     }))
     .await;
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn a_session_that_no_longer_polls_takes_little_however_much_is_sent_to_it(kind: Kind) {
-    let siege = Siege::begins(kind).await;
-    let session = siege.session(4).await;
-    let event = format!("42[\"subscribe\",\"{}\"]", siege.room);
+    let loaded = LoadedServer::begins(kind).await;
+    let session = loaded.session(4).await;
+    let event = format!("42[\"subscribe\",\"{}\"]", loaded.room);
     let events = vec![event.as_str(); 1_000].join("\x1e");
     session.sends("text/plain", "40").await;
     // Not before it is connected, when next to nothing may be sent.
@@ -389,12 +389,12 @@ async fn a_session_that_no_longer_polls_takes_little_however_much_is_sent_to_it(
     for _ in 0..10 {
         session.sends("text/plain", events.clone()).await;
     }
-    let alice: Person = siege.alice.clone();
-    let mut bobs = Socket::of(&siege.bob, &siege.room).await;
+    let alice: Person = loaded.alice.clone();
+    let mut bobs = Socket::of(&loaded.bob, &loaded.room).await;
     let text = "x".repeat(90_000);
     for _ in 0..20 {
-        let post = alice.posts(&siege.room, &text).await.ok()["post"].clone();
+        let post = alice.posts(&loaded.room, &text).await.ok()["post"].clone();
         assert_eq!(bobs.hears_post().await, post);
     }
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }

@@ -15,7 +15,7 @@ use crate::{
     databases::Kind,
     harness::{PATIENCE, Program, TestServer},
     hostile_frames::{TEXT, WEBSOCKET, WEBSOCKET_3},
-    hostile_siege::Siege,
+    hostile_load::LoadedServer,
     people::{Member, SECURE, registration},
     raw::{Connection, frame},
     wire::{Shown, Socket},
@@ -158,8 +158,8 @@ async fn who_has_proved_nothing_may_post_next_to_nothing_to_a_session(#[values(3
 #[rstest]
 #[tokio::test]
 async fn attachments_are_never_kept(#[values(WEBSOCKET, WEBSOCKET_3)] path: &str) {
-    let siege = Siege::begins(Kind::Sqlite).await;
-    let mut connections = join_all((0..10).map(|_| Connection::websocket(&siege.base, path))).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let mut connections = join_all((0..10).map(|_| Connection::websocket(&loaded.base, path))).await;
     join_all(connections.iter_mut().map(async |connection| {
         if path == WEBSOCKET {
             connection.send(&text("40")).await;
@@ -176,7 +176,7 @@ async fn attachments_are_never_kept(#[values(WEBSOCKET, WEBSOCKET_3)] path: &str
     }))
     .await;
     // 45 MB were sent.
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] k
 fn each_mongodb(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {}
 
 mod accounts;
-mod catching_up;
+mod catch_up;
 mod checker;
 mod clocks;
 mod coming_back;
@@ -41,12 +41,12 @@ mod edits;
 mod groups;
 mod groups_secure;
 mod hostile;
+mod hostile_backpressure;
 mod hostile_bodies;
 mod hostile_frames;
 mod hostile_http;
+mod hostile_load;
 mod hostile_polling;
-mod hostile_siege;
-mod hostile_thirst;
 mod hostile_unproved;
 mod idle;
 mod large_rooms;

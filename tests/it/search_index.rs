@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use causerie::{
     model::{MessageId, Room},
-    store::{Change, Search, Store},
+    store::{NewEntryKind, Search, Store},
 };
 use mongodb::bson::{Document, doc};
 use rstest_reuse::apply;
@@ -112,7 +112,7 @@ async fn a_message_of_very_many_words_keeps_nothing_from_being_found(kind: Kind)
     }
     let edit = |n: u64, text: &str| {
         let message = MessageId::from_bytes(u128::from(n).to_be_bytes());
-        change(&room, 1, Change::Edit { message, text: text.into() })
+        change(&room, 1, NewEntryKind::Edit { message, text: text.into() })
     };
     store.append((2..=31).map(|n| edit(n, "short now")).collect()).await.unwrap();
     for n in 32..=61 {
@@ -265,7 +265,7 @@ async fn an_earlier_index_is_made_anew_while_people_search(kind: Kind) {
     let last = |n: u64| &rooms[usize::try_from(n).unwrap() % rooms.len()];
     assert!(delete(&store, last(7), 7).await);
     let message = MessageId::from_bytes(u128::from(8_u64).to_be_bytes());
-    append(&store, change(last(8), 1, Change::Edit { message, text: "something else 上海".into() })).await;
+    append(&store, change(last(8), 1, NewEntryKind::Edit { message, text: "something else 上海".into() })).await;
     let beside = if kind == Kind::Sqlite { None } else { Some(database.open().await) };
     database.indexed().await;
     former_index_is_gone(&database).await;

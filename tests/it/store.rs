@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use causerie::{
     model::{Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType},
-    store::{Appended, Change, NewEntry, Page, Placed, RoomPage, Store},
+    store::{Appended, LogPosition, NewEntry, NewEntryKind, Page, RoomPage, Store},
 };
 use rstest_reuse::apply;
 
@@ -50,12 +50,12 @@ pub fn draft(room: &Room, author: u8, n: u64) -> NewEntry {
         room: room.id,
         author: user_id(author),
         created_at: Timestamp(10_000 + i64::try_from(n).unwrap()),
-        change: Change::Message { text: format!("text {n}"), client_id: None },
+        change: NewEntryKind::Message { text: format!("text {n}"), client_id: None },
     }
 }
 
 /// An entry by member `author` that is no message. It is made at the beginning of time, and so at that of the entry in front of it.
-pub fn change(room: &Room, author: u8, change: Change) -> NewEntry {
+pub fn change(room: &Room, author: u8, change: NewEntryKind) -> NewEntry {
     let id = uuid::Uuid::new_v4().into();
     NewEntry { id, room: room.id, author: user_id(author), created_at: Timestamp(1), change }
 }
@@ -73,7 +73,7 @@ pub async fn append(store: &Arc<dyn Store>, entry: NewEntry) -> Appended {
 
 /// Deletes message `n`, by member 1. False when there was none.
 pub async fn delete(store: &Arc<dyn Store>, room: &Room, n: u64) -> bool {
-    let outcome = append(store, change(room, 1, Change::Deletion(draft(room, 1, n).id))).await;
+    let outcome = append(store, change(room, 1, NewEntryKind::Deletion(draft(room, 1, n).id))).await;
     assert!(matches!(outcome, Appended::Placed(_) | Appended::Unchanged | Appended::NoRoom), "{outcome:?}");
     outcome.placed().is_some()
 }
@@ -106,7 +106,7 @@ async fn what_is_not_there_is_none(kind: Kind) {
     let store = database.open().await;
     let nowhere = room(9, &[9]);
     assert_eq!(store.user(user_id(9)).await.unwrap(), None);
-    assert_eq!(store.people(&[user_id(9)]).await.unwrap(), []);
+    assert_eq!(store.users_by_id(&[user_id(9)]).await.unwrap(), []);
     assert_eq!(store.list_users(None, 0, 10).await.unwrap(), []);
     assert!(!store.delete_user(user_id(9), Timestamp(1)).await.unwrap());
     assert_eq!(store.room(nowhere.id).await.unwrap(), None);
@@ -152,7 +152,7 @@ async fn users_are_listed_by_age_and_stay_as_authors_when_deleted(kind: Kind) {
     assert!(!store.delete_user(second.id, Timestamp(8_888)).await.unwrap());
     assert_eq!(store.user(second.id).await.unwrap(), None);
     assert_eq!(store.list_users(None, 0, 10).await.unwrap(), [first.clone(), third.clone()]);
-    let people = store.people(&[third.id, user_id(99), second.id, first.id]).await.unwrap();
+    let people = store.users_by_id(&[third.id, user_id(99), second.id, first.id]).await.unwrap();
     let erased = User { first_name: String::new(), last_name: String::new(), updated_at: Timestamp(7_777), deleted: true, ..second };
     assert_eq!(people.iter().map(|user| (**user).clone()).collect::<Vec<_>>(), [third, erased, first]);
 }
@@ -219,7 +219,7 @@ async fn time_never_runs_backwards_within_a_log(kind: Kind) {
     let (store, room) = with_messages(&database, 1).await;
     let earlier = NewEntry { created_at: Timestamp(1), ..draft(&room, 1, 2) };
     let placed = store.append(vec![earlier, draft(&room, 2, 3)]).await.unwrap();
-    let at = |seq, time| Appended::Placed(Placed { seq: Seq(seq), created_at: Timestamp(time) });
+    let at = |seq, time| Appended::Placed(LogPosition { seq: Seq(seq), created_at: Timestamp(time) });
     assert_eq!(placed, [at(2, 10_001), at(3, 10_003)]);
     assert_eq!(store.messages(room.id, Page::After(Seq(1)), 1).await.unwrap()[0].created_at, Timestamp(10_001));
 }

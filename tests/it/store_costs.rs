@@ -2,7 +2,7 @@
 
 use causerie::{
     model::{Room, Seq, Timestamp, UserId},
-    store::{Change, NewEntry, Page, Scope, Search},
+    store::{NewEntry, NewEntryKind, Page, Scope, Search},
 };
 use mongodb::{
     Client,
@@ -47,7 +47,7 @@ async fn done_with<T>(collection: &str, database: &Database, work: impl Future<O
 async fn a_page_behind_many_deletions_is_found_by_a_few_counts() {
     let database = Database::new(Kind::ReplicaSet).await;
     let (store, room) = with_messages(&database, 500).await;
-    let deletions = (3..=500).rev().map(|n| change(&room, 1, Change::Deletion(draft(&room, 1, n).id))).collect();
+    let deletions = (3..=500).rev().map(|n| change(&room, 1, NewEntryKind::Deletion(draft(&room, 1, n).id))).collect();
     store.append(deletions).await.unwrap();
     // What is done for search is done to the same collection.
     database.indexed().await;
@@ -63,7 +63,7 @@ async fn a_search_reads_the_messages_with_its_rarest_word() {
     let database = Database::new(Kind::ReplicaSet).await;
     let (store, room) = with_messages(&database, 0).await;
     let text = |n| if n == 7 { "common, often and rare".to_owned() } else { format!("common and often {n}") };
-    let says = |n| NewEntry { change: Change::Message { text: text(n), client_id: None }, ..draft(&room, 1, n) };
+    let says = |n| NewEntry { change: NewEntryKind::Message { text: text(n), client_id: None }, ..draft(&room, 1, n) };
     store.append((1..=1_500).map(says).collect()).await.unwrap();
     let search = |words: &str| {
         let scope = Scope::Room { room: room.id, after: Seq(0) };
@@ -85,7 +85,7 @@ async fn a_search_reads_nothing_of_rooms_of_others() {
     let database = Database::new(Kind::ReplicaSet).await;
     let (store, theirs) = with_messages(&database, 0).await;
     let says = |room: &Room, n| {
-        let change = Change::Message { text: format!("common word {n}"), client_id: None };
+        let change = NewEntryKind::Message { text: format!("common word {n}"), client_id: None };
         NewEntry { change, ..draft(room, room.members[0].as_bytes()[0], n) }
     };
     store.append((1..=2_000).map(|n| says(&theirs, n)).collect()).await.unwrap();
@@ -135,9 +135,9 @@ async fn members_who_are_added_at_once_share_commits() {
 async fn a_room_is_rewritten_once_for_all_who_come_and_go_at_once() {
     let database = Database::new(Kind::ReplicaSet).await;
     let (store, room) = with_messages(&database, 0).await;
-    let remove = |n| Change::RemoveMember { user: user_id(n), keepers: Vec::new() };
-    append(&store, change(&room, 1, Change::AddMember(user_id(3)))).await;
-    let coming = (4..=40).map(|n| change(&room, 1, Change::AddMember(user_id(n))));
+    let remove = |n| NewEntryKind::RemoveMember { user: user_id(n), required_members: Vec::new() };
+    append(&store, change(&room, 1, NewEntryKind::AddMember(user_id(3)))).await;
+    let coming = (4..=40).map(|n| change(&room, 1, NewEntryKind::AddMember(user_id(n))));
     let going = [2, 3].map(|n| change(&room, 1, remove(n)));
     let (appended, done) = done_with("chatrooms", &database, store.append(coming.chain(going).collect())).await;
     assert!(appended.unwrap().iter().all(|appended| appended.placed().is_some()));
@@ -146,7 +146,7 @@ async fn a_room_is_rewritten_once_for_all_who_come_and_go_at_once() {
     let now = store.room(room.id).await.unwrap().unwrap();
     assert_eq!(now.members, [1].into_iter().chain(4..=40).map(user_id).collect::<Vec<_>>());
     assert_eq!(now.joined, (4..=40).map(|n| (user_id(n), Seq(u64::from(n) - 2))).collect::<Vec<_>>());
-    let again = [change(&room, 1, remove(4)), change(&room, 1, Change::AddMember(user_id(4))), change(&room, 1, remove(5))];
+    let again = [change(&room, 1, remove(4)), change(&room, 1, NewEntryKind::AddMember(user_id(4))), change(&room, 1, remove(5))];
     assert!(store.append(again.into()).await.unwrap().iter().all(|appended| appended.placed().is_some()));
     let now = store.room(room.id).await.unwrap().unwrap();
     assert_eq!((now.visible_from(user_id(4)), now.has_member(user_id(5))), (Seq(42), false));
@@ -158,7 +158,7 @@ async fn a_post_in_a_large_room_asks_for_its_author_alone() {
     let store = database.open().await;
     let room = Room { members: (1..=150).map(user_id).collect(), name: Some("large".into()), ..room(200, &[1]) };
     store.find_or_add_room(room.clone()).await.unwrap();
-    append(&store, change(&room, 1, Change::AddMember(user_id(151)))).await;
+    append(&store, change(&room, 1, NewEntryKind::AddMember(user_id(151)))).await;
     let posts = (1..=3).map(|n| draft(&room, 149 + u8::try_from(n % 2).unwrap(), n)).collect();
     let (appended, done) = done_with("chatrooms", &database, store.append(posts)).await;
     assert!(appended.unwrap().iter().all(|appended| appended.placed().is_some()));
@@ -182,11 +182,21 @@ async fn a_large_room_says_nothing_new_of_its_activity_when_members_come_and_go(
     let at = |at, what| NewEntry { created_at: Timestamp(at), ..change(&room, 1, what) };
     let (large, before) = said().await;
     assert!(large);
-    assert!(append(&store, at(20_000, Change::AddMember(user_id(102)))).await.placed().is_some());
-    assert!(append(&store, at(30_000, Change::RemoveMember { user: user_id(102), keepers: Vec::new() })).await.placed().is_some());
+    assert!(append(&store, at(20_000, NewEntryKind::AddMember(user_id(102)))).await.placed().is_some());
+    assert!(
+        append(&store, at(30_000, NewEntryKind::RemoveMember { user: user_id(102), required_members: Vec::new() }))
+            .await
+            .placed()
+            .is_some()
+    );
     assert_eq!(said().await, (true, before));
-    assert!(append(&store, at(40_000, Change::RemoveMember { user: user_id(101), keepers: Vec::new() })).await.placed().is_some());
+    assert!(
+        append(&store, at(40_000, NewEntryKind::RemoveMember { user: user_id(101), required_members: Vec::new() }))
+            .await
+            .placed()
+            .is_some()
+    );
     assert_eq!(said().await, (false, Some(40_000)), "nobody would find it among what is recent");
-    assert!(append(&store, at(50_000, Change::AddMember(user_id(101)))).await.placed().is_some());
+    assert!(append(&store, at(50_000, NewEntryKind::AddMember(user_id(101)))).await.placed().is_some());
     assert!(said().await.0);
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use causerie::{
-    model::{ClientId, Entry, Message, MessageId, Room, RoomId, Seq, Timestamp, UserId, What},
-    store::{Appended, Change, NewEntry, Page, Placed, Store},
+    model::{ClientId, Entry, EntryKind, Message, MessageId, Room, RoomId, Seq, Timestamp, UserId},
+    store::{Appended, LogPosition, NewEntry, NewEntryKind, Page, Store},
 };
 use mongodb::bson::{DateTime, Document, doc};
 use rstest::rstest;
@@ -28,22 +28,22 @@ fn id(n: u64) -> MessageId {
     MessageId::from_bytes(u128::from(n).to_be_bytes())
 }
 
-fn edit(n: u64, text: &str) -> Change {
-    Change::Edit { message: id(n), text: text.into() }
+fn edit(n: u64, text: &str) -> NewEntryKind {
+    NewEntryKind::Edit { message: id(n), text: text.into() }
 }
 
 /// Message `n` under a client id.
 fn sent(room: &Room, author: u8, n: u64, client_id: &str) -> NewEntry {
     let client_id = ClientId::parse(client_id);
-    NewEntry { change: Change::Message { text: format!("text {n}"), client_id }, ..draft(room, author, n) }
+    NewEntry { change: NewEntryKind::Message { text: format!("text {n}"), client_id }, ..draft(room, author, n) }
 }
 
 fn placed(seq: u64, at: i64) -> Appended {
-    Appended::Placed(Placed { seq: Seq(seq), created_at: Timestamp(at) })
+    Appended::Placed(LogPosition { seq: Seq(seq), created_at: Timestamp(at) })
 }
 
 /// The message that was sent before.
-fn earlier(appended: &Appended) -> (u64, &What) {
+fn earlier(appended: &Appended) -> (u64, &EntryKind) {
     match appended {
         Appended::Duplicate(entry) => (entry.seq.0, &entry.what),
         other => panic!("{other:?} is no duplicate"),
@@ -93,9 +93,9 @@ async fn what_is_deleted_is_edited_no_more(kind: Kind) {
     let (store, room) = with_messages(&database, 2).await;
     let batch = vec![
         change(&room, 1, edit(1, "before")),
-        change(&room, 1, Change::Deletion(id(1))),
+        change(&room, 1, NewEntryKind::Deletion(id(1))),
         change(&room, 1, edit(1, "after")),
-        change(&room, 1, Change::Deletion(id(1))),
+        change(&room, 1, NewEntryKind::Deletion(id(1))),
         change(&room, 1, edit(2, "another")),
     ];
     let appended = store.append(batch).await.unwrap();
@@ -103,7 +103,7 @@ async fn what_is_deleted_is_edited_no_more(kind: Kind) {
     assert_eq!(text(&store, 1).await, None);
     assert_eq!(append(&store, change(&room, 1, edit(1, "again"))).await, Appended::Unchanged);
     let elsewhere = room_of_two(&store, 101).await;
-    assert_eq!(append(&store, change(&elsewhere, 1, Change::Deletion(id(2)))).await, Appended::Unchanged);
+    assert_eq!(append(&store, change(&elsewhere, 1, NewEntryKind::Deletion(id(2)))).await, Appended::Unchanged);
     assert_eq!(seqs(&store.messages(room.id, Page::Newest { skip: 0 }, 10).await.unwrap()), [2]);
     assert_eq!(recents(&store, 1, 0, 9).await.iter().map(|message| message.text.clone()).collect::<Vec<_>>(), ["another"]);
     store.delete_room(room.id).await.unwrap();
@@ -117,39 +117,39 @@ async fn whoever_catches_up_reads_what_happened_and_how_it_is_now(kind: Kind) {
     let (store, room) = with_messages(&database, 2).await;
     let steps = [
         edit(1, "first edit"),
-        Change::AddMember(user_id(3)),
-        Change::Rename(Some("$name".into())),
+        NewEntryKind::AddMember(user_id(3)),
+        NewEntryKind::Rename(Some("$name".into())),
         edit(1, "second edit"),
-        Change::Deletion(id(2)),
-        Change::RemoveMember { user: user_id(3), keepers: Vec::new() },
-        Change::Rename(None),
+        NewEntryKind::Deletion(id(2)),
+        NewEntryKind::RemoveMember { user: user_id(3), required_members: Vec::new() },
+        NewEntryKind::Rename(None),
     ];
     for step in steps {
         assert!(append(&store, change(&room, 1, step)).await.placed().is_some());
     }
-    let nobody = NewEntry { author: UserId::NOBODY, ..change(&room, 1, Change::Deletion(id(1))) };
+    let nobody = NewEntry { author: UserId::NOBODY, ..change(&room, 1, NewEntryKind::Deletion(id(1))) };
     let current = store.message(id(1)).await.unwrap();
     assert_eq!(current.as_ref().map(|message| (message.text.as_str(), message.seq)), Some(("second edit", Seq(1))));
-    let edited = What::Edit { message: id(1), current: current.clone() };
+    let edited = EntryKind::Edit { message: id(1), current: current.clone() };
     let mut expected = [
-        What::Message(current.unwrap()),
-        What::Deleted(id(2)),
+        EntryKind::Message(current.unwrap()),
+        EntryKind::Deleted(id(2)),
         edited.clone(),
-        What::MemberAdded(user_id(3)),
-        What::Renamed(Some("$name".into())),
+        EntryKind::MemberAdded(user_id(3)),
+        EntryKind::Renamed(Some("$name".into())),
         edited,
-        What::Deletion(id(2)),
-        What::MemberRemoved(user_id(3)),
-        What::Renamed(None),
+        EntryKind::Deletion(id(2)),
+        EntryKind::MemberRemoved(user_id(3)),
+        EntryKind::Renamed(None),
     ];
     let whats = async || log(&store, &room).await.into_iter().map(|entry| entry.what).collect::<Vec<_>>();
     assert_eq!(whats().await, expected);
     assert_eq!(append(&store, nobody).await.placed().map(|placed| placed.seq), Some(Seq(10)));
-    let gone = What::Edit { message: id(1), current: None };
-    (expected[0], expected[2], expected[5]) = (What::Deleted(id(1)), gone.clone(), gone);
+    let gone = EntryKind::Edit { message: id(1), current: None };
+    (expected[0], expected[2], expected[5]) = (EntryKind::Deleted(id(1)), gone.clone(), gone);
     assert_eq!(whats().await[..9], expected);
     let last = log(&store, &room).await.pop().unwrap();
-    assert_eq!((last.author, last.what, last.created_at), (UserId::NOBODY, What::Deletion(id(1)), Timestamp(10_002)));
+    assert_eq!((last.author, last.what, last.created_at), (UserId::NOBODY, EntryKind::Deletion(id(1)), Timestamp(10_002)));
     let some = async |after, up_to: Option<u64>, limit| {
         let entries = store.entries(room.id, Seq(after), up_to.map(Seq), limit).await.unwrap();
         entries.iter().map(|entry| entry.seq.0).collect::<Vec<u64>>()
@@ -184,18 +184,18 @@ async fn a_message_sent_twice_stands_in_the_log_once(kind: Kind) {
     let appended = store.append(batch).await.unwrap();
     let first = store.message(id(1)).await.unwrap().unwrap();
     assert_eq!(first.client_id, ClientId::parse("a"));
-    assert_eq!(earlier(&appended[1]), (1, &What::Message(first.clone())));
-    assert_eq!(earlier(&appended[5]), (1, &What::Message(first)));
+    assert_eq!(earlier(&appended[1]), (1, &EntryKind::Message(first.clone())));
+    assert_eq!(earlier(&appended[5]), (1, &EntryKind::Message(first)));
     let numbers = [0, 2, 3, 4, 6].map(|n| appended[n].placed().map(|placed| placed.seq.0));
     assert_eq!(numbers, [Some(1), Some(2), Some(1), Some(3), Some(4)]);
     append(&store, change(&room, 1, edit(1, "edited"))).await;
     let again = append(&store, sent(&room, 1, 8, "a")).await;
-    assert!(matches!(earlier(&again), (1, What::Message(Message { text, .. })) if text == "edited"));
+    assert!(matches!(earlier(&again), (1, EntryKind::Message(Message { text, .. })) if text == "edited"));
     delete(&store, &room, 1).await;
     store.close().await;
     drop(store);
     let store = database.open().await;
-    assert_eq!(earlier(&append(&store, sent(&room, 1, 9, "a")).await), (1, &What::Deleted(id(1))));
+    assert_eq!(earlier(&append(&store, sent(&room, 1, 9, "a")).await), (1, &EntryKind::Deleted(id(1))));
     assert_eq!(append(&store, draft(&room, 1, 10)).await.placed().map(|placed| placed.seq), Some(Seq(7)));
 }
 
@@ -233,8 +233,8 @@ async fn through_two_servers_what_is_deleted_first_is_edited_no_more(#[values(Ki
     let second = database.open().await;
     for n in 1..=40 {
         let edits = change(&room, 1, edit(n, &format!("edit {n}")));
-        let deletes = change(&room, 1, Change::Deletion(id(n)));
-        let too = change(&room, 2, Change::Deletion(id(n)));
+        let deletes = change(&room, 1, NewEntryKind::Deletion(id(n)));
+        let too = change(&room, 2, NewEntryKind::Deletion(id(n)));
         let (edited, deleted, too) = tokio::join!(append(&first, edits), append(&second, deletes), append(&first, too));
         let deleted: Vec<_> = [deleted, too].iter().filter_map(Appended::placed).collect();
         assert_eq!(deleted.len(), 1, "message {n} was deleted once");
@@ -336,7 +336,7 @@ async fn what_a_killed_server_left_undone_is_done(#[values(Kind::ReplicaSet, Kin
     leave(8, "deletion", id(2).to_string()).await;
     leave(9, "memberRemoved", user_id(2).to_string()).await;
     // Whoever reads the log reads it as it is to be, whoever appends does so behind it, and an older edit does not come through late.
-    assert!(matches!(&log(&store, &room).await[4].what, What::Edit { current: Some(current), .. } if current.text == "text of 6"));
+    assert!(matches!(&log(&store, &room).await[4].what, EntryKind::Edit { current: Some(current), .. } if current.text == "text of 6"));
     leave(10, "edit", id(3).to_string()).await;
     assert_eq!(append(&store, draft(&room, 2, 20)).await, Appended::NotAMember);
     assert_eq!(text(&store, 3).await.as_deref(), Some("text of 10"));
@@ -433,8 +433,8 @@ async fn a_database_from_before_rooms_changed_goes_on() {
     store.add_user(user(1), None).await.unwrap();
     assert_eq!(store.room(old.id).await.unwrap().as_deref(), Some(&old));
     assert_eq!(append(&store, change(&old, 1, edit(2, "new"))).await, placed(3, 10_002));
-    assert_eq!(append(&store, change(&old, 1, Change::AddMember(user_id(3)))).await, placed(4, 10_002));
-    assert!(matches!(log(&store, &old).await[0].what, What::Deleted(_)));
+    assert_eq!(append(&store, change(&old, 1, NewEntryKind::AddMember(user_id(3)))).await, placed(4, 10_002));
+    assert!(matches!(log(&store, &old).await[0].what, EntryKind::Deleted(_)));
     let unread = store.unread(user_id(2), None).await.unwrap();
     assert_eq!((unread[0].unread, unread[0].last_seq), (1, Seq(4)));
 }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use causerie::{
-    model::{MessageId, ReadMark, Room, Seq, Timestamp, What},
-    store::{Appended, Change, Marked, NewEntry, Page, Store, Unread},
+    model::{EntryKind, MessageId, ReadMark, Room, Seq, Timestamp},
+    store::{Appended, Marked, NewEntry, NewEntryKind, Page, Store, Unread},
 };
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use rstest::rstest;
@@ -20,19 +20,19 @@ async fn there(store: &Arc<dyn Store>, room: &Room) -> Room {
     Room::clone(store.room(room.id).await.unwrap().unwrap().as_ref())
 }
 
-fn remove_if(n: u8, keepers: &[u8]) -> Change {
-    Change::RemoveMember { user: user_id(n), keepers: keepers.iter().copied().map(user_id).collect() }
+fn remove_if(n: u8, required_members: &[u8]) -> NewEntryKind {
+    NewEntryKind::RemoveMember { user: user_id(n), required_members: required_members.iter().copied().map(user_id).collect() }
 }
 
 fn members(room: &Room) -> Vec<u8> {
     room.members.iter().map(|member| member.as_bytes()[0]).collect()
 }
 
-fn add(n: u8) -> Change {
-    Change::AddMember(user_id(n))
+fn add(n: u8) -> NewEntryKind {
+    NewEntryKind::AddMember(user_id(n))
 }
 
-fn remove(n: u8) -> Change {
+fn remove(n: u8) -> NewEntryKind {
     remove_if(n, &[])
 }
 
@@ -46,8 +46,8 @@ async fn whoever_is_taken_out_only_while_another_is_there_is_not_taken_out_after
         vec![change(&room, 1, remove_if(2, &[3, 9])), change(&room, 1, remove_if(3, &[2])), change(&room, 1, remove_if(3, &[8, 9]))];
     let appended = store.append(batch).await.unwrap();
     assert!(appended[0].placed().is_some(), "{appended:?}");
-    assert_eq!(appended[1..], [Appended::NoKeeper, Appended::NoKeeper]);
-    assert_eq!(append(&store, change(&room, 1, remove_if(3, &[2]))).await, Appended::NoKeeper);
+    assert_eq!(appended[1..], [Appended::NoRequiredMember, Appended::NoRequiredMember]);
+    assert_eq!(append(&store, change(&room, 1, remove_if(3, &[2]))).await, Appended::NoRequiredMember);
     assert_eq!(members(&there(&store, &room).await), [1, 3]);
     assert!(append(&store, change(&room, 1, remove_if(3, &[1]))).await.placed().is_some());
 }
@@ -66,8 +66,8 @@ async fn members_come_and_go_and_only_members_post(kind: Kind) {
         change(&room, 2, remove(2)),
         draft(&room, 2, 5),
         change(&room, 2, add(4)),
-        change(&room, 2, Change::Edit { message: draft(&room, 2, 2).id, text: "too late".into() }),
-        change(&room, 2, Change::Rename(Some("too late".into()))),
+        change(&room, 2, NewEntryKind::Edit { message: draft(&room, 2, 2).id, text: "too late".into() }),
+        change(&room, 2, NewEntryKind::Rename(Some("too late".into()))),
         change(&room, 1, remove(9)),
     ];
     let appended = store.append(batch).await.unwrap();
@@ -98,8 +98,8 @@ async fn members_come_and_go_and_only_members_post(kind: Kind) {
 async fn a_room_that_changed_its_members_or_has_a_name_is_found_by_none(kind: Kind) {
     let database = Database::new(kind).await;
     let (store, changed) = with_messages(&database, 0).await;
-    append(&store, change(&changed, 1, Change::Rename(Some("$ours".into())))).await;
-    assert_eq!(append(&store, change(&changed, 1, Change::Rename(Some("$ours".into())))).await, Appended::Unchanged);
+    append(&store, change(&changed, 1, NewEntryKind::Rename(Some("$ours".into())))).await;
+    assert_eq!(append(&store, change(&changed, 1, NewEntryKind::Rename(Some("$ours".into())))).await, Appended::Unchanged);
     let (found, is_new) = store.find_or_add_room(room(101, &[1, 2])).await.unwrap();
     assert_eq!((found.id, is_new), (changed.id, false), "a new name is no new room");
     assert_eq!(there(&store, &changed).await.name.as_deref(), Some("$ours"));
@@ -117,7 +117,7 @@ async fn a_room_that_changed_its_members_or_has_a_name_is_found_by_none(kind: Ki
         named.push(asked.id);
     }
     assert!(!store.find_or_add_room(room(105, &[1, 2])).await.unwrap().1);
-    append(&store, change(&room(103, &[1]), 1, Change::Rename(None))).await;
+    append(&store, change(&room(103, &[1]), 1, NewEntryKind::Rename(None))).await;
     assert_eq!(there(&store, &room(103, &[1])).await.name, None);
     let all = [changed.id, other.id, named[0], named[1]];
     assert_eq!(store.rooms_of(user_id(1), None, 10).await.unwrap(), all);
@@ -223,7 +223,7 @@ impl Model {
     /// How many messages of others in `after < seq <= last` are unread: by reading all of them.
     async fn recount(&self, store: &Arc<dyn Store>, reader: u8, after: u64, last: u64) -> u64 {
         let entries = store.entries(self.room.id, Seq(after), Some(Seq(last)), u64::MAX >> 40).await.unwrap();
-        let unread = entries.iter().filter(|entry| entry.author != user_id(reader) && matches!(entry.what, What::Message(_)));
+        let unread = entries.iter().filter(|entry| entry.author != user_id(reader) && matches!(entry.what, EntryKind::Message(_)));
         unread.count() as u64
     }
 
@@ -237,15 +237,15 @@ impl Model {
     }
 }
 
-fn random_change(random: &mut impl Rng, messages: u64) -> Change {
+fn random_change(random: &mut impl Rng, messages: u64) -> NewEntryKind {
     let target = MessageId::from_bytes(u128::from(random.random_range(1..=messages.max(1))).to_be_bytes());
     let who = random.random_range(1..=6);
     match random.random_range(0..10) {
-        0..4 => Change::Edit { message: target, text: format!("edit {messages}") },
-        4..7 => Change::Deletion(target),
+        0..4 => NewEntryKind::Edit { message: target, text: format!("edit {messages}") },
+        4..7 => NewEntryKind::Deletion(target),
         7 => add(who),
         8 => remove(who),
-        _ => Change::Rename(Some(format!("name {messages}"))),
+        _ => NewEntryKind::Rename(Some(format!("name {messages}"))),
     }
 }
 

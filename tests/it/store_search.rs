@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use causerie::{
     model::{Message, MessageId, Room, RoomId, Seq, Timestamp, UserId},
-    store::{Change, NewEntry, Place, Scope, Search, Store},
+    store::{EntryPosition, NewEntry, NewEntryKind, Scope, Search, Store},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rstest_reuse::apply;
@@ -17,7 +17,7 @@ use crate::{
 
 /// Message `n` that says this.
 pub fn says(room: &Room, n: u64, text: &str) -> NewEntry {
-    NewEntry { change: Change::Message { text: text.into(), client_id: None }, ..draft(room, 1, n) }
+    NewEntry { change: NewEntryKind::Message { text: text.into(), client_id: None }, ..draft(room, 1, n) }
 }
 
 pub fn in_room(room: &Room) -> Scope {
@@ -29,7 +29,7 @@ pub fn in_rooms_of(user: UserId) -> Scope {
 }
 
 pub async fn found(store: &Arc<dyn Store>, scope: Scope, words: &str, before: Option<&Message>, limit: u64) -> Vec<Message> {
-    let (mut messages, mut before) = (Vec::new(), before.map(Place::of));
+    let (mut messages, mut before) = (Vec::new(), before.map(EntryPosition::of));
     loop {
         let missing = limit - messages.len() as u64;
         let found = store.search(Search { scope, words: words.into(), before, limit: missing }).await.unwrap();
@@ -122,7 +122,7 @@ async fn what_a_message_said_once_is_not_found(kind: Kind) {
     let of = async |store: &Arc<dyn Store>, words: &str| numbers(store, in_room(&room), words).await;
     let edit = |n: u64, text: &str| {
         let message = MessageId::from_bytes(u128::from(n).to_be_bytes());
-        change(&room, 1, Change::Edit { message, text: text.into() })
+        change(&room, 1, NewEntryKind::Edit { message, text: text.into() })
     };
     // Before and after they are in the index.
     append(&store, edit(1, "something else")).await;
@@ -194,13 +194,13 @@ async fn one_searches_the_rooms_one_is_in_newest_first(kind: Kind) {
     delete(&store, &rooms[usize::from(pages[3].room == rooms[1].id)], u128::from_be_bytes(*pages[3].id.as_bytes()).try_into().unwrap())
         .await;
     assert_eq!(found(&store, in_rooms_of(user_id(1)), "even", Some(&pages[3]), 5).await, pages[4..9]);
-    append(&store, change(&rooms[2], 2, Change::AddMember(user_id(1)))).await;
+    append(&store, change(&rooms[2], 2, NewEntryKind::AddMember(user_id(1)))).await;
     append(&store, says(&rooms[2], 100, "even later")).await;
     let (all, later) = (in_rooms_of(user_id(1)), Scope::RoomsOf { user: user_id(1), since_joined: true });
     assert_eq!(numbers(&store, all, "even").await.len(), 45);
     assert_eq!(numbers(&store, later, "even").await.len(), 30);
     assert_eq!(numbers(&store, Scope::Room { room: rooms[2].id, after: Seq(31) }, "even").await, [100]);
-    append(&store, change(&rooms[2], 2, Change::RemoveMember { user: user_id(1), keepers: Vec::new() })).await;
+    append(&store, change(&rooms[2], 2, NewEntryKind::RemoveMember { user: user_id(1), required_members: Vec::new() })).await;
     assert_eq!(numbers(&store, all, "later").await, [0_u64; 0]);
 }
 
@@ -217,7 +217,7 @@ async fn words_of_what_was_deleted_or_edited_are_gone_from_the_file() {
     assert_eq!(found(&store, in_room(&room), "ordinary", None, 500).await.len(), 300);
     for n in (1..=300).step_by(2) {
         let message = MessageId::from_bytes(u128::from(n).to_be_bytes());
-        append(&store, change(&room, 1, Change::Edit { message, text: "ordinary".into() })).await;
+        append(&store, change(&room, 1, NewEntryKind::Edit { message, text: "ordinary".into() })).await;
         assert!(delete(&store, &room, n + 1).await);
     }
     assert_eq!(found(&store, in_room(&room), "ordinary", None, 500).await.len(), 150);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use causerie::{
     model::{Credentials, PasswordHash, RefreshKey, Session, SessionId, Timestamp, User, UserId, UserType, Username},
-    store::{MOST_SESSIONS, Names, REPEAT_WINDOW, Refresh, Rotation, Store, Which},
+    store::{MOST_SESSIONS, REPEAT_WINDOW, Refresh, Rotation, SessionSelector, Store, UserUpdate},
 };
 use futures_util::future::join_all;
 use mongodb::bson::doc;
@@ -86,7 +86,7 @@ async fn what_is_not_there_is_none(kind: Kind) {
     assert_eq!(store.live_sessions(vec![]).await.unwrap(), []);
     assert_eq!(store.live_sessions(vec![id(9)]).await.unwrap(), []);
     assert_eq!(refresh(&store, 9, key(9, 9), &[10], 0).await, Refresh::Unknown);
-    for which in [Which::One(id(9)), Which::All, Which::AllBut(id(9))] {
+    for which in [SessionSelector::One(id(9)), SessionSelector::All, SessionSelector::AllBut(id(9))] {
         assert_eq!(store.end_sessions(user(1).id, which).await.unwrap(), []);
     }
     assert!(store.account(&username(9)).await.unwrap().is_none());
@@ -96,7 +96,7 @@ async fn what_is_not_there_is_none(kind: Kind) {
         assert_eq!(store.add_session(session(1, n), key(1, 1), hash("old")).await.unwrap(), None);
     }
     assert_eq!(store.session(id(1)).await.unwrap(), None);
-    let names = Names { first_name: Some("x".into()), last_name: None };
+    let names = UserUpdate { first_name: Some("x".into()), last_name: None };
     assert_eq!(store.rename_user(user(9).id, names, Timestamp(BEGIN)).await.unwrap(), None);
 }
 
@@ -219,13 +219,13 @@ async fn sessions_end_by_their_user_alone(kind: Kind) {
         // Read before, since it may be cached.
         store.session(id(n)).await.unwrap().unwrap();
     }
-    assert_eq!(store.end_sessions(user(1).id, Which::One(id(4))).await.unwrap(), []);
+    assert_eq!(store.end_sessions(user(1).id, SessionSelector::One(id(4))).await.unwrap(), []);
     assert!(store.session(id(4)).await.unwrap().is_some());
-    assert_eq!(store.end_sessions(user(1).id, Which::One(id(2))).await.unwrap(), [id(2)]);
-    assert_eq!(store.end_sessions(user(1).id, Which::One(id(2))).await.unwrap(), []);
-    assert_eq!(store.end_sessions(user(1).id, Which::AllBut(id(3))).await.unwrap(), [id(1)]);
+    assert_eq!(store.end_sessions(user(1).id, SessionSelector::One(id(2))).await.unwrap(), [id(2)]);
+    assert_eq!(store.end_sessions(user(1).id, SessionSelector::One(id(2))).await.unwrap(), []);
+    assert_eq!(store.end_sessions(user(1).id, SessionSelector::AllBut(id(3))).await.unwrap(), [id(1)]);
     assert_eq!(ids(&store.sessions(user(1).id, Timestamp(BEGIN)).await.unwrap()), [id(3)]);
-    assert_eq!(store.end_sessions(user(1).id, Which::All).await.unwrap(), [id(3)]);
+    assert_eq!(store.end_sessions(user(1).id, SessionSelector::All).await.unwrap(), [id(3)]);
     for n in [1, 2, 3] {
         assert_eq!(store.session(id(n)).await.unwrap(), None);
     }
@@ -278,7 +278,7 @@ async fn sessions_outlive_a_restart_and_what_has_ended_stays_ended(kind: Kind) {
         begin(&store, n, 1).await.unwrap();
     }
     assert!(matches!(refresh(&store, 1, key(1, 1), &[11], 5).await, Refresh::Renewed(..)));
-    store.end_sessions(user(1).id, Which::One(id(2))).await.unwrap();
+    store.end_sessions(user(1).id, SessionSelector::One(id(2))).await.unwrap();
     store.close().await;
     let store = database.open().await;
     assert_eq!(store.live_sessions(vec![id(1), id(2)]).await.unwrap(), [id(1)]);

@@ -8,19 +8,18 @@ use std::{
 use mongodb::bson::{Bson, RawArrayBuf, RawDocument, RawDocumentBuf, doc, raw::cstr};
 
 use super::{
-    checks,
+    author_counts, checks,
     connection::{Connection, DUPLICATE_KEY, readable},
     documents::{date, seq_in, text_in, time_in, user_in},
     effects,
-    entries::{self, Due},
-    log::{Head, Heads, heads_of_rooms, lasting},
+    entries::{self, PendingEffect},
+    log::{Head, Heads, heads_of_rooms, read_durable},
     pending,
     schema::{self, by_name},
-    tallies,
 };
 use crate::{
     model::{Entry, MessageId, RoomId, Timestamp, UserId},
-    store::{Appended, Change, NewEntry, Placed, Result, StoreError},
+    store::{Appended, LogPosition, NewEntry, NewEntryKind, Result, StoreError},
 };
 
 /// How far ahead a room counts as active, in milliseconds: as often is it written down while the room is.
@@ -39,16 +38,16 @@ pub struct Batch<'a> {
     /// Whether some of these were, or may have been, sent before under the same client id.
     sent_before: bool,
     /// Those of the entries in the logs that say something to be done. They are answered once it is, or has turned out not to be possible now.
-    dues: Vec<(usize, Due)>,
+    dues: Vec<(usize, PendingEffect)>,
     since: Instant,
 }
 
 /// How an attempt went.
 pub enum Progress {
     /// What was inserted came into the logs.
-    Undisturbed,
+    Complete,
     /// Another server appended to the same rooms.
-    Disturbed,
+    Conflict,
 }
 
 impl<'a> Batch<'a> {
@@ -74,14 +73,14 @@ impl<'a> Batch<'a> {
     }
 
     /// Inserts as many of the waiting entries as it can, and does what they say.
-    pub async fn attempt(&mut self, connection: &Connection, heads: &mut Heads) -> Result<Progress> {
+    pub async fn try_append(&mut self, connection: &Connection, heads: &mut Heads) -> Result<Progress> {
         if self.unclear {
             self.find_placed(connection).await?;
         }
         if self.sent_before {
             self.find_sent(connection).await?;
         }
-        self.carry_out(connection, heads).await?;
+        self.apply_effects(connection, heads).await?;
         self.learn_heads(connection, heads).await?;
         let before = self.waiting.len();
         let first = checks::first_wave(self.entries, &self.waiting);
@@ -97,25 +96,25 @@ impl<'a> Batch<'a> {
         }
         for (index, head) in &numbered[..inserted] {
             heads.insert(self.entries[*index].room, *head);
-            self.stands(*index, Placed { seq: head.seq, created_at: head.at });
-            if let Some(block) = tallies::ends_with(head.seq) {
-                tally(connection, self.entries[*index].room, block);
+            self.stands(*index, LogPosition { seq: head.seq, created_at: head.at });
+            if let Some(block) = author_counts::ends_with(head.seq) {
+                count_block(connection, self.entries[*index].room, block);
             }
         }
         self.leave_out_answered();
-        self.carry_out(connection, heads).await?;
+        self.apply_effects(connection, heads).await?;
         let came_through = inserted == numbered.len() && self.waiting.len() < before;
-        Ok(if came_through || self.waiting.is_empty() { Progress::Undisturbed } else { Progress::Disturbed })
+        Ok(if came_through || self.waiting.is_empty() { Progress::Complete } else { Progress::Conflict })
     }
 
     /// The entry is in its log.
-    fn stands(&mut self, index: usize, placed: Placed) {
+    fn stands(&mut self, index: usize, placed: LogPosition) {
         let entry = &self.entries[index];
-        if let Change::Message { .. } = entry.change {
+        if let NewEntryKind::Message { .. } = entry.change {
             self.answers[index] = Some(Appended::Placed(placed));
         } else {
             let (seq, at, change) = (placed.seq, placed.created_at, entry.change.clone());
-            self.dues.push((index, Due { id: entry.id, room: entry.room, seq, at, change }));
+            self.dues.push((index, PendingEffect { id: entry.id, room: entry.room, seq, at, change }));
         }
     }
 
@@ -134,7 +133,7 @@ impl<'a> Batch<'a> {
 
     /// Does what the entries say that came into the logs. Until it is done the ends of these logs are not known, so that whoever comes next
     /// looks whether something is left to do; and where members came or went, the room is looked at anew.
-    async fn carry_out(&mut self, connection: &Connection, heads: &mut Heads) -> Result<()> {
+    async fn apply_effects(&mut self, connection: &Connection, heads: &mut Heads) -> Result<()> {
         if self.dues.is_empty() {
             return Ok(());
         }
@@ -155,7 +154,7 @@ impl<'a> Batch<'a> {
         for (index, due) in self.dues.drain(..) {
             let is_applied = !connection.pending.has(due.room, due.seq);
             self.answers[index] = Some(if is_applied || pending::takes_away(&due.change) {
-                Appended::Placed(Placed { seq: due.seq, created_at: due.at })
+                Appended::Placed(LogPosition { seq: due.seq, created_at: due.at })
             } else {
                 Appended::Failed(StoreError::Unavailable(format!("what entry {} of room {} says cannot be done yet", due.seq.0, due.room)))
             });
@@ -163,14 +162,14 @@ impl<'a> Batch<'a> {
                 applied.push(due);
             }
         }
-        settle(connection, applied);
+        mark_applied(connection, applied);
         Ok(())
     }
 
     /// Looks which of the waiting entries are in their logs.
     async fn find_placed(&mut self, connection: &Connection) -> Result<()> {
         let ids: Vec<_> = self.waiting.iter().map(|index| self.entries[*index].id.to_string()).collect();
-        let found = lasting(connection, || placed(connection, ids.clone())).await?;
+        let found = read_durable(connection, || placed(connection, ids.clone())).await?;
         for index in self.waiting.clone() {
             if let Some(placed) = found.get(&self.entries[index].id) {
                 self.stands(index, *placed);
@@ -184,10 +183,10 @@ impl<'a> Batch<'a> {
     async fn find_sent(&mut self, connection: &Connection) -> Result<()> {
         let named: Vec<_> = self.waiting.iter().filter_map(|index| Some((*index, name(&self.entries[*index])?))).collect();
         let asked: Vec<_> = named.iter().map(|(_, name)| name.clone()).collect();
-        let found = lasting(connection, || sent(connection, &asked)).await?;
+        let found = read_durable(connection, || sent(connection, &asked)).await?;
         let answer = |(index, name): (usize, Name)| {
             let (id, earlier) = found.get(&name)?;
-            let placed = Placed { seq: earlier.seq, created_at: earlier.created_at };
+            let placed = LogPosition { seq: earlier.seq, created_at: earlier.created_at };
             // Where it was unclear whether a message came in, it may be this one.
             let itself = *id == self.entries[index].id;
             Some((index, if itself { Appended::Placed(placed) } else { Appended::Duplicate(Box::new(earlier.clone())) }))
@@ -204,7 +203,7 @@ impl<'a> Batch<'a> {
         if unknown.is_empty() {
             return Ok(());
         }
-        let found = lasting(connection, || heads_of_rooms(connection, unknown.iter().copied().collect())).await?;
+        let found = read_durable(connection, || heads_of_rooms(connection, unknown.iter().copied().collect())).await?;
         let gone: HashSet<_> = found.iter().filter(|(_, head)| head.closed).map(|(room, _)| *room).collect();
         heads.extend(found.into_iter().filter(|(_, head)| !head.closed));
         let to_the_gone = self.waiting.iter().filter(|index| gone.contains(&self.entries[**index].room));
@@ -327,33 +326,33 @@ async fn insert(connection: &Connection, documents: Vec<RawDocumentBuf>) -> Resu
 }
 
 /// Tallies a block on the side.
-fn tally(connection: &Connection, room: RoomId, block: u64) {
+fn count_block(connection: &Connection, room: RoomId, block: u64) {
     let connection = connection.clone();
     tokio::spawn(async move {
-        if let Err(error) = tallies::tally(&connection, room, block).await {
+        if let Err(error) = author_counts::count_block(&connection, room, block).await {
             tracing::debug!(%error, %room, "a block of entries was not tallied; whoever needs it tallies it");
         }
     });
 }
 
 /// Marks entries as done, on the side. Where that does not happen, they are done once more.
-fn settle(connection: &Connection, dues: Vec<Due>) {
+fn mark_applied(connection: &Connection, dues: Vec<PendingEffect>) {
     if dues.is_empty() {
         return;
     }
     let connection = connection.clone();
     tokio::spawn(async move {
-        if let Err(error) = effects::settle(&connection, &dues).await {
+        if let Err(error) = effects::mark_applied(&connection, &dues).await {
             tracing::debug!(%error, "entries are still marked as pending; whoever comes by does them again");
         }
     });
 }
 
 /// Where these entries stand, those of them that are in a log.
-async fn placed(connection: &Connection, ids: Vec<String>) -> Result<HashMap<MessageId, Placed>> {
+async fn placed(connection: &Connection, ids: Vec<String>) -> Result<HashMap<MessageId, LogPosition>> {
     let found = connection.messages.find(doc! { "_id": { "$in": ids } }).projection(doc! { "seq": 1, "createdAt": 1 });
     let placed = |entry: &RawDocument| {
-        let placed = Placed { seq: seq_in(entry, "seq"), created_at: time_in(entry, "createdAt") };
+        let placed = LogPosition { seq: seq_in(entry, "seq"), created_at: time_in(entry, "createdAt") };
         Some((MessageId::parse(text_in(entry, "_id"))?, placed))
     };
     Ok(connection.all(found, placed).await?.into_iter().collect())
@@ -364,7 +363,7 @@ type Name = (RoomId, UserId, String);
 
 fn name(entry: &NewEntry) -> Option<Name> {
     match &entry.change {
-        Change::Message { client_id: Some(client_id), .. } => Some((entry.room, entry.author, client_id.as_str().to_owned())),
+        NewEntryKind::Message { client_id: Some(client_id), .. } => Some((entry.room, entry.author, client_id.as_str().to_owned())),
         _ => None,
     }
 }

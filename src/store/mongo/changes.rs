@@ -3,7 +3,7 @@
 //! The log is the truth: the entry comes first, and the documents of messages and rooms follow it. Until that is done the entry is marked as
 //! pending. Doing it twice, or late, does no harm: an edit knows the number of the latest edit, and a room that of its latest change; what is
 //! older does nothing. A message that is deleted stays so. The changes of a room are done in order, and so whoever is about to do one first
-//! does those before it; see [`finish`](super::effects::finish). Where one of these cannot be done, the room notes its number, so that it can be done later.
+//! does those before it; see [`apply_pending`](super::effects::finish). Where one of these cannot be done, the room notes its number, so that it can be done later.
 //!
 //! If a server is killed in between, the next that wants to append to the room, or to tell somebody how far its log goes, does what is left;
 //! besides, every server looks for such entries now and then. How the updates are sent is in `effects`.
@@ -14,13 +14,13 @@ use mongodb::bson::{Document, doc};
 
 use super::{
     documents::{date, number},
-    entries::Due,
+    entries::PendingEffect,
     pending::Pending,
     rooms,
 };
 use crate::{
     model::{Seq, Timestamp, UserId},
-    store::{self, Change, search},
+    store::{self, NewEntryKind, search},
 };
 
 /// How many members come and go in one update.
@@ -29,9 +29,9 @@ const TOGETHER: usize = 500;
 const DEPARTURES: i32 = 10_000;
 
 /// What an entry does to a message.
-pub fn of_message(due: &Due) -> Option<Document> {
+pub fn of_message(due: &PendingEffect) -> Option<Document> {
     match &due.change {
-        Change::Edit { message, text } => Some(doc! {
+        NewEntryKind::Edit { message, text } => Some(doc! {
             "q": {
                 "_id": message.to_string(), "chatRoomId": due.room.to_string(), "deleted": null,
                 "editSeq": { "$not": { "$gte": number(due.seq.0) } },
@@ -41,7 +41,7 @@ pub fn of_message(due: &Due) -> Option<Document> {
                 "editSeq": number(due.seq.0), "editedAt": date(due.at), "updatedAt": date(due.at),
             }, "$unset": { "words": "" } },
         }),
-        Change::Deletion(message) => Some(doc! {
+        NewEntryKind::Deletion(message) => Some(doc! {
             "q": { "_id": message.to_string(), "chatRoomId": due.room.to_string(), "deleted": null },
             "u": { "$set": { "deleted": true, "updatedAt": date(due.at) }, "$unset": { "message.messageText": "", "terms": "", "words": "" } },
         }),
@@ -50,11 +50,11 @@ pub fn of_message(due: &Due) -> Option<Document> {
 }
 
 /// Changes of one room that one update does.
-type Together<'a> = Vec<&'a Due>;
+type Together<'a> = Vec<&'a PendingEffect>;
 
 /// Divides changes of rooms into those that can be done first, together for each room, and the others. Those who come and go one after the
 /// other do so in one update, since each writes the whole list of members; whoever comes and goes again does it in two.
-pub fn first_of_each_room(dues: Vec<&Due>) -> (Vec<Together<'_>>, Vec<&Due>) {
+pub fn first_of_each_room(dues: Vec<&PendingEffect>) -> (Vec<Together<'_>>, Vec<&PendingEffect>) {
     let mut first: Vec<Together<'_>> = Vec::new();
     let (mut of_room, mut later, mut full) = (HashMap::new(), Vec::new(), HashSet::new());
     for due in dues {
@@ -75,14 +75,14 @@ pub fn first_of_each_room(dues: Vec<&Due>) -> (Vec<Together<'_>>, Vec<&Due>) {
     (first, later)
 }
 
-fn are_of_two_members(one: &Due, other: &Due) -> bool {
+fn are_of_two_members(one: &PendingEffect, other: &PendingEffect) -> bool {
     member(one).zip(member(other)).is_some_and(|(one, other)| one != other)
 }
 
 /// Who comes or goes.
-fn member(due: &Due) -> Option<UserId> {
+fn member(due: &PendingEffect) -> Option<UserId> {
     match &due.change {
-        Change::AddMember(user) | Change::RemoveMember { user, .. } => Some(*user),
+        NewEntryKind::AddMember(user) | NewEntryKind::RemoveMember { user, .. } => Some(*user),
         _ => None,
     }
 }
@@ -91,14 +91,14 @@ fn member(due: &Due) -> Option<UserId> {
 ///
 /// The room has the number of its latest change, and of those before it that were overtaken because they could not be applied: what is
 /// neither later nor among these does nothing.
-pub fn of_room(dues: &[&Due], pending: &Pending) -> Option<Document> {
+pub fn of_room(dues: &[&PendingEffect], pending: &Pending) -> Option<Document> {
     let last = dues.last()?;
     let mut stages = match &last.change {
-        Change::AddMember(_) | Change::RemoveMember { .. } => members(dues, last.at),
+        NewEntryKind::AddMember(_) | NewEntryKind::RemoveMember { .. } => members(dues, last.at),
         // As it is, also where it looks like an expression.
-        Change::Rename(Some(name)) => vec![doc! { "$set": { "name": { "$literal": name } } }],
-        Change::Rename(None) => vec![doc! { "$unset": "name" }],
-        Change::Message { .. } | Change::Edit { .. } | Change::Deletion(_) => return None,
+        NewEntryKind::Rename(Some(name)) => vec![doc! { "$set": { "name": { "$literal": name } } }],
+        NewEntryKind::Rename(None) => vec![doc! { "$unset": "name" }],
+        NewEntryKind::Message { .. } | NewEntryKind::Edit { .. } | NewEntryKind::Deletion(_) => return None,
     };
     let seqs: Vec<_> = dues.iter().map(|due| number(due.seq.0)).collect();
     let (mut overtaken, mut done) = (Vec::new(), seqs.clone());
@@ -128,12 +128,12 @@ fn numbers(seqs: Vec<Seq>) -> impl Iterator<Item = i64> {
 ///
 /// A room that was large may no longer be, and then has to say how long it is active; nothing before the entry is later than that. One that
 /// is large afterwards says what it did, which nobody reads: the index has it for every member, and each change would cost as many keys.
-fn members(dues: &[&Due], at: Timestamp) -> Vec<Document> {
+fn members(dues: &[&PendingEffect], at: Timestamp) -> Vec<Document> {
     let (mut coming, mut going) = (Vec::new(), Vec::new());
     for due in dues {
         let (user, seq) = (member(due).map(|user| user.to_string()), number(due.seq.0));
         match due.change {
-            Change::AddMember(_) => coming.push(doc! { "userId": user, "seq": seq }),
+            NewEntryKind::AddMember(_) => coming.push(doc! { "userId": user, "seq": seq }),
             _ => going.push(doc! { "userId": user, "seq": seq, "at": "$$NOW" }),
         }
     }

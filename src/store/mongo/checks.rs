@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     model::{MessageId, RoomId, UserId},
-    store::{Appended, Change, NewEntry, Result},
+    store::{Appended, NewEntry, NewEntryKind, Result},
 };
 
 /// What entries of one batch may have to do with each other.
@@ -27,17 +27,17 @@ enum Subject {
 /// What the entry changes.
 fn changed_by(entry: &NewEntry) -> Subject {
     match &entry.change {
-        Change::Message { .. } => Subject::Message(entry.id),
-        Change::Edit { message, .. } | Change::Deletion(message) => Subject::Message(*message),
-        Change::AddMember(user) | Change::RemoveMember { user, .. } => Subject::Member(entry.room, *user),
-        Change::Rename(_) => Subject::Name(entry.room),
+        NewEntryKind::Message { .. } => Subject::Message(entry.id),
+        NewEntryKind::Edit { message, .. } | NewEntryKind::Deletion(message) => Subject::Message(*message),
+        NewEntryKind::AddMember(user) | NewEntryKind::RemoveMember { user, .. } => Subject::Member(entry.room, *user),
+        NewEntryKind::Rename(_) => Subject::Name(entry.room),
     }
 }
 
 /// How many of the waiting entries, from the first on, have nothing to do with what those before them change. Only these can be judged by
 /// how things are now.
 pub fn first_wave(entries: &[NewEntry], waiting: &[usize]) -> usize {
-    if waiting.iter().all(|index| matches!(entries[*index].change, Change::Message { .. })) {
+    if waiting.iter().all(|index| matches!(entries[*index].change, NewEntryKind::Message { .. })) {
         return waiting.len();
     }
     let mut changed = HashSet::new();
@@ -46,7 +46,7 @@ pub fn first_wave(entries: &[NewEntry], waiting: &[usize]) -> usize {
         let author = Subject::Member(entry.room, entry.author);
         changed.contains(&changed_by(entry))
             || (entry.change.is_for_members() && changed.contains(&author))
-            || entry.change.keepers().iter().any(|keeper| changed.contains(&Subject::Member(entry.room, *keeper)))
+            || entry.change.required_members().iter().any(|keeper| changed.contains(&Subject::Member(entry.room, *keeper)))
     };
     for (position, index) in waiting.iter().enumerate() {
         if depends(index, &changed) {
@@ -82,16 +82,16 @@ fn refusal(entry: &NewEntry, head: &Head, messages: &HashSet<(RoomId, MessageId)
     if head.members_changed && entry.change.is_for_members() && !is_member(&entry.author) {
         return Some(Appended::NotAMember);
     }
-    let keepers = entry.change.keepers();
-    if !keepers.is_empty() && !keepers.iter().any(is_member) {
-        return Some(Appended::NoKeeper);
+    let required_members = entry.change.required_members();
+    if !required_members.is_empty() && !required_members.iter().any(is_member) {
+        return Some(Appended::NoRequiredMember);
     }
     let changes = match &entry.change {
-        Change::Message { .. } => true,
-        Change::Edit { message, .. } | Change::Deletion(message) => messages.contains(&(entry.room, *message)),
-        Change::AddMember(user) => !is_member(user),
-        Change::RemoveMember { user, .. } => is_member(user),
-        Change::Rename(name) => room.is_some_and(|room| room.name != *name),
+        NewEntryKind::Message { .. } => true,
+        NewEntryKind::Edit { message, .. } | NewEntryKind::Deletion(message) => messages.contains(&(entry.room, *message)),
+        NewEntryKind::AddMember(user) => !is_member(user),
+        NewEntryKind::RemoveMember { user, .. } => is_member(user),
+        NewEntryKind::Rename(name) => room.is_some_and(|room| room.name != *name),
     };
     (!changes).then_some(Appended::Unchanged)
 }
@@ -99,7 +99,7 @@ fn refusal(entry: &NewEntry, head: &Head, messages: &HashSet<(RoomId, MessageId)
 /// Those of the messages in question that are there.
 async fn messages(connection: &Connection, asked: &Asked<'_>) -> Result<HashSet<(RoomId, MessageId)>> {
     let target = |entry: &NewEntry| match &entry.change {
-        Change::Edit { message, .. } | Change::Deletion(message) => Some(message.to_string()),
+        NewEntryKind::Edit { message, .. } | NewEntryKind::Deletion(message) => Some(message.to_string()),
         _ => None,
     };
     let ids: Vec<_> = asked.iter().filter_map(|(_, entry, _)| target(entry)).collect();
@@ -136,7 +136,7 @@ async fn rooms_as_kept(connection: &Connection, asked: &Asked<'_>) -> Result<Has
             if let Subject::Member(_, user) = changed_by(entry) {
                 people.insert(user.to_string());
             }
-            people.extend(entry.change.keepers().iter().map(ToString::to_string));
+            people.extend(entry.change.required_members().iter().map(ToString::to_string));
         }
     }
     if rooms.is_empty() {

@@ -60,11 +60,11 @@ pub struct Connection {
     pub messages: Collection<RawDocumentBuf>,
     pub marks: Collection<RawDocumentBuf>,
     /// How many entries of a stretch of a log are whose.
-    pub tallies: Collection<RawDocumentBuf>,
+    pub author_counts: Collection<RawDocumentBuf>,
     /// Logins with a password.
     pub sessions: Collection<RawDocumentBuf>,
     /// What Causerie notes down for itself: the version of the schema, the key that signs tokens.
-    pub notes: Collection<RawDocumentBuf>,
+    pub metadata: Collection<RawDocumentBuf>,
     /// The longest time for one operation.
     pub limit: Duration,
     /// The write concern of commands that are put together by hand.
@@ -95,9 +95,9 @@ impl Connection {
             rooms: database.collection("chatrooms"),
             messages: database.collection("chatmessages"),
             marks: database.collection("readmarks"),
-            tallies: database.collection("tallies"),
+            author_counts: database.collection("tallies"),
             sessions: database.collection("sessions"),
-            notes: database.collection("causerie"),
+            metadata: database.collection("causerie"),
             durable: rawdoc! { "w": "majority", "j": true, "wtimeout": millis(limit) },
             standalone: false,
             pending: Arc::default(),
@@ -109,7 +109,7 @@ impl Connection {
     }
 
     /// Another one to the same database.
-    pub fn another(&self) -> Result<Self> {
+    pub fn new_client(&self) -> Result<Self> {
         let another = Self::new(Arc::clone(&self.options), self.limit).map_err(|error| failure(&error))?;
         Ok(Self { standalone: self.standalone, pending: Arc::clone(&self.pending), ..another })
     }
@@ -148,7 +148,7 @@ impl Connection {
     /// Writes a note that says nothing. Once it is on disk, so is all that was written before it.
     async fn write_through(&self) -> mongodb::error::Result<()> {
         let now = doc! { "$currentDate": { "at": true } };
-        self.notes.update_one(doc! { "_id": "lastWrite" }, now).upsert(true).await.map(|_| ())
+        self.metadata.update_one(doc! { "_id": "lastWrite" }, now).upsert(true).await.map(|_| ())
     }
 
     /// What time it is by the database's clock.

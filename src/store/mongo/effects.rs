@@ -12,7 +12,7 @@ use super::{
     changes,
     connection::Connection,
     documents::{number_in, seq_in, text_in},
-    entries::{self, Due},
+    entries::{self, PendingEffect},
     schema::{self, by_name},
 };
 use crate::{
@@ -24,13 +24,13 @@ use crate::{
 /// limit. The largest effect is an edit to a text of 15,000,000 bytes (`http.max_body_bytes`), beside which its terms take less than 1 MiB.
 const COMMAND: usize = 2 << 20;
 /// The most effects in one command.
-const AT_ONCE: usize = 256;
+const BATCH_SIZE: usize = 256;
 /// How long one pass tries pending effects again.
 const PASS: Duration = Duration::from_secs(2);
 
 /// Applies effects, each room's in the order of their numbers. Those that the database refuses are [pending](super::pending) then. An error is that the database
 /// is not available, or did not answer in half of the time limit.
-pub async fn apply(connection: &Connection, dues: &[Due]) -> Result<()> {
+pub async fn apply(connection: &Connection, dues: &[PendingEffect]) -> Result<()> {
     let mut group = Group::new(connection, connection.messages.name());
     for due in dues {
         if let Some(update) = changes::of_message(due) {
@@ -58,7 +58,7 @@ pub async fn apply(connection: &Connection, dues: &[Due]) -> Result<()> {
 struct Group<'a> {
     connection: &'a Connection,
     collection: &'a str,
-    updates: Vec<(Vec<&'a Due>, RawDocumentBuf)>,
+    updates: Vec<(Vec<&'a PendingEffect>, RawDocumentBuf)>,
     bytes: usize,
 }
 
@@ -68,7 +68,7 @@ impl<'a> Group<'a> {
     }
 
     /// Adds the update by which these effects are applied, after sending the others when it would be too much with them.
-    async fn add(&mut self, dues: Vec<&'a Due>, update: &Document) -> Result<()> {
+    async fn add(&mut self, dues: Vec<&'a PendingEffect>, update: &Document) -> Result<()> {
         let update = match RawDocumentBuf::try_from(update) {
             Ok(update) => update,
             Err(error) => {
@@ -77,7 +77,7 @@ impl<'a> Group<'a> {
             }
         };
         let bytes = update.as_bytes().len();
-        if self.bytes + bytes > COMMAND || self.updates.len() >= AT_ONCE {
+        if self.bytes + bytes > COMMAND || self.updates.len() >= BATCH_SIZE {
             self.send().await?;
         }
         self.bytes += bytes;
@@ -116,7 +116,7 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    async fn send_alone(&self, due: &Due, update: &RawDocumentBuf) -> Result<()> {
+    async fn send_alone(&self, due: &PendingEffect, update: &RawDocumentBuf) -> Result<()> {
         match send(self.connection, self.collection, std::iter::once(update)).await {
             Ok(refused) => match refused.get(&0) {
                 None => self.connection.pending.applied(&[due]),
@@ -150,7 +150,7 @@ async fn send(connection: &Connection, collection: &str, updates: impl Iterator<
 }
 
 /// Marks entries as done.
-pub async fn settle(connection: &Connection, dues: &[Due]) -> Result<()> {
+pub async fn mark_applied(connection: &Connection, dues: &[PendingEffect]) -> Result<()> {
     let ids: Vec<_> = dues.iter().map(|due| due.id.to_string()).collect();
     let done = doc! { "$unset": { "pending": "", "newText": "" } };
     connection.within(connection.messages.update_many(doc! { "_id": { "$in": ids } }, done)).await.map(|_| ())
@@ -161,7 +161,7 @@ struct Found {
     room: RoomId,
     seq: Seq,
     bytes: usize,
-    due: Option<Due>,
+    due: Option<PendingEffect>,
 }
 
 /// The entries that are marked as pending in these rooms, or everywhere.
@@ -181,7 +181,7 @@ async fn find(connection: &Connection, rooms: Option<Vec<String>>) -> Result<Vec
 
 /// Applies what is pending in these rooms, or everywhere, as far as that was not tried before. What cannot be applied, or not in half of the
 /// time limit, is left to [`retry`]: nobody waits for it.
-pub async fn finish(connection: &Connection, rooms: Option<Vec<String>>) -> Result<()> {
+pub async fn apply_pending(connection: &Connection, rooms: Option<Vec<String>>) -> Result<()> {
     let found = find(connection, rooms).await?;
     finish_new(connection, &found).await;
     Ok(())
@@ -194,11 +194,11 @@ async fn finish_new(connection: &Connection, found: &[Found]) {
     let all = async {
         while done < new.len() {
             let mut bytes = 0;
-            let fits = |(bytes_of_one, _): &&(usize, &Due)| {
+            let fits = |(bytes_of_one, _): &&(usize, &PendingEffect)| {
                 bytes += bytes_of_one;
                 bytes <= COMMAND
             };
-            let some = new[done..].iter().take(AT_ONCE).take_while(fits).count().max(1);
+            let some = new[done..].iter().take(BATCH_SIZE).take_while(fits).count().max(1);
             finish_some(connection, &new[done..done + some]).await?;
             done += some;
         }
@@ -212,7 +212,7 @@ async fn finish_new(connection: &Connection, found: &[Found]) {
     connection.pending.failed(new[done..].iter().map(|(_, due)| *due), &problem);
 }
 
-fn readable<'a>(connection: &Connection, found: &'a Found) -> Option<(usize, &'a Due)> {
+fn readable<'a>(connection: &Connection, found: &'a Found) -> Option<(usize, &'a PendingEffect)> {
     if found.due.is_none() {
         connection.pending.unreadable(found.room, found.seq);
     }
@@ -220,7 +220,7 @@ fn readable<'a>(connection: &Connection, found: &'a Found) -> Option<(usize, &'a
 }
 
 /// Applies these effects and marks the entries of those that are applied. Their texts are read only now.
-async fn finish_some(connection: &Connection, some: &[(usize, &Due)]) -> Result<()> {
+async fn finish_some(connection: &Connection, some: &[(usize, &PendingEffect)]) -> Result<()> {
     let ids: Vec<_> = some.iter().map(|(_, due)| due.id.to_string()).collect();
     let still_pending = connection.messages.find(doc! { "_id": { "$in": ids }, "pending": true });
     let mut dues = connection.all(still_pending, entries::due).await?;
@@ -228,7 +228,7 @@ async fn finish_some(connection: &Connection, some: &[(usize, &Due)]) -> Result<
     apply(connection, &dues).await?;
     dues.retain(|due| !connection.pending.has(due.room, due.seq));
     if !dues.is_empty()
-        && let Err(error) = settle(connection, &dues).await
+        && let Err(error) = mark_applied(connection, &dues).await
     {
         tracing::debug!(%error, "entries are still marked as pending; they are applied once more");
     }

@@ -7,9 +7,9 @@ use mongodb::bson::{RawDocument, RawDocumentBuf, raw::cstr};
 
 use super::documents::{self, date, flag_in, number, seq_in, text_in, time_in, user_in};
 use crate::{
-    model::{Entry, MessageId, RoomId, Seq, Timestamp, UserId, What},
+    model::{Entry, EntryKind, MessageId, RoomId, Seq, Timestamp, UserId},
     store::{
-        Change, NewEntry,
+        NewEntry, NewEntryKind,
         entry::{DELETION, EDIT, MEMBER_ADDED, MEMBER_REMOVED, RENAMED},
     },
 };
@@ -20,7 +20,7 @@ pub fn from_entry(entry: &NewEntry, seq: Seq, created_at: Timestamp) -> RawDocum
     document.append(cstr!("_id"), entry.id.to_string());
     document.append(cstr!("chatRoomId"), entry.room.to_string());
     document.append(cstr!("seq"), number(seq.0));
-    if let Change::Message { text, client_id } = &entry.change {
+    if let NewEntryKind::Message { text, client_id } = &entry.change {
         let mut content = RawDocumentBuf::new();
         content.append(cstr!("messageText"), text.as_str());
         document.append(cstr!("message"), content);
@@ -37,17 +37,17 @@ pub fn from_entry(entry: &NewEntry, seq: Seq, created_at: Timestamp) -> RawDocum
     document
 }
 
-fn append_change(document: &mut RawDocumentBuf, change: &Change) {
+fn append_change(document: &mut RawDocumentBuf, change: &NewEntryKind) {
     document.append(cstr!("type"), change.kind().unwrap_or_default());
     match change {
-        Change::Edit { message, text } => {
+        NewEntryKind::Edit { message, text } => {
             document.append(cstr!("target"), message.to_string());
             document.append(cstr!("newText"), text.as_str());
         }
-        Change::Deletion(message) => document.append(cstr!("target"), message.to_string()),
-        Change::AddMember(user) | Change::RemoveMember { user, .. } => document.append(cstr!("target"), user.to_string()),
-        Change::Rename(Some(name)) => document.append(cstr!("name"), name.as_str()),
-        Change::Message { .. } | Change::Rename(None) => {}
+        NewEntryKind::Deletion(message) => document.append(cstr!("target"), message.to_string()),
+        NewEntryKind::AddMember(user) | NewEntryKind::RemoveMember { user, .. } => document.append(cstr!("target"), user.to_string()),
+        NewEntryKind::Rename(Some(name)) => document.append(cstr!("name"), name.as_str()),
+        NewEntryKind::Message { .. } | NewEntryKind::Rename(None) => {}
     }
     document.append(cstr!("deleted"), true);
     document.append(cstr!("pending"), true);
@@ -63,44 +63,44 @@ pub fn entry(document: &RawDocument) -> Option<Entry> {
     Some(Entry { room, seq, author, created_at, what: what(document)? })
 }
 
-fn what(document: &RawDocument) -> Option<What> {
+fn what(document: &RawDocument) -> Option<EntryKind> {
     let message = |field| MessageId::parse(text_in(document, field));
     Some(match text_in(document, "type") {
-        EDIT => What::Edit { message: message("target")?, current: None },
-        DELETION => What::Deletion(message("target")?),
-        MEMBER_ADDED => What::MemberAdded(user_in(document, "target")),
-        MEMBER_REMOVED => What::MemberRemoved(user_in(document, "target")),
-        RENAMED => What::Renamed(document.get_str("name").ok().map(ToOwned::to_owned)),
+        EDIT => EntryKind::Edit { message: message("target")?, current: None },
+        DELETION => EntryKind::Deletion(message("target")?),
+        MEMBER_ADDED => EntryKind::MemberAdded(user_in(document, "target")),
+        MEMBER_REMOVED => EntryKind::MemberRemoved(user_in(document, "target")),
+        RENAMED => EntryKind::Renamed(document.get_str("name").ok().map(ToOwned::to_owned)),
         _ => match documents::message(document) {
-            Some(message) => What::Message(message),
-            None => What::Deleted(message("_id")?),
+            Some(message) => EntryKind::Message(message),
+            None => EntryKind::Deleted(message("_id")?),
         },
     })
 }
 
 /// Something that an entry says and that is to be done.
 #[derive(Clone, Debug)]
-pub struct Due {
+pub struct PendingEffect {
     /// The entry.
     pub id: MessageId,
     pub room: RoomId,
     pub seq: Seq,
     pub at: Timestamp,
-    pub change: Change,
+    pub change: NewEntryKind,
 }
 
 /// What a pending entry says.
-pub fn due(document: &RawDocument) -> Option<Due> {
+pub fn due(document: &RawDocument) -> Option<PendingEffect> {
     let message = || MessageId::parse(text_in(document, "target"));
     let user = || UserId::parse(text_in(document, "target"));
     let change = match text_in(document, "type") {
-        EDIT => Change::Edit { message: message()?, text: text_in(document, "newText").to_owned() },
-        DELETION => Change::Deletion(message()?),
-        MEMBER_ADDED => Change::AddMember(user()?),
-        MEMBER_REMOVED => Change::RemoveMember { user: user()?, keepers: Vec::new() },
-        RENAMED => Change::Rename(document.get_str("name").ok().map(ToOwned::to_owned)),
+        EDIT => NewEntryKind::Edit { message: message()?, text: text_in(document, "newText").to_owned() },
+        DELETION => NewEntryKind::Deletion(message()?),
+        MEMBER_ADDED => NewEntryKind::AddMember(user()?),
+        MEMBER_REMOVED => NewEntryKind::RemoveMember { user: user()?, required_members: Vec::new() },
+        RENAMED => NewEntryKind::Rename(document.get_str("name").ok().map(ToOwned::to_owned)),
         _ => return None,
     };
     let (id, room) = (MessageId::parse(text_in(document, "_id"))?, RoomId::parse(text_in(document, "chatRoomId"))?);
-    Some(Due { id, room, seq: seq_in(document, "seq"), at: time_in(document, "createdAt"), change })
+    Some(PendingEffect { id, room, seq: seq_in(document, "seq"), at: time_in(document, "createdAt"), change })
 }

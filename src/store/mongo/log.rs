@@ -120,14 +120,14 @@ impl Log {
     pub async fn append(&self, connection: &Connection, entries: &[NewEntry]) -> Result<Vec<Appended>> {
         let mut batch = Batch::new(entries);
         let mut trouble = format!("no answer within {} ms", connection.limit.as_millis());
-        match timeout(connection.limit, self.insist(connection, &mut batch, &mut trouble)).await {
+        match timeout(connection.limit, self.append_with_retry(connection, &mut batch, &mut trouble)).await {
             Ok(outcome) => outcome.map(|()| batch.into_answers()),
             Err(_) => Err(StoreError::Unavailable(trouble)),
         }
     }
 
     /// Tries until every entry has its place. `trouble` is why that takes so long.
-    async fn insist(&self, connection: &Connection, batch: &mut Batch<'_>, trouble: &mut String) -> Result<()> {
+    async fn append_with_retry(&self, connection: &Connection, batch: &mut Batch<'_>, trouble: &mut String) -> Result<()> {
         let mut known = self.known.lock().await;
         if known.heads.len() > HEADS || known.as_of.elapsed() > LEASE {
             known.heads.clear();
@@ -135,9 +135,9 @@ impl Log {
         let heads = &mut known.heads;
         let mut pause = PAUSES.0;
         while !batch.is_done() {
-            match batch.attempt(connection, heads).await {
-                Ok(Progress::Undisturbed) => continue,
-                Ok(Progress::Disturbed) => OTHERS.clone_into(trouble),
+            match batch.try_append(connection, heads).await {
+                Ok(Progress::Complete) => continue,
+                Ok(Progress::Conflict) => OTHERS.clone_into(trouble),
                 Err(StoreError::Unavailable(why)) => {
                     batch.outcome_is_unclear();
                     *trouble = why;
@@ -156,7 +156,7 @@ pub async fn close(connection: &Connection, room: RoomId) -> Result<Seq> {
     let closing = async {
         let mut pause = PAUSES.0;
         loop {
-            let heads = lasting(connection, || heads(connection, vec![room])).await?;
+            let heads = read_durable(connection, || heads(connection, vec![room])).await?;
             match heads.get(&room) {
                 Some(head) if head.closed => return Ok(head.seq),
                 Some(head) => {
@@ -181,7 +181,7 @@ async fn back_off(pause: &mut Duration) {
 
 /// What `read` finds and is sure to stay. A replica set only tells what the majority has. A server alone tells what it has in memory, which
 /// a crash may take; so there the disk has to catch up, and what counts is what is still the same afterwards.
-pub async fn lasting<K: Eq + Hash, V: PartialEq, F>(connection: &Connection, read: impl Fn() -> F) -> Result<HashMap<K, V>>
+pub async fn read_durable<K: Eq + Hash, V: PartialEq, F>(connection: &Connection, read: impl Fn() -> F) -> Result<HashMap<K, V>>
 where
     F: Future<Output = Result<HashMap<K, V>>>,
 {
@@ -200,7 +200,7 @@ pub async fn heads_of_rooms(connection: &Connection, rooms: Vec<RoomId>) -> Resu
     let ids = texts(&rooms);
     // One after the other: a room's document says what its entries made of it only when these are done, and which there are says the log.
     let mut found = heads(connection, rooms).await?;
-    effects::finish(connection, Some(ids.clone())).await?;
+    effects::apply_pending(connection, Some(ids.clone())).await?;
     let there = connection.rooms.find(doc! { "_id": { "$in": ids }, "deletedAt": null });
     let there = there.projection(doc! { "large": 1, "activeUntil": 1, "members_changed": { "$isArray": "$joined" } });
     let of_room = |room: &RawDocument| {

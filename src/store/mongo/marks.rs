@@ -11,12 +11,12 @@ use mongodb::bson::{Document, RawDocument, doc};
 use tokio::try_join;
 
 use super::{
+    author_counts,
     connection::Connection,
     documents::{self, number, number_in, seq_in, text_in},
     pages::{self, deleted_between, end, entries_between},
     rooms,
     schema::{self, by_name},
-    tallies,
 };
 use crate::{
     model::{ReadMark, RoomId, Seq, Timestamp, UserId},
@@ -59,7 +59,7 @@ async fn unread_between(connection: &Connection, room: RoomId, user: UserId, aft
     if after >= last {
         return Ok(0);
     }
-    let own = tallies::posted_by(connection, user, room, after, last);
+    let own = author_counts::posted_by(connection, user, room, after, last);
     let (own, no_messages) = try_join!(own, deleted_between(connection, room, after, last, Some(user)))?;
     Ok((last.0 - after.0).saturating_sub(own).saturating_sub(no_messages))
 }
@@ -79,7 +79,7 @@ async fn last_mark(connection: &Connection, room: RoomId, user: UserId) -> Resul
 
 /// What stands behind what a user has read in a room.
 #[derive(Clone, Copy)]
-pub struct Stretch {
+pub struct SeqRange {
     room: RoomId,
     read: Seq,
     end: Seq,
@@ -87,38 +87,38 @@ pub struct Stretch {
 
 /// How many entries of a stretch are the user's own: that stays as it is, however often it is asked for. So whoever asks again has only those
 /// counted that came since.
-pub struct Own(Cache<(UserId, RoomId), (Stretch, u64)>);
+pub struct OwnCounts(Cache<(UserId, RoomId), (SeqRange, u64)>);
 
-impl Own {
+impl OwnCounts {
     /// Nothing is known yet.
     pub fn new() -> Self {
         Self(Cache::new(STRETCHES))
     }
 
     /// How many are known to be in the beginning of a stretch, and the rest of it.
-    fn known(&self, user: UserId, stretch: Stretch) -> (u64, Stretch) {
+    fn known(&self, user: UserId, stretch: SeqRange) -> (u64, SeqRange) {
         match self.0.get(&(user, stretch.room)) {
-            Some((known, own)) if known.read == stretch.read && known.end <= stretch.end => (own, Stretch { read: known.end, ..stretch }),
+            Some((known, own)) if known.read == stretch.read && known.end <= stretch.end => (own, SeqRange { read: known.end, ..stretch }),
             _ => (0, stretch),
         }
     }
 }
 
 /// What the user has not read, in all their rooms or in those of `among` that they are in.
-pub async fn unread(connection: &Connection, known: &Own, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
+pub async fn unread(connection: &Connection, known: &OwnCounts, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
     let joined = rooms::joined_of(connection, user, among).await?;
     let ids: Vec<_> = joined.iter().map(|(room, _)| *room).collect();
     let (ends, marks) = try_join!(pages::ends(connection, &ids), last_marks(connection, user, &ids))?;
     let stretch = |(room, joined): &(RoomId, Seq)| {
         let read = marks.get(room).copied().unwrap_or_default().max(*joined);
-        Some(Stretch { room: *room, read, end: *ends.get(room)? })
+        Some(SeqRange { room: *room, read, end: *ends.get(room)? })
     };
     let stretches: Vec<_> = joined.iter().filter_map(stretch).collect();
     let behind: Vec<_> = stretches.iter().copied().filter(|stretch| stretch.end > stretch.read).collect();
     let counts: Vec<_> = behind.chunks(ROOMS_AT_ONCE).map(|some| count(connection, known, user, some.to_vec())).collect();
     let counts: Vec<_> = stream::iter(counts).buffer_unordered(COUNTS_AT_ONCE).try_collect().await?;
     let counts: HashMap<_, _> = counts.into_iter().flatten().collect();
-    let unread = |stretch: Stretch| {
+    let unread = |stretch: SeqRange| {
         let unread = counts.get(&stretch.room).copied().unwrap_or_default();
         Unread { room: stretch.room, unread, last_seq: stretch.end }
     };
@@ -126,11 +126,11 @@ pub async fn unread(connection: &Connection, known: &Own, user: UserId, among: O
 }
 
 /// How many messages of others stand in these stretches.
-async fn count(connection: &Connection, known: &Own, user: UserId, stretches: Vec<Stretch>) -> Result<Vec<(RoomId, u64)>> {
+async fn count(connection: &Connection, known: &OwnCounts, user: UserId, stretches: Vec<SeqRange>) -> Result<Vec<(RoomId, u64)>> {
     let no_messages = doc! { "deleted": true, "closed": null, "postedByUser": { "$ne": user.to_string() } };
     let no_messages = count_each(connection, &stretches, no_messages, schema::DELETED);
     let (own, no_messages) = try_join!(own(connection, known, user, &stretches), no_messages)?;
-    let unread = |stretch: &Stretch| {
+    let unread = |stretch: &SeqRange| {
         let in_room = |counts: &HashMap<RoomId, u64>| counts.get(&stretch.room).copied().unwrap_or_default();
         (stretch.room, (stretch.end.0 - stretch.read.0).saturating_sub(in_room(&own)).saturating_sub(in_room(&no_messages)))
     };
@@ -138,7 +138,7 @@ async fn count(connection: &Connection, known: &Own, user: UserId, stretches: Ve
 }
 
 /// How many entries of each of these stretches are the user's own.
-async fn own(connection: &Connection, known: &Own, user: UserId, stretches: &[Stretch]) -> Result<HashMap<RoomId, u64>> {
+async fn own(connection: &Connection, known: &OwnCounts, user: UserId, stretches: &[SeqRange]) -> Result<HashMap<RoomId, u64>> {
     let (mut own, rest): (HashMap<_, _>, Vec<_>) = stretches
         .iter()
         .map(|stretch| {
@@ -165,21 +165,22 @@ async fn own(connection: &Connection, known: &Own, user: UserId, stretches: &[St
     Ok(own)
 }
 
-async fn count_own(connection: &Connection, user: UserId, stretches: &[Stretch]) -> Result<HashMap<RoomId, u64>> {
-    let (long, short): (Vec<_>, Vec<_>) = stretches.iter().copied().partition(|stretch| stretch.end.0 - stretch.read.0 > tallies::BLOCK);
+async fn count_own(connection: &Connection, user: UserId, stretches: &[SeqRange]) -> Result<HashMap<RoomId, u64>> {
+    let (long, short): (Vec<_>, Vec<_>) =
+        stretches.iter().copied().partition(|stretch| stretch.end.0 - stretch.read.0 > author_counts::BLOCK);
     let mut own = count_each(connection, &short, doc! { "postedByUser": user.to_string() }, schema::LOG).await?;
-    for Stretch { room, read, end } in long {
-        own.insert(room, tallies::posted_by(connection, user, room, read, end).await?);
+    for SeqRange { room, read, end } in long {
+        own.insert(room, author_counts::posted_by(connection, user, room, read, end).await?);
     }
     Ok(own)
 }
 
 /// How many entries in each of these stretches are such.
-async fn count_each(connection: &Connection, stretches: &[Stretch], such: Document, index: &str) -> Result<HashMap<RoomId, u64>> {
+async fn count_each(connection: &Connection, stretches: &[SeqRange], such: Document, index: &str) -> Result<HashMap<RoomId, u64>> {
     if stretches.is_empty() {
         return Ok(HashMap::new());
     }
-    let such = |stretch: &Stretch| {
+    let such = |stretch: &SeqRange| {
         let mut entries = entries_between(stretch.room, stretch.read, stretch.end);
         entries.extend(such.clone());
         entries

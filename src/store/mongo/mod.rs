@@ -2,13 +2,14 @@
 //!
 //! Every write is on the disks of the majority before anybody hears of it, and every read sees only that. There are no transactions, which
 //! a server of its own would not have: each method comes down to one change of one document that either happens or does not, or to steps
-//! that can be repeated. This module is the [`Store`]; [`connection`] speaks to the database, [`schema`] makes it ready, [`takeover`] takes
+//! that can be repeated. This module is the [`Store`]; [`connection`] speaks to the database, [`schema`] makes it ready, [`legacy_import`] takes
 //! over that of the original application, [`documents`] and [`entries`] are what is kept, and the queries stand by noun in
 //! `users`, `sessions`, `rooms`, `log` with `batch`, `checks`, `changes`, `effects` and `pending` (appending), `pages` (reading), `marks` (how far it was read),
-//! `tallies` (counting) and `search`.
+//! `author_counts` (counting) and `search`.
 //!
 //! In a sharded cluster the collections `chatmessages`, by `{chatRoomId: 1, seq: 1}`, and `readmarks`, by `{chatRoomId: 1}`, can be sharded.
 
+mod author_counts;
 mod batch;
 mod changes;
 mod checks;
@@ -16,6 +17,7 @@ mod connection;
 mod documents;
 mod effects;
 mod entries;
+mod legacy_import;
 mod log;
 mod marks;
 mod pages;
@@ -25,8 +27,6 @@ mod rooms;
 mod schema;
 mod search;
 mod sessions;
-mod takeover;
-mod tallies;
 mod users;
 mod writers;
 
@@ -41,8 +41,8 @@ use tokio::{
 };
 
 use super::{
-    Appended, Departed, Found, ListedRoom, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, Store,
-    StoreError, Unread, UserCursor, Which, search::Behind,
+    Appended, Departed, Found, ListedRoom, Marked, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, SessionSelector,
+    Store, StoreError, Unread, UserCursor, UserUpdate, search::IndexQueue,
 };
 use crate::{
     config::{DatabaseUrl, MongoConfig},
@@ -53,7 +53,7 @@ use crate::{
 };
 use connection::Connection;
 use log::Log;
-use marks::Own;
+use marks::OwnCounts;
 
 /// How often every server looks for entries that say something that was not done, and for deleted rooms.
 const FINISH: Duration = Duration::from_secs(2);
@@ -65,9 +65,9 @@ const END: Seq = Seq(u64::MAX);
 pub struct Mongo {
     shared: Arc<Shared>,
     /// How many of what people have not read is their own.
-    own: Own,
+    own: OwnCounts,
     /// What is to be indexed for search, and how far that is.
-    behind: Arc<Behind>,
+    behind: Arc<IndexQueue>,
     indexed: Arc<search::State>,
     /// Apply effects that are pending, see to deleted rooms, and index messages.
     on_the_side: [AbortHandle; 3],
@@ -93,8 +93,8 @@ impl Mongo {
         let connection = Connection::open(url, config).await?;
         schema::prepare(&connection).await?;
         // What is pending has to be known before somebody reads; as much of it as there is time for is applied.
-        effects::finish(&connection, None).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
-        let (behind, indexed) = (Arc::<Behind>::default(), Arc::<search::State>::default());
+        effects::apply_pending(&connection, None).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
+        let (behind, indexed) = (Arc::<IndexQueue>::default(), Arc::<search::State>::default());
         indexed.learn(&connection).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
         let shared = Arc::new(Shared { connection, appending: OnceCell::new(), log: Log::new() });
         let on_the_side = [
@@ -102,7 +102,7 @@ impl Mongo {
             tokio::spawn(see_to_deleted_rooms(Arc::clone(&shared))).abort_handle(),
             tokio::spawn(search::keep_indexed(shared.connection.clone(), Arc::clone(&indexed), Arc::clone(&behind))).abort_handle(),
         ];
-        Ok(Self { shared, own: Own::new(), behind, indexed, on_the_side })
+        Ok(Self { shared, own: OwnCounts::new(), behind, indexed, on_the_side })
     }
 
     /// Ends what is done on the side.
@@ -132,7 +132,7 @@ async fn see_to_deleted_rooms(shared: Arc<Shared>) {
     // Ends what is in it when it is dropped.
     let mut purge = JoinSet::new();
     loop {
-        if let Err(error) = rooms::see_off(&shared.connection, &shared.log, &mut gone).await {
+        if let Err(error) = rooms::sweep_deleted(&shared.connection, &shared.log, &mut gone).await {
             tracing::debug!(%error, "which rooms are gone will be known later");
         }
         while purge.try_join_next().is_some() {}
@@ -161,12 +161,12 @@ impl Store for Mongo {
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Arc<User>>> {
-        let user = self.people(&[id]).await?.pop();
+        let user = self.users_by_id(&[id]).await?.pop();
         Ok(user.filter(|user| !user.deleted))
     }
 
-    async fn people(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
-        let found = users::people(self.connection(), ids).await?;
+    async fn users_by_id(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
+        let found = users::users_by_id(self.connection(), ids).await?;
         let found: HashMap<_, _> = found.into_iter().map(|user| (user.id, Arc::new(user))).collect();
         Ok(ids.iter().filter_map(|id| found.get(id).cloned()).collect())
     }
@@ -175,7 +175,7 @@ impl Store for Mongo {
         users::list(self.connection(), after, skip, limit).await
     }
 
-    async fn rename_user(&self, id: UserId, names: Names, at: Timestamp) -> Result<Option<Arc<User>>> {
+    async fn rename_user(&self, id: UserId, names: UserUpdate, at: Timestamp) -> Result<Option<Arc<User>>> {
         Ok(users::rename(self.connection(), id, &names, at).await?.map(Arc::new))
     }
 
@@ -207,7 +207,7 @@ impl Store for Mongo {
         sessions::refresh(self.connection(), &rotation).await
     }
 
-    async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>> {
+    async fn end_sessions(&self, user: UserId, which: SessionSelector) -> Result<Vec<SessionId>> {
         sessions::end(self.connection(), user, which).await
     }
 
@@ -256,7 +256,7 @@ impl Store for Mongo {
     }
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
-        let appending = self.shared.appending.get_or_try_init(|| async { self.connection().another() }).await?;
+        let appending = self.shared.appending.get_or_try_init(|| async { self.connection().new_client() }).await?;
         let appended = self.shared.log.append(appending, &batch).await;
         // Not before, when there would be nothing to index yet; and after an error too, since some of it may be there.
         self.behind.note(&batch);
@@ -314,14 +314,14 @@ impl Store for Mongo {
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
         let secret = Binary { subtype: BinarySubtype::Generic, bytes: candidate.to_vec() };
         let connection = self.connection();
-        connection.add(&connection.notes, &doc! { "_id": "tokenSecret", "value": secret }).await?;
-        let kept = connection.notes.find_one(doc! { "_id": "tokenSecret" });
+        connection.add(&connection.metadata, &doc! { "_id": "tokenSecret", "value": secret }).await?;
+        let kept = connection.metadata.find_one(doc! { "_id": "tokenSecret" });
         let kept = connection.one(kept, |note| note.get_binary("value").ok()?.bytes.try_into().ok()).await?;
         kept.ok_or_else(|| StoreError::Fault("the key that signs tokens is not 32 bytes".into()))
     }
 
-    async fn seen(&self, seen: Vec<(UserId, Timestamp)>) -> Result<()> {
-        users::seen(self.connection(), &seen).await
+    async fn update_last_seen(&self, seen: Vec<(UserId, Timestamp)>) -> Result<()> {
+        users::update_last_seen(self.connection(), &seen).await
     }
 
     async fn last_seen(&self, ids: &[UserId]) -> Result<Vec<(UserId, Timestamp)>> {

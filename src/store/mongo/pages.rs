@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     clock::time_of_id,
-    model::{Entry, Message, MessageId, RoomId, Seq, Timestamp, UserId, What},
+    model::{Entry, EntryKind, Message, MessageId, RoomId, Seq, Timestamp, UserId},
     store::{
         Page, Result,
-        skip::{FromTheEnd, Step},
+        offset_seek::{OffsetSeek, Step},
     },
 };
 
@@ -59,7 +59,7 @@ async fn select(connection: &Connection, room: RoomId, range: Document, order: i
 /// An entry behind which exactly `skip` messages stand.
 async fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result<Option<Seq>> {
     let Some((end, _)) = end(connection, room).await? else { return Ok(None) };
-    let mut search = FromTheEnd::new(end, skip);
+    let mut search = OffsetSeek::new(end, skip);
     loop {
         match search.step() {
             Step::Count { after, last } => search.told(deleted_between(connection, room, after, last, None).await?),
@@ -86,7 +86,7 @@ pub async fn ends(connection: &Connection, rooms: &[RoomId]) -> Result<HashMap<R
     let mut ends = HashMap::with_capacity(rooms.len());
     for rooms in rooms.chunks(ROOMS_AT_ONCE) {
         let heads = log::heads(connection, rooms.to_vec()).await?;
-        effects::finish(connection, Some(rooms.iter().map(ToString::to_string).collect())).await?;
+        effects::apply_pending(connection, Some(rooms.iter().map(ToString::to_string).collect())).await?;
         ends.extend(heads.into_iter().filter(|(_, head)| !head.closed).map(|(room, head)| (room, head.seq)));
     }
     Ok(ends)
@@ -143,11 +143,11 @@ pub async fn find(connection: &Connection, id: MessageId) -> Result<Option<Messa
 pub async fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, limit: u64) -> Result<Vec<Entry>> {
     let (mut found, pending) = read_entries(connection, room, after, up_to, limit).await?;
     if pending {
-        effects::finish(connection, Some(vec![room.to_string()])).await?;
+        effects::apply_pending(connection, Some(vec![room.to_string()])).await?;
         (found, _) = read_entries(connection, room, after, up_to, limit).await?;
     }
     let edited = |entry: &Entry| match entry.what {
-        What::Edit { message, .. } => Some(message.to_string()),
+        EntryKind::Edit { message, .. } => Some(message.to_string()),
         _ => None,
     };
     let edited: HashSet<_> = found.iter().filter_map(edited).collect();
@@ -159,7 +159,7 @@ pub async fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: S
     let there = |message: &Message| !connection.pending.is_deleted(room, message.id);
     let edited: HashMap<_, _> = edited.into_iter().filter(there).map(|message| (message.id, message)).collect();
     for entry in &mut found {
-        if let What::Edit { message, current } = &mut entry.what {
+        if let EntryKind::Edit { message, current } = &mut entry.what {
             *current = edited.get(message).cloned();
         }
     }
@@ -177,10 +177,10 @@ async fn read_entries(connection: &Connection, room: RoomId, after: Seq, up_to: 
     let pending = found.iter().any(|(entry, pending)| *pending && !connection.pending.has(room, entry.seq));
     let deleted = connection.pending.deleted_in(room);
     let shown = |(mut entry, _): (Entry, bool)| {
-        if let What::Message(message) = &entry.what
+        if let EntryKind::Message(message) = &entry.what
             && deleted.contains(&message.id)
         {
-            entry.what = What::Deleted(message.id);
+            entry.what = EntryKind::Deleted(message.id);
         }
         entry
     };

@@ -14,10 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::entries::Due;
+use super::entries::PendingEffect;
 use crate::{
     model::{MessageId, RoomId, Seq, UserId},
-    store::Change,
+    store::NewEntryKind,
 };
 
 /// The pauses between two attempts grow from the first to the second.
@@ -36,14 +36,14 @@ enum Effect {
 }
 
 impl Effect {
-    fn of(change: &Change) -> Self {
+    fn of(change: &NewEntryKind) -> Self {
         match change {
-            Change::Edit { message, .. } => Self::Edit(*message),
-            Change::Deletion(message) => Self::Deletion(*message),
-            Change::AddMember(user) => Self::Addition(*user),
-            Change::RemoveMember { user, .. } => Self::Removal(*user),
-            Change::Rename(_) => Self::Name,
-            Change::Message { .. } => Self::Unknown,
+            NewEntryKind::Edit { message, .. } => Self::Edit(*message),
+            NewEntryKind::Deletion(message) => Self::Deletion(*message),
+            NewEntryKind::AddMember(user) => Self::Addition(*user),
+            NewEntryKind::RemoveMember { user, .. } => Self::Removal(*user),
+            NewEntryKind::Rename(_) => Self::Name,
+            NewEntryKind::Message { .. } => Self::Unknown,
         }
     }
 
@@ -85,7 +85,7 @@ impl Pending {
     }
 
     /// Notes effects of one room that could not be applied. Those that are new here get one line in the log.
-    pub fn failed<'a>(&self, dues: impl IntoIterator<Item = &'a Due>, reason: &str) {
+    pub fn failed<'a>(&self, dues: impl IntoIterator<Item = &'a PendingEffect>, reason: &str) {
         let mut new: BTreeMap<RoomId, Vec<u64>> = BTreeMap::new();
         for due in dues {
             if self.note(due.room, due.seq, Effect::of(&due.change)) {
@@ -117,7 +117,7 @@ impl Pending {
     }
 
     /// Forgets effects that have been applied.
-    pub fn applied(&self, dues: &[&Due]) {
+    pub fn applied(&self, dues: &[&PendingEffect]) {
         let mut rooms = self.rooms();
         if rooms.is_empty() {
             return;
@@ -153,7 +153,7 @@ impl Pending {
     }
 
     /// Returns the earlier effects on the room of `due` that are still to be applied once it is, and those that it leaves nothing to do for.
-    pub fn overtaken_by(&self, due: &Due) -> (Vec<Seq>, Vec<Seq>) {
+    pub fn overtaken_by(&self, due: &PendingEffect) -> (Vec<Seq>, Vec<Seq>) {
         let rooms = self.rooms();
         let Some(waiting) = rooms.get(&due.room) else { return (Vec::new(), Vec::new()) };
         let effect = Effect::of(&due.change);
@@ -188,8 +188,8 @@ impl Pending {
 }
 
 /// Whether an entry takes something away, which then counts as gone although the database still has it.
-pub fn takes_away(change: &Change) -> bool {
-    matches!(change, Change::Deletion(_) | Change::RemoveMember { .. })
+pub fn takes_away(change: &NewEntryKind) -> bool {
+    matches!(change, NewEntryKind::Deletion(_) | NewEntryKind::RemoveMember { .. })
 }
 
 fn report(room: RoomId, seqs: &[u64], reason: &str) {
@@ -202,30 +202,33 @@ mod tests {
     use super::*;
     use crate::model::Timestamp;
 
-    fn due(seq: u64, change: Change) -> Due {
-        Due { id: MessageId::from_bytes([9; 16]), room: RoomId::from_bytes([1; 16]), seq: Seq(seq), at: Timestamp(0), change }
+    fn due(seq: u64, change: NewEntryKind) -> PendingEffect {
+        PendingEffect { id: MessageId::from_bytes([9; 16]), room: RoomId::from_bytes([1; 16]), seq: Seq(seq), at: Timestamp(0), change }
     }
 
     #[test]
     fn a_later_change_of_the_same_member_or_name_leaves_nothing_to_do_for_an_earlier_one() {
         let (one, two) = (UserId::from_bytes([1; 16]), UserId::from_bytes([2; 16]));
         let pending = Pending::default();
-        let waiting =
-            [due(5, Change::Rename(None)), due(6, Change::AddMember(one)), due(7, Change::Deletion(MessageId::from_bytes([3; 16])))];
+        let waiting = [
+            due(5, NewEntryKind::Rename(None)),
+            due(6, NewEntryKind::AddMember(one)),
+            due(7, NewEntryKind::Deletion(MessageId::from_bytes([3; 16]))),
+        ];
         pending.failed(&waiting, "refused");
-        let removal = |user| Change::RemoveMember { user, keepers: Vec::new() };
+        let removal = |user| NewEntryKind::RemoveMember { user, required_members: Vec::new() };
         assert_eq!(pending.overtaken_by(&due(8, removal(one))), (vec![Seq(5)], vec![Seq(6)]));
         assert_eq!(pending.overtaken_by(&due(8, removal(two))), (vec![Seq(5), Seq(6)], vec![]));
-        assert_eq!(pending.overtaken_by(&due(6, Change::Rename(None))), (vec![], vec![Seq(5)]));
+        assert_eq!(pending.overtaken_by(&due(6, NewEntryKind::Rename(None))), (vec![], vec![Seq(5)]));
     }
 
     #[test]
     fn what_was_noted_after_the_database_was_asked_is_kept() {
         let pending = Pending::default();
-        pending.failed(&[due(5, Change::Rename(None))], "refused");
+        pending.failed(&[due(5, NewEntryKind::Rename(None))], "refused");
         let as_of = Instant::now();
-        pending.failed(&[due(6, Change::Rename(None))], "refused");
+        pending.failed(&[due(6, NewEntryKind::Rename(None))], "refused");
         pending.keep_only(&HashSet::new(), as_of);
-        assert!(!pending.has(due(5, Change::Rename(None)).room, Seq(5)) && pending.count() == 1);
+        assert!(!pending.has(due(5, NewEntryKind::Rename(None)).room, Seq(5)) && pending.count() == 1);
     }
 }

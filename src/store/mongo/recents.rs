@@ -49,14 +49,14 @@ fn fields(user: UserId) -> Document {
 }
 
 /// A room at its place in the list: that of its latest message, or else of its creation.
-struct Placed {
+struct RankedRoom {
     at: Timestamp,
     id: [u8; 16],
     room: RoomId,
     latest: Option<MessageId>,
 }
 
-impl Placed {
+impl RankedRoom {
     fn place(&self) -> Reverse<(Timestamp, [u8; 16])> {
         Reverse((self.at, self.id))
     }
@@ -83,7 +83,7 @@ pub async fn recents(connection: &Connection, page: RoomPage) -> Result<Vec<List
         let rooms = take(connection, &mut by_activity, next).await?;
         let last_active = rooms.last().map(|room| room.active_until).unwrap_or_default();
         placed.extend(places_of(connection, &page, &rooms).await?);
-        placed.sort_unstable_by_key(Placed::place);
+        placed.sort_unstable_by_key(RankedRoom::place);
         let complete = wanted.checked_sub(1).is_none_or(|last| placed.get(last).is_some_and(|placed| placed.at > last_active));
         if complete || rooms.len() < next {
             break;
@@ -92,7 +92,7 @@ pub async fn recents(connection: &Connection, page: RoomPage) -> Result<Vec<List
     }
     let listed: Vec<_> = placed.into_iter().take(wanted).skip(skip).collect();
     let mut messages = messages(connection, listed.iter().filter_map(|placed| placed.latest)).await?;
-    let listed = listed.into_iter().filter_map(|Placed { room, latest, .. }| match latest {
+    let listed = listed.into_iter().filter_map(|RankedRoom { room, latest, .. }| match latest {
         // One that was deleted meanwhile takes its room with it.
         Some(id) => Some(ListedRoom { room, latest: Some(messages.remove(&id)?) }),
         None => Some(ListedRoom { room, latest: None }),
@@ -106,7 +106,7 @@ async fn messages(connection: &Connection, ids: impl Iterator<Item = MessageId>)
     Ok(found.into_iter().map(|message| (message.id, message)).collect())
 }
 
-async fn large_rooms(connection: &Connection, page: &RoomPage) -> Result<Vec<Placed>> {
+async fn large_rooms(connection: &Connection, page: &RoomPage) -> Result<Vec<RankedRoom>> {
     let large = connection.rooms.find(doc! { "userIds": page.user.to_string(), "large": true }).projection(fields(page.user));
     let mut placed = Vec::new();
     for rooms in connection.all(large, Candidate::read).await?.chunks(ROOMS_AT_ONCE) {
@@ -116,14 +116,14 @@ async fn large_rooms(connection: &Connection, page: &RoomPage) -> Result<Vec<Pla
 }
 
 /// The newest of the small rooms in which nothing was ever posted.
-async fn never_active(connection: &Connection, user: UserId, wanted: usize) -> Result<Vec<Placed>> {
+async fn never_active(connection: &Connection, user: UserId, wanted: usize) -> Result<Vec<RankedRoom>> {
     let inactive = connection.rooms.find(doc! { "userIds": user.to_string(), "large": false, "activeUntil": null });
     let newest = inactive.projection(fields(user)).sort(doc! { "createdAt": -1, "_id": -1 }).limit(rows(wanted.max(1) as u64));
     connection.all(newest.hint(schema::by_name(schema::BY_MEMBER)), |room| Candidate::read(room).map(|room| empty(&room))).await
 }
 
-fn empty(room: &Candidate) -> Placed {
-    Placed { at: room.created_at, id: *room.room.as_bytes(), room: room.room, latest: None }
+fn empty(room: &Candidate) -> RankedRoom {
+    RankedRoom { at: room.created_at, id: *room.room.as_bytes(), room: room.room, latest: None }
 }
 
 /// The next `count` rooms.
@@ -139,11 +139,11 @@ async fn take(connection: &Connection, rooms: &mut Cursor<RawDocumentBuf>, count
 }
 
 /// Where these rooms stand in the list, those of them that are in it. Those from which the user's removal is pending are not.
-async fn places_of(connection: &Connection, page: &RoomPage, rooms: &[Candidate]) -> Result<Vec<Placed>> {
+async fn places_of(connection: &Connection, page: &RoomPage, rooms: &[Candidate]) -> Result<Vec<RankedRoom>> {
     let left = connection.pending.left_by(page.user);
     let mut latest = latest_of_each(connection, rooms).await?;
     let place = |room: &Candidate| match latest.remove(&room.room).filter(|latest| !page.since_joined || latest.seq > room.joined) {
-        Some(Latest { at, id, .. }) => Some(Placed { at, id: *id.as_bytes(), room: room.room, latest: Some(id) }),
+        Some(Latest { at, id, .. }) => Some(RankedRoom { at, id: *id.as_bytes(), room: room.room, latest: Some(id) }),
         None => page.with_empty.then(|| empty(room)),
     };
     Ok(rooms.iter().filter(|room| !left.contains(&room.room)).filter_map(place).collect())

@@ -12,10 +12,11 @@ use std::{
 use mongodb::bson::{Bson, RawDocument, doc};
 
 use super::{
+    author_counts,
     connection::Connection,
     documents::{self, date, member_key, number, seq_in, text_in, time_in},
     log::{self, Log},
-    pages, rows, schema, tallies,
+    pages, rows, schema,
 };
 use crate::{
     model::{Room, RoomId, Seq, Timestamp, UserId},
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// How many documents of a deleted room are taken away in one go: some ten milliseconds of the server's time.
-const PIECE: usize = 1_000;
+const BATCH_SIZE: usize = 1_000;
 /// The most rooms that are asked for their latest message in one go: the ids have to fit into one request.
 pub const ROOMS_AT_ONCE: usize = 10_000;
 /// How long a room tells who was taken out of it, in milliseconds: also for a server that could not reach the database meanwhile.
@@ -168,7 +169,7 @@ pub async fn delete(connection: &Connection, log: &Log, id: RoomId) -> Result<Op
 pub type Gone = HashMap<(RoomId, Timestamp), Instant>;
 
 /// Looks which rooms are gone, on whichever server, and forgets where their logs end.
-pub async fn see_off(connection: &Connection, log: &Log, gone: &mut Gone) -> Result<()> {
+pub async fn sweep_deleted(connection: &Connection, log: &Log, gone: &mut Gone) -> Result<()> {
     let as_of = Instant::now();
     let found = connection.rooms.find(doc! { "deletedAt": { "$type": "date" } }).projection(doc! { "deletedAt": 1 });
     let found = connection.all(found, |room| Some((id_of_room(room)?, time_in(room, "deletedAt")))).await?;
@@ -190,7 +191,7 @@ pub async fn purge(connection: &Connection, rooms: Vec<RoomId>) -> Result<()> {
         let end = log::close(connection, id).await?;
         purge_log(connection, id, end).await?;
         purge_marks(connection, id).await?;
-        tallies::purge(connection, id).await?;
+        author_counts::purge(connection, id).await?;
         connection.within(connection.rooms.delete_one(doc! { "_id": id.to_string() })).await?;
     }
     Ok(())
@@ -198,8 +199,8 @@ pub async fn purge(connection: &Connection, rooms: Vec<RoomId>) -> Result<()> {
 
 /// The entry that closes the log stays, for the servers that still remember the room.
 async fn purge_log(connection: &Connection, id: RoomId, end: Seq) -> Result<()> {
-    for first in (1..end.0).step_by(PIECE) {
-        let piece = doc! { "$gte": number(first), "$lt": number(end.0.min(first + PIECE as u64)) };
+    for first in (1..end.0).step_by(BATCH_SIZE) {
+        let piece = doc! { "$gte": number(first), "$lt": number(end.0.min(first + BATCH_SIZE as u64)) };
         connection.within(connection.messages.delete_many(doc! { "chatRoomId": id.to_string(), "seq": piece })).await?;
     }
     Ok(())
@@ -207,7 +208,8 @@ async fn purge_log(connection: &Connection, id: RoomId, end: Seq) -> Result<()> 
 
 async fn purge_marks(connection: &Connection, id: RoomId) -> Result<()> {
     loop {
-        let some = connection.marks.find(doc! { "chatRoomId": id.to_string() }).projection(doc! { "_id": 1 }).limit(rows(PIECE as u64));
+        let some =
+            connection.marks.find(doc! { "chatRoomId": id.to_string() }).projection(doc! { "_id": 1 }).limit(rows(BATCH_SIZE as u64));
         let ids = connection.all(some, |mark| Some(text_in(mark, "_id").to_owned())).await?;
         if ids.is_empty() {
             return Ok(());

@@ -16,7 +16,7 @@ use tokio::{task::AbortHandle, time::sleep};
 use super::{
     connection::Connection,
     documents::{number_in, text_in},
-    search, takeover,
+    legacy_import, search,
 };
 use crate::store::{OpenError, Result, StoreError};
 
@@ -61,7 +61,7 @@ pub const BY_USER: &str = "byUser";
 pub const BY_READER: &str = "byReader";
 
 /// The note about which server brings the database up to date.
-const TURN_NOTE: &str = "turn";
+const MIGRATION_LOCK_KEY: &str = "turn";
 /// How long a turn lasts unless it is renewed. The server's clock counts.
 const TURN: Duration = Duration::from_secs(10);
 /// How often whoever has the turn renews it.
@@ -105,26 +105,26 @@ fn stopped(error: &StoreError) -> OpenError {
 }
 
 async fn version(connection: &Connection) -> Result<u64> {
-    let note = connection.notes.find_one(doc! { "_id": "schema" });
+    let note = connection.metadata.find_one(doc! { "_id": "schema" });
     let version = connection.one(note, |note| Some(number_in(note, "version"))).await?;
     Ok(version.unwrap_or_default())
 }
 
 async fn bring_up_to_date(connection: &Connection) -> Result<()> {
-    let Some(turn) = Turn::take(connection).await? else { return Ok(()) };
+    let Some(turn) = MigrationLock::take(connection).await? else { return Ok(()) };
     let from = version(connection).await?;
     if from < 1 {
-        takeover::take_over(connection).await?;
+        legacy_import::import(connection).await?;
     }
     if from < 2 {
-        takeover::remember_gone_members(connection).await?;
+        legacy_import::remember_gone_members(connection).await?;
     }
     indexes(connection).await?;
-    if takeover::is_empty(connection, &connection.rooms).await? {
+    if legacy_import::is_empty(connection, &connection.rooms).await? {
         search::start_complete(connection).await?;
     }
     let done = doc! { "$set": { "version": i64::try_from(VERSION).unwrap_or_default() }, "$currentDate": { "since": true } };
-    connection.within(connection.notes.update_one(doc! { "_id": "schema" }, done).upsert(true)).await?;
+    connection.within(connection.metadata.update_one(doc! { "_id": "schema" }, done).upsert(true)).await?;
     turn.give_back(connection).await
 }
 
@@ -172,7 +172,7 @@ pub async fn search_indexes(connection: &Connection) -> Result<()> {
 
 /// Drops the index of search that versions before 3 made, if it is there.
 pub async fn drop_former_search_index(connection: &Connection) -> Result<()> {
-    takeover::drop_index(connection, &connection.messages, BY_WORD).await
+    legacy_import::drop_index(connection, &connection.messages, BY_WORD).await
 }
 
 /// Says that a message has a client id, as [`BY_CLIENT_ID`] needs it said.
@@ -219,17 +219,17 @@ fn with(mut index: IndexModel, change: impl FnOnce(&mut IndexOptions)) -> IndexM
 }
 
 /// The right to bring the database up to date, for as long as it is renewed. It spares work; what is done twice does no harm.
-struct Turn {
+struct MigrationLock {
     owner: String,
     renewal: AbortHandle,
 }
 
-impl Turn {
+impl MigrationLock {
     /// Waits for the turn. `None` when somebody else has done the work meanwhile.
     async fn take(connection: &Connection) -> Result<Option<Self>> {
         let owner = uuid::Uuid::new_v4().simple().to_string();
         let mut told = false;
-        while !renew(connection, TURN_NOTE, &owner).await? {
+        while !renew(connection, MIGRATION_LOCK_KEY, &owner).await? {
             if !std::mem::replace(&mut told, true) {
                 tracing::info!("another server is making the database ready; waiting for it");
             }
@@ -245,7 +245,7 @@ impl Turn {
         let renewal = tokio::spawn(async move {
             loop {
                 sleep(RENEWAL).await;
-                if let Err(error) = renew(&renewing, TURN_NOTE, &name).await {
+                if let Err(error) = renew(&renewing, MIGRATION_LOCK_KEY, &name).await {
                     tracing::warn!(%error, "the turn to make the database ready could not be renewed");
                 }
             }
@@ -255,11 +255,11 @@ impl Turn {
 
     async fn give_back(self, connection: &Connection) -> Result<()> {
         self.renewal.abort();
-        connection.within(connection.notes.delete_one(doc! { "_id": TURN_NOTE, "owner": &self.owner })).await.map(|_| ())
+        connection.within(connection.metadata.delete_one(doc! { "_id": MIGRATION_LOCK_KEY, "owner": &self.owner })).await.map(|_| ())
     }
 }
 
-impl Drop for Turn {
+impl Drop for MigrationLock {
     fn drop(&mut self) {
         self.renewal.abort();
     }
@@ -273,7 +273,8 @@ pub async fn renew(connection: &Connection, note: &str, owner: &str) -> Result<b
         "owner": { "$cond": [&free_or_mine, owner, "$owner"] },
         "until": { "$cond": [&free_or_mine, until, "$until"] },
     } };
-    let taken = connection.notes.find_one_and_update(doc! { "_id": note }, vec![turn]).upsert(true).return_document(ReturnDocument::After);
+    let taken =
+        connection.metadata.find_one_and_update(doc! { "_id": note }, vec![turn]).upsert(true).return_document(ReturnDocument::After);
     let mine = connection.one(taken, |turn| Some(text_in(turn, "owner") == owner)).await?;
     Ok(mine == Some(true))
 }

@@ -24,8 +24,8 @@ use super::{
 use crate::{
     model::{Message, RoomId, Seq, Timestamp},
     store::{
-        Found, Place, Result, Scope, Search,
-        search::{Behind, Query},
+        EntryPosition, Found, Result, Scope, Search,
+        search::{IndexQueue, Query},
     },
 };
 
@@ -40,7 +40,7 @@ const CANDIDATES: u64 = 2_000;
 /// How many messages with a term are counted at most. With more it is common, however many there are.
 const COUNTED: u64 = 1_000;
 /// So few that no rarer term is looked for.
-const FEW: u64 = 20;
+const FEW_MATCHES: u64 = 20;
 /// How many texts that are not indexed are read in one search, and of each room at least.
 const TEXTS: usize = 500;
 const TEXTS_OF_ROOM: usize = 5;
@@ -61,12 +61,12 @@ struct Log {
 #[derive(Default)]
 struct Hits {
     /// The messages, with their ids.
-    found: Vec<(Place, String)>,
+    found: Vec<(EntryPosition, String)>,
     /// Up to where it was looked: what has this time and number, or earlier ones, is not all among them.
     horizon: Option<(Timestamp, Seq)>,
 }
 
-pub async fn search(connection: &Connection, state: &State, behind: &Behind, search: &Search) -> Result<Found> {
+pub async fn search(connection: &Connection, state: &State, behind: &IndexQueue, search: &Search) -> Result<Found> {
     let nothing = Found { messages: Vec::new(), next: None };
     let query = Query::parse(&search.words);
     if query.terms().is_empty() || search.limit == 0 {
@@ -100,10 +100,10 @@ pub async fn search(connection: &Connection, state: &State, behind: &Behind, sea
 }
 
 /// The place in front of an entry of a room; `None` where nothing is.
-async fn place_in(connection: &Connection, room: RoomId, seq: Seq) -> Result<Option<Place>> {
+async fn place_in(connection: &Connection, room: RoomId, seq: Seq) -> Result<Option<EntryPosition>> {
     let before = pages::entries_between(room, Seq(0), Seq(seq.0.saturating_sub(1)));
     let last = connection.messages.find_one(before).sort(doc! { "seq": -1 }).projection(doc! { "createdAt": 1 }).hint(by_name(schema::LOG));
-    connection.one(last, |entry| Some(Place { at: time_in(entry, "createdAt"), seq, room })).await
+    connection.one(last, |entry| Some(EntryPosition { at: time_in(entry, "createdAt"), seq, room })).await
 }
 
 /// Looks where the logs end and what of them is indexed.
@@ -127,7 +127,13 @@ async fn logs(connection: &Connection, state: &State, rooms: Vec<(RoomId, Seq)>)
 }
 
 /// Finds messages that are not indexed yet by their texts, as far as one call may read.
-async fn read_texts(connection: &Connection, behind: &Behind, logs: &[Log], query: &Query, before: Option<Place>) -> Result<Hits> {
+async fn read_texts(
+    connection: &Connection,
+    behind: &IndexQueue,
+    logs: &[Log],
+    query: &Query,
+    before: Option<EntryPosition>,
+) -> Result<Hits> {
     let logs: Vec<_> = logs.iter().filter(|log| log.up_to < log.end).collect();
     behind.note_rooms(logs.iter().map(|log| log.room));
     let most = (TEXTS / logs.len().max(1)).max(TEXTS_OF_ROOM);
@@ -139,7 +145,7 @@ async fn read_texts(connection: &Connection, behind: &Behind, logs: &[Log], quer
     }))
 }
 
-async fn read_texts_of(connection: &Connection, log: &Log, query: &Query, before: Option<Place>, most: usize) -> Result<Hits> {
+async fn read_texts_of(connection: &Connection, log: &Log, query: &Query, before: Option<EntryPosition>, most: usize) -> Result<Hits> {
     let mut filter = entries_between(log.room, log.up_to.max(log.hidden), log.end);
     filter.extend(doc! { "deleted": null });
     if let Some(before) = before {
@@ -148,7 +154,7 @@ async fn read_texts_of(connection: &Connection, log: &Log, query: &Query, before
     let fields = doc! { "chatRoomId": 1, "seq": 1, "createdAt": 1, "message.messageText": 1 };
     let limit = rows(most as u64);
     let texts = connection.messages.find(filter).sort(doc! { "seq": -1 }).limit(limit).projection(fields).hint(by_name(schema::LOG));
-    let is_before = |place: Place| before.is_none_or(|before| place < before);
+    let is_before = |place: EntryPosition| before.is_none_or(|before| place < before);
     let read = |entry: &RawDocument| {
         let text = entry.get_document("message").ok().map(|content| text_in(content, "messageText")).unwrap_or_default();
         let hit = hit(entry)?;
@@ -161,7 +167,7 @@ async fn read_texts_of(connection: &Connection, log: &Log, query: &Query, before
 }
 
 /// Finds the newest messages of these logs that have all terms of a query.
-async fn find(connection: &Connection, logs: &[Log], query: &Query, before: Option<Place>, limit: u64) -> Result<Hits> {
+async fn find(connection: &Connection, logs: &[Log], query: &Query, before: Option<EntryPosition>, limit: u64) -> Result<Hits> {
     let rooms: Vec<_> = logs.iter().map(|log| log.room.to_string()).collect();
     let mut others = query.terms().to_vec();
     let first = others.swap_remove(rarest(connection, &rooms, query.terms()).await?);
@@ -202,19 +208,19 @@ fn hides(log: &Log) -> Document {
 }
 
 /// Bounds the part of the index that is read.
-fn not_after(place: Place) -> Document {
+fn not_after(place: EntryPosition) -> Document {
     doc! { "createdAt": { "$lte": date(place.at) } }
 }
 
-fn is_before(Place { at, seq, room }: Place) -> Document {
+fn is_before(EntryPosition { at, seq, room }: EntryPosition) -> Document {
     let (at, seq) = (date(at), number(seq.0));
     let same_number = doc! { "createdAt": at, "seq": seq, "chatRoomId": { "$lt": room.to_string() } };
     doc! { "$or": [{ "createdAt": { "$lt": at } }, { "createdAt": at, "seq": { "$lt": seq } }, same_number] }
 }
 
-fn hit(entry: &RawDocument) -> Option<(Place, String)> {
+fn hit(entry: &RawDocument) -> Option<(EntryPosition, String)> {
     let room = RoomId::parse(text_in(entry, "chatRoomId"))?;
-    Some((Place { at: time_in(entry, "createdAt"), seq: seq_in(entry, "seq"), room }, text_in(entry, "_id").to_owned()))
+    Some((EntryPosition { at: time_in(entry, "createdAt"), seq: seq_in(entry, "seq"), room }, text_in(entry, "_id").to_owned()))
 }
 
 /// Which of the terms is in the fewest messages of these rooms: the index leads by one term, and each message with that is read to look for
@@ -230,7 +236,7 @@ async fn rarest(connection: &Connection, rooms: &[String], terms: &[String]) -> 
         if count < fewest {
             (rarest, fewest) = (index, count);
         }
-        if fewest <= FEW {
+        if fewest <= FEW_MATCHES {
             break;
         }
     }
@@ -244,7 +250,7 @@ impl Hits {
     }
 
     /// The newest of them, and where to go on.
-    fn newest(mut self, limit: u64) -> (Vec<(Place, String)>, Option<Place>) {
+    fn newest(mut self, limit: u64) -> (Vec<(EntryPosition, String)>, Option<EntryPosition>) {
         self.found.retain(|(place, _)| Some((place.at, place.seq)) > self.horizon);
         self.found.sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
         self.found.dedup_by_key(|(place, _)| *place);
@@ -253,13 +259,13 @@ impl Hits {
         self.found.truncate(limit);
         let last = self.found.last().map(|(place, _)| *place).filter(|_| beyond);
         // None of those with the same time and number is among them.
-        let horizon = self.horizon.map(|(at, Seq(seq))| Place { at, seq: Seq(seq + 1), room: RoomId::from_bytes([0; 16]) });
+        let horizon = self.horizon.map(|(at, Seq(seq))| EntryPosition { at, seq: Seq(seq + 1), room: RoomId::from_bytes([0; 16]) });
         (self.found, last.or(horizon))
     }
 }
 
 /// These messages in the same order; those that were deleted meanwhile are left out.
-async fn messages(connection: &Connection, places: Vec<(Place, String)>) -> Result<Vec<Message>> {
+async fn messages(connection: &Connection, places: Vec<(EntryPosition, String)>) -> Result<Vec<Message>> {
     let ids: Vec<_> = places.iter().map(|(_, id)| id.as_str()).collect();
     if ids.is_empty() {
         return Ok(Vec::new());
@@ -267,7 +273,7 @@ async fn messages(connection: &Connection, places: Vec<(Place, String)>) -> Resu
     let found = connection.messages.find(doc! { "_id": { "$in": ids } });
     let mut found = connection.all(found, documents::message).await?;
     let known: HashSet<_> = places.into_iter().map(|(place, _)| place).collect();
-    found.retain(|message| known.contains(&Place::of(message)));
-    found.sort_unstable_by_key(|message| std::cmp::Reverse(Place::of(message)));
+    found.retain(|message| known.contains(&EntryPosition::of(message)));
+    found.sort_unstable_by_key(|message| std::cmp::Reverse(EntryPosition::of(message)));
     Ok(found)
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, UserId},
-    store::{MOST_SESSIONS, Refresh, Result, Rotation, Which},
+    store::{MOST_SESSIONS, Refresh, Result, Rotation, SessionSelector},
 };
 
 fn hash(bytes: [u8; 32]) -> Binary {
@@ -55,7 +55,7 @@ pub async fn add(connection: &Connection, session: &Session, key: &RefreshKey, p
     connection.add(&connection.sessions, &document(session, key)).await?;
     let credentials = users::credentials(connection, session.user).await?;
     if credentials.is_none_or(|credentials| credentials.password.0 != password.0) {
-        end(connection, session.user, Which::One(session.id)).await?;
+        end(connection, session.user, SessionSelector::One(session.id)).await?;
         return Ok(None);
     }
     let of_user = connection.sessions.find(doc! { "userId": session.user.to_string() }).projection(doc! { "_id": 1 });
@@ -102,12 +102,12 @@ pub async fn refresh(connection: &Connection, rotation: &Rotation) -> Result<Ref
     Ok(replayed.map_or(Refresh::Unknown, |session| Refresh::Replayed(session.into())))
 }
 
-pub async fn end(connection: &Connection, user: UserId, which: Which) -> Result<Vec<SessionId>> {
+pub async fn end(connection: &Connection, user: UserId, which: SessionSelector) -> Result<Vec<SessionId>> {
     let mut those = doc! { "userId": user.to_string() };
     match which {
-        Which::One(id) => _ = those.insert("_id", id.to_string()),
-        Which::All => {}
-        Which::AllBut(id) => _ = those.insert("_id", doc! { "$ne": id.to_string() }),
+        SessionSelector::One(id) => _ = those.insert("_id", id.to_string()),
+        SessionSelector::All => {}
+        SessionSelector::AllBut(id) => _ = those.insert("_id", doc! { "$ne": id.to_string() }),
     }
     let ended = connection.all(connection.sessions.find(those).projection(doc! { "_id": 1 }).hint(by_name(schema::BY_USER)), id).await?;
     remove(connection, &ended).await?;

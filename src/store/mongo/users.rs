@@ -15,13 +15,13 @@ use super::{
 };
 use crate::{
     model::{Credentials, PasswordHash, Timestamp, User, UserId, Username},
-    store::{Names, Result, StoreError, UserCursor, Which},
+    store::{Result, SessionSelector, StoreError, UserCursor, UserUpdate},
 };
 
 /// The form of an id. A user of the original application may have another, and is nobody to us.
 const ID: &str = "^[0-9a-f]{32}$";
 /// How many users are changed in one go.
-const AT_ONCE: usize = 1_000;
+const BATCH_SIZE: usize = 1_000;
 
 pub async fn add(connection: &Connection, user: &User, credentials: Option<&Credentials>) -> Result<bool> {
     let mut document = documents::from_user(user);
@@ -35,7 +35,7 @@ pub async fn add(connection: &Connection, user: &User, credentials: Option<&Cred
     Ok(added)
 }
 
-pub async fn rename(connection: &Connection, id: UserId, names: &Names, at: Timestamp) -> Result<Option<User>> {
+pub async fn rename(connection: &Connection, id: UserId, names: &UserUpdate, at: Timestamp) -> Result<Option<User>> {
     let mut new = doc! { "updatedAt": date(at) };
     for (field, name) in [("firstName", &names.first_name), ("lastName", &names.last_name)] {
         if let Some(name) = name {
@@ -69,7 +69,7 @@ pub async fn set_password(connection: &Connection, user: UserId, former: &Passwo
 }
 
 /// The users with these ids, in no order.
-pub async fn people(connection: &Connection, ids: &[UserId]) -> Result<Vec<User>> {
+pub async fn users_by_id(connection: &Connection, ids: &[UserId]) -> Result<Vec<User>> {
     let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
     connection.all(connection.users.find(doc! { "_id": { "$in": ids } }), documents::user).await
 }
@@ -109,8 +109,8 @@ async fn page(connection: &Connection, mut filter: Document, skip: u64, limit: u
     connection.all(users.hint(by_name(schema::BY_AGE)), documents::user).await
 }
 
-pub async fn seen(connection: &Connection, seen: &[(UserId, Timestamp)]) -> Result<()> {
-    for seen in seen.chunks(AT_ONCE) {
+pub async fn update_last_seen(connection: &Connection, seen: &[(UserId, Timestamp)]) -> Result<()> {
+    for seen in seen.chunks(BATCH_SIZE) {
         let note = |(user, at): &(UserId, Timestamp)| {
             doc! { "q": { "_id": user.to_string(), "deleted": null }, "u": { "$max": { "lastSeenAt": date(*at) } } }
         };
@@ -130,9 +130,9 @@ pub async fn last_seen(connection: &Connection, ids: &[UserId]) -> Result<Vec<(U
 /// Where a step fails, the user is still there with whoever repeats the call, or has no sessions: these end before, and once more after,
 /// since somebody may have logged in meanwhile.
 pub async fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool> {
-    sessions::end(connection, id, Which::All).await?;
+    sessions::end(connection, id, SessionSelector::All).await?;
     let erase = doc! { "$set": { "firstName": "", "lastName": "", "updatedAt": date(at), "deleted": true }, "$unset": { "username": "", "password": "", "lastSeenAt": "" } };
     let erased = connection.within(connection.users.update_one(doc! { "_id": id.to_string(), "deleted": null }, erase)).await?;
-    sessions::end(connection, id, Which::All).await?;
+    sessions::end(connection, id, SessionSelector::All).await?;
     Ok(erased.matched_count > 0)
 }

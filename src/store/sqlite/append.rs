@@ -7,7 +7,7 @@ use rusqlite::{Connection, Result, params};
 use super::{log, rooms, search};
 use crate::{
     model::{MessageId, Room, RoomId, Seq, UserId},
-    store::{Appended, Change, NewEntry, Placed},
+    store::{Appended, LogPosition, NewEntry, NewEntryKind},
 };
 
 /// The end of a room's log while a batch is appended to it.
@@ -58,14 +58,15 @@ impl Tail {
         if self.head.members_changed && entry.change.is_for_members() && !rooms::is_member(connection, entry.room, entry.author)? {
             return Ok(Appended::NotAMember);
         }
-        let keepers = entry.change.keepers();
-        if !keepers.is_empty() && self.room(connection, entry.room)?.is_some_and(|room| !keepers.iter().any(|user| room.has_member(*user)))
+        let required_members = entry.change.required_members();
+        if !required_members.is_empty()
+            && self.room(connection, entry.room)?.is_some_and(|room| !required_members.iter().any(|user| room.has_member(*user)))
         {
-            return Ok(Appended::NoKeeper);
+            return Ok(Appended::NoRequiredMember);
         }
         let next = self.next(entry);
         let changed = match &entry.change {
-            Change::Message { text, client_id } => {
+            NewEntryKind::Message { text, client_id } => {
                 if let Some(client_id) = client_id
                     && let Some(earlier) = log::sent(connection, entry.room, entry.author, client_id)?
                 {
@@ -80,29 +81,29 @@ impl Tail {
                 self.count(entry.author, next);
                 return Ok(Appended::Placed(next));
             }
-            Change::Edit { message, text } => edit(connection, entry.room, *message, text, next)?,
-            Change::Deletion(message) => self.delete(connection, entry.room, *message)?,
-            Change::AddMember(user) => self.add_member(connection, entry.room, *user, next)?,
-            Change::RemoveMember { user, .. } => self.remove_member(connection, entry.room, *user)?,
-            Change::Rename(name) => self.rename(connection, entry.room, name.as_deref())?,
+            NewEntryKind::Edit { message, text } => edit(connection, entry.room, *message, text, next)?,
+            NewEntryKind::Deletion(message) => self.delete(connection, entry.room, *message)?,
+            NewEntryKind::AddMember(user) => self.add_member(connection, entry.room, *user, next)?,
+            NewEntryKind::RemoveMember { user, .. } => self.remove_member(connection, entry.room, *user)?,
+            NewEntryKind::Rename(name) => self.rename(connection, entry.room, name.as_deref())?,
         };
         if !changed {
             return Ok(Appended::Unchanged);
         }
         insert(connection, entry, next)?;
         self.count(entry.author, next);
-        if let Change::AddMember(user) = entry.change {
+        if let NewEntryKind::AddMember(user) = entry.change {
             // Theirs is what comes from here on.
             self.posted.retain(|(author, _)| *author != user);
         }
         Ok(Appended::Placed(next))
     }
 
-    fn next(&self, entry: &NewEntry) -> Placed {
-        Placed { seq: Seq(self.head.last_seq.0 + 1), created_at: self.head.last_at.max(entry.created_at) }
+    fn next(&self, entry: &NewEntry) -> LogPosition {
+        LogPosition { seq: Seq(self.head.last_seq.0 + 1), created_at: self.head.last_at.max(entry.created_at) }
     }
 
-    fn count(&mut self, author: UserId, placed: Placed) {
+    fn count(&mut self, author: UserId, placed: LogPosition) {
         self.head.last_seq = placed.seq;
         self.head.last_at = placed.created_at;
         match self.posted.iter_mut().find(|(known, _)| *known == author) {
@@ -129,7 +130,7 @@ impl Tail {
         Ok(self.room.as_mut())
     }
 
-    fn add_member(&mut self, connection: &Connection, id: RoomId, user: UserId, next: Placed) -> Result<bool> {
+    fn add_member(&mut self, connection: &Connection, id: RoomId, user: UserId, next: LogPosition) -> Result<bool> {
         let latest = self.head.latest;
         let Some(room) = self.room(connection, id)?.filter(|room| !room.has_member(user)) else { return Ok(false) };
         rooms::add_member(connection, room, user, next.seq, latest)?;
@@ -169,7 +170,7 @@ impl Tail {
     }
 }
 
-fn edit(connection: &Connection, room: RoomId, id: MessageId, text: &str, at: Placed) -> Result<bool> {
+fn edit(connection: &Connection, room: RoomId, id: MessageId, text: &str, at: LogPosition) -> Result<bool> {
     let Some(message) = log::in_room(connection, room, id)? else { return Ok(false) };
     connection.prepare_cached("UPDATE entries SET text = ?, edited_at = ? WHERE room = ? AND seq = ?")?.execute(params![
         text,
@@ -182,12 +183,12 @@ fn edit(connection: &Connection, room: RoomId, id: MessageId, text: &str, at: Pl
 }
 
 /// Puts an entry into the log that is no message.
-fn insert(connection: &Connection, entry: &NewEntry, placed: Placed) -> Result<()> {
+fn insert(connection: &Connection, entry: &NewEntry, placed: LogPosition) -> Result<()> {
     let (target, name) = match &entry.change {
-        Change::Message { .. } => (None, None),
-        Change::Edit { message, .. } | Change::Deletion(message) => (Some(*message.as_bytes()), None),
-        Change::AddMember(user) | Change::RemoveMember { user, .. } => (Some(*user.as_bytes()), None),
-        Change::Rename(name) => (None, name.as_deref()),
+        NewEntryKind::Message { .. } => (None, None),
+        NewEntryKind::Edit { message, .. } | NewEntryKind::Deletion(message) => (Some(*message.as_bytes()), None),
+        NewEntryKind::AddMember(user) | NewEntryKind::RemoveMember { user, .. } => (Some(*user.as_bytes()), None),
+        NewEntryKind::Rename(name) => (None, name.as_deref()),
     };
     connection
         .prepare_cached("INSERT INTO entries (room, seq, id, author, created_at, kind, target, name) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?

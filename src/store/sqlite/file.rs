@@ -48,7 +48,7 @@ pub fn open(path: &Path) -> Result<Threads, OpenError> {
 
 /// The same, or where a server is running on the database, opens it as it is. Writing beside the server is safe: SQLite lets one write at a
 /// time, and the others wait for their turn.
-pub fn open_beside(path: &Path) -> Result<Threads, OpenError> {
+pub fn open_shared(path: &Path) -> Result<Threads, OpenError> {
     let file = find_or_make(path)?;
     match lock::take(&file) {
         Ok(lock) => start(path, &file, 1, prepare, Some(lock)),

@@ -5,10 +5,10 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use super::rows::{self, count};
 use crate::{
     clock::time_of_id,
-    model::{ClientId, Entry, Message, MessageId, RoomId, Seq, Timestamp, UserId, What},
+    model::{ClientId, Entry, EntryKind, Message, MessageId, RoomId, Seq, Timestamp, UserId},
     store::{
         Page,
-        skip::{FromTheEnd, Step},
+        offset_seek::{OffsetSeek, Step},
     },
 };
 
@@ -46,7 +46,7 @@ pub fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, li
         .query_map(params![room, after, up_to, count(limit)], rows::entry)?
         .collect::<Result<Vec<_>>>()?;
     for entry in &mut entries {
-        if let What::Edit { message, current } = &mut entry.what {
+        if let EntryKind::Edit { message, current } = &mut entry.what {
             *current = in_room(connection, room, *message)?;
         }
     }
@@ -100,7 +100,7 @@ fn select(connection: &Connection, range: &str, room: RoomId, seq: Seq, limit: u
 /// An entry behind which exactly `skip` messages stand.
 fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result<Option<Seq>> {
     let Some(head) = head(connection, room)? else { return Ok(None) };
-    let mut search = FromTheEnd::new(head.last_seq, skip);
+    let mut search = OffsetSeek::new(head.last_seq, skip);
     loop {
         match search.step() {
             Step::Count { after, last } => search.told(deleted_between(connection, room, after, last)?),

@@ -33,9 +33,9 @@ use tokio::{
 };
 
 use super::{
-    Appended, Departed, Found, ListedRoom, Marked, Names, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, Store,
-    StoreError, Unread, UserCursor, Which,
-    search::{Behind, PAUSE},
+    Appended, Departed, Found, ListedRoom, Marked, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, SessionSelector,
+    Store, StoreError, Unread, UserCursor, UserUpdate,
+    search::{INDEX_INTERVAL, IndexQueue},
 };
 use crate::model::{
     Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
@@ -61,7 +61,7 @@ const END: Seq = Seq(u64::MAX);
 pub struct Sqlite {
     threads: Arc<Threads>,
     /// What is to be indexed for search.
-    behind: Arc<Behind>,
+    behind: Arc<IndexQueue>,
     indexer: Arc<Mutex<Indexer>>,
     /// Wakes the task that takes away what deleted rooms have left.
     deleted: Arc<Notify>,
@@ -83,8 +83,8 @@ impl Sqlite {
 
     /// Opens the database at `path` beside a server that may be running on it. For adding something: what the server keeps in memory, it
     /// would not notice being changed.
-    pub async fn open_beside(path: PathBuf) -> std::result::Result<Self, OpenError> {
-        Self::opened(move || file::open_beside(&path)).await
+    pub async fn open_shared(path: PathBuf) -> std::result::Result<Self, OpenError> {
+        Self::opened(move || file::open_shared(&path)).await
     }
 
     async fn opened<F>(open: F) -> std::result::Result<Self, OpenError>
@@ -128,7 +128,7 @@ async fn purge_on_the_side(threads: Arc<Threads>, deleted: Arc<Notify>) {
 }
 
 /// Indexes messages for search, in slices so small and so far between that posting does not suffer.
-async fn index_in_background(threads: Arc<Threads>, behind: Arc<Behind>, indexer: Arc<Mutex<Indexer>>) {
+async fn index_in_background(threads: Arc<Threads>, behind: Arc<IndexQueue>, indexer: Arc<Mutex<Indexer>>) {
     let mut restarts = true;
     loop {
         if restarts && let Ok(rooms) = threads.read(search::behind).await {
@@ -139,7 +139,7 @@ async fn index_in_background(threads: Arc<Threads>, behind: Arc<Behind>, indexer
         let begun = Instant::now();
         match index_slice(&threads, &behind, &indexer).await {
             Ok(true) => sleep(begun.elapsed().clamp(INDEX_PAUSES.0, INDEX_PAUSES.1)).await,
-            Ok(false) => sleep(PAUSE).await,
+            Ok(false) => sleep(INDEX_INTERVAL).await,
             Err(error) => {
                 tracing::warn!(%error, "messages could not be indexed for search; trying again");
                 // What was done in memory may not be on disk.
@@ -152,7 +152,7 @@ async fn index_in_background(threads: Arc<Threads>, behind: Arc<Behind>, indexer
 }
 
 /// Indexes a slice. False when there was nothing to do.
-async fn index_slice(threads: &Threads, behind: &Behind, indexer: &Arc<Mutex<Indexer>>) -> Result<bool> {
+async fn index_slice(threads: &Threads, behind: &IndexQueue, indexer: &Arc<Mutex<Indexer>>) -> Result<bool> {
     let changes = behind.take();
     let is_idle = {
         let mut indexer = indexer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,13 +184,13 @@ impl Store for Sqlite {
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Arc<User>>> {
-        let user = self.people(&[id]).await?.pop();
+        let user = self.users_by_id(&[id]).await?.pop();
         Ok(user.filter(|user| !user.deleted))
     }
 
-    async fn people(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
+    async fn users_by_id(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
         let ids = ids.to_vec();
-        let people = self.threads.read(move |connection| users::people(connection, &ids)).await?;
+        let people = self.threads.read(move |connection| users::users_by_id(connection, &ids)).await?;
         Ok(people.into_iter().map(Arc::new).collect())
     }
 
@@ -198,7 +198,7 @@ impl Store for Sqlite {
         self.threads.read(move |connection| users::list(connection, after, skip, limit)).await
     }
 
-    async fn rename_user(&self, id: UserId, names: Names, at: Timestamp) -> Result<Option<Arc<User>>> {
+    async fn rename_user(&self, id: UserId, names: UserUpdate, at: Timestamp) -> Result<Option<Arc<User>>> {
         let renamed = self.threads.write(move |connection| users::rename(connection, id, &names, at)).await?;
         Ok(renamed.map(Arc::new))
     }
@@ -232,7 +232,7 @@ impl Store for Sqlite {
         self.threads.write(move |connection| sessions::refresh(connection, &rotation)).await
     }
 
-    async fn end_sessions(&self, user: UserId, which: Which) -> Result<Vec<SessionId>> {
+    async fn end_sessions(&self, user: UserId, which: SessionSelector) -> Result<Vec<SessionId>> {
         self.threads.write(move |connection| sessions::end(connection, user, which)).await
     }
 
@@ -241,7 +241,7 @@ impl Store for Sqlite {
     }
 
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
-        self.threads.erase(move |connection| users::delete(connection, id, at)).await
+        self.threads.write_and_scrub(move |connection| users::delete(connection, id, at)).await
     }
 
     async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)> {
@@ -285,7 +285,7 @@ impl Store for Sqlite {
     }
 
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
-        let deleted = self.threads.erase(move |connection| rooms::delete(connection, id)).await?;
+        let deleted = self.threads.write_and_scrub(move |connection| rooms::delete(connection, id)).await?;
         self.deleted.notify_one();
         self.behind.note_erased();
         Ok(deleted)
@@ -305,7 +305,7 @@ impl Store for Sqlite {
         let batch = Arc::new(batch);
         let entries = Arc::clone(&batch);
         let append = move |connection: &rusqlite::Connection| append::append(connection, &entries);
-        let appended = if erases { self.threads.erase(append).await } else { self.threads.write(append).await };
+        let appended = if erases { self.threads.write_and_scrub(append).await } else { self.threads.write(append).await };
         // Not before, when there would be nothing to index yet.
         self.behind.note(&batch);
         appended
@@ -379,8 +379,8 @@ impl Store for Sqlite {
         }
     }
 
-    async fn seen(&self, seen: Vec<(UserId, Timestamp)>) -> Result<()> {
-        self.threads.write(move |connection| users::seen(connection, &seen)).await
+    async fn update_last_seen(&self, seen: Vec<(UserId, Timestamp)>) -> Result<()> {
+        self.threads.write(move |connection| users::update_last_seen(connection, &seen)).await
     }
 
     async fn last_seen(&self, ids: &[UserId]) -> Result<Vec<(UserId, Timestamp)>> {

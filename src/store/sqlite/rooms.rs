@@ -158,7 +158,7 @@ pub fn purge(connection: &Connection) -> Result<bool> {
     let room = connection.prepare_cached("SELECT room FROM purges LIMIT 1")?.query_row([], |row| row.get::<_, RoomId>(0)).optional()?;
     let Some(room) = room else { return Ok(false) };
     let slice = Slice::new();
-    while slice.has_room() {
+    while slice.has_time_left() {
         if !(purge_entry(connection, room)? || purge_some(connection, room)?) {
             connection.prepare_cached("DELETE FROM purges WHERE room = ?")?.execute([room])?;
             break;

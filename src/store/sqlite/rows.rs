@@ -7,7 +7,7 @@ use rusqlite::{
 
 use crate::{
     model::{
-        ClientId, Entry, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, SessionId, Timestamp, User, UserId, UserType, What,
+        ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, SessionId, Timestamp, User, UserId, UserType,
     },
     store::entry,
 };
@@ -161,13 +161,13 @@ pub const ENTRY: &str = "id, room, seq, author, text, created_at, edited_at, cli
 pub fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let kind = row.get_ref(8)?.as_str_or_null()?;
     let what = match kind {
-        None if row.get_ref(4)? == ValueRef::Null => What::Deleted(row.get(0)?),
-        None => What::Message(message(row)?),
-        Some(entry::EDIT) => What::Edit { message: row.get(9)?, current: None },
-        Some(entry::DELETION) => What::Deletion(row.get(9)?),
-        Some(entry::MEMBER_ADDED) => What::MemberAdded(row.get(9)?),
-        Some(entry::MEMBER_REMOVED) => What::MemberRemoved(row.get(9)?),
-        Some(entry::RENAMED) => What::Renamed(row.get(10)?),
+        None if row.get_ref(4)? == ValueRef::Null => EntryKind::Deleted(row.get(0)?),
+        None => EntryKind::Message(message(row)?),
+        Some(entry::EDIT) => EntryKind::Edit { message: row.get(9)?, current: None },
+        Some(entry::DELETION) => EntryKind::Deletion(row.get(9)?),
+        Some(entry::MEMBER_ADDED) => EntryKind::MemberAdded(row.get(9)?),
+        Some(entry::MEMBER_REMOVED) => EntryKind::MemberRemoved(row.get(9)?),
+        Some(entry::RENAMED) => EntryKind::Renamed(row.get(10)?),
         Some(_) => return Err(FromSqlError::InvalidType.into()),
     };
     Ok(Entry { room: row.get(1)?, seq: row.get(2)?, author: row.get(3)?, created_at: row.get(5)?, what })

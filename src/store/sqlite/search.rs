@@ -20,17 +20,17 @@ const BLOCK: u64 = 256;
 
 /// The stretch of a log that is indexed.
 #[derive(Clone, Copy, Debug)]
-struct Stretch {
+struct IndexedRange {
     /// Stands for the room in the index.
     log: i64,
     /// Its last entry.
     up_to: Seq,
 }
 
-fn stretch(connection: &Connection, room: RoomId) -> Result<Option<Stretch>> {
+fn indexed_range(connection: &Connection, room: RoomId) -> Result<Option<IndexedRange>> {
     connection
         .prepare_cached("SELECT number, up_to FROM search_logs WHERE room = ?")?
-        .query_row([room], |row| Ok(Stretch { log: row.get(0)?, up_to: row.get(1)? }))
+        .query_row([room], |row| Ok(IndexedRange { log: row.get(0)?, up_to: row.get(1)? }))
         .optional()
 }
 

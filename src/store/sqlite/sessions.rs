@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use super::rows::count;
 use crate::{
     model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, UserId},
-    store::{MOST_SESSIONS, Refresh, Rotation, Which},
+    store::{MOST_SESSIONS, Refresh, Rotation, SessionSelector},
 };
 
 /// How many sessions that are over are taken away with each that begins: more than one, so that they cannot pile up.
@@ -87,11 +87,11 @@ pub fn refresh(connection: &Connection, rotation: &Rotation) -> Result<Refresh> 
     Ok(Refresh::Replayed(session.into()))
 }
 
-pub fn end(connection: &Connection, user: UserId, which: Which) -> Result<Vec<SessionId>> {
+pub fn end(connection: &Connection, user: UserId, which: SessionSelector) -> Result<Vec<SessionId>> {
     match which {
-        Which::One(id) => end_those(connection, "user = ? AND id = ?", params![user, id]),
-        Which::All => end_those(connection, "user = ?", params![user]),
-        Which::AllBut(id) => end_those(connection, "user = ? AND id <> ?", params![user, id]),
+        SessionSelector::One(id) => end_those(connection, "user = ? AND id = ?", params![user, id]),
+        SessionSelector::All => end_those(connection, "user = ?", params![user]),
+        SessionSelector::AllBut(id) => end_those(connection, "user = ? AND id <> ?", params![user, id]),
     }
 }
 

@@ -16,7 +16,7 @@ impl Slice {
     }
 
     /// Whether something more may be done in it.
-    pub fn has_room(&self) -> bool {
+    pub fn has_time_left(&self) -> bool {
         self.begun.elapsed() < TIME
     }
 }

@@ -148,7 +148,10 @@ impl Threads {
     }
 
     /// The same for work that erases something: within a second or so that is gone from the write-ahead log as well.
-    pub async fn erase<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+    pub async fn write_and_scrub<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
         self.writer.run(true, work).await
     }
 
@@ -355,7 +358,7 @@ mod tests {
             threads.read(move |connection| connection.query_row(count, [], |_| Ok(())).and_then(|()| wait.wait())).await
         };
         let reader = Held::on(reads).await;
-        store.threads.erase(|connection| connection.execute("DELETE FROM secrets", [])).await.unwrap();
+        store.threads.write_and_scrub(|connection| connection.execute("DELETE FROM secrets", [])).await.unwrap();
         timeout(Duration::from_millis(1_500), emptied()).await.expect_err("it is still read");
         timeout(PATIENCE, add("later")).await.expect("it waits for whoever reads").unwrap();
         reader.let_go().await;

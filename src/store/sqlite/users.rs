@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use super::rows::{self, count};
 use crate::{
     model::{Credentials, PasswordHash, Timestamp, User, UserId, Username},
-    store::{Names, UserCursor},
+    store::{UserCursor, UserUpdate},
 };
 
 pub fn add(connection: &Connection, user: &User, credentials: Option<&Credentials>) -> Result<bool> {
@@ -23,7 +23,7 @@ pub fn add(connection: &Connection, user: &User, credentials: Option<&Credential
     Ok(true)
 }
 
-pub fn rename(connection: &Connection, id: UserId, names: &Names, at: Timestamp) -> Result<Option<User>> {
+pub fn rename(connection: &Connection, id: UserId, names: &UserUpdate, at: Timestamp) -> Result<Option<User>> {
     connection
         .prepare_cached(&format!(
             "UPDATE users SET first_name = coalesce(?, first_name), last_name = coalesce(?, last_name), updated_at = ?
@@ -56,7 +56,7 @@ pub fn set_password(connection: &Connection, user: UserId, former: &PasswordHash
     Ok(changed > 0)
 }
 
-pub fn people(connection: &Connection, ids: &[UserId]) -> Result<Vec<User>> {
+pub fn users_by_id(connection: &Connection, ids: &[UserId]) -> Result<Vec<User>> {
     let mut by_id = connection.prepare_cached(&format!("SELECT {} FROM users WHERE id = ?", rows::USER))?;
     let mut people = Vec::with_capacity(ids.len());
     for id in ids {
@@ -98,7 +98,7 @@ pub fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool
     Ok(deleted > 0)
 }
 
-pub fn seen(connection: &Connection, seen: &[(UserId, Timestamp)]) -> Result<()> {
+pub fn update_last_seen(connection: &Connection, seen: &[(UserId, Timestamp)]) -> Result<()> {
     let mut note = connection.prepare_cached(
         "INSERT INTO presence (user, last_seen_at) VALUES (?, ?)
          ON CONFLICT (user) DO UPDATE SET last_seen_at = max(last_seen_at, excluded.last_seen_at)",

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{
     threads::{Job, explain},
-    wal::Leftovers,
+    wal::WalCheckpointer,
 };
 
 /// The most pieces of work in one transaction.
@@ -27,13 +27,13 @@ type Jobs = mpsc::Receiver<Box<dyn Job>>;
 
 /// Does what comes in, until that ends; slices when nothing else is to be done.
 pub fn write_all(connection: &Connection, mut jobs: Jobs, mut slices: Jobs) {
-    let mut leftovers = Leftovers::new();
+    let mut checkpointer = WalCheckpointer::new();
     let mut last_slice = Instant::now();
     loop {
-        let slice = match receive(&mut jobs, &mut slices, leftovers.due()) {
+        let slice = match receive(&mut jobs, &mut slices, checkpointer.due()) {
             Next::Job(first) => {
                 if write_group(connection, first, Some(&mut jobs)) {
-                    leftovers.note();
+                    checkpointer.note();
                 }
                 if last_slice.elapsed() < SLICE_WAIT { None } else { slices.try_recv().ok() }
             }
@@ -43,11 +43,11 @@ pub fn write_all(connection: &Connection, mut jobs: Jobs, mut slices: Jobs) {
         };
         if let Some(slice) = slice {
             if write_group(connection, slice, None) {
-                leftovers.note();
+                checkpointer.note();
             }
             last_slice = Instant::now();
         }
-        leftovers.take_away(connection);
+        checkpointer.checkpoint(connection);
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
             rows,
             schema::{self, by_name},
         },
-        search::{Behind, PAUSE, terms},
+        search::{INDEX_INTERVAL, IndexQueue, terms},
     },
 };
 
@@ -71,7 +71,7 @@ impl State {
 
     /// Reads what other servers have done.
     pub async fn learn(&self, connection: &Connection) -> Result<()> {
-        let note = connection.notes.find_one(doc! { "_id": NOTE });
+        let note = connection.metadata.find_one(doc! { "_id": NOTE });
         let note = connection.one(note, |note| Some(["built", "marked", "complete"].map(|field| flag_in(note, field)))).await?;
         let [built, marked, complete] = note.unwrap_or_default();
         self.ready.fetch_or(built, Ordering::AcqRel);
@@ -88,11 +88,11 @@ pub async fn start_complete(connection: &Connection) -> Result<()> {
 }
 
 async fn note(connection: &Connection, what: Document) -> Result<()> {
-    connection.within(connection.notes.update_one(doc! { "_id": NOTE }, doc! { "$set": what }).upsert(true)).await.map(|_| ())
+    connection.within(connection.metadata.update_one(doc! { "_id": NOTE }, doc! { "$set": what }).upsert(true)).await.map(|_| ())
 }
 
 /// Indexes new messages, and old ones if there are any, so slowly that posting does not suffer. Never ends.
-pub async fn keep_indexed(connection: Connection, state: Arc<State>, behind: Arc<Behind>) {
+pub async fn keep_indexed(connection: Connection, state: Arc<State>, behind: Arc<IndexQueue>) {
     let old = async {
         while let Err(error) = prepare(&connection, &state, &behind).await {
             tracing::warn!(%error, "the index of search could not be made ready; trying again");
@@ -102,7 +102,7 @@ pub async fn keep_indexed(connection: Connection, state: Arc<State>, behind: Arc
     };
     let new = async {
         while !(state.is_ready() && state.is_marked()) {
-            sleep(PAUSE).await;
+            sleep(INDEX_INTERVAL).await;
         }
         index_all_new(&connection, &behind).await;
     };
@@ -110,7 +110,7 @@ pub async fn keep_indexed(connection: Connection, state: Arc<State>, behind: Arc
 }
 
 /// Builds the index, and marks where in each room new entries begin.
-async fn prepare(connection: &Connection, state: &State, behind: &Behind) -> Result<()> {
+async fn prepare(connection: &Connection, state: &State, behind: &IndexQueue) -> Result<()> {
     state.learn(connection).await?;
     schema::search_indexes(connection).await?;
     note(connection, doc! { "built": true }).await?;
@@ -124,7 +124,7 @@ async fn prepare(connection: &Connection, state: &State, behind: &Behind) -> Res
 }
 
 /// Marks in each room of which nothing is indexed where new entries begin.
-async fn mark_all(connection: &Connection, behind: &Behind) -> Result<()> {
+async fn mark_all(connection: &Connection, behind: &IndexQueue) -> Result<()> {
     let mut last = String::new();
     loop {
         let next = connection.rooms.find(doc! { "_id": { "$gt": &last } }).sort(doc! { "_id": 1 }).limit(rows(ROOMS));
@@ -146,12 +146,12 @@ async fn mark_all(connection: &Connection, behind: &Behind) -> Result<()> {
     }
 }
 
-async fn index_all_new(connection: &Connection, behind: &Behind) {
+async fn index_all_new(connection: &Connection, behind: &IndexQueue) {
     let (mut rooms, mut failed) = (HashSet::new(), Vec::new());
     loop {
         rooms.extend(behind.take().rooms);
         let Some(room) = rooms.iter().next().copied() else {
-            sleep(PAUSE).await;
+            sleep(INDEX_INTERVAL).await;
             rooms.extend(failed.drain(..));
             continue;
         };

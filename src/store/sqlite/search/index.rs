@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::{BLOCK, Stretch, in_block, stretch};
+use super::{BLOCK, IndexedRange, in_block, indexed_range};
 use crate::{
     model::{RoomId, Seq},
     store::{search::terms, sqlite::log},
@@ -79,7 +79,7 @@ impl Indexer {
             self.clearing = Clearing::next(connection)?;
         }
         let Some(clearing) = &mut self.clearing else { return Ok(false) };
-        let is_there = stretch(connection, clearing.room)?.is_some_and(|stretch| stretch.log == clearing.log);
+        let is_there = indexed_range(connection, clearing.room)?.is_some_and(|indexed_range| indexed_range.log == clearing.log);
         if !is_there || clearing.step(connection)? {
             self.clearing = None;
         }
@@ -98,9 +98,9 @@ pub fn behind(connection: &Connection) -> Result<Vec<RoomId>> {
 /// Indexes entries of a room behind its stretch. False when there are none.
 fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
     let Some(head) = log::head(connection, room)? else { return Ok(false) };
-    let stretch = match stretch(connection, room)? {
-        Some(stretch) => stretch,
-        None => Stretch {
+    let indexed_range = match indexed_range(connection, room)? {
+        Some(indexed_range) => indexed_range,
+        None => IndexedRange {
             log: connection
                 .prepare_cached("INSERT INTO search_logs (room, above, up_to) VALUES (?, 0, 0) RETURNING number")?
                 .query_row([room], |row| row.get(0))?,
@@ -108,8 +108,8 @@ fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
         },
     };
     let range = "seq > ? AND seq <= ? ORDER BY seq";
-    let Some(last) = index_some(connection, room, stretch.log, range, stretch.up_to, head.last_seq)? else { return Ok(false) };
-    connection.prepare_cached("UPDATE search_logs SET up_to = ? WHERE number = ?")?.execute(params![last, stretch.log])?;
+    let Some(last) = index_some(connection, room, indexed_range.log, range, indexed_range.up_to, head.last_seq)? else { return Ok(false) };
+    connection.prepare_cached("UPDATE search_logs SET up_to = ? WHERE number = ?")?.execute(params![last, indexed_range.log])?;
     Ok(true)
 }
 
@@ -176,11 +176,11 @@ impl Clearing {
             .prepare_cached("SELECT seq FROM search_stale WHERE room = ? AND seq >= ? AND seq < ?")?
             .query_map(params![room, block * BLOCK, (block + 1) * BLOCK], |row| row.get(0))?
             .collect::<Result<_>>()?;
-        let Some(stretch) = stretch(connection, room)? else {
+        let Some(indexed_range) = indexed_range(connection, room)? else {
             connection.prepare_cached("DELETE FROM search_stale WHERE room = ?")?.execute([room])?;
             return Ok(None);
         };
-        Ok(Some(Self { room, log: stretch.log, block, seqs, after: String::new(), is_clear: false }))
+        Ok(Some(Self { room, log: indexed_range.log, block, seqs, after: String::new(), is_clear: false }))
     }
 
     /// Takes some terms from the messages, or when there are no more, indexes the messages as they are now. True when that is done.

@@ -8,7 +8,7 @@ use super::{BLOCK, in_block};
 use crate::{
     model::{Message, RoomId, Seq, Timestamp},
     store::{
-        search::{Found, Place, Query, Scope, Search},
+        search::{EntryPosition, Found, Query, Scope, Search},
         sqlite::rows,
     },
 };
@@ -31,7 +31,7 @@ pub struct Walk {
     taking_up: Option<Vec<u8>>,
     logs: Vec<Log>,
     /// Of each log the place of the next message that may be found, or where the next may be at the latest.
-    next: BinaryHeap<(Place, usize)>,
+    next: BinaryHeap<(EntryPosition, usize)>,
     found: Vec<Message>,
     /// How much was looked up, since all rooms are taken up and in this step.
     spent: u64,
@@ -95,9 +95,9 @@ impl Walk {
     pub fn found(self) -> Found {
         let is_full = self.found.len() as u64 >= self.search.limit;
         let next = self.next.peek().map(|(place, _)| match self.found.last() {
-            Some(last) if is_full => Place::of(last),
+            Some(last) if is_full => EntryPosition::of(last),
             // This place has not been looked at.
-            _ => Place { seq: Seq(place.seq.0.saturating_add(1)), ..*place },
+            _ => EntryPosition { seq: Seq(place.seq.0.saturating_add(1)), ..*place },
         });
         Found { messages: self.found, next }
     }
@@ -135,11 +135,11 @@ impl Walk {
     }
 
     /// Returns the last entry of a log that stands before a place. Times never descend in a log.
-    fn end_before(&mut self, connection: &Connection, log: &Log, last_at: Timestamp, before: Place) -> Result<Seq> {
+    fn end_before(&mut self, connection: &Connection, log: &Log, last_at: Timestamp, before: EntryPosition) -> Result<Seq> {
         if matches!(self.search.scope, Scope::Room { .. }) {
             return Ok(log.next.min(Seq(before.seq.0.saturating_sub(1))));
         }
-        if log.next <= log.end || (Place { at: last_at, seq: log.next, room: log.room }) < before {
+        if log.next <= log.end || (EntryPosition { at: last_at, seq: log.next, room: log.room }) < before {
             return Ok(log.next);
         }
         let (mut is_before, mut is_not) = (log.end, log.next);
@@ -155,9 +155,9 @@ impl Walk {
     }
 
     /// The place of an entry. In a single room it is not needed when that was.
-    fn place(&mut self, connection: &Connection, room: RoomId, seq: Seq) -> Result<Place> {
+    fn place(&mut self, connection: &Connection, room: RoomId, seq: Seq) -> Result<EntryPosition> {
         if matches!(self.search.scope, Scope::Room { .. }) {
-            return Ok(Place { at: Timestamp(0), seq, room });
+            return Ok(EntryPosition { at: Timestamp(0), seq, room });
         }
         self.in_step += 1;
         let at = connection
@@ -165,7 +165,7 @@ impl Walk {
             .query_row(params![room, seq], |row| row.get(0))
             .optional()?;
         // None: the room was deleted a moment ago.
-        Ok(Place { at: at.unwrap_or_default(), seq, room })
+        Ok(EntryPosition { at: at.unwrap_or_default(), seq, room })
     }
 
     /// Pushes the next place of a log, unless it is at its end.
@@ -180,7 +180,7 @@ impl Walk {
     }
 
     /// Takes the next candidate of a log, or where there is none, looks for some.
-    fn walk_on(&mut self, connection: &Connection, place: Place, index: usize) -> Result<()> {
+    fn walk_on(&mut self, connection: &Connection, place: EntryPosition, index: usize) -> Result<()> {
         let log = &mut self.logs[index];
         if log.candidates.pop().is_some() {
             return self.check(connection, place);
@@ -198,7 +198,7 @@ impl Walk {
     }
 
     /// Adds a message to what was found, if it is what is looked for.
-    fn check(&mut self, connection: &Connection, place: Place) -> Result<()> {
+    fn check(&mut self, connection: &Connection, place: EntryPosition) -> Result<()> {
         let message = connection
             .prepare_cached(&format!("SELECT {} FROM entries WHERE room = ? AND seq = ? AND text IS NOT NULL", rows::MESSAGE))?
             .query_row(params![place.room, place.seq], rows::message)

@@ -71,14 +71,14 @@ async fn in_blocks(connection: &Connection, author: UserId, room: RoomId, blocks
 /// How many entries are the author's in those of the blocks that have been tallied, and how many these are.
 async fn sum(connection: &Connection, author: UserId, room: RoomId, blocks: &Range<u64>) -> Result<(u64, u64)> {
     let sum = doc! { "$group": { "_id": null, "own": { "$sum": format!("$authors.{author}") }, "tallied": { "$sum": 1 } } };
-    let sum = connection.tallies.aggregate([doc! { "$match": these(room, blocks) }, sum]);
+    let sum = connection.author_counts.aggregate([doc! { "$match": these(room, blocks) }, sum]);
     let found = connection.all(sum, |sum| Some((number_in(sum, "own"), number_in(sum, "tallied")))).await?;
     Ok(found.first().copied().unwrap_or_default())
 }
 
 /// Tallies those of the blocks that have not been.
 async fn tally_missing(connection: &Connection, room: RoomId, blocks: Range<u64>) -> Result<()> {
-    let there = connection.tallies.find(these(room, &blocks)).projection(doc! { "_id": 1 });
+    let there = connection.author_counts.find(these(room, &blocks)).projection(doc! { "_id": 1 });
     let there = connection.all(there, |tally| Some(documents::text_in(tally, "_id").to_owned())).await?;
     if connection.standalone {
         // A server alone shows what is in its memory only. Once it is on disk, it stays.
@@ -86,14 +86,14 @@ async fn tally_missing(connection: &Connection, room: RoomId, blocks: Range<u64>
     }
     for block in blocks {
         if !there.contains(&id(room, block)) {
-            tally(connection, room, block).await?;
+            count_block(connection, room, block).await?;
         }
     }
     Ok(())
 }
 
 /// Tallies a block whose entries are sure to stay.
-pub async fn tally(connection: &Connection, room: RoomId, block: u64) -> Result<()> {
+pub async fn count_block(connection: &Connection, room: RoomId, block: u64) -> Result<()> {
     let entries = entries_between(room, Seq(block * BLOCK), Seq((block + 1) * BLOCK));
     let by_author = doc! { "$group": { "_id": "$postedByUser", "count": { "$sum": 1 } } };
     let by_author = connection.messages.aggregate([doc! { "$match": entries }, by_author]).hint(by_name(schema::LOG));
@@ -103,12 +103,12 @@ pub async fn tally(connection: &Connection, room: RoomId, block: u64) -> Result<
         return Ok(());
     }
     let authors: Document = by_author.into_iter().filter_map(|(author, count)| Some((author?.to_string(), number(count).into()))).collect();
-    connection.add(&connection.tallies, &doc! { "_id": id(room, block), "authors": authors }).await.map(|_| ())
+    connection.add(&connection.author_counts, &doc! { "_id": id(room, block), "authors": authors }).await.map(|_| ())
 }
 
 /// Takes away the tallies of a deleted room.
 pub async fn purge(connection: &Connection, room: RoomId) -> Result<()> {
-    connection.within(connection.tallies.delete_many(these(room, &(0..u64::MAX)))).await.map(|_| ())
+    connection.within(connection.author_counts.delete_many(these(room, &(0..u64::MAX)))).await.map(|_| ())
 }
 
 /// Ids ascend with the blocks, whose numbers have as many digits as any.

@@ -14,15 +14,15 @@ use crate::{
 };
 
 /// How many bytes may wait for a client for another packet to be added, however large that is.
-const MOST: u64 = 4 * LOG_BYTES;
+const MAX_WAITING_BYTES: u64 = 4 * LOG_BYTES;
 /// How many bytes may wait for a client without being reserved.
 const UNRESERVED: u64 = 64 * 1024;
 
 /// Counts the bytes that the other end of a connection has taken.
 #[derive(Clone, Default)]
-pub struct Taken(Arc<AtomicU64>);
+pub struct BytesWritten(Arc<AtomicU64>);
 
-impl Taken {
+impl BytesWritten {
     /// So many more were taken.
     pub fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -35,7 +35,7 @@ impl Taken {
 
 /// What waits for one client.
 #[derive(Default)]
-pub struct Backlog(Mutex<Counts>);
+pub struct OutboundBudget(Mutex<Counts>);
 
 #[derive(Default)]
 struct Counts {
@@ -65,9 +65,9 @@ pub enum Added {
     Reserved,
 }
 
-impl Backlog {
+impl OutboundBudget {
     /// Notes that this connection is the client's websocket, or about to be. False when it has one already.
-    pub fn carried_by(&self, connection: &Taken) -> bool {
+    pub fn carried_by(&self, connection: &BytesWritten) -> bool {
         let mut counts = lock(&self.0);
         if counts.websocket.as_ref().is_some_and(|websocket| websocket.taken.strong_count() > 0) {
             return false;
@@ -86,7 +86,7 @@ impl Backlog {
     pub fn add(&self, bytes: u64, memory: Option<&Reservation>, reserve: impl FnOnce() -> Reservation) -> Added {
         let mut counts = lock(&self.0);
         counts.count();
-        if counts.waiting > MOST {
+        if counts.waiting > MAX_WAITING_BYTES {
             return Added::Refused;
         }
         let waiting = counts.waiting + bytes;
@@ -159,60 +159,61 @@ mod tests {
     }
 
     /// Adds a packet, with as much memory as there may be need of.
-    fn add(backlog: &Backlog, bytes: u64) -> bool {
-        add_with(&budget(0), backlog, bytes) != Added::Refused
+    fn add(outbound: &OutboundBudget, bytes: u64) -> bool {
+        add_with(&budget(0), outbound, bytes) != Added::Refused
     }
 
-    fn add_with(budget: &Arc<MemoryBudget>, backlog: &Backlog, bytes: u64) -> Added {
-        backlog.add(bytes, None, || budget.wait_for("192.0.2.1".parse::<IpAddr>().unwrap().into(), None))
+    fn add_with(budget: &Arc<MemoryBudget>, outbound: &OutboundBudget, bytes: u64) -> Added {
+        outbound.add(bytes, None, || budget.wait_for("192.0.2.1".parse::<IpAddr>().unwrap().into(), None))
     }
 
     /// A backlog that is full.
-    fn full() -> Backlog {
-        let backlog = Backlog::default();
-        assert!(add(&backlog, MOST));
-        assert!(add(&backlog, 1));
-        assert!(!add(&backlog, 1));
-        backlog
+    fn full() -> OutboundBudget {
+        let outbound = OutboundBudget::default();
+        assert!(add(&outbound, MAX_WAITING_BYTES));
+        assert!(add(&outbound, 1));
+        assert!(!add(&outbound, 1));
+        outbound
     }
 
     #[test]
     fn whoever_takes_what_waits_is_sent_more() {
-        let backlog = full();
-        backlog.polled(1);
-        assert!(add(&backlog, 1));
-        assert!(!add(&backlog, 1));
-        let taken = Taken::default();
+        let outbound = full();
+        outbound.polled(1);
+        assert!(add(&outbound, 1));
+        assert!(!add(&outbound, 1));
+        let taken = BytesWritten::default();
         taken.add(1_000_000_000);
-        assert!(backlog.carried_by(&taken));
-        assert!(!add(&backlog, 1), "what was taken before it was a websocket does not count");
+        assert!(outbound.carried_by(&taken));
+        assert!(!add(&outbound, 1), "what was taken before it was a websocket does not count");
         taken.add(1);
-        assert!(add(&backlog, MOST));
-        assert!(!add(&backlog, 1));
+        assert!(add(&outbound, MAX_WAITING_BYTES));
+        assert!(!add(&outbound, 1));
     }
 
     #[test]
     fn more_than_waits_is_no_credit() {
-        let (backlog, taken) = (full(), Taken::default());
-        assert!(backlog.carried_by(&taken));
+        let (outbound, taken) = (full(), BytesWritten::default());
+        assert!(outbound.carried_by(&taken));
         taken.add(usize::MAX / 2);
-        assert!(add(&backlog, MOST + 1));
-        assert!(!add(&backlog, 1));
+        assert!(add(&outbound, MAX_WAITING_BYTES + 1));
+        assert!(!add(&outbound, 1));
     }
 
     #[test]
     fn a_client_has_one_websocket_at_a_time() {
-        let (backlog, taken) = (Backlog::default(), Taken::default());
-        assert!(backlog.carried_by(&taken));
-        assert!(!backlog.carried_by(&Taken::default()));
+        let (outbound, taken) = (OutboundBudget::default(), BytesWritten::default());
+        assert!(outbound.carried_by(&taken));
+        assert!(!outbound.carried_by(&BytesWritten::default()));
         drop(taken);
-        assert!(backlog.carried_by(&Taken::default()), "the former one is gone");
+        assert!(outbound.carried_by(&BytesWritten::default()), "the former one is gone");
     }
 
     #[test]
     fn what_is_more_than_a_little_is_reserved_until_it_is_taken() {
         let budget = budget(4 * UNRESERVED);
-        let backlogs = [const { Backlog(Mutex::new(Counts { waiting: 0, taken: 0, polled: 0, websocket: None, reserved: None })) }; 2];
+        let backlogs =
+            [const { OutboundBudget(Mutex::new(Counts { waiting: 0, taken: 0, polled: 0, websocket: None, reserved: None })) }; 2];
         let [first, second] = &backlogs;
         assert_eq!(add_with(&budget, first, UNRESERVED), Added::Counted);
         assert_eq!(add_with(&budget, first, UNRESERVED / 2), Added::Reserved);

@@ -17,11 +17,11 @@ use uuid::Uuid;
 
 use super::{
     base_path,
-    polling::{self, Bounds},
+    polling::{self, RequestLimits},
 };
 use crate::{
     error::{Error, Fault},
-    live,
+    sockets,
 };
 
 /// The header in which every answer carries the id of its request.
@@ -29,17 +29,17 @@ pub const REQUEST_ID: &str = "x-request-id";
 
 /// Gives the request an id, ends it when it takes too long, and writes one line about it when it has been answered. Where a
 /// fault of ours was the answer, the line says what it was, and the answer only its id.
-pub async fn around(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
+pub async fn request_context(State(limits): State<RequestLimits>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = Uuid::new_v4().simple().to_string();
     let method = request.method().clone();
     let route = Route::of(&request);
     let mut response = match route {
         // A poll waits until there is something to say.
-        Route::Sockets => polling::check(bounds, request, next).await,
+        Route::Sockets => polling::check(limits, request, next).await,
         Route::None if base_path::is_outside(request.extensions()) => Error::NoEndpoint.into_response(),
         Route::Api(_) | Route::None => {
-            tokio::time::timeout(bounds.time, bounds.memory.answer(request, next)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
+            tokio::time::timeout(limits.time, limits.memory.answer(request, next)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
         }
     };
     if let Some(Fault(cause)) = response.extensions_mut().remove() {
@@ -77,7 +77,7 @@ impl Route {
         match request.extensions().get::<MatchedPath>() {
             _ if base_path::is_outside(request.extensions()) => Self::None,
             Some(path) => Self::Api(path.clone()),
-            None if request.uri().path().starts_with(live::PATH) => Self::Sockets,
+            None if request.uri().path().starts_with(sockets::PATH) => Self::Sockets,
             None => Self::None,
         }
     }
@@ -92,7 +92,7 @@ impl Route {
             Self::Api(path) => tracing::info!(%method, route = path.as_str(), status, ms, request = id, "request"),
             Self::None => tracing::info!(%method, route = "-", status, ms, request = id, "request"),
             // A client that polls would fill the log with its asking.
-            Self::Sockets => tracing::debug!(%method, route = live::PATH, status, ms, request = id, "request"),
+            Self::Sockets => tracing::debug!(%method, route = sockets::PATH, status, ms, request = id, "request"),
         }
     }
 }
@@ -131,7 +131,7 @@ mod tests {
         config::{AccessMode, Config},
         descriptors::Descriptors,
         limits::Limits,
-        live::Transport,
+        sockets::Transport,
     };
 
     #[tokio::test]
@@ -140,23 +140,23 @@ mod tests {
             panic!("a secret of ours");
         }
         let config = Config::load(None, &HashMap::new()).unwrap();
-        let limits = Limits::new(&config.limits, AccessMode::Open, Clock::system());
+        let rates = Limits::new(&config.limits, AccessMode::Open, Clock::system());
         let memory = Memory { budget: MemoryBudget::new(&config.memory, AccessMode::Open), max_body: 1 };
-        let limits = Arc::new(limits);
+        let rates = Arc::new(rates);
         let (layer, _) = SocketIo::new_layer();
-        let bounds = Bounds {
+        let limits = RequestLimits {
             bytes: 1,
             time: Duration::from_secs(1),
-            limits: Arc::clone(&limits),
+            rates: Arc::clone(&rates),
             descriptors: Descriptors::new(),
-            transport: Transport::new(&layer, limits, Arc::clone(&memory.budget), CancellationToken::new()),
+            transport: Transport::new(&layer, rates, Arc::clone(&memory.budget), CancellationToken::new()),
             memory,
         };
-        let around = ServiceBuilder::new()
-            .layer(middleware::from_fn_with_state(bounds, around))
+        let context = ServiceBuilder::new()
+            .layer(middleware::from_fn_with_state(limits, request_context))
             .map_response(IntoResponse::into_response)
             .layer(CatchPanicLayer::custom(panicked));
-        let router = Router::new().route("/", get(panics)).layer(around);
+        let router = Router::new().route("/", get(panics)).layer(context);
         let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
         assert_eq!(response.status(), 500);
         let id = response.headers()[REQUEST_ID].to_str().unwrap().to_owned();

@@ -39,7 +39,7 @@ const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
 /// A stream of a client's websocket.
-pub struct Screened<S> {
+pub struct FilteredStream<S> {
     stream: S,
     guard: Arc<Guard>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -50,7 +50,7 @@ pub struct Screened<S> {
     upgrades: Option<(Sid, Sessions)>,
 }
 
-impl<S> Screened<S> {
+impl<S> FilteredStream<S> {
     /// The same stream, of a client that `guard` watches over.
     pub fn new(stream: S, guard: Arc<Guard>, upgrades: Option<(Sid, Sessions)>) -> Self {
         let ended = Box::pin(guard.ended().clone().cancelled_owned());
@@ -67,7 +67,7 @@ impl<S> Screened<S> {
     }
 }
 
-impl<S> Drop for Screened<S> {
+impl<S> Drop for FilteredStream<S> {
     fn drop(&mut self) {
         if let Some((sid, sessions)) = self.upgrades.take() {
             // An upgraded session is over already, or about to be.
@@ -76,7 +76,7 @@ impl<S> Drop for Screened<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for FilteredStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
@@ -102,7 +102,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Screened<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for FilteredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.unless_cut_off(cx, written)

@@ -16,7 +16,7 @@ const LASTS: Duration = Duration::from_secs(6);
 /// in turns would be a way to tell it as often as one likes.
 const AGAIN: Duration = Duration::from_secs(2);
 /// How many people can be typing, each room counted. Whoever comes on top is not told of.
-const MOST: usize = 100_000;
+const MAX_TYPING: usize = 100_000;
 
 /// Knows who is typing.
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl Typing {
     pub fn begins(&self, room: RoomId, user: UserId, socket: Sid) -> bool {
         let now = Instant::now();
         let mut typists = self.typists();
-        let is_full = typists.len() >= MOST;
+        let is_full = typists.len() >= MAX_TYPING;
         match typists.entry((room, user)) {
             Entry::Occupied(mut typist) => {
                 let typist = typist.get_mut();

@@ -8,11 +8,11 @@ use tokio::time::{Instant, sleep};
 use tracing::field::display;
 
 use super::{Guard, close, is_closing};
-use crate::{access::Proof, address::ClientAddress, budget::Reservation, refusals};
+use crate::{access::Identity, address::ClientAddress, budget::Reservation, refusals};
 
 /// How long an answer waits for its place before the client is given up, and how often it is looked.
-const LONGEST_WAIT: Duration = Duration::from_secs(20);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+const CAPACITY_TIMEOUT: Duration = Duration::from_secs(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What no event is: it cannot be written.
 struct Unwritable;
@@ -25,33 +25,33 @@ impl Serialize for Unwritable {
 
 /// Whether one more event fits into the socket's buffer. The layer has no such question; but before it writes an event it takes a place
 /// in the buffer, which it gives back when the event cannot be written.
-pub fn has_room(socket: &SocketRef) -> bool {
+pub fn has_capacity(socket: &SocketRef) -> bool {
     !matches!(socket.emit("", &Unwritable), Err(SendError::Socket(SocketError::InternalChannelFull)))
 }
 
 /// Counts a packet of so many bytes that is about to be sent to a socket. False where too much waits for its client.
-pub fn sends(socket: &SocketRef, bytes: usize, memory: Option<&Reservation>) -> bool {
-    Guard::of(socket).is_none_or(|guard| guard.sends(bytes, memory))
+pub fn reserve_send(socket: &SocketRef, bytes: usize, memory: Option<&Reservation>) -> bool {
+    Guard::of(socket).is_none_or(|guard| guard.reserve_send(bytes, memory))
 }
 
 /// Ends those who have missed an event though they had room for it a moment before: an acknowledgement or a ping took the last place. A
 /// client that reads too slowly has no room now either. Where those are as many as have missed it, it was them; else nobody can say who,
 /// and it may be anybody.
-pub fn evict_late(listeners: &mut Vec<SocketRef>, missed: usize) {
+pub fn disconnect_missed(listeners: &mut Vec<SocketRef>, missed: usize) {
     // Each is asked once: whoever gets room meanwhile has missed the event all the same.
-    let (full, others): (Vec<_>, Vec<_>) = listeners.drain(..).partition(|listener| !has_room(listener));
-    full.iter().for_each(evict);
+    let (full, others): (Vec<_>, Vec<_>) = listeners.drain(..).partition(|listener| !has_capacity(listener));
+    full.iter().for_each(disconnect_slow);
     if full.len() == missed {
         *listeners = others;
     } else {
-        others.iter().for_each(evict);
+        others.iter().for_each(disconnect_slow);
     }
 }
 
 /// Ends a socket whose client reads too slowly: it has missed an event, so it must not hear the next one.
-pub fn evict(socket: &SocketRef) {
+pub fn disconnect_slow(socket: &SocketRef) {
     // Without the id of the socket: whoever knows that could speak for a client that polls.
-    let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
+    let user = socket.extensions.get::<Identity>().map(|identity| display(identity.user.id));
     if refusals::is_first(ClientAddress::of(&socket.req_parts().extensions), "clients disconnected that read too slowly") {
         tracing::info!(user, "a client reads too slowly and is disconnected");
     }
@@ -59,17 +59,17 @@ pub fn evict(socket: &SocketRef) {
 }
 
 /// Waits until an answer fits into what waits for the client, which may well ask much in one go. False when it never does.
-pub async fn has_room_soon(socket: &SocketRef) -> bool {
-    let deadline = Instant::now() + LONGEST_WAIT;
-    while !has_room(socket) {
+pub async fn wait_for_capacity(socket: &SocketRef) -> bool {
+    let deadline = Instant::now() + CAPACITY_TIMEOUT;
+    while !has_capacity(socket) {
         if !socket.connected() || is_closing(socket) {
             return false;
         }
         if Instant::now() > deadline {
-            evict(socket);
+            disconnect_slow(socket);
             return false;
         }
-        sleep(BETWEEN_LOOKS).await;
+        sleep(CHECK_INTERVAL).await;
     }
     true
 }

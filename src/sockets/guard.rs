@@ -14,14 +14,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    backlog::{Added, Backlog, Taken},
+    outbound_budget::{Added, BytesWritten, OutboundBudget},
     packets::Packet,
     transport::Sessions,
 };
 use crate::{
     address::ClientAddress,
     budget::{MemoryBudget, Reservation},
-    limits::{Limits, Place},
+    limits::{Limits, Permit},
     model::UserId,
     refusals,
 };
@@ -40,7 +40,7 @@ const LINGER: Duration = Duration::from_secs(10);
 /// How long a client whose socket is refused has for reading why. The library sends that after the handler has returned.
 const REFUSED_LINGER: Duration = Duration::from_millis(500);
 /// How often it is looked whether a client has taken what waits for it.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a connection is ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -85,7 +85,7 @@ pub struct Guard {
     ended: CancellationToken,
     /// Nor is anything more sent to it.
     cut_off: CancellationToken,
-    backlog: Backlog,
+    outbound: OutboundBudget,
     /// The session of a client that has begun with polling.
     polling: OnceLock<(Sid, Sessions)>,
     state: Mutex<State>,
@@ -106,7 +106,7 @@ struct State {
     /// How many attachments were announced and have not come.
     attachments: u32,
     /// Among the unconnected of its address.
-    _place: Option<Place>,
+    _place: Option<Permit>,
 }
 
 impl Guard {
@@ -116,7 +116,7 @@ impl Guard {
         limits: Arc<Limits>,
         budget: Arc<MemoryBudget>,
         address: ClientAddress,
-        place: Place,
+        place: Permit,
         all: &CancellationToken,
     ) -> Arc<Self> {
         let state = State {
@@ -136,7 +136,7 @@ impl Guard {
             address,
             ended: all.child_token(),
             cut_off: CancellationToken::new(),
-            backlog: Backlog::default(),
+            outbound: OutboundBudget::default(),
             polling: OnceLock::new(),
             state: Mutex::new(state),
         });
@@ -169,13 +169,13 @@ impl Guard {
     }
 
     /// Notes that this connection is the client's websocket, or about to be. False when it has one already.
-    pub fn carried_by(&self, connection: &Taken) -> bool {
-        self.backlog.carried_by(connection)
+    pub fn carried_by(&self, connection: &BytesWritten) -> bool {
+        self.outbound.carried_by(connection)
     }
 
     /// The answer to a poll took so many bytes to the client.
     pub fn polled(&self, bytes: u64) {
-        self.backlog.polled(bytes);
+        self.outbound.polled(bytes);
     }
 
     /// Who was proved to be here last, in secure mode.
@@ -185,10 +185,10 @@ impl Guard {
 
     /// Counts a packet of so many bytes that is about to be sent to the client, and keeps the memory that was reserved for it until the client
     /// has taken it. False where there is no room for it: the client is too slow, and has to be disconnected.
-    pub fn sends(self: &Arc<Self>, bytes: usize, memory: Option<&Reservation>) -> bool {
-        let added = self.backlog.add(bytes as u64, memory, || self.budget.wait_for(self.address, self.user()));
+    pub fn reserve_send(self: &Arc<Self>, bytes: usize, memory: Option<&Reservation>) -> bool {
+        let added = self.outbound.add(bytes as u64, memory, || self.budget.wait_for(self.address, self.user()));
         if added == Added::Reserved {
-            self.backlog.reserved(|reserved| reserved.closes(&self.cut_off));
+            self.outbound.reserved(|reserved| reserved.closes(&self.cut_off));
             tokio::spawn(Self::give_back(Arc::downgrade(self), self.cut_off.clone()));
         }
         added != Added::Refused
@@ -197,7 +197,7 @@ impl Guard {
     /// Gives back the memory of what the client takes, until it has nearly all. A client that does not is disconnected when others need it.
     async fn give_back(guard: Weak<Self>, cut_off: CancellationToken) {
         loop {
-            let is_cut_off = timeout(BETWEEN_LOOKS, cut_off.cancelled()).await.is_ok();
+            let is_cut_off = timeout(CHECK_INTERVAL, cut_off.cancelled()).await.is_ok();
             let Some(guard) = guard.upgrade() else { return };
             if is_cut_off {
                 if refusals::is_first(guard.address, "clients disconnected that read too slowly") {
@@ -206,7 +206,7 @@ impl Guard {
                 guard.ended.cancel();
                 return guard.end_polling(Duration::ZERO);
             }
-            if !guard.backlog.give_back() {
+            if !guard.outbound.give_back() {
                 return;
             }
         }

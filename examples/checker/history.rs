@@ -12,13 +12,13 @@ const AFTERMATH: Duration = Duration::from_secs(15);
 
 /// What is known of all rooms.
 #[derive(Default)]
-pub struct Ledger {
-    rooms: HashMap<Id, RoomLedger>,
+pub struct History {
+    rooms: HashMap<Id, RoomHistory>,
 }
 
-impl Ledger {
+impl History {
     /// What is known of a room.
-    pub fn room(&mut self, id: Id) -> &mut RoomLedger {
+    pub fn room(&mut self, id: Id) -> &mut RoomHistory {
         self.rooms.entry(id).or_default()
     }
 
@@ -30,7 +30,7 @@ impl Ledger {
 
 /// What is known of one room.
 #[derive(Default)]
-pub struct RoomLedger {
+pub struct RoomHistory {
     /// Messages by what their clients call them.
     pub sent: HashMap<String, Sent>,
     /// New names of the room, and whether they were acknowledged.

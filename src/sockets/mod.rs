@@ -1,24 +1,24 @@
-//! The sockets: who is connected, who hears what. The rest of the server knows them only through [`Live`].
+//! The sockets: who is connected, who hears what. The rest of the server knows them only through [`SocketHub`].
 //!
 //! Rooms of the Socket.IO layer are nearly all the bookkeeping there is: one for each chat room, one for each user and one for each session,
 //! in which all the sockets of that user or session are.
 
-mod backlog;
-mod departures;
+mod event_queue;
 mod events;
+mod frame_filter;
 mod guard;
 mod handlers;
 mod handshake;
+mod orphans;
+mod outbound_budget;
 mod packets;
 mod payloads;
 mod presence;
-mod proofs;
-mod screen;
-mod slow;
-mod strays;
+mod removed_members;
+mod slow_clients;
+mod socket_auth;
 mod subscriptions;
 mod transport;
-mod turns;
 mod typing;
 
 use std::{
@@ -39,21 +39,21 @@ use socketioxide::{
 use tokio::{task::AbortHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-pub use backlog::Taken;
-use departures::{Departures, take_out};
+use event_queue::UnderWay;
 use events::Audience;
 pub use events::Event;
 pub use guard::{Guard, Violation};
 pub use handlers::Handlers;
 pub use handshake::kept_bytes;
+use orphans::OrphanSweeper;
+pub use outbound_budget::BytesWritten;
 pub use payloads::{Framing, screen};
 pub use presence::Presence;
-pub use proofs::Proofs;
-use slow::{evict, evict_late, has_room, sends};
-use strays::Strays;
+use removed_members::{RemovedMembers, remove_from_room};
+use slow_clients::{disconnect_missed, disconnect_slow, has_capacity, reserve_send};
+pub use socket_auth::SocketAuth;
 use subscriptions::{Subscriptions, leave_all, unsubscribe};
 pub use transport::Transport;
-use turns::UnderWay;
 use typing::Typing;
 
 use crate::{
@@ -91,7 +91,7 @@ pub fn max_packet(config: &SocketConfig) -> usize {
 const CLOSE_RETRY: Duration = Duration::from_millis(250);
 
 /// What the rest of the server may do to sockets.
-pub trait Live: Send + Sync + 'static {
+pub trait SocketHub: Send + Sync + 'static {
     /// Sends events, each to every socket in its room. A socket hears the events of a room in the order given, call by call.
     fn announce(&self, events: &[Event<'_>]);
 
@@ -184,47 +184,47 @@ impl Sockets {
             let handlers = Arc::clone(&connecting);
             async move { handlers.connect(&socket, auth.unwrap_or_default()).await }
         };
-        let (sockets, proofs) = (self.clone(), Arc::clone(&handlers.proofs));
+        let (sockets, socket_auth) = (self.clone(), Arc::clone(&handlers.socket_auth));
         let connected = move |socket: SocketRef| {
-            let (sockets, proofs) = (sockets.clone(), Arc::clone(&proofs));
+            let (sockets, socket_auth) = (sockets.clone(), Arc::clone(&socket_auth));
             async move {
-                sockets.settle(&proofs, &socket).await;
+                sockets.on_connected(&socket_auth, &socket).await;
                 handlers::connected(&socket);
             }
         };
         self.io.ns("/", connected.with(listen));
-        let departures = Departures::new(handlers.chat.clone());
-        let watching = tokio::spawn(self.clone().watch(Arc::clone(&handlers.proofs), departures)).abort_handle();
+        let removed_members = RemovedMembers::new(handlers.chat.clone());
+        let watching = tokio::spawn(self.clone().watch(Arc::clone(&handlers.socket_auth), removed_members)).abort_handle();
         let following = tokio::spawn(follow_logs(self.io.clone(), handlers.chat.clone())).abort_handle();
         // Set once, here.
         let _ = self.watch.set([watching, following]);
     }
 
     /// Sees to it that a socket is forgotten when it goes. What its client has sent before is still done.
-    fn see_off(&self, proofs: &Arc<Proofs>, socket: &SocketRef) {
+    fn on_disconnect(&self, socket_auth: &Arc<SocketAuth>, socket: &SocketRef) {
         self.subscriptions.begin(socket);
-        let (sockets, proofs) = (self.clone(), Arc::clone(proofs));
+        let (sockets, socket_auth) = (self.clone(), Arc::clone(socket_auth));
         socket.on_disconnect(move |socket: SocketRef| {
             if let Some(guard) = Guard::of(&socket) {
                 guard.left();
             }
-            proofs.forget(&socket);
-            sockets.presence.went(&sockets, &socket);
+            socket_auth.forget(&socket);
+            sockets.presence.untrack(&sockets, &socket);
             sockets.tell_stopped(sockets.typing.gone(socket.id));
             ready(())
         });
     }
 
     /// Makes a socket that has just connected one of its user's.
-    async fn settle(&self, proofs: &Proofs, socket: &SocketRef) {
-        if let Some(user) = proofs.settle(socket).await {
-            self.came(socket, user);
+    async fn on_connected(&self, socket_auth: &SocketAuth, socket: &SocketRef) {
+        if let Some(user) = socket_auth.on_connected(socket).await {
+            self.track(socket, user);
         }
     }
 
     /// Notes whose socket it is.
-    fn came(&self, socket: &SocketRef, user: UserId) {
-        self.presence.came(self, socket, user);
+    fn track(&self, socket: &SocketRef, user: UserId) {
+        self.presence.track(self, socket, user);
     }
 
     /// Tells the others in the room that somebody types, or has stopped.
@@ -242,15 +242,15 @@ impl Sockets {
     }
 
     /// Looks after what ends by itself: tokens, sessions and memberships that other servers end, and typing.
-    async fn watch(self, proofs: Arc<Proofs>, mut departures: Departures) {
-        let (mut ticks, mut strays) = (tokio::time::interval(TICK), Strays::new());
+    async fn watch(self, socket_auth: Arc<SocketAuth>, mut removed_members: RemovedMembers) {
+        let (mut ticks, mut orphans) = (tokio::time::interval(TICK), OrphanSweeper::new());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             self.tell_stopped(self.typing.expired());
-            proofs.look_after(&self.io).await;
-            departures.look_after(&self.io).await;
-            strays.look_after(&self.io, proofs.now());
+            socket_auth.sweep(&self.io).await;
+            removed_members.sweep(&self.io).await;
+            orphans.sweep(&self.io, socket_auth.now());
         }
     }
 
@@ -262,9 +262,9 @@ impl Sockets {
         let json = view::raw(event);
         // A broadcast writes the event once for all, but does not say whose buffer was full; so that is asked before.
         listeners.retain(|listener| {
-            let fits = has_room(listener) && sends(listener, json.get().len(), None);
+            let fits = has_capacity(listener) && reserve_send(listener, json.get().len(), None);
             if !fits {
-                evict(listener);
+                disconnect_slow(listener);
             }
             fits
         });
@@ -276,7 +276,7 @@ impl Sockets {
             // Those too who came after the question.
             let known: HashSet<_> = listeners.iter().map(|listener| listener.id).collect();
             listeners.extend(self.select(audience).sockets().into_iter().filter(|listener| !known.contains(&listener.id)));
-            evict_late(listeners, missed);
+            disconnect_missed(listeners, missed);
         }
     }
 
@@ -309,7 +309,7 @@ impl Sockets {
     /// What the sockets go through when they have heard of it.
     fn follow(&self, event: &Event<'_>) {
         match event {
-            Event::MemberRemoved { chat_room_id, user_id, .. } => take_out(&self.io, *chat_room_id, *user_id),
+            Event::MemberRemoved { chat_room_id, user_id, .. } => remove_from_room(&self.io, *chat_room_id, *user_id),
             Event::RoomDeleted { chat_room_id, .. } => {
                 self.io.within(room_name(*chat_room_id)).sockets().iter().for_each(|socket| unsubscribe(socket, *chat_room_id));
             }
@@ -344,7 +344,7 @@ impl Sockets {
     }
 }
 
-impl Live for Sockets {
+impl SocketHub for Sockets {
     fn announce(&self, events: &[Event<'_>]) {
         for (room, events) in by_room(events) {
             let of_room = Audience { names: room.map(room_name).into_iter().collect(), except: None };

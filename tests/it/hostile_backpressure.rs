@@ -9,8 +9,8 @@ use crate::{
     databases::Kind,
     harness::PATIENCE,
     hostile_frames::{TEXT, WEBSOCKET},
+    hostile_load::LoadedServer,
     hostile_polling::Session,
-    hostile_siege::Siege,
     raw::{Connection, frame},
 };
 
@@ -30,13 +30,13 @@ enum Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    async fn connect(siege: &'a Siege, transport: Transport) -> Self {
+    async fn connect(loaded: &'a LoadedServer, transport: Transport) -> Self {
         let mut client = match transport {
-            Transport::Websocket => Self::Websocket(Connection::websocket(&siege.base, WEBSOCKET).await),
-            Transport::Polling => Self::Polling(siege.session(4).await),
+            Transport::Websocket => Self::Websocket(Connection::websocket(&loaded.base, WEBSOCKET).await),
+            Transport::Polling => Self::Polling(loaded.session(4).await),
             Transport::Upgraded => {
-                let session = siege.session(4).await;
-                let mut websocket = Connection::websocket(&siege.base, &session.as_websocket()).await;
+                let session = loaded.session(4).await;
+                let mut websocket = Connection::websocket(&loaded.base, &session.as_websocket()).await;
                 websocket.send(&frame(TEXT, b"2probe")).await;
                 websocket.hears("3probe").await;
                 websocket.send(&frame(TEXT, b"5")).await;
@@ -44,7 +44,7 @@ impl<'a> Client<'a> {
             }
         };
         client.asks("40".into(), "40{").await;
-        client.asks(format!("420{}", json!(["identity", siege.bob.id])), "430[").await;
+        client.asks(format!("420{}", json!(["identity", loaded.bob.id])), "430[").await;
         client
     }
 
@@ -82,17 +82,17 @@ impl<'a> Client<'a> {
 }
 
 /// With more in its room than one answer holds.
-async fn siege() -> Siege {
-    let siege = Siege::begins(Kind::Sqlite).await;
+async fn loaded() -> LoadedServer {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let text = "x".repeat(90_000);
     for _ in 0..50 {
-        siege.alice.posts(&siege.room, &text).await.ok();
+        loaded.alice.posts(&loaded.room, &text).await.ok();
     }
-    siege
+    loaded
 }
 
-fn sync(siege: &Siege, id: u32) -> String {
-    format!("42{id}{}", json!(["sync", { "rooms": { &siege.room: 0 } }]))
+fn sync(loaded: &LoadedServer, id: u32) -> String {
+    format!("42{id}{}", json!(["sync", { "rooms": { &loaded.room: 0 } }]))
 }
 
 #[rstest]
@@ -100,11 +100,11 @@ fn sync(siege: &Siege, id: u32) -> String {
 async fn whoever_never_reads_what_they_ask_for_is_disconnected(
     #[values(Transport::Websocket, Transport::Upgraded, Transport::Polling)] transport: Transport,
 ) {
-    let siege = siege().await;
-    let mut client = Client::connect(&siege, transport).await;
-    client.sends(&(1..=300).map(|id| sync(&siege, id)).collect::<Vec<_>>()).await;
+    let loaded = loaded().await;
+    let mut client = Client::connect(&loaded, transport).await;
+    client.sends(&(1..=300).map(|id| sync(&loaded, id)).collect::<Vec<_>>()).await;
     let deadline = Instant::now() + PATIENCE;
-    while siege.alice.sees(&siege.room).await[1]["online"] == true {
+    while loaded.alice.sees(&loaded.room).await[1]["online"] == true {
         assert!(Instant::now() < deadline, "it goes on");
     }
     let mut waiting = 0;
@@ -116,7 +116,7 @@ async fn whoever_never_reads_what_they_ask_for_is_disconnected(
     }
     assert!((16_000_000..32_000_000).contains(&waiting), "{waiting} bytes");
     drop(client);
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[rstest]
@@ -124,8 +124,8 @@ async fn whoever_never_reads_what_they_ask_for_is_disconnected(
 async fn whoever_asks_much_in_one_go_is_answered_all_of_it(
     #[values(Transport::Websocket, Transport::Upgraded, Transport::Polling)] transport: Transport,
 ) {
-    let siege = Siege::begins(Kind::Sqlite).await;
-    let mut client = Client::connect(&siege, transport).await;
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let mut client = Client::connect(&loaded, transport).await;
     client.sends(&(1..=3_000).map(|id| format!("42{id}[\"unsubscribe\",\"\"]")).collect::<Vec<_>>()).await;
     let mut answered = Vec::new();
     while answered.len() < 3_000 {
@@ -135,7 +135,7 @@ async fn whoever_asks_much_in_one_go_is_answered_all_of_it(
     }
     assert!(answered.is_sorted(), "the answers come in the order of the questions");
     drop(client);
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }
 
 #[rstest]
@@ -143,12 +143,12 @@ async fn whoever_asks_much_in_one_go_is_answered_all_of_it(
 async fn whoever_reads_is_answered_as_often_as_they_ask(
     #[values(Transport::Websocket, Transport::Upgraded, Transport::Polling)] transport: Transport,
 ) {
-    let siege = siege().await;
-    let mut client = Client::connect(&siege, transport).await;
+    let loaded = loaded().await;
+    let mut client = Client::connect(&loaded, transport).await;
     for id in 1..=10 {
-        let length = client.asks(sync(&siege, id), &format!("43{id}[")).await;
+        let length = client.asks(sync(&loaded, id), &format!("43{id}[")).await;
         assert!(length > 4_000_000, "{length}");
     }
     drop(client);
-    siege.ends_well().await;
+    loaded.ends_well().await;
 }

@@ -21,19 +21,19 @@ use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, ServiceExt, service_fn, util::ServiceFn};
 use tungstenite::handshake::derive_accept_key;
 
-use super::{PATH, guard::Guard, handshake::slim, screen::Screened};
+use super::{PATH, frame_filter::FilteredStream, guard::Guard, handshake::compact_request};
 use crate::{
     address::ClientAddress,
     budget::MemoryBudget,
     error::Error,
-    limits::{Limits, Place},
+    limits::{Limits, Permit},
 };
 
 /// What the library passes on: nothing, since it gets no other requests.
 type Nothing = ServiceFn<fn(Request) -> Ready<Result<Response, Infallible>>>;
 
 /// How many sessions are noted before it is looked for those that are over.
-const FEW: usize = 1_024;
+const MIN_SESSIONS: usize = 1_024;
 
 /// Hands requests and websockets to the library.
 #[derive(Clone)]
@@ -69,7 +69,7 @@ impl Transport {
 
     /// Watches over the connection that begins with a request from this address.
     #[must_use]
-    pub fn guard(&self, address: ClientAddress, place: Place) -> Arc<Guard> {
+    pub fn guard(&self, address: ClientAddress, place: Permit) -> Arc<Guard> {
         Guard::begin(Arc::clone(&self.limits), Arc::clone(&self.budget), address, place, &self.stopping)
     }
 
@@ -82,7 +82,7 @@ impl Transport {
     /// Begins a session of polling that `guard` watches over.
     pub async fn begin(&self, mut request: Request, guard: Arc<Guard>) -> Response {
         request.extensions_mut().insert(Arc::clone(&guard));
-        let (parts, body) = self.answer(slim(request)).await.into_parts();
+        let (parts, body) = self.answer(compact_request(request)).await.into_parts();
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         if let Some(sid) = opened(&body) {
             self.sessions.note(sid, &guard);
@@ -106,12 +106,12 @@ impl Transport {
         };
         let upgrade = hyper::upgrade::on(&mut request);
         request.extensions_mut().insert(Arc::clone(&guard));
-        let (parts, _) = slim(request).into_parts();
+        let (parts, _) = compact_request(request).into_parts();
         let sessions = self.sessions.clone();
         tokio::spawn(async move {
             // Otherwise the client has gone before it had the answer.
             if let Ok(stream) = upgrade.await {
-                let stream = Screened::new(TokioIo::new(stream), guard, session.map(|sid| (sid, sessions.clone())));
+                let stream = FilteredStream::new(TokioIo::new(stream), guard, session.map(|sid| (sid, sessions.clone())));
                 let websocket = (stream, Request::from_parts(parts, ()));
                 // Of the request everything is known to be right that could be wrong.
                 let _ = sessions.service.clone().call(websocket).await;
@@ -149,7 +149,7 @@ impl Sessions {
 
     fn note(&self, sid: Sid, guard: &Arc<Guard>) {
         let mut noted = self.noted();
-        if noted.guards.len() >= FEW.max(2 * noted.left) {
+        if noted.guards.len() >= MIN_SESSIONS.max(2 * noted.left) {
             noted.guards.retain(|_, guard| guard.strong_count() > 0);
             noted.left = noted.guards.len();
         }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Client, Own},
-    ledger::{Deletion, Sent},
+    history::{Deletion, Sent},
     rest::Outcome,
     view::Id,
 };
@@ -83,7 +83,7 @@ impl Client {
         let client_id = format!("{}-{}", self.index, self.named);
         let text = format!("{client_id} says {}", "so ".repeat(self.rng.random_range(0..20)));
         self.notes(format!("post {client_id} in {room}"));
-        self.world.ledger().room(room).sent.insert(client_id.clone(), Sent::new(self.id, text.clone()));
+        self.world.history().room(room).sent.insert(client_id.clone(), Sent::new(self.id, text.clone()));
         for attempt in 0..ATTEMPTS {
             match self.sends(room, &client_id, &text).await {
                 Outcome::Done(answer) => {
@@ -140,8 +140,8 @@ impl Client {
             self.complains(Some(room), &format!("{client_id} was acknowledged as something else: {post}"));
         }
         let former = {
-            let mut ledger = self.world.ledger();
-            ledger.room(room).sent.get_mut(client_id).and_then(|sent| sent.acknowledged.replace((id, seq)))
+            let mut history = self.world.history();
+            history.room(room).sent.get_mut(client_id).and_then(|sent| sent.acknowledged.replace((id, seq)))
         };
         match former {
             Some(former) if former != (id, seq) => {
@@ -202,7 +202,7 @@ impl Client {
     }
 
     fn with_sent<T>(&self, own: &Own, change: impl FnOnce(&mut Sent) -> T) -> Option<T> {
-        self.world.ledger().room(own.room).sent.get_mut(&own.client_id).map(change)
+        self.world.history().room(own.room).sent.get_mut(&own.client_id).map(change)
     }
 
     async fn deletes(&mut self) {
@@ -232,7 +232,7 @@ impl Client {
         let position = self.views().get(&room).map_or(0, |view| view.log.position());
         let up_to = self.rng.random_bool(0.5).then(|| self.rng.random_range(0..=position));
         self.notes(format!("mark {room} as read up to {up_to:?}"));
-        let known = self.world.ledger().room(room).marks.entry(self.id).or_default().up_to;
+        let known = self.world.history().room(room).marks.entry(self.id).or_default().up_to;
         let cut = self.cut();
         let outcome = if self.socket.is_some() && self.rng.random_bool(0.5) {
             self.asks("mark read", &[json!({ "chatRoomId": room.to_string(), "upToSeq": up_to })], cut).await
@@ -244,13 +244,13 @@ impl Client {
         match outcome {
             Outcome::Done(answer) => {
                 let read = answer["lastReadSeq"].as_u64().unwrap_or_default();
-                self.world.ledger().room(room).marks.entry(self.id).or_default().learn(read);
+                self.world.history().room(room).marks.entry(self.id).or_default().learn(read);
                 if read < known.max(up_to.unwrap_or(position)) {
                     self.complains(Some(room), &format!("it had read up to {known}, has read up to {up_to:?}, and is told {read}"));
                 }
             }
             Outcome::Refused(..) => {}
-            Outcome::Unsure | Outcome::Broken(_) => self.world.ledger().room(room).marks.entry(self.id).or_default().doubt(),
+            Outcome::Unsure | Outcome::Broken(_) => self.world.history().room(room).marks.entry(self.id).or_default().doubt(),
         }
     }
 
@@ -263,7 +263,7 @@ impl Client {
         }
         let (other, adds, cut) = (self.world.people[other].id, self.rng.random_bool(0.6), self.cut());
         self.notes(format!("{} {other} in {room}", if adds { "add" } else { "remove" }));
-        let attempt = self.world.ledger().room(room).members.entry(other).or_default().begin();
+        let attempt = self.world.history().room(room).members.entry(other).or_default().begin();
         let outcome = if adds {
             let body = json!({ "userIds": [other.to_string()] });
             self.requests(Method::POST, &format!("/room/{room}/members"), Some(body), cut).await
@@ -275,7 +275,7 @@ impl Client {
     }
 
     fn ends_attempt(&self, room: Id, user: Id, attempt: u64, outcome: Option<bool>) {
-        self.world.ledger().room(room).members.entry(user).or_default().end(attempt, outcome);
+        self.world.history().room(room).members.entry(user).or_default().end(attempt, outcome);
     }
 
     /// Leaves a room that somebody else keeps.
@@ -286,7 +286,7 @@ impl Client {
         }
         let room = others[self.rng.random_range(0..others.len())].id;
         self.notes(format!("leave {room}"));
-        let attempt = self.world.ledger().room(room).members.entry(self.id).or_default().begin();
+        let attempt = self.world.history().room(room).members.entry(self.id).or_default().begin();
         let cut = self.cut();
         let outcome = self.requests(Method::DELETE, &format!("/room/{room}/members/{}", self.id), None, cut).await;
         self.world.report.operation("leave", &outcome);
@@ -299,12 +299,12 @@ impl Client {
         self.named += 1;
         let name = format!("name {} of client {}", self.named, self.index);
         self.notes(format!("rename {room}"));
-        self.world.ledger().room(room).names.insert(name.clone(), false);
+        self.world.history().room(room).names.insert(name.clone(), false);
         let cut = self.cut();
         let outcome = self.requests(Method::PUT, &format!("/room/{room}"), Some(json!({ "name": name })), cut).await;
         self.world.report.operation("rename", &outcome);
         if matches!(outcome, Outcome::Done(_)) {
-            self.world.ledger().room(room).names.insert(name, true);
+            self.world.history().room(room).names.insert(name, true);
         }
     }
 

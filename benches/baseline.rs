@@ -1,4 +1,4 @@
-//! The yardstick: the least a chat server can do with axum and socketioxide.
+//! The baseline: the least a chat server can do with axum and socketioxide.
 //!
 //! It answers `POST /room/{id}/message` as Causerie does, byte for byte in length, and emits the same event to the
 //! room's sockets. It has no database, checks no token, writes no log. What it delivers is the price of HTTP, JSON and
@@ -23,7 +23,7 @@ const NOW: &str = "2026-01-01T00:00:00.000Z";
 #[tokio::main]
 pub async fn run() -> Outcome<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    println!("The yardstick listens on http://{} (no database)", listener.local_addr()?);
+    println!("The baseline listens on http://{} (no database)", listener.local_addr()?);
     // Without this, events that follow one another wait for the acknowledgement of the first.
     let listener = listener.tap_io(|stream| {
         stream.set_nodelay(true).ok();

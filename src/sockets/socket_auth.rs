@@ -1,6 +1,6 @@
 //! What sockets have proved, and until when that is good. In open mode they prove nothing, and there is nothing to watch.
 //!
-//! A socket has the [`Proof`] of its token among its extensions. It is told when the token expires, and closed when no other comes within
+//! A socket has the [`Identity`] of its token among its extensions. It is told when the token expires, and closed when no other comes within
 //! [`GRACE`]. When a session ends on this server its sockets are closed at once; sessions that another server may end are looked after
 //! again and again.
 
@@ -17,7 +17,7 @@ use tracing::field::display;
 
 use super::{close, events::Event, is_closing, join, session_name, session_of, user_name};
 use crate::{
-    access::{Access, Caller, Proof, token_in},
+    access::{Access, Caller, Identity, token_in},
     address::ClientAddress,
     error::{Error, Result},
     model::{Timestamp, UserId},
@@ -41,13 +41,13 @@ enum Then {
 }
 
 /// Watches over the tokens of the sockets.
-pub struct Proofs {
+pub struct SocketAuth {
     access: Access,
     store: Arc<dyn Store>,
     due: Mutex<BTreeSet<(Timestamp, Sid, Then)>>,
 }
 
-impl Proofs {
+impl SocketAuth {
     /// Proofs that `access` accepts, of sessions that `store` keeps.
     #[must_use]
     pub fn new(access: Access, store: Arc<dyn Store>) -> Self {
@@ -55,58 +55,58 @@ impl Proofs {
     }
 
     /// Lets a socket connect whose client has a valid token; in open mode any. Errors are for `connect_error`.
-    pub async fn admit(&self, socket: &SocketRef, auth: &Value) -> Result<()> {
+    pub async fn authorize(&self, socket: &SocketRef, auth: &Value) -> Result<()> {
         if !self.access.is_secure() {
             return Ok(());
         }
         let address = ClientAddress::of(&socket.req_parts().extensions);
-        let proved = match token(auth, socket.req_parts()) {
-            Ok(token) => self.access.prove(&token).await,
+        let authenticated = match token(auth, socket.req_parts()) {
+            Ok(token) => self.access.authenticate(&token).await,
             Err(error) => Err(error),
         };
-        let proof = proved.inspect_err(|error| {
+        let identity = authenticated.inspect_err(|error| {
             if refusals::is_first(address, "sockets refused") {
                 tracing::info!(%address, %error, "a socket was refused");
             }
         })?;
-        socket.extensions.insert(proof);
+        socket.extensions.insert(identity);
         Ok(())
     }
 
     /// Makes a socket that has just connected one of its user's, and answers whose; in open mode it is nobody's yet.
-    pub async fn settle(&self, socket: &SocketRef) -> Option<UserId> {
-        let proof = socket.extensions.get::<Proof>()?;
-        let user = proof.user.id;
-        self.take(socket, proof).await;
+    pub async fn on_connected(&self, socket: &SocketRef) -> Option<UserId> {
+        let identity = socket.extensions.get::<Identity>()?;
+        let user = identity.user.id;
+        self.take(socket, identity).await;
         Some(user)
     }
 
     /// Gives a socket another token, which has to be of the same user.
     pub async fn replace(&self, socket: &SocketRef, caller: &Caller, token: &str) -> Result<()> {
         let user = caller.user().map(|user| display(user.id));
-        let proved = self.access.prove(token).await;
-        let proof = proved.inspect_err(|error| {
+        let authenticated = self.access.authenticate(token).await;
+        let identity = authenticated.inspect_err(|error| {
             if refusals::is_first(caller.address, "tokens refused") {
                 tracing::info!(address = %caller.address, user, %error, "a token was refused");
             }
         })?;
-        let Some(former) = &caller.proof else { return Ok(()) };
-        if former.user.id != proof.user.id {
-            return Err(self.access.refuse(caller, "take another user's token", None, Error::NotYou));
+        let Some(former) = &caller.identity else { return Ok(()) };
+        if former.user.id != identity.user.id {
+            return Err(self.access.deny(caller, "take another user's token", None, Error::NotYou));
         }
         self.forget(socket);
         socket.leave(former.token.session.map(session_name).into_iter().collect::<Vec<_>>());
-        self.take(socket, proof).await;
+        self.take(socket, identity).await;
         Ok(())
     }
 
-    async fn take(&self, socket: &SocketRef, proof: Proof) {
-        let token = proof.token;
-        join(socket, user_name(proof.user.id));
+    async fn take(&self, socket: &SocketRef, identity: Identity) {
+        let token = identity.token;
+        join(socket, user_name(identity.user.id));
         if let Some(session) = token.session {
             join(socket, session_name(session));
         }
-        socket.extensions.insert(proof);
+        socket.extensions.insert(identity);
         if let Some(end) = end(token.ends) {
             self.due().insert((end, socket.id, Then::Tell));
         }
@@ -115,14 +115,14 @@ impl Proofs {
             self.forget(socket);
         }
         // The session may have ended before the socket was where those are found that have to be closed.
-        if self.access.prove_again(token).await.is_err_and(|error| is_over(&error)) {
+        if self.access.revalidate(token).await.is_err_and(|error| is_over(&error)) {
             close(socket);
         }
     }
 
     /// Watches over the token of a socket no longer.
     pub fn forget(&self, socket: &SocketRef) {
-        let ends = socket.extensions.get::<Proof>().and_then(|proof| end(proof.token.ends));
+        let ends = socket.extensions.get::<Identity>().and_then(|identity| end(identity.token.ends));
         if let Some(end) = ends {
             self.due().remove(&(end, socket.id, Then::Tell));
         }
@@ -131,19 +131,19 @@ impl Proofs {
     /// Who has sent an event, if their token is still good. One that has expired is good for nothing but being replaced.
     pub async fn caller(&self, socket: &SocketRef, replaces_token: bool) -> Result<Caller> {
         let address = ClientAddress::of(&socket.req_parts().extensions);
-        let proof = match socket.extensions.get::<Proof>() {
-            Some(proof) if !replaces_token => Some(self.prove_again(socket, &proof).await?),
+        let identity = match socket.extensions.get::<Identity>() {
+            Some(identity) if !replaces_token => Some(self.revalidate(socket, &identity).await?),
             known => known,
         };
-        Ok(Caller { proof, address })
+        Ok(Caller { identity, address })
     }
 
-    async fn prove_again(&self, socket: &SocketRef, proof: &Proof) -> Result<Proof> {
-        let proved = self.access.prove_again(proof.token).await;
-        if proved.as_ref().is_err_and(is_over) {
+    async fn revalidate(&self, socket: &SocketRef, identity: &Identity) -> Result<Identity> {
+        let authenticated = self.access.revalidate(identity.token).await;
+        if authenticated.as_ref().is_err_and(is_over) {
             close(socket);
         }
-        proved
+        authenticated
     }
 
     /// The time by which tokens end.
@@ -152,7 +152,7 @@ impl Proofs {
     }
 
     /// Looks after tokens that expire, and sessions that other servers end.
-    pub async fn look_after(&self, io: &SocketIo) {
+    pub async fn sweep(&self, io: &SocketIo) {
         self.expire(io);
         if self.access.is_secure() && self.store.is_shared() {
             self.close_ended(io).await;
@@ -163,7 +163,11 @@ impl Proofs {
         let now = self.access.now();
         while let Some((_, id, then)) = self.pop_due(now) {
             let Some(socket) = io.of("/").and_then(|sockets| sockets.get_socket(id)) else { continue };
-            let ended = socket.extensions.get::<Proof>().filter(|proof| proof.token.has_ended(now)).and_then(|proof| proof.token.ends);
+            let ended = socket
+                .extensions
+                .get::<Identity>()
+                .filter(|identity| identity.token.has_ended(now))
+                .and_then(|identity| identity.token.ends);
             match (then, ended) {
                 (Then::Tell, Some(ended)) => {
                     let event = Event::TokenExpired { disconnects_in: GRACE.as_secs() };

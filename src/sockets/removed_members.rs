@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Looks for those who were taken out of rooms.
-pub struct Departures {
+pub struct RemovedMembers {
     chat: Chat,
     /// Up to when, by the clock of the database, it is known who was.
     until: Option<Timestamp>,
@@ -24,7 +24,7 @@ pub struct Departures {
     seen: HashSet<Departed>,
 }
 
-impl Departures {
+impl RemovedMembers {
     /// Nobody yet: whoever leaves from now on.
     pub fn new(chat: Chat) -> Self {
         Self { chat, until: None, seen: HashSet::new() }
@@ -33,7 +33,7 @@ impl Departures {
     /// Has the rooms told of those who were taken out since the last time, by which their sockets are out as well. Sockets that are in
     /// nevertheless are closed: they came in when the room was told of it already, or was not known here, and this server did not know
     /// better at that moment. While the database is away nobody knows; it is asked again soon.
-    pub async fn look_after(&mut self, io: &SocketIo) {
+    pub async fn sweep(&mut self, io: &SocketIo) {
         let Chat { store, timeline, .. } = &self.chat;
         if !store.is_shared() {
             return;
@@ -64,6 +64,6 @@ fn in_room(io: &SocketIo, room: RoomId, user: UserId) -> Vec<SocketRef> {
 }
 
 /// Takes all sockets of a user out of a room.
-pub fn take_out(io: &SocketIo, room: RoomId, user: UserId) {
+pub fn remove_from_room(io: &SocketIo, room: RoomId, user: UserId) {
     io.within(user_name(user)).sockets().iter().for_each(|socket| unsubscribe(socket, room));
 }

@@ -17,23 +17,23 @@ use tokio::sync::oneshot;
 use tracing::field::display;
 
 use super::{
-    Guard, Proofs, Sockets,
+    Guard, SocketAuth, Sockets,
+    event_queue::{Arguments, EventQueue, Ticket},
     events::Command,
     handshake, is_closing, join,
-    slow::{evict, has_room_soon, sends},
+    slow_clients::{disconnect_slow, reserve_send, wait_for_capacity},
     subscriptions::{may_subscribe, subscribe, unsubscribe},
-    turns::{Arguments, Turn, Turns},
     user_name,
 };
 use crate::{
-    access::{Action, Caller, Proof, shown},
+    access::{Action, Caller, Identity, shown},
     address::ClientAddress,
     budget::{COPIES_OF_A_PAGE, MemoryBudget, Reservation},
     chat::{Chat, LOG_BYTES},
     error::{Error, Fault, Result},
     model::{ClientId, Room, RoomId, Seq, UserId},
     refusals,
-    token::Verified,
+    token::Claims,
     view::{MarkedView, Post, raw},
 };
 
@@ -51,7 +51,7 @@ pub struct Handlers {
     /// Does what people ask for.
     pub chat: Chat,
     /// Knows what sockets have proved.
-    pub proofs: Arc<Proofs>,
+    pub socket_auth: Arc<SocketAuth>,
     /// The other sockets.
     pub sockets: Sockets,
     /// The memory that answers may take.
@@ -64,30 +64,30 @@ struct Claimed(UserId);
 
 /// Held by a socket from its first moment until it is connected, so that events wait for that.
 #[derive(Clone)]
-struct Connecting(#[expect(dead_code, reason = "dropping it is what it is for")] Arc<Turn>);
+struct Connecting(#[expect(dead_code, reason = "dropping it is what it is for")] Arc<Ticket>);
 
 /// Makes a socket that is about to connect answer to its client's events, one after the other. This has to come before the client is
 /// told that it is connected: an event that finds nobody listening is lost.
 fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
-    let (handlers, turns) = (Arc::clone(handlers), Arc::new(Turns::default()));
-    if let Some(first) = turns.take(0) {
+    let (handlers, event_queue) = (Arc::clone(handlers), Arc::new(EventQueue::default()));
+    if let Some(first) = event_queue.take(0) {
         socket.extensions.insert(Connecting(Arc::new(first)));
     }
     socket.on_fallback(move |socket: SocketRef, Event(name): Event, arguments: TryData<Arguments>, ack: AckSender| {
         // Here and not in the future, since this runs in the order in which the events came in: turns are taken, and what gets none is
         // refused. Refusals in tasks of their own could come in a crowd long after, and take the places of what the socket is to hear.
-        let turn = turns.take(name.len() + arguments.as_ref().map_or(0, Arguments::bytes));
-        let refusal = match (handlers.sockets.events.arrives(), turn, arguments.0) {
-            (Some(arrived), Some(turn), Ok(Arguments(arguments))) => {
+        let ticket = event_queue.take(name.len() + arguments.as_ref().map_or(0, Arguments::bytes));
+        let refusal = match (handlers.sockets.events.arrives(), ticket, arguments.0) {
+            (Some(arrived), Some(ticket), Ok(Arguments(arguments))) => {
                 return Either::Left(async move {
                     let answered = async {
                         let memory = handlers.budget.begin(ClientAddress::of(&socket.req_parts().extensions));
                         let outcome = handlers.run(&socket, &name, &arguments, &memory).await;
-                        if has_room_soon(&socket).await {
+                        if wait_for_capacity(&socket).await {
                             Handlers::acknowledge(&socket, ack, outcome, Some(&memory));
                         }
                     };
-                    turn.wait(answered).await;
+                    ticket.wait(answered).await;
                     drop(arrived);
                 });
             }
@@ -128,42 +128,42 @@ impl Handlers {
     /// Lets a socket connect. Errors are for `connect_error`.
     pub async fn connect(self: Arc<Self>, socket: &SocketRef, auth: Value) -> Result<()> {
         let guard = Guard::of(socket).ok_or_else(|| Error::internal("a connection that nobody watches over"))?;
-        let admitted = match handshake::seat(socket).await {
-            Ok(()) => self.proofs.admit(socket, &auth).await,
+        let authorized = match handshake::take_slot(socket).await {
+            Ok(()) => self.socket_auth.authorize(socket, &auth).await,
             refused => refused,
         };
-        if admitted.is_err() && socket.protocol() == ProtocolVersion::V4 {
+        if authorized.is_err() && socket.protocol() == ProtocolVersion::V4 {
             // Clients of socket.io 2 connect when they come, and never again on the same connection.
             guard.close_refused();
         }
-        admitted?;
+        authorized?;
         // Before the client is told that it is connected, since from then on it may leave.
-        self.sockets.see_off(&self.proofs, socket);
+        self.sockets.on_disconnect(&self.socket_auth, socket);
         listen(&self, socket);
-        guard.connected(socket.extensions.get::<Proof>().map(|proof| proof.user.id));
+        guard.connected(socket.extensions.get::<Identity>().map(|identity| identity.user.id));
         Ok(())
     }
 
     /// Counts an event, in secure mode.
     fn count(&self, socket: &SocketRef) -> Result<()> {
-        let user = socket.extensions.get::<Proof>().map(|proof| proof.user.id);
+        let user = socket.extensions.get::<Identity>().map(|identity| identity.user.id);
         user.map_or(Ok(()), |user| self.chat.limits.event(user))
     }
 
     fn acknowledge(socket: &SocketRef, ack: AckSender, outcome: Result<Answer>, memory: Option<&Reservation>) {
         if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
             // Without the id of the socket: whoever knows that could speak for a client that polls.
-            let user = socket.extensions.get::<Proof>().map(|proof| display(proof.user.id));
+            let user = socket.extensions.get::<Identity>().map(|identity| display(identity.user.id));
             if refusals::is_first(ClientAddress::of(&socket.req_parts().extensions), "events not carried out") {
                 tracing::error!(user, %cause, "an event was not carried out");
             }
         }
         let answer = outcome.unwrap_or_else(|error| raw(&error.to_json()));
-        if sends(socket, answer.get().len(), memory) {
+        if reserve_send(socket, answer.get().len(), memory) {
             // A client that has gone away, or reads too slowly to be told, needs no answer.
             let _ = ack.send(&answer);
         } else if socket.connected() {
-            evict(socket);
+            disconnect_slow(socket);
         }
     }
 
@@ -176,11 +176,11 @@ impl Handlers {
         if !socket.connected() && command.concerns_the_socket_alone() {
             return Err(Error::BadEvent("This socket has left"));
         }
-        let caller = self.proofs.caller(socket, matches!(command, Command::RefreshToken(_))).await?;
+        let caller = self.socket_auth.caller(socket, matches!(command, Command::RefreshToken(_))).await?;
         match command {
             Command::Identity(user) => self.identify(socket, &caller, user).await.map(|()| done()),
             Command::Subscribe { room, other } => self.subscribe(socket, &caller, &room, other).await.map(|()| done()),
-            Command::RefreshToken(token) => self.proofs.replace(socket, &caller, &token).await.map(|()| done()),
+            Command::RefreshToken(token) => self.socket_auth.replace(socket, &caller, &token).await.map(|()| done()),
             Command::Unsubscribe(room) => {
                 unsubscribe(socket, room);
                 Ok(done())
@@ -197,23 +197,23 @@ impl Handlers {
 
     /// The caller as the user that they are: proved or, in open mode, said.
     async fn acting(&self, socket: &SocketRef, caller: Caller) -> Result<Caller> {
-        if caller.proof.is_some() {
+        if caller.identity.is_some() {
             return Ok(caller);
         }
         let Claimed(id) = socket.extensions.get().ok_or(Error::NoIdentity)?;
         let user = self.chat.store.user(id).await?.ok_or(Error::CallerGone)?;
-        let token = Verified { user: id, session: None, ends: None };
-        Ok(Caller { proof: Some(Proof { user, token }), ..caller })
+        let token = Claims { user: id, session: None, ends: None };
+        Ok(Caller { identity: Some(Identity { user, token }), ..caller })
     }
 
     /// In open mode a socket belongs to whom it says; in secure mode it belongs to the user of its token already.
     async fn identify(&self, socket: &SocketRef, caller: &Caller, user: UserId) -> Result<()> {
         let access = &self.chat.access;
-        if let Some(proved) = caller.user() {
-            if proved.id == user {
+        if let Some(authenticated) = caller.user() {
+            if authenticated.id == user {
                 return Ok(());
             }
-            return Err(access.refuse(caller, "be the user", shown(Some(&user)), Error::NotYou));
+            return Err(access.deny(caller, "be the user", shown(Some(&user)), Error::NotYou));
         }
         self.chat.store.user(user).await?.ok_or(Error::NobodyToBe)?;
         let name = user_name(user);
@@ -221,15 +221,15 @@ impl Handlers {
         socket.leave(former.collect::<Vec<_>>());
         socket.extensions.insert(Claimed(user));
         join(socket, name);
-        self.sockets.came(socket, user);
+        self.sockets.track(socket, user);
         Ok(())
     }
 
     async fn subscribe(&self, socket: &SocketRef, caller: &Caller, id: &str, other: Option<UserId>) -> Result<()> {
-        let room = self.admit(caller, id, other).await?;
+        let room = self.authorize(caller, id, other).await?;
         if self.chat.store.is_shared() {
             // Where other servers write as well, a room has to be known before anything can be found to have come into its log.
-            self.chat.timeline.between(vec![room.id], || ()).await?;
+            self.chat.timeline.barrier(vec![room.id], || ()).await?;
         }
         may_subscribe(socket, [room.id])?;
         let siblings = other.map(|other| socket.within(user_name(other)).sockets()).unwrap_or_default();
@@ -237,8 +237,8 @@ impl Handlers {
         let brought: Vec<_> = siblings.into_iter().filter(|sibling| matches!(subscribe(sibling, room.id), Ok(true))).collect();
         subscribe(socket, room.id)?;
         // Whoever lost the room meanwhile was taken out of it, perhaps before they were in.
-        let admitted = self.admit(caller, id, other).await;
-        if admitted.is_err() {
+        let authorized = self.authorize(caller, id, other).await;
+        if authorized.is_err() {
             unsubscribe(socket, room.id);
             if !self.is_member(room.id, other).await {
                 for sibling in &brought {
@@ -246,7 +246,7 @@ impl Handlers {
                 }
             }
         }
-        admitted.map(drop)
+        authorized.map(drop)
     }
 
     /// Whether the other user is known to be in the room, and so may have subscribed to it themselves.
@@ -256,12 +256,12 @@ impl Handlers {
     }
 
     /// The room, if the caller may subscribe to it, and in secure mode for the other user too.
-    async fn admit(&self, caller: &Caller, room: &str, other: Option<UserId>) -> Result<Arc<Room>> {
+    async fn authorize(&self, caller: &Caller, room: &str, other: Option<UserId>) -> Result<Arc<Room>> {
         let access = &self.chat.access;
-        let room = access.admit(caller, Action::Subscribe, room).await?;
+        let room = access.authorize(caller, Action::Subscribe, room).await?;
         match other {
             Some(other) if access.is_secure() && !room.has_member(other) => {
-                Err(access.refuse(caller, "subscribe for the user", shown(Some(&other)), Error::OtherNotAMember))
+                Err(access.deny(caller, "subscribe for the user", shown(Some(&other)), Error::OtherNotAMember))
             }
             _ => Ok(room),
         }
@@ -310,7 +310,7 @@ impl Handlers {
             // Nobody waits for it where the client is gone.
             let _ = tell.send((entered, refused));
         };
-        let ends = self.chat.timeline.between(rooms, join_all).await?;
+        let ends = self.chat.timeline.barrier(rooms, join_all).await?;
         let (mut unchecked, refused) = told.await.unwrap_or_else(|_| (HashSet::new(), Ok(())));
         let checked = match refused {
             Ok(()) => self.check(socket, user, ends, &mut unchecked).await,
@@ -364,14 +364,14 @@ impl Handlers {
             return Err(Error::BadEvent("sync takes at most 1000 rooms at once"));
         }
         let user = id_of(caller)?;
-        let (mut answers, mut admitted, mut refused) = (BTreeMap::new(), HashMap::new(), 0_usize);
+        let (mut answers, mut authorized, mut refused) = (BTreeMap::new(), HashMap::new(), 0_usize);
         for (id, since) in rooms {
             let room = match self.chat.limits.read(user, 1) {
-                Ok(()) => self.chat.access.admit_silently(caller, Action::Read, &id).await,
+                Ok(()) => self.chat.access.authorize_silently(caller, Action::Read, &id).await,
                 Err(error) => Err(error),
             };
             match room {
-                Ok(room) => _ = admitted.insert(room.id, (room, since)),
+                Ok(room) => _ = authorized.insert(room.id, (room, since)),
                 Err(error) => {
                     refused += usize::from(matches!(error, Error::NotAMember));
                     answers.insert(id, raw(&error.to_json()));
@@ -380,24 +380,24 @@ impl Handlers {
         }
         if refused > 0 {
             // A thousand lines, if it were one for each.
-            self.chat.access.refuse(caller, "read rooms, so many", Some(&refused), Error::NotAMember);
+            self.chat.access.deny(caller, "read rooms, so many", Some(&refused), Error::NotAMember);
         }
-        may_subscribe(socket, admitted.keys().copied())?;
-        let entered = self.enter(socket, user, admitted.keys().copied().collect()).await?;
+        may_subscribe(socket, authorized.keys().copied())?;
+        let entered = self.enter(socket, user, authorized.keys().copied().collect()).await?;
         let missed = |Entered { chat_room_id, last_seq }: &Entered| {
-            admitted.get(chat_room_id).map_or(0, |(_, since)| last_seq.0.saturating_sub(since.0))
+            authorized.get(chat_room_id).map_or(0, |(_, since)| last_seq.0.saturating_sub(since.0))
         };
         let missed = entered.iter().map(missed).fold(0, u64::saturating_add);
         memory.take_for_user(user, COPIES_OF_A_PAGE * LOG_BYTES.min(missed.saturating_mul(LONG_MESSAGE))).await?;
         let (mut left, mut bytes) = (ENTRIES_AT_ONCE, LOG_BYTES);
         for Entered { chat_room_id: id, last_seq: end } in entered {
-            let Some((room, since)) = admitted.remove(&id) else { continue };
+            let Some((room, since)) = authorized.remove(&id) else { continue };
             let page = self.chat.log(user, &room, since, Some(end), left.min(ENTRIES_OF_A_ROOM), &mut bytes).await?;
             left = left.saturating_sub(page.entries.len() as u64);
             answers.insert(id.to_string(), raw(&page));
         }
         // Those that ended while they were being entered.
-        answers.extend(admitted.into_keys().map(|id| (id.to_string(), raw(&Error::NotAMember.to_json()))));
+        answers.extend(authorized.into_keys().map(|id| (id.to_string(), raw(&Error::NotAMember.to_json()))));
         Ok(raw(&Synced { success: true, rooms: answers }))
     }
 
@@ -407,7 +407,7 @@ impl Handlers {
 
     async fn typing(&self, socket: &SocketRef, caller: &Caller, room: &str, begun: bool) -> Result<Answer> {
         let user = id_of(caller)?;
-        let room = self.chat.access.admit(caller, Action::Post, room).await?;
+        let room = self.chat.access.authorize(caller, Action::Post, room).await?;
         self.sockets.types(room.id, user, socket, begun);
         Ok(done())
     }

@@ -23,14 +23,14 @@ use crate::{
 };
 
 /// How many changes are sent at once.
-const AT_ONCE: usize = 1_000;
+const BATCH_SIZE: usize = 1_000;
 /// After how many messages there is a line in the log.
 const PROGRESS: u64 = 20_000;
 /// The index by which the messages, and the rooms, are gone through. Only for as long as that takes.
 const PASSAGE: &str = "takeover";
 
 /// Takes over all that there is to take over; nothing in an empty database.
-pub async fn take_over(connection: &Connection) -> Result<()> {
+pub async fn import(connection: &Connection) -> Result<()> {
     if !is_empty(connection, &connection.rooms).await? {
         take_over_rooms(connection).await?;
     }
@@ -73,7 +73,7 @@ async fn take_over_rooms(connection: &Connection) -> Result<()> {
             updates.push(doc! { "q": { "_id": id }, "u": { "$set": { "memberKey": member_key(&room) } } });
             taken_over += 1;
         }
-        if updates.len() >= AT_ONCE {
+        if updates.len() >= BATCH_SIZE {
             update(connection, &connection.rooms, std::mem::take(&mut updates)).await?;
         }
     }
@@ -97,7 +97,7 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
     while messages.advance().await.map_err(|error| failure(&error))? {
         work.take(messages.current());
         done += 1;
-        if work.size() >= AT_ONCE {
+        if work.size() >= BATCH_SIZE {
             work.send(connection).await?;
         }
         if done.is_multiple_of(PROGRESS) {
@@ -209,7 +209,7 @@ fn readers(message: &RawDocument) -> Vec<(UserId, Timestamp)> {
 /// Those who wrote or read something and were deleted since are remembered, as people who were deleted.
 async fn remember_the_gone(connection: &Connection, people: &HashSet<UserId>) -> Result<()> {
     let ids: Vec<_> = people.iter().map(ToString::to_string).collect();
-    for ids in ids.chunks(AT_ONCE) {
+    for ids in ids.chunks(BATCH_SIZE) {
         let known = connection.users.find(doc! { "_id": { "$in": ids } }).projection(doc! { "_id": 1 });
         let known: HashSet<_> = connection.all(known, |user| Some(text_in(user, "_id").to_owned())).await?.into_iter().collect();
         let gone = ids.iter().filter(|id| !known.contains(*id)).map(|id| {

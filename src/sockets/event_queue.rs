@@ -23,7 +23,7 @@ const EVENTS: usize = 4_096;
 /// under way fit in, where they are no larger than most: 512 bytes.
 const BYTES: usize = 512 * EVENTS;
 /// How long an event waits for the one in front of it.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// All arguments of an event, however many there are.
 pub struct Arguments(pub Vec<Value>);
@@ -110,7 +110,7 @@ impl UnderWay {
 /// Lets the events of one socket run in the order in which they came in, though each runs in a task of its own. An idle socket keeps
 /// nothing but the end of the queue.
 #[derive(Default)]
-pub struct Turns {
+pub struct EventQueue {
     last: Mutex<Option<oneshot::Receiver<()>>>,
     under_way: Arc<Held>,
 }
@@ -123,16 +123,16 @@ struct Held {
 }
 
 /// A place in the queue. Dropping it lets the next one go on.
-pub struct Turn {
+pub struct Ticket {
     former: Option<oneshot::Receiver<()>>,
     _next: oneshot::Sender<()>,
     bytes: usize,
     under_way: Arc<Held>,
 }
 
-impl Turns {
+impl EventQueue {
     /// The next place, for an event of so many bytes; none when too much is under way.
-    pub fn take(&self, bytes: usize) -> Option<Turn> {
+    pub fn take(&self, bytes: usize) -> Option<Ticket> {
         // Requests of a client that polls may come at the same time; one event more each is no harm.
         let Held { events: taken, bytes: held } = &*self.under_way;
         if taken.load(Ordering::Relaxed) >= EVENTS || held.load(Ordering::Relaxed) >= BYTES {
@@ -142,23 +142,23 @@ impl Turns {
         held.fetch_add(bytes, Ordering::Relaxed);
         let (next, waits) = oneshot::channel();
         let former = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(waits);
-        Some(Turn { former, _next: next, bytes, under_way: Arc::clone(&self.under_way) })
+        Some(Ticket { former, _next: next, bytes, under_way: Arc::clone(&self.under_way) })
     }
 }
 
-impl Turn {
+impl Ticket {
     /// Does the work when everything in front is through.
     pub async fn wait<T>(mut self, work: impl Future<Output = T>) -> T {
         if let Some(former) = self.former.take() {
             // An error: the one in front has dropped its end, which is how it says that it is through. The limit is for a socket that
             // never got connected after all.
-            let _ = tokio::time::timeout(LONGEST_WAIT, former).await;
+            let _ = tokio::time::timeout(QUEUE_TIMEOUT, former).await;
         }
         work.await
     }
 }
 
-impl Drop for Turn {
+impl Drop for Ticket {
     fn drop(&mut self) {
         self.under_way.events.fetch_sub(1, Ordering::Relaxed);
         self.under_way.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -171,16 +171,16 @@ mod tests {
 
     #[test]
     fn events_that_take_much_memory_are_sooner_too_many() {
-        let turns = Turns::default();
-        let small = turns.take(BYTES - 1);
-        let large = turns.take(1_000_000);
+        let event_queue = EventQueue::default();
+        let small = event_queue.take(BYTES - 1);
+        let large = event_queue.take(1_000_000);
         assert!(large.is_some(), "there was room for one more, however large");
-        assert!(turns.take(0).is_none());
+        assert!(event_queue.take(0).is_none());
         drop(large);
-        assert!(turns.take(0).is_some());
+        assert!(event_queue.take(0).is_some());
         drop(small);
-        let turns: Vec<_> = std::iter::from_fn(|| turns.take(512)).collect();
-        assert_eq!(turns.len(), EVENTS);
+        let event_queue: Vec<_> = std::iter::from_fn(|| event_queue.take(512)).collect();
+        assert_eq!(event_queue.len(), EVENTS);
     }
 
     #[test]

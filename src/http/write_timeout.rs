@@ -13,14 +13,14 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use crate::{descriptors::Descriptor, live::Taken};
+use crate::{descriptors::Descriptor, sockets::BytesWritten};
 
 /// A stream on which a write fails once nothing could be written for a while, and on which what is written is counted. Reads wait for ever;
 /// for them there are other limits.
 pub struct Patient<S> {
     stream: S,
-    taken: Taken,
-    patience: Duration,
+    taken: BytesWritten,
+    write_timeout: Duration,
     /// Runs while there is something to write, and none of it is taken.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Given back when the stream is dropped.
@@ -29,8 +29,8 @@ pub struct Patient<S> {
 
 impl<S> Patient<S> {
     /// The same stream, given up when it takes nothing for so long.
-    pub fn new(stream: S, taken: Taken, patience: Duration) -> Self {
-        Self { stream, taken, patience, stalled: None, _descriptor: None }
+    pub fn new(stream: S, taken: BytesWritten, write_timeout: Duration) -> Self {
+        Self { stream, taken, write_timeout, stalled: None, _descriptor: None }
     }
 
     /// The same stream, with the descriptor that it takes.
@@ -52,8 +52,8 @@ impl<S> Patient<S> {
             self.stalled = None;
             return written;
         }
-        let patience = self.patience;
-        ready!(self.stalled.get_or_insert_with(|| Box::pin(sleep(patience))).as_mut().poll(cx));
+        let write_timeout = self.write_timeout;
+        ready!(self.stalled.get_or_insert_with(|| Box::pin(sleep(write_timeout))).as_mut().poll(cx));
         // The timer stays: whoever tries again is told the same.
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other end takes nothing")))
     }
@@ -108,7 +108,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_takes_nothing_is_given_up_and_stays_so() {
         let (ours, _theirs) = duplex(16);
-        let mut stream = Patient::new(ours, Taken::default(), Duration::from_millis(20));
+        let mut stream = Patient::new(ours, BytesWritten::default(), Duration::from_millis(20));
         for _ in 0..2 {
             let written = timeout(LONG, stream.write_all(&[0; 17])).await.expect("it waits for ever");
             assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
@@ -118,7 +118,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_takes_something_has_the_whole_time_again() {
         let (ours, mut theirs) = duplex(16);
-        let mut stream = Patient::new(ours, Taken::default(), LONG);
+        let mut stream = Patient::new(ours, BytesWritten::default(), LONG);
         stream.write_all(&[0; 16]).await.unwrap();
         assert!(stream.write_all(&[0; 16]).now_or_never().is_none());
         assert!(stream.stalled.is_some());

@@ -23,7 +23,7 @@ pub(super) enum Step {
 
 /// The search.
 #[derive(Debug)]
-pub(super) struct FromTheEnd {
+pub(super) struct OffsetSeek {
     skip: u64,
     /// The entry that was looked at last, and how many messages stand behind it.
     at: u64,
@@ -36,7 +36,7 @@ pub(super) struct FromTheEnd {
     leap: u64,
 }
 
-impl FromTheEnd {
+impl OffsetSeek {
     /// Leaves out the `skip` last messages of a log that ends with the entry `end`.
     pub fn new(end: Seq, skip: u64) -> Self {
         Self { skip, at: end.0, behind: 0, low: 1, high: end.0.saturating_sub(skip), bounded: skip == 0, leap: 1 }
@@ -92,7 +92,7 @@ mod tests {
 
     /// Searches a log in which the entries are messages that say so. Answers also how often was counted, and over how many entries.
     fn search(log: &[bool], skip: u64) -> (Option<u64>, u64, u64) {
-        let mut search = FromTheEnd::new(Seq(log.len() as u64), skip);
+        let mut search = OffsetSeek::new(Seq(log.len() as u64), skip);
         let (mut counts, mut passed) = (0, 0);
         loop {
             match search.step() {
@@ -151,7 +151,7 @@ mod tests {
         let mut random = StdRng::seed_from_u64(8);
         for _ in 0..2_000 {
             let end = random.random_range(1..10_000);
-            let mut search = FromTheEnd::new(Seq(end), random.random_range(1..=end));
+            let mut search = OffsetSeek::new(Seq(end), random.random_range(1..=end));
             let mut counts = 0;
             while let Step::Count { after, last } = search.step() {
                 assert!(after < last && last.0 <= end);

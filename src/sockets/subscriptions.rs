@@ -12,7 +12,7 @@ use socketioxide::extract::SocketRef;
 
 use super::{is_closing, room_name};
 use crate::{
-    access::Proof,
+    access::Identity,
     budget::lock,
     error::{Error, Result},
     model::{RoomId, UserId},
@@ -20,7 +20,7 @@ use crate::{
 
 const TOO_MANY: Error = Error::BadEvent("Your sockets are in too many rooms together; leave some with unsubscribe, or close a socket");
 /// How many users are counted before those without a socket are looked for.
-const FEW: usize = 1_024;
+const MIN_USERS: usize = 1_024;
 
 /// The subscriptions of all sockets, and how many there may be.
 pub struct Subscriptions {
@@ -36,7 +36,7 @@ struct Count {
 }
 
 /// The subscriptions of one socket.
-struct Own {
+struct SocketRooms {
     rooms: Mutex<Rooms>,
     all: Arc<Count>,
     /// Of all sockets of its user, where that is proved.
@@ -58,8 +58,8 @@ impl Subscriptions {
 
     /// Has a socket subscribe from now on, of the user whose it is proved to be.
     pub fn begin(&self, socket: &SocketRef) {
-        let user = socket.extensions.get::<Proof>().map(|proof| self.of_user(proof.user.id));
-        socket.extensions.insert(Arc::new(Own { rooms: Mutex::default(), all: Arc::clone(&self.all), user }));
+        let user = socket.extensions.get::<Identity>().map(|identity| self.of_user(identity.user.id));
+        socket.extensions.insert(Arc::new(SocketRooms { rooms: Mutex::default(), all: Arc::clone(&self.all), user }));
     }
 
     fn of_user(&self, user: UserId) -> Arc<Count> {
@@ -68,7 +68,7 @@ impl Subscriptions {
             return count;
         }
         // Grows to twice what is in use at most.
-        if users.len() >= FEW && users.len() == users.capacity() {
+        if users.len() >= MIN_USERS && users.len() == users.capacity() {
             users.retain(|_, count| count.strong_count() > 0);
         }
         let count = Count::new(self.most_of_user);
@@ -99,7 +99,7 @@ impl Count {
     }
 }
 
-impl Own {
+impl SocketRooms {
     fn add_one(&self) -> Result<()> {
         if let Some(user) = &self.user
             && !user.add_one()
@@ -125,7 +125,7 @@ impl Own {
     }
 }
 
-impl Drop for Own {
+impl Drop for SocketRooms {
     fn drop(&mut self) {
         self.leave_all();
     }
@@ -189,6 +189,6 @@ pub fn leave_all(socket: &SocketRef) {
     socket.leave_all();
 }
 
-fn own(socket: &SocketRef) -> Option<Arc<Own>> {
+fn own(socket: &SocketRef) -> Option<Arc<SocketRooms>> {
     socket.extensions.get()
 }

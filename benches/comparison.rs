@@ -1,4 +1,4 @@
-//! Causerie and the yardstick taking turns, and what comes of it.
+//! Causerie and the baseline taking turns, and what comes of it.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ pub struct Contender {
     /// The running server.
     pub server: Server,
     /// Where posts go, and who posts.
-    pub doors: Vec<Door>,
+    pub endpoints: Vec<Endpoint>,
 }
 
 impl Contender {
     async fn start(launcher: &Launcher, kind: Kind, database: &str) -> Outcome<Self> {
         let server = launcher.start(kind, database).await?;
-        let doors = if kind == Kind::Yardstick { unlocked_doors() } else { doors(&server, kind).await? };
-        Ok(Self { server, doors })
+        let endpoints = if kind == Kind::Baseline { open_endpoints() } else { endpoints(&server, kind).await? };
+        Ok(Self { server, endpoints })
     }
 }
 
 /// A room of two members.
-pub struct Door {
+pub struct Endpoint {
     /// The room's id.
     pub room: String,
     /// The tokens of both members.
@@ -38,44 +38,44 @@ pub struct Door {
 
 /// Both contenders, running at once: while one works the other waits.
 pub struct Pair {
-    /// Causerie (a second yardstick when calibrating).
+    /// Causerie (a second baseline when calibrating).
     pub ours: Contender,
     /// The bare server, or Causerie in another mode.
-    pub yardstick: Contender,
+    pub baseline: Contender,
 }
 
 impl Pair {
     /// Starts both.
-    pub async fn start(launcher: &Launcher, ours: Kind, yardstick: Kind) -> Outcome<Self> {
+    pub async fn start(launcher: &Launcher, ours: Kind, baseline: Kind) -> Outcome<Self> {
         let ours = Contender::start(launcher, ours, "posts").await?;
-        Ok(Self { ours, yardstick: Contender::start(launcher, yardstick, "compared").await? })
+        Ok(Self { ours, baseline: Contender::start(launcher, baseline, "compared").await? })
     }
 
     /// Stops both.
     pub async fn stop(self) -> Outcome<()> {
         self.ours.server.stop().await?;
-        self.yardstick.server.stop().await?;
+        self.baseline.server.stop().await?;
         Ok(())
     }
 }
 
-async fn doors(server: &Server, kind: Kind) -> Outcome<Vec<Door>> {
+async fn endpoints(server: &Server, kind: Kind) -> Outcome<Vec<Endpoint>> {
     let mut connection = Connection::open(server.address).await?;
-    let mut doors = Vec::new();
+    let mut endpoints = Vec::new();
     for _ in 0..ROOMS {
-        let pair = if kind.is_secure() { seed::accounts(&mut connection, 2).await? } else { seed::people(&mut connection, 2).await? };
+        let pair = if kind.is_secure() { seed::accounts(&mut connection, 2).await? } else { seed::users_by_id(&mut connection, 2).await? };
         let room = seed::room(&mut connection, &pair[0], &pair[1..], "consumer").await?;
         let tokens = [pair[0].token.clone(), pair[1].token.clone()];
-        doors.push(Door { room, tokens });
+        endpoints.push(Endpoint { room, tokens });
     }
-    Ok(doors)
+    Ok(endpoints)
 }
 
-/// The yardstick admits anyone anywhere, but is sent requests of the same length.
-fn unlocked_doors() -> Vec<Door> {
+/// The baseline admits anyone anywhere, but is sent requests of the same length.
+fn open_endpoints() -> Vec<Endpoint> {
     let token = "x".repeat(230);
-    let door = |number| Door { room: format!("{number:032x}"), tokens: [token.clone(), token.clone()] };
-    (1..=ROOMS).map(door).collect()
+    let endpoint = |number| Endpoint { room: format!("{number:032x}"), tokens: [token.clone(), token.clone()] };
+    (1..=ROOMS).map(endpoint).collect()
 }
 
 /// One turn of one contender.
@@ -116,40 +116,40 @@ impl Round {
 
 /// The rounds of both, in pairs that ran one after the other.
 #[derive(Default)]
-pub struct Duel {
+pub struct Comparison {
     pairs: Vec<(Round, Round)>,
 }
 
-impl Duel {
-    /// Adds Causerie's round and the yardstick's that followed it.
-    pub fn add(&mut self, ours: Round, yardstick: Round) {
-        self.pairs.push((ours, yardstick));
+impl Comparison {
+    /// Adds Causerie's round and the baseline's that followed it.
+    pub fn add(&mut self, ours: Round, baseline: Round) {
+        self.pairs.push((ours, baseline));
     }
 
     /// Writes the row, and whether the target was reached.
     pub fn report(&self, figure: &str, target: f64, report: &mut Report) {
-        self.report_against(figure, "the yardstick", target, report);
+        self.report_against(figure, "the baseline", target, report);
     }
 
-    /// The same, where something else stands in the yardstick's place.
+    /// The same, where something else stands in the baseline's place.
     pub fn report_against(&self, figure: &str, other: &str, target: f64, report: &mut Report) {
-        let ratio = self.median(|ours, yardstick| ours.rate() / yardstick.rate());
-        let (ours, yardstick) = self.latencies();
+        let ratio = self.median(|ours, baseline| ours.rate() / baseline.rate());
+        let (ours, baseline) = self.latencies();
         report.row(Row {
             figure: figure.to_owned(),
             ours: report::thousands(self.median(|ours, _| ours.rate())),
-            yardstick: report::thousands(self.median(|_, yardstick| yardstick.rate())),
+            baseline: report::thousands(self.median(|_, baseline| baseline.rate())),
             ratio: format!("{ratio:.2}"),
-            p50: report::both(ours.p50(), yardstick.p50()),
-            p99: report::both(ours.p99(), yardstick.p99()),
+            p50: report::both(ours.p50(), baseline.p50()),
+            p99: report::both(ours.p99(), baseline.p99()),
         });
         let cost = self.median(|ours, _| ours.cost());
-        let yardstick_cost = self.median(|_, yardstick| yardstick.cost());
+        let baseline_cost = self.median(|_, baseline| baseline.cost());
         report.row(Row {
             figure: format!("processor time of server and database per unit of {figure}"),
             ours: format!("{cost:.1} µs"),
-            yardstick: format!("{yardstick_cost:.1} µs"),
-            ratio: format!("{:.2}", cost / yardstick_cost),
+            baseline: format!("{baseline_cost:.1} µs"),
+            ratio: format!("{:.2}", cost / baseline_cost),
             ..Row::default()
         });
         let share = self.median(|ours, _| ours.database_share());
@@ -163,16 +163,16 @@ impl Duel {
 
     /// The machine's speed drifts; within one pair it hardly does.
     fn median(&self, of: impl Fn(&Round, &Round) -> f64) -> f64 {
-        let mut values: Vec<f64> = self.pairs.iter().map(|(ours, yardstick)| of(ours, yardstick)).collect();
+        let mut values: Vec<f64> = self.pairs.iter().map(|(ours, baseline)| of(ours, baseline)).collect();
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
     }
 
     fn latencies(&self) -> (Latencies, Latencies) {
         let mut both = (Latencies::default(), Latencies::default());
-        for (ours, yardstick) in &self.pairs {
+        for (ours, baseline) in &self.pairs {
             both.0.merge(&ours.latencies);
-            both.1.merge(&yardstick.latencies);
+            both.1.merge(&baseline.latencies);
         }
         both
     }

@@ -3,7 +3,7 @@
 //! The layer keeps the request for as long as the socket lives, and every header and the URI point into the buffer that the connection
 //! was read into: one cookie holds on to all of it. So the request goes on with copies, and only of what anybody will ever look at.
 //!
-//! What comes on top is the [`Seat`]: sockets that come one after the other on a connection have this request in common, and their id.
+//! What comes on top is the [`ConnectionSlot`]: sockets that come one after the other on a connection have this request in common, and their id.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::{Error, Result};
 
 /// How long a socket waits until nothing is left of the one before it.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The headers that the transports need, and those that say who connects.
 const KEPT: [HeaderName; 8] = [
@@ -35,24 +35,24 @@ const KEPT: [HeaderName; 8] = [
 /// of the former one. Events of that may still be under way, and the library knows rooms by ids only: what they did to their own socket,
 /// they would do to the next.
 #[derive(Clone)]
-struct Seat(Arc<Semaphore>);
+struct ConnectionSlot(Arc<Semaphore>);
 
 /// Kept by the socket itself, so that the seat is free when nobody has that socket in hand any more: no event, and not the library.
 #[derive(Clone)]
-struct Seated(#[expect(dead_code, reason = "dropping it is what it is for")] Arc<OwnedSemaphorePermit>);
+struct SlotGuard(#[expect(dead_code, reason = "dropping it is what it is for")] Arc<OwnedSemaphorePermit>);
 
 /// Gives a socket the seat on its connection, as soon as nothing is left of the one before it.
-pub async fn seat(socket: &SocketRef) -> Result<()> {
+pub async fn take_slot(socket: &SocketRef) -> Result<()> {
     const TAKEN: Error = Error::BadEvent("The former socket of this connection is not through yet");
-    let Seat(seat) = socket.req_parts().extensions.get::<Seat>().cloned().ok_or(TAKEN)?;
-    let seated = tokio::time::timeout(LONGEST_WAIT, seat.acquire_owned()).await.map_err(|_| TAKEN)?.map_err(|_| TAKEN)?;
-    socket.extensions.insert(Seated(Arc::new(seated)));
+    let ConnectionSlot(slot) = socket.req_parts().extensions.get::<ConnectionSlot>().cloned().ok_or(TAKEN)?;
+    let guard = tokio::time::timeout(SLOT_TIMEOUT, slot.acquire_owned()).await.map_err(|_| TAKEN)?.map_err(|_| TAKEN)?;
+    socket.extensions.insert(SlotGuard(Arc::new(guard)));
     Ok(())
 }
 
 /// The request that opens a connection, with copies of what is needed of it.
-pub fn slim(mut request: Request) -> Request {
-    request.extensions_mut().insert(Seat(Arc::new(Semaphore::new(1))));
+pub fn compact_request(mut request: Request) -> Request {
+    request.extensions_mut().insert(ConnectionSlot(Arc::new(Semaphore::new(1))));
     *request.headers_mut() = copies(request.headers());
     if let Ok(uri) = request.uri().to_string().parse::<Uri>() {
         *request.uri_mut() = uri;

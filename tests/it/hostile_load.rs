@@ -18,7 +18,7 @@ use crate::{
 const ENOUGH_MEMORY: u64 = 400;
 
 /// The real program, since only a process of its own shows a panic in whatever task, a thread that hangs, or how much memory it took.
-pub struct Siege {
+pub struct LoadedServer {
     pub base: String,
     pub alice: Person,
     pub bob: Person,
@@ -29,7 +29,7 @@ pub struct Siege {
     _database: Database,
 }
 
-impl Siege {
+impl LoadedServer {
     pub async fn begins(kind: Kind) -> Self {
         Self::with(kind, &[]).await
     }

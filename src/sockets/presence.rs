@@ -9,7 +9,7 @@ use std::{
 
 use socketioxide::extract::SocketRef;
 
-use super::{Event, Live, Sockets, is_closing};
+use super::{Event, SocketHub, Sockets, is_closing};
 use crate::{
     clock::Clock,
     config::{PresenceScope, RoomsConfig},
@@ -77,28 +77,28 @@ impl Presence {
     }
 
     /// Counts a socket as this user's.
-    pub fn came(self: &Arc<Self>, sockets: &Sockets, socket: &SocketRef, user: UserId) {
+    pub fn track(self: &Arc<Self>, sockets: &Sockets, socket: &SocketRef, user: UserId) {
         if is_closing(socket) || socket.extensions.get::<Present>().is_some_and(|present| present.0 == user) {
             return;
         }
-        self.went(sockets, socket);
+        self.untrack(sockets, socket);
         {
             let mut here = self.here();
             let here = here.entry(user).or_insert_with(Here::unknown);
             here.sockets += 1;
             if here.state != State::Online {
-                self.turn(sockets, user, here, State::Online);
+                self.ticket(sockets, user, here, State::Online);
             }
         }
         socket.extensions.insert(Present(user));
         // It may have gone meanwhile, when there was nothing to count off yet.
         if !socket.connected() || is_closing(socket) {
-            self.went(sockets, socket);
+            self.untrack(sockets, socket);
         }
     }
 
     /// Counts a socket as nobody's any more.
-    pub fn went(self: &Arc<Self>, sockets: &Sockets, socket: &SocketRef) {
+    pub fn untrack(self: &Arc<Self>, sockets: &Sockets, socket: &SocketRef) {
         let Some(Present(user)) = socket.extensions.remove::<Present>() else { return };
         let at = self.clock.now();
         let left = {
@@ -116,13 +116,13 @@ impl Presence {
             tokio::time::sleep(GRACE).await;
             // Unless they have come back since they left for that time.
             if let Some(here) = presence.here().get_mut(&user).filter(|here| here.sockets == 0 && here.left == left) {
-                presence.turn(&sockets, user, here, State::Offline(at));
+                presence.ticket(&sockets, user, here, State::Offline(at));
             }
         });
     }
 
     /// Notes that a user comes or goes, and has the others told.
-    fn turn(self: &Arc<Self>, sockets: &Sockets, user: UserId, here: &mut Here, state: State) {
+    fn ticket(self: &Arc<Self>, sockets: &Sockets, user: UserId, here: &mut Here, state: State) {
         here.state = state;
         if !mem::replace(&mut here.is_told, true) {
             let (presence, sockets) = (Arc::clone(self), sockets.clone());
@@ -139,7 +139,7 @@ impl Presence {
             };
             // What cannot be written down now is told at least to those who listen.
             if let State::Offline(at) = state
-                && let Err(error) = self.store.seen(vec![(user, at)]).await
+                && let Err(error) = self.store.update_last_seen(vec![(user, at)]).await
             {
                 tracing::warn!(%error, "when a user was last there could not be written down");
             }
@@ -187,7 +187,7 @@ impl Presence {
         let until = |here: &Here| if let State::Offline(at) = here.state { at } else { now };
         let seen: Vec<_> = self.here().drain().map(|(user, here)| (user, until(&here))).collect();
         if !seen.is_empty()
-            && let Err(error) = self.store.seen(seen).await
+            && let Err(error) = self.store.update_last_seen(seen).await
         {
             tracing::warn!(%error, "when users were last there could not be written down");
         }
