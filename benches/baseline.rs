@@ -1,8 +1,9 @@
-//! The baseline: the least a chat server can do with axum and socketioxide.
+//! The baseline: a minimal chat server on axum and socketioxide.
 //!
-//! It answers `POST /room/{id}/message` as Causerie does, byte for byte in length, and emits the same event to the
-//! room's sockets. It has no database, checks no token, writes no log. What it delivers is the price of HTTP, JSON and
-//! Socket.IO themselves on this machine; what Causerie lacks to it is the price of being a chat server.
+//! It answers `POST /room/{id}/message` as Causerie does, with a response of the same length, and
+//! emits the same event to the room's sockets. It has no database, checks no token and writes no
+//! log. Its throughput is the cost of HTTP, JSON and Socket.IO on this machine; the difference to
+//! Causerie's is the cost of Causerie's own work.
 
 use axum::extract::{Path, State};
 use axum::routing::post;
@@ -15,16 +16,16 @@ use tokio::net::TcpListener;
 
 use crate::Outcome;
 
-/// An id has this length; which one it is makes no difference to the work.
+/// An id of the usual length; its value makes no difference to the work.
 const ID: &str = "0197a3b2c4d57e6f8a9b0c1d2e3f4a5b";
 const NOW: &str = "2026-01-01T00:00:00.000Z";
 
-/// Serves until it is killed. Says on standard output where, as Causerie does.
+/// Serves until it is killed. Prints its address on standard output, as Causerie does.
 #[tokio::main]
 pub async fn run() -> Outcome<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("The baseline listens on http://{} (no database)", listener.local_addr()?);
-    // Without this, events that follow one another wait for the acknowledgement of the first.
+    // Without `TCP_NODELAY`, consecutive events wait for the TCP acknowledgement of the first.
     let listener = listener.tap_io(|stream| {
         stream.set_nodelay(true).ok();
     });
@@ -35,7 +36,8 @@ pub async fn run() -> Outcome<()> {
 fn router() -> Router {
     let (layer, io) = SocketIo::builder().build_layer();
     io.ns("/", |socket: SocketRef| {
-        // Not in the future: that runs in a task of its own, and until it does, the client's events are lost.
+        // Not inside the future: socketioxide runs it in a separate task, and loses events that
+        // arrive before it has run.
         listen(&socket);
         std::future::ready(())
     });
@@ -125,7 +127,7 @@ struct User {
 }
 
 impl User {
-    /// Named as [`crate::seed::person`] names everyone.
+    /// Has the same name as the users of [`crate::seed::person`].
     const MEMBER: Self = Self {
         id: ID,
         first_name: crate::seed::FIRST_NAME,

@@ -1,4 +1,4 @@
-//! Causerie and the baseline taking turns, and what comes of it.
+//! Comparison of Causerie and the baseline, which run in alternating rounds.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::report::{self, Report, Row};
 use crate::seed;
 use crate::server::{Kind, Launcher, Server};
 
-/// The rooms each contender has.
+/// The rooms of each contender.
 const ROOMS: u32 = 16;
 
-/// A server and the rooms the load goes to.
+/// A server and the rooms that receive the load.
 pub struct Contender {
     /// The running server.
     pub server: Server,
-    /// Where posts go, and who posts.
+    /// The rooms to post to, with the tokens of their members.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -36,22 +36,22 @@ pub struct Endpoint {
     pub tokens: [String; 2],
 }
 
-/// Both contenders, running at once: while one works the other waits.
+/// Both contenders. Both run all the time; one is idle while the other is measured.
 pub struct Pair {
     /// Causerie (a second baseline when calibrating).
     pub ours: Contender,
-    /// The bare server, or Causerie in another mode.
+    /// The baseline, or Causerie in another mode.
     pub baseline: Contender,
 }
 
 impl Pair {
-    /// Starts both.
+    /// Starts both servers.
     pub async fn start(launcher: &Launcher, ours: Kind, baseline: Kind) -> Outcome<Self> {
         let ours = Contender::start(launcher, ours, "posts").await?;
         Ok(Self { ours, baseline: Contender::start(launcher, baseline, "compared").await? })
     }
 
-    /// Stops both.
+    /// Stops both servers.
     pub async fn stop(self) -> Outcome<()> {
         self.ours.server.stop().await?;
         self.baseline.server.stop().await?;
@@ -71,29 +71,31 @@ async fn endpoints(server: &Server, kind: Kind) -> Outcome<Vec<Endpoint>> {
     Ok(endpoints)
 }
 
-/// The baseline admits anyone anywhere, but is sent requests of the same length.
+/// Returns endpoints for the baseline, which checks neither rooms nor tokens. Their requests have
+/// the same length as Causerie's.
 fn open_endpoints() -> Vec<Endpoint> {
     let token = "x".repeat(230);
     let endpoint = |number| Endpoint { room: format!("{number:032x}"), tokens: [token.clone(), token.clone()] };
     (1..=ROOMS).map(endpoint).collect()
 }
 
-/// One turn of one contender.
+/// The measurements of one round of one contender.
 pub struct Round {
-    /// What was done, in the unit of the case.
+    /// The number of completed operations, in the unit of the case.
     pub count: u32,
-    /// In how much time.
+    /// The duration of the round.
     pub elapsed: Duration,
-    /// How long each took.
+    /// The latency of each operation.
     pub latencies: Latencies,
-    /// What it cost the server.
+    /// The processor time of the server.
     pub processor: Duration,
-    /// What it cost the server's database, where that is a process of its own.
+    /// The processor time of the server's database, if that is a separate process.
     pub database: Duration,
 }
 
 impl Round {
-    /// For those who watch: also what the load cost, which must not be what limits the rate.
+    /// Prints the round as progress, with the processor time of the load, which must not be what
+    /// limits the rate.
     pub fn tell(&self, load: Duration) {
         let Self { count, elapsed, processor, database, .. } = self;
         eprintln!("  {count} in {elapsed:.2?}; processor time: server {processor:.2?}, database {database:.2?}, load {load:.2?}");
@@ -107,31 +109,31 @@ impl Round {
         (self.processor + self.database).as_secs_f64() * 1e6 / f64::from(self.count.max(1))
     }
 
-    /// The part of the machine that the database took.
+    /// Returns the database's share of the processor time of all cores.
     fn database_share(&self) -> f64 {
         let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
         self.database.as_secs_f64() / self.elapsed.as_secs_f64() / f64::from(cores)
     }
 }
 
-/// The rounds of both, in pairs that ran one after the other.
+/// The rounds of both contenders, in pairs that ran one after the other.
 #[derive(Default)]
 pub struct Comparison {
     pairs: Vec<(Round, Round)>,
 }
 
 impl Comparison {
-    /// Adds Causerie's round and the baseline's that followed it.
+    /// Adds a round of Causerie and the baseline's round that followed it.
     pub fn add(&mut self, ours: Round, baseline: Round) {
         self.pairs.push((ours, baseline));
     }
 
-    /// Writes the row, and whether the target was reached.
+    /// Adds the rows of a case, and whether its target was reached.
     pub fn report(&self, figure: &str, target: f64, report: &mut Report) {
         self.report_against(figure, "the baseline", target, report);
     }
 
-    /// The same, where something else stands in the baseline's place.
+    /// Adds the rows of a case, compared with `other` instead of the baseline.
     pub fn report_against(&self, figure: &str, other: &str, target: f64, report: &mut Report) {
         let ratio = self.median(|ours, baseline| ours.rate() / baseline.rate());
         let (ours, baseline) = self.latencies();
@@ -161,7 +163,8 @@ impl Comparison {
         report.verdict(&format!("{figure}: at least {:.0} % of {other}", target * 100.0), ratio >= target, &found);
     }
 
-    /// The machine's speed drifts; within one pair it hardly does.
+    /// Returns the median of a value over the pairs. The machine's speed drifts over a run, but
+    /// hardly within one pair.
     fn median(&self, of: impl Fn(&Round, &Round) -> f64) -> f64 {
         let mut values: Vec<f64> = self.pairs.iter().map(|(ours, baseline)| of(ours, baseline)).collect();
         values.sort_by(f64::total_cmp);

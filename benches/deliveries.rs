@@ -1,7 +1,8 @@
-//! Deliveries per second: a thousand sockets in one room, and what reaches them of what is posted there.
+//! Deliveries per second: events received by a thousand sockets in one room.
 //!
-//! The posts are paced by the slowest socket: at most [`WINDOW`] of them have not yet reached everyone. Without that a
-//! server that answers posts faster than it delivers them would fill its sockets' queues and start to drop.
+//! The slowest socket limits the rate of posts: at most [`WINDOW`] of them have not yet reached all
+//! sockets. Otherwise a server that answers posts faster than it delivers them would fill the
+//! queues of its sockets and start to drop events.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,21 +23,21 @@ use crate::server;
 use crate::sockets::Socket;
 
 const SOCKETS: u64 = 1_000;
-/// So many sockets look into the events for when they were sent.
+/// How many sockets parse the send time in each event, to measure latencies.
 const WATCHES: u64 = 16;
 const POSTERS: usize = 64;
-/// Half of what socketioxide queues per socket before it drops.
+/// Half of the events that socketioxide queues per socket before it drops any.
 const WINDOW: usize = 64;
-/// After this time a delivery will not come any more.
+/// A delivery that takes longer counts as lost.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The least share of the baseline's rate that we want.
+/// The minimum share of the baseline's rate.
 const TARGET: f64 = 0.9;
 
-/// A message text holds the time it was sent, in microseconds since the sockets connected, in so many digits.
+/// The number of digits of the send time in a message text, in microseconds since [`Tally::epoch`].
 const DIGITS: usize = 12;
 const MARK: &[u8] = b"\"messageText\":\"sent at ";
 
-/// The one case.
+/// Runs the case.
 pub async fn measure(pair: &Pair, scale: &Scale, report: &mut Report) -> Outcome<()> {
     let figure = "deliveries/s, 1,000 sockets in one room";
     report.progress(figure);
@@ -58,7 +59,7 @@ pub async fn measure(pair: &Pair, scale: &Scale, report: &mut Report) -> Outcome
     Ok(())
 }
 
-/// A room full of sockets, and those who post there.
+/// A room with its sockets and the connections that post to it.
 struct Hall<'a> {
     contender: &'a Contender,
     tally: Arc<Tally>,
@@ -68,13 +69,14 @@ struct Hall<'a> {
     _audience: JoinSet<Outcome<()>>,
 }
 
-/// What the sockets have received since the round began.
+/// What the sockets have received so far.
 struct Tally {
     epoch: Instant,
     delivered: AtomicU64,
-    /// A permit is the right to post; it returns when the post has reached everyone.
+    /// A permit to post; returned when the post has reached all sockets.
     window: Semaphore,
-    /// How many sockets a post has reached, for those on their way: the nth post counts at n modulo [`WINDOW`].
+    /// The number of sockets that each pending post has reached; the nth post is at index n modulo
+    /// [`WINDOW`].
     reached: [AtomicU64; WINDOW],
     latencies: Mutex<Latencies>,
 }
@@ -164,7 +166,7 @@ impl<'a> Hall<'a> {
         Ok(round)
     }
 
-    /// Lets everyone post who may; how many posts there were.
+    /// Posts over all connections until `end`. Returns the number of posts.
     async fn post_until(&mut self, end: Instant) -> Outcome<u64> {
         let mut tasks = JoinSet::new();
         for poster in self.posters.drain(..) {
@@ -179,7 +181,8 @@ impl<'a> Hall<'a> {
         Ok(total)
     }
 
-    /// Waits for what is still on its way. A delivery that never comes would make the figures worthless.
+    /// Waits for pending deliveries. Errors: a lost delivery, because it would invalidate the
+    /// figures.
     async fn drain(&self, expected: u64) -> Outcome<()> {
         let everything = self.tally.window.acquire_many(u32::try_from(WINDOW)?);
         match timeout(PATIENCE, everything).await {
@@ -193,7 +196,7 @@ impl<'a> Hall<'a> {
 struct Poster {
     connection: Connection,
     request: Vec<u8>,
-    /// Where in the request the time stands.
+    /// The offset of the send time in the request.
     time_at: usize,
     tally: Arc<Tally>,
 }
@@ -215,7 +218,7 @@ impl Poster {
         Ok(())
     }
 
-    /// Posts whenever the window allows; how often it did.
+    /// Posts whenever the window permits. Returns the number of posts.
     async fn post_until(mut self, end: Instant) -> Outcome<(Self, u64)> {
         let mut posted = 0;
         let tally = Arc::clone(&self.tally);

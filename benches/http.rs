@@ -1,6 +1,8 @@
-//! A keep-alive HTTP/1.1 connection that costs next to nothing: the load shares its cores with the servers.
+//! A keep-alive HTTP/1.1 connection with minimal overhead, because the load shares its cores with
+//! the servers.
 //!
-//! Requests are byte strings made once. Of an answer it reads the status and the length, nothing else.
+//! Requests are byte strings that are built once. Only the status and the length of a response are
+//! parsed.
 
 use std::net::SocketAddr;
 
@@ -10,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::Outcome;
 
-/// One connection, one request at a time.
+/// A connection that sends one request at a time.
 pub struct Connection {
     stream: TcpStream,
     answer: Vec<u8>,
@@ -24,7 +26,7 @@ impl Connection {
         Ok(Self { stream, answer: Vec::with_capacity(16 * 1024) })
     }
 
-    /// Sends a request, and answers the body that came back with status 200; any other status is an error.
+    /// Sends a request and returns the body of the response. Errors: any status but 200.
     pub async fn exchange(&mut self, request: &[u8]) -> Outcome<&[u8]> {
         self.stream.write_all(request).await?;
         self.answer.clear();
@@ -39,12 +41,12 @@ impl Connection {
         Ok(&self.answer[head..end])
     }
 
-    /// The same, for those who want to look into the answer.
+    /// Sends a request and returns the parsed body of the response. Errors: any status but 200.
     pub async fn ask(&mut self, request: &[u8]) -> Outcome<Value> {
         Ok(serde_json::from_slice(self.exchange(request).await?)?)
     }
 
-    /// Reads until the head is complete; its length.
+    /// Reads until the head is complete. Returns the length of the head.
     async fn read_head(&mut self) -> Outcome<usize> {
         loop {
             self.read_more().await?;
@@ -72,7 +74,7 @@ fn content_length(head: &[u8]) -> Outcome<usize> {
     Ok(str::from_utf8(value)?.trim().parse()?)
 }
 
-/// The bytes of a request; an empty token means no `Authorization`.
+/// Returns the bytes of a request; an empty token means no `Authorization` header.
 pub fn request(method: &str, path: &str, token: &str, body: Option<&Value>) -> Vec<u8> {
     let body = body.map(Value::to_string).unwrap_or_default();
     let mut head = vec![format!("{method} {path} HTTP/1.1"), "Host: 127.0.0.1".to_owned(), "Accept: */*".to_owned()];

@@ -1,4 +1,4 @@
-//! What a server costs while nothing happens: memory, memory per socket, and the time until it is ready.
+//! The cost of an idle server: its memory, the memory per socket, and the time until it is ready.
 
 use std::net::SocketAddr;
 
@@ -13,14 +13,15 @@ use crate::seed;
 use crate::server::{self, Kind, Launcher, Server};
 use crate::sockets::Socket;
 
-/// So many sockets shake hands at once.
+/// How many sockets connect concurrently.
 const DOOR_WIDTH: usize = 50;
-/// Sockets per user: a few tabs, a telephone.
+/// Sockets per user, as for several browser tabs and devices.
 const SOCKETS_PER_USER: usize = 10;
-/// File descriptors this process needs beside the sockets.
+/// File descriptors that this process needs in addition to the sockets.
 const SPARE_FILES: usize = 200;
 
-/// All cases. The servers are fresh: what an earlier load left behind would hide what a socket takes.
+/// Runs all cases on new servers, because memory left over from an earlier load would hide the
+/// memory of the sockets.
 pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Report) -> Outcome<()> {
     start(launcher, ours, scale, report).await?;
     let count = scale.idle_sockets.min(server::file_limits()?.0.saturating_sub(SPARE_FILES));
@@ -44,7 +45,7 @@ pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mu
     Ok(())
 }
 
-/// The time to the ready line, and the memory then, on a database that is there.
+/// Measures the time until the server is ready, and its memory then, on an existing database.
 async fn start(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Report) -> Outcome<()> {
     launcher.start(ours, reads::DATABASE).await?.stop().await?;
     let (mut times, mut baseline_times) = (Vec::new(), Vec::new());
@@ -72,7 +73,8 @@ async fn start(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Repo
     Ok(())
 }
 
-/// The memory of a fresh server in KiB, and what each of so many sockets adds to it.
+/// Returns the memory of a new server in KiB, and the average memory of each of `count` sockets in
+/// KiB.
 async fn hold(launcher: &Launcher, kind: Kind, count: usize) -> Outcome<(u32, f64)> {
     let server = launcher.start(kind, "idle").await?;
     let fresh = server.settled_memory().await?;
@@ -90,13 +92,13 @@ async fn hold(launcher: &Launcher, kind: Kind, count: usize) -> Outcome<(u32, f6
     Ok((fresh, per_socket))
 }
 
-/// A user and the room they look at.
+/// A user and the room that the user subscribes to.
 struct Visitor {
     user: String,
     room: String,
 }
 
-/// Users, every two of them with a room.
+/// Creates users, with one room per pair of users.
 async fn crowd(server: &Server, kind: Kind, count: usize) -> Outcome<Vec<Visitor>> {
     if kind == Kind::Baseline {
         let visitor = |number| Visitor { user: format!("{number:032x}"), room: format!("{:032x}", number / 2) };
@@ -114,7 +116,7 @@ async fn crowd(server: &Server, kind: Kind, count: usize) -> Outcome<Vec<Visitor
     Ok(crowd)
 }
 
-/// Connects `count` sockets, who stay as long as the set that is answered.
+/// Connects `count` sockets. They stay connected until the returned set is dropped.
 async fn connect(address: SocketAddr, crowd: &[Visitor], count: usize) -> Outcome<JoinSet<Outcome<()>>> {
     let mut idle = JoinSet::new();
     let mut arriving = JoinSet::new();

@@ -1,38 +1,38 @@
-//! The latencies of one case, and what is told of them.
+//! The latencies of one case, and their percentiles.
 
 use std::time::Duration;
 
-/// Every latency that was measured, not a summary: percentiles are exact.
+/// All measured latencies, so that percentiles are exact.
 #[derive(Clone, Default)]
 pub struct Latencies(Vec<Duration>);
 
 impl Latencies {
-    /// Adds one.
+    /// Adds a latency.
     pub fn add(&mut self, latency: Duration) {
         self.0.push(latency);
     }
 
-    /// Adds all of another case.
+    /// Adds all latencies of another case.
     pub fn merge(&mut self, other: &Self) {
         self.0.extend_from_slice(&other.0);
     }
 
-    /// How many there are.
+    /// Returns the number of latencies.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Half of them took no longer.
+    /// Returns the median.
     pub fn p50(&self) -> Duration {
         self.percentile(50)
     }
 
-    /// 99 of 100 took no longer.
+    /// Returns the 99th percentile.
     pub fn p99(&self) -> Duration {
         self.percentile(99)
     }
 
-    /// None took longer.
+    /// Returns the maximum.
     pub fn max(&self) -> Duration {
         self.percentile(100)
     }

@@ -1,12 +1,15 @@
-//! `cargo bench`: what Causerie delivers, beside what a bare server delivers on the same machine in the same minutes.
+//! `cargo bench`: the performance of Causerie, compared with a minimal server on the same machine
+//! at the same time.
 //!
-//! Absolute figures say more about the machine than about the server, so the throughput figures are ratios to a
-//! baseline ([`baseline`]): the same libraries and the same answers, without database, tokens or log. Both run as
-//! child processes, take turns, and are driven over loopback by this process. The figures about growth (deep pages,
-//! many rooms, much unread) compare Causerie with itself.
+//! Absolute figures depend more on the machine than on the server, so the throughput figures are
+//! ratios to a baseline ([`baseline`]): the same libraries and responses, without database, tokens
+//! or log. Both run as child processes in alternating rounds, and this process generates the load
+//! over loopback. The figures about growth (deep pages, many rooms, many unread messages) compare
+//! Causerie with itself.
 //!
-//! `cargo bench -- --quick` takes two minutes; `--only posts` (secure, deliveries, reads, realtime, idle) runs a part;
-//! `--calibrate` puts a second baseline in Causerie's place: how far its ratios are from 1 is the noise of the method.
+//! `cargo bench -- --quick` takes two minutes; `--only posts` (secure, deliveries, reads, realtime,
+//! idle) runs a part; `--calibrate` replaces Causerie by a second baseline: the deviation of its
+//! ratios from 1 is the noise of the method.
 
 mod baseline;
 mod comparison;
@@ -36,13 +39,13 @@ use crate::report::Report;
 use crate::scale::Scale;
 use crate::server::{Kind, Launcher};
 
-/// The result of anything here: a benchmark that meets an error stops, and says which.
+/// The result of a benchmark step: a benchmark stops at the first error and prints it.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// What may stand after `cargo bench --`.
+/// The arguments after `cargo bench --`.
 #[derive(Parser)]
 struct Arguments {
-    /// What this process is to be; without it, the benchmark
+    /// Role of this process; by default the benchmark
     role: Option<Role>,
     /// Shorter rounds, smaller rooms, fewer sockets: two minutes
     #[arg(long)]
@@ -56,23 +59,23 @@ struct Arguments {
     /// Compare the baseline with itself
     #[arg(long)]
     calibrate: bool,
-    /// Passed by cargo, of no meaning here
+    /// Passed by cargo; ignored
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Role {
-    /// The bare server, started by the benchmark itself
+    /// The minimal server, started by the benchmark itself
     Baseline,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Store {
     Sqlite,
-    /// A server of its own
+    /// A standalone MongoDB server
     Mongodb,
-    /// A replica set of one member: posts only, since what differs is the way of a write to the disk
+    /// A replica set of one member: posts only, since it differs in how writes reach the disk
     ReplicaSet,
 }
 
@@ -92,7 +95,7 @@ impl Store {
         }
     }
 
-    /// The same in secure mode.
+    /// Returns the server on this store in secure mode.
     fn secure(self) -> Kind {
         match self {
             Self::Sqlite => Kind::SecureOnSqlite,
@@ -100,7 +103,7 @@ impl Store {
         }
     }
 
-    /// The least share of the baseline's posts per second that we want.
+    /// Returns the minimum share of the baseline's posts per second.
     fn posts_target(self) -> f64 {
         match self {
             Self::Sqlite => 0.5,
@@ -108,7 +111,7 @@ impl Store {
         }
     }
 
-    /// Whether a part has something to say about this store.
+    /// Returns whether a part is measured on this store.
     fn has(self, part: Part) -> bool {
         self != Self::ReplicaSet || part == Part::Posts
     }
@@ -117,11 +120,12 @@ impl Store {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Posts,
-    /// Posts in secure mode, beside posts in open mode
+    /// Posts in secure mode, compared with posts in open mode
     Secure,
     Deliveries,
     Reads,
-    /// Catching up, sending over sockets, large rooms, unread counts, and everybody coming back at once
+    /// Catching up, sending over sockets, large rooms, unread counts, and many clients that
+    /// reconnect at once
     Realtime,
     Idle,
 }
@@ -131,12 +135,13 @@ impl Arguments {
         self.only.is_empty() || self.only.contains(&part)
     }
 
-    /// Who stands in Causerie's place on this store.
+    /// Returns the server to compare with the baseline on this store.
     fn ours(&self, store: Store) -> Kind {
         if self.calibrate { Kind::Baseline } else { store.kind() }
     }
 
-    /// The stores to measure. The baseline has none: one run of it is enough.
+    /// Returns the stores to measure. When calibrating, one run is enough, because the baseline has
+    /// no store.
     fn stores(&self) -> Vec<Store> {
         let all = if self.calibrate { &[Store::Sqlite][..] } else { &[Store::Sqlite, Store::Mongodb, Store::ReplicaSet] };
         all.iter().copied().filter(|store| self.store.is_none_or(|only| only == *store)).collect()
@@ -158,13 +163,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// One thread drives everything: it leaves the servers most of the machine, and costs fewer switches than two would.
+/// A single thread generates the load: it leaves the servers most of the machine, and needs fewer
+/// context switches than two threads.
 #[tokio::main(flavor = "current_thread")]
 async fn measure(arguments: &Arguments) -> Outcome<()> {
     raise_file_limit()?;
     let mut report = Report::new(arguments.quick, arguments.calibrate);
     let outcome = run_parts(arguments, &mut report).await;
-    // What was measured before something broke is worth telling.
+    // Print the measurements made before an error, too.
     report.print();
     outcome
 }
@@ -183,7 +189,8 @@ async fn run_parts(arguments: &Arguments, report: &mut Report) -> Outcome<()> {
         }
         run_parts_on(*store, arguments, &launcher, &scale, report).await?;
     }
-    // What a socket and a start cost has nothing to do with the store, but for the start on MongoDB, which waits for another process.
+    // The cost of a socket and of a start does not depend on the store, except for a start on
+    // MongoDB, which waits for another process.
     if arguments.wants(Part::Idle) && stores.contains(&Store::Sqlite) {
         report.on(Store::Sqlite.name());
         idle::measure(&launcher, arguments.ours(Store::Sqlite), &scale, report).await?;
@@ -218,8 +225,11 @@ async fn run_parts_on(store: Store, arguments: &Arguments, launcher: &Launcher, 
     Ok(())
 }
 
-/// Ten thousand sockets need as many file descriptors, here and in the server, which inherits the limit. Raising it
-/// takes a system call that safe code does not have but every shell does, so this process starts itself over once.
+/// Raises the soft limit of open files to the hard limit.
+///
+/// Ten thousand sockets need as many file descriptors, here and in the server, which inherits the
+/// limit. Raising it takes a system call that is not available in safe Rust but in every shell, so
+/// this process restarts itself once through `sh`.
 fn raise_file_limit() -> Outcome<()> {
     let (soft, hard) = server::file_limits()?;
     if soft >= hard {

@@ -1,4 +1,4 @@
-//! Posts per second: 64 connections, each with one post at a time, over many rooms and over one.
+//! Posts per second: 64 connections with one pending post each, to many rooms and to one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::server;
 
 const CONNECTIONS: usize = 64;
 
-/// Both cases; `target` is the least share of the baseline's rate that we want.
+/// Runs both cases; `target` is the minimum share of the baseline's rate.
 pub async fn measure(pair: &Pair, target: f64, scale: &Scale, report: &mut Report) -> Outcome<()> {
     compare_answers(pair, report).await?;
     for (rooms, figure) in [(16, "posts/s, 64 connections, 16 rooms"), (1, "posts/s, 64 connections, 1 room")] {
@@ -26,7 +26,7 @@ pub async fn measure(pair: &Pair, target: f64, scale: &Scale, report: &mut Repor
     Ok(())
 }
 
-/// What secure mode costs: it and open mode take turns.
+/// Measures the cost of secure mode, compared with open mode in alternating rounds.
 pub async fn compare_modes(pair: &Pair, scale: &Scale, report: &mut Report) -> Outcome<()> {
     let figure = "posts/s in secure mode, beside open mode in the baseline's place";
     report.progress(figure);
@@ -34,7 +34,8 @@ pub async fn compare_modes(pair: &Pair, scale: &Scale, report: &mut Report) -> O
     Ok(())
 }
 
-/// A baseline that answers less than we do would measure nothing.
+/// Reports the length of both servers' responses: with a shorter response, the baseline would not
+/// be comparable.
 async fn compare_answers(pair: &Pair, report: &mut Report) -> Outcome<()> {
     let mut lengths = Vec::new();
     for contender in [&pair.ours, &pair.baseline] {
@@ -59,7 +60,7 @@ async fn comparison(pair: &Pair, rooms: usize, scale: &Scale) -> Outcome<Compari
     Ok(comparison)
 }
 
-/// The connections to one contender, kept from round to round.
+/// The connections to one contender, kept open between rounds.
 struct Crowd<'a> {
     contender: &'a Contender,
     posters: Vec<Poster>,
@@ -72,7 +73,7 @@ struct Poster {
 }
 
 impl<'a> Crowd<'a> {
-    /// Spreads the connections evenly over the rooms and their members.
+    /// Opens the connections and distributes them evenly over the rooms and their members.
     async fn gather(contender: &'a Contender, rooms: usize) -> Outcome<Self> {
         let mut posters = Vec::with_capacity(CONNECTIONS);
         for number in 0..CONNECTIONS {

@@ -1,7 +1,8 @@
-//! What reading costs when there is much: long histories, many rooms, much unread. Causerie is compared with itself.
+//! The cost of reading large amounts of data: long histories, many rooms, many unread messages.
+//! Causerie is compared with itself.
 //!
-//! One connection asks one thing at a time, and takes turns among the sizes: when the machine slows down, it does so
-//! for all of them.
+//! One connection sends one request at a time and alternates between the sizes, so that a slowdown
+//! of the machine affects all of them.
 
 use std::time::{Duration, Instant};
 
@@ -15,26 +16,26 @@ use crate::scale::Scale;
 use crate::seed::{self, Person};
 use crate::server::{Kind, Launcher, Server};
 
-/// The database of these cases, which is large afterwards.
+/// The name of the database of these cases; the idle cases reuse it as a large database.
 pub const DATABASE: &str = "reads";
 
-/// The kinds of pages that are read of each history.
+/// The number of kinds of pages that are read from each history.
 const PAGES: usize = 3;
-/// How much more a page may cost in the longest history than in the shortest.
+/// The maximum cost of a page in the longest history, relative to the shortest.
 const PAGE_TARGET: f64 = 1.3;
-/// How much more the list of rooms may cost with a thousand rooms than with twenty.
+/// The maximum cost of the list of rooms with a thousand rooms, relative to twenty.
 const ROOMS_TARGET: f64 = 2.0;
-/// Marking as read never takes longer, in milliseconds.
+/// The limit for marking as read, in milliseconds.
 const MARK_TARGET: u128 = 20;
-/// Those who mark as read, once each what is long.
+/// The number of users who mark as read; each marks the long room once.
 const READERS: usize = 12;
 const UNREAD: u32 = 100_000;
 
 const FEW: u32 = 10;
-/// How often everyone marks the few as read.
+/// How often each reader marks [`FEW`] messages as read.
 const FEW_ROUNDS: u32 = 10;
 
-/// All cases.
+/// Runs all cases.
 pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Report) -> Outcome<()> {
     let server = launcher.start(ours, DATABASE).await?;
     histories(&server, scale, report).await?;
@@ -45,7 +46,7 @@ pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mu
     Ok(())
 }
 
-/// A request, what it answers, how long that takes.
+/// A request with its name in the report and its latencies.
 struct Case {
     figure: String,
     request: Vec<u8>,
@@ -57,7 +58,7 @@ impl Case {
         Self { figure, request: request("GET", path, &caller.token, None), latencies: Latencies::default() }
     }
 
-    /// A page that came back short would be cheap, and no page.
+    /// Checks that the page has this many messages: a short page would be cheaper to read.
     async fn check(&self, connection: &mut Connection, messages: usize) -> Outcome<()> {
         let answer = connection.ask(&self.request).await?;
         let found = answer["conversation"].as_array().map_or(0, Vec::len);
@@ -90,7 +91,7 @@ async fn histories(server: &Server, scale: &Scale, report: &mut Report) -> Outco
     Ok(())
 }
 
-/// A room with so many messages, and the pages that are read of it.
+/// Creates a room with this many messages. Returns the cases that read its pages.
 async fn history(server: &Server, messages: u32) -> Outcome<[Case; PAGES]> {
     let mut connection = Connection::open(server.address).await?;
     let members = seed::users_by_id(&mut connection, 2).await?;
@@ -148,7 +149,8 @@ async fn take_turns(server: &Server, cases: &mut [Case], samples: usize) -> Outc
     Ok(())
 }
 
-/// A row per case with its cost relative to the first, and whether the worst of them is within the target.
+/// Adds a row per case with its cost relative to the first, and whether the highest ratio is within
+/// the target.
 fn report_growth(cases: &[&Case], target: f64, report: &mut Report) {
     let Some(base) = cases.first() else { return };
     let mut worst = 0.0_f64;

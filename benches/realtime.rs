@@ -1,5 +1,5 @@
-//! Realtime: catching up, sending over a socket, large rooms, what is unread, and everybody coming back at once. Causerie is compared with
-//! itself.
+//! Realtime: catching up, sending over a socket, large rooms, unread counts, and many clients that
+//! reconnect at once. Causerie is compared with itself.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use crate::seed::{self, Person};
 use crate::server::{Kind, Launcher, Server};
 use crate::sockets::Socket;
 
-/// What is missed by whoever catches up.
+/// The number of entries that a client has missed when it catches up.
 const MISSED: u32 = 1_000;
-/// The members of a large room, and of a small one.
+/// The number of members of the large and of the small room.
 const MANY: usize = 10_000;
 const FEW: usize = 10;
-/// How much more a post may cost in a large room than in a small one.
+/// The maximum cost of a post in a large room, relative to a small one.
 const LARGE_TARGET: f64 = 1.3;
-/// The rooms in which something is unread.
+/// The number of rooms with unread messages.
 const ROOMS: usize = 1_000;
-/// How many messages come into each room while nobody is connected.
+/// The number of messages posted to each room while its members are disconnected.
 const MEANWHILE: u32 = 3;
-/// How many things are done at once where it is the result that counts.
+/// The number of concurrent connections for work that is not measured.
 const AT_ONCE: usize = 64;
 
-/// All cases.
+/// Runs all cases.
 pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Report) -> Outcome<()> {
     let server = launcher.start(ours, "realtime").await?;
     sync(&server, scale, report).await?;
@@ -43,7 +43,7 @@ pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mu
     Ok(())
 }
 
-/// Two people, their room, and a connection.
+/// Creates two users, their room and a connection.
 async fn pair(server: &Server) -> Outcome<(Connection, Vec<Person>, String)> {
     let mut connection = Connection::open(server.address).await?;
     let people = seed::users_by_id(&mut connection, 2).await?;
@@ -148,7 +148,8 @@ async fn unread(server: &Server, scale: &Scale, report: &mut Report) -> Outcome<
     Ok(())
 }
 
-/// Everybody's connection breaks, something is posted in every room, and everybody comes back in the same moment.
+/// Measures how long clients take to be current again when all of them lose their connections, miss
+/// a few messages and reconnect at once.
 async fn storm(server: &Server, scale: &Scale, report: &mut Report) -> Outcome<()> {
     let figure = format!("reconnect storm, {} sockets", report::count(u32::try_from(scale.storm)?));
     report.progress(&figure);
@@ -175,7 +176,8 @@ async fn storm(server: &Server, scale: &Scale, report: &mut Report) -> Outcome<(
     Ok(())
 }
 
-/// All visitors connect at once, say who they are and catch up behind `since`; how long each took from the beginning. Then they are gone.
+/// Connects all visitors at once. Each sends `identity` and catches up after `since`. Returns how
+/// long each took from the common start. The sockets are closed at the end.
 async fn come(address: SocketAddr, visitors: &Arc<Vec<(String, String)>>, since: u32, expected: u32) -> Outcome<Latencies> {
     let started = Instant::now();
     let mut coming = JoinSet::new();
@@ -215,7 +217,7 @@ fn entries(answer: &Value, room: &str) -> Outcome<Value> {
     answer.pointer(&format!("/rooms/{room}/entries")).cloned().ok_or_else(|| format!("no entries in {answer}").into())
 }
 
-/// Makes many users, many at once.
+/// Creates `count` users over several connections.
 async fn crowd(address: SocketAddr, count: usize) -> Outcome<Vec<Person>> {
     let mut making = JoinSet::new();
     for number in 0..AT_ONCE.min(count) {
@@ -229,7 +231,7 @@ async fn crowd(address: SocketAddr, count: usize) -> Outcome<Vec<Person>> {
     Ok(people)
 }
 
-/// Sends each of these requests so many times, many at once.
+/// Sends each request `times` times, over several connections.
 async fn each(address: SocketAddr, requests: Vec<Vec<u8>>, times: u32) -> Outcome<()> {
     let requests = Arc::new(requests);
     let mut sending = JoinSet::new();
@@ -251,7 +253,7 @@ async fn each(address: SocketAddr, requests: Vec<Vec<u8>>, times: u32) -> Outcom
     Ok(())
 }
 
-/// Writes a row, with the cost relative to another case, which is answered.
+/// Adds a row, with the cost relative to `base`. Returns that ratio, or 1 without a base.
 fn row(figure: &str, latencies: &Latencies, base: Option<&Latencies>, report: &mut Report) -> f64 {
     let seconds = |latencies: &Latencies| Duration::as_secs_f64(&latencies.p50());
     let ratio = base.map(|base| seconds(latencies) / seconds(base));

@@ -1,21 +1,22 @@
-//! The table and the verdicts at the end, and what is said on the way there.
+//! The report: the table and the verdicts at the end, and the progress messages until then.
 
 use std::time::{Duration, Instant};
 
-/// One line of the table; what does not apply is empty.
+/// A row of the table; cells that do not apply are empty.
 #[derive(Default)]
 pub struct Row {
     /// What was measured.
     pub figure: String,
     /// Causerie's value.
     pub ours: String,
-    /// The baseline's.
+    /// The baseline's value.
     pub baseline: String,
-    /// Causerie's by the baseline's, or (`×`) by Causerie's own in the smallest case.
+    /// The ratio of Causerie's value to the baseline's, or (`×`) to Causerie's own in the smallest
+    /// case.
     pub ratio: String,
-    /// Half of the operations took no longer.
+    /// The median latency.
     pub p50: String,
-    /// 99 of 100 took no longer.
+    /// The 99th percentile of the latencies.
     pub p99: String,
 }
 
@@ -25,11 +26,11 @@ impl Row {
     }
 }
 
-/// Everything that is to be told.
+/// The contents of the report.
 pub struct Report {
     started: Instant,
     title: String,
-    /// Which store is being measured.
+    /// The name of the store that is being measured.
     store: &'static str,
     rows: Vec<Row>,
     verdicts: Vec<String>,
@@ -37,7 +38,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Nothing yet.
+    /// Creates an empty report.
     pub fn new(quick: bool, calibrate: bool) -> Self {
         let command = if quick { "cargo bench -- --quick" } else { "cargo bench" };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -48,12 +49,12 @@ impl Report {
         Self { started: Instant::now(), title, store: "", rows: Vec::new(), verdicts: Vec::new(), notes: Vec::new() }
     }
 
-    /// Says on which store the figures from now on are measured.
+    /// Sets the store of all following figures.
     pub fn on(&mut self, store: &'static str) {
         self.store = store;
     }
 
-    /// Adds a line to the table.
+    /// Adds a row to the table.
     pub fn row(&mut self, row: Row) {
         let figure = format!("{}: {}", self.store, row.figure);
         self.rows.push(Row { figure, ..row });
@@ -65,17 +66,17 @@ impl Report {
         self.verdicts.push(format!("{verdict}: {}: {target} (found: {found})", self.store));
     }
 
-    /// Adds a remark.
+    /// Adds a note.
     pub fn note(&mut self, note: &str) {
         self.notes.push(format!("{}: {note}", self.store));
     }
 
-    /// Tells whoever waits what is going on.
+    /// Prints the current step to standard error.
     pub fn progress(&self, what: &str) {
         eprintln!("[{:3.0} s] {}: {what}", self.started.elapsed().as_secs_f64(), self.store);
     }
 
-    /// The end.
+    /// Prints the report to standard output.
     pub fn print(&self) {
         let head = ["figure", "Causerie", "baseline", "ratio", "p50", "p99"];
         let lines: Vec<[&str; 6]> = std::iter::once(head).chain(self.rows.iter().map(Row::cells)).collect();
@@ -100,20 +101,20 @@ impl Report {
     }
 }
 
-/// `12,345`
+/// Formats a number with separators: `12,345`.
 pub fn count(number: u32) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).expect("digits")).collect();
     groups.join(",")
 }
 
-/// `12,345`, of a rate.
+/// Formats a rate, rounded and with separators: `12,345`.
 pub fn thousands(rate: f64) -> String {
     let digits = format!("{rate:.0}");
     digits.parse().map_or(digits, count)
 }
 
-/// `1.23 ms` or `123 µs`
+/// Formats a duration: `1.23 s`, `1.23 ms` or `123 µs`.
 pub fn duration(duration: Duration) -> String {
     match duration.as_micros() {
         micros @ 0..1_000 => format!("{micros} µs"),
@@ -122,7 +123,7 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// Causerie's latency and the baseline's.
+/// Formats Causerie's latency and the baseline's.
 pub fn both(ours: Duration, baseline: Duration) -> String {
     format!("{} / {}", self::duration(ours), self::duration(baseline))
 }

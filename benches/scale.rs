@@ -1,4 +1,4 @@
-//! How long and how large each case is.
+//! The duration and size of each case.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ pub struct Scale {
     pub round: Duration,
     /// How long each contender runs before its first round.
     pub warm_up: Duration,
-    /// Messages in the rooms whose pages are read, smallest first.
+    /// Number of messages in the rooms whose pages are read, smallest first.
     pub histories: &'static [u32],
     /// How often each page is read.
     pub samples: usize,
-    /// Idle sockets per server.
+    /// Number of idle sockets per server.
     pub idle_sockets: usize,
-    /// Unread messages in each of many rooms.
+    /// Number of unread messages in each of many rooms.
     pub unread_per_room: u32,
-    /// Sockets that come back at once.
+    /// Number of sockets that reconnect at once.
     pub storm: usize,
-    /// How often a server is started to see how long it takes.
+    /// How often a server is started to measure its start time.
     pub starts: usize,
 }
 
 impl Scale {
-    /// The full sizes, or those that fit into a minute.
+    /// Returns the full sizes, or those of a short run.
     pub fn new(quick: bool) -> Self {
         if quick { Self::quick() } else { Self::full() }
     }

@@ -1,4 +1,4 @@
-//! People, rooms and messages, made through the REST interface as any client would.
+//! Creates users, rooms and messages through the REST API, as any client would.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use tokio::task::JoinSet;
 use crate::Outcome;
 use crate::http::{Connection, request};
 
-/// Everyone has the same name, so that every answer has the same length.
+/// The first name of all users; the same name keeps responses at the same length.
 pub const FIRST_NAME: &str = "Benjamin";
-/// See [`FIRST_NAME`].
+/// The last name of all users; see [`FIRST_NAME`].
 pub const LAST_NAME: &str = "Franklin";
-/// What is said, where it does not matter.
+/// The text of messages whose content does not matter.
 pub const TEXT: &str = "Well done is better than well said, and so is well measured.";
 
-/// How many connections fill a room.
+/// The number of connections that fill a room.
 const WRITERS: u32 = 128;
 
 /// A user who has logged in.
@@ -54,7 +54,7 @@ pub async fn accounts(connection: &mut Connection, count: usize) -> Outcome<Vec<
     Ok(accounts)
 }
 
-/// Creates several.
+/// Creates several users, and logs in with their ids.
 pub async fn users_by_id(connection: &mut Connection, count: usize) -> Outcome<Vec<Person>> {
     let mut people = Vec::with_capacity(count);
     for _ in 0..count {
@@ -63,7 +63,8 @@ pub async fn users_by_id(connection: &mut Connection, count: usize) -> Outcome<V
     Ok(people)
 }
 
-/// Creates (or finds) the room of `creator` and `others` with the type `consumer-to-{with}`; its id.
+/// Creates (or finds) the room of `creator` and `others` with the type `consumer-to-{with}`.
+/// Returns its id.
 pub async fn room(connection: &mut Connection, creator: &Person, others: &[Person], with: &str) -> Outcome<String> {
     let ids: Vec<&str> = others.iter().map(|other| other.id.as_str()).collect();
     let body = json!({"userIds": ids, "type": format!("consumer-to-{with}")});
@@ -71,13 +72,13 @@ pub async fn room(connection: &mut Connection, creator: &Person, others: &[Perso
     string(&answer, "/chatRoom/chatRoomId")
 }
 
-/// A request that posts `text`.
+/// Returns a request that posts `text`.
 pub fn post(room: &str, token: &str, text: &str) -> Vec<u8> {
     request("POST", &format!("/room/{room}/message"), token, Some(&json!({"messageText": text})))
 }
 
-/// Posts `count` messages of one author, over many connections: a server that gathers posts is faster so. It may take longer than a
-/// server keeps an idle connection open.
+/// Posts `count` messages of one author over many connections, which is faster with a server that
+/// batches posts. This may take longer than a server keeps an idle connection open.
 pub async fn fill(address: SocketAddr, room: &str, author: &Person, count: u32) -> Outcome<()> {
     let request: Arc<[u8]> = post(room, &author.token, TEXT).into();
     let left = Arc::new(AtomicU32::new(count));

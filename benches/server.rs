@@ -1,4 +1,4 @@
-//! The servers under test as child processes: start, look at from outside, stop.
+//! The servers under test as child processes: starting, measuring and stopping them.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,10 +13,11 @@ use tokio::time::timeout;
 use crate::Outcome;
 use crate::mongod::{Mongod, ReplicaSet};
 
-/// A server that is not ready, or not gone, after this time never will be.
+/// How long a server may take to start or to stop.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// All comes from one address, and far more than one person ever posts. The limit of posts stays, out of reach, so that its price is paid.
+/// Disables limits, because all requests come from one address, at a far higher rate than one
+/// user's. The limit of posts is set out of reach instead, so that its cost is included.
 const NO_LIMITS: [(&str, &str); 4] = [
     ("CAUSERIE_LIMITS__REGISTRATIONS_PER_MINUTE", "0"),
     ("CAUSERIE_LIMITS__LOGINS_PER_MINUTE", "0"),
@@ -24,23 +25,23 @@ const NO_LIMITS: [(&str, &str); 4] = [
     ("CAUSERIE_LIMITS__CONNECTIONS_PER_ADDRESS", "0"),
 ];
 
-/// Which server.
+/// The server program, with its database and mode.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The production binary, as built by `cargo bench`, on its embedded database.
     OnSqlite,
-    /// The same on the MongoDB that was started last.
+    /// The production binary on the MongoDB that was started last.
     OnMongodb,
-    /// The same as the first, in secure mode.
+    /// As [`Kind::OnSqlite`], in secure mode.
     SecureOnSqlite,
-    /// The same as the second, in secure mode.
+    /// As [`Kind::OnMongodb`], in secure mode.
     SecureOnMongodb,
     /// This binary in its other role.
     Baseline,
 }
 
 impl Kind {
-    /// Whether everybody needs a password.
+    /// Returns whether every user needs a password.
     pub fn is_secure(self) -> bool {
         matches!(self, Self::SecureOnSqlite | Self::SecureOnMongodb)
     }
@@ -50,7 +51,7 @@ impl Kind {
     }
 }
 
-/// Starts servers whose files are in one folder, and the MongoDB of those that need one.
+/// Starts servers whose files are in one folder, and MongoDB for the servers that need it.
 pub struct Launcher {
     folder: PathBuf,
     mongodb: Option<Mongodb>,
@@ -78,24 +79,25 @@ impl Mongodb {
 }
 
 impl Launcher {
-    /// The folder must exist.
+    /// Creates a launcher for an existing folder.
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned(), mongodb: None }
     }
 
-    /// Starts a MongoDB server of its own, in place of the one before.
+    /// Starts a standalone MongoDB server, replacing the previous one.
     pub fn start_mongodb(&mut self) {
         self.mongodb = None;
         self.mongodb = Some(Mongodb::Alone(Mongod::start(&[])));
     }
 
-    /// Starts a replica set of one member, in place of the server before.
+    /// Starts a replica set of one member, replacing the previous server.
     pub async fn start_replica_set(&mut self) {
         self.mongodb = None;
         self.mongodb = Some(Mongodb::ReplicaSet(ReplicaSet::start(1).await));
     }
 
-    /// Starts a server and waits until it is ready. `database` is the name of Causerie's.
+    /// Starts a server and waits until it is ready. `database` is the name of its database; the
+    /// baseline has none.
     pub async fn start(&self, kind: Kind, database: &str) -> Outcome<Server> {
         let started = Instant::now();
         let mut child = self.command(kind, database)?.spawn()?;
@@ -128,7 +130,7 @@ impl Launcher {
             .env("CAUSERIE_DATABASE", url)
             .env("CAUSERIE_ACCESS", if kind.is_secure() { "secure" } else { "open" })
             .envs(NO_LIMITS)
-            // The ids of the members of a large room stand in one request.
+            // The ids of all members of a large room are in one request.
             .env("CAUSERIE_HTTP__MAX_BODY_BYTES", "1000000")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -138,27 +140,28 @@ impl Launcher {
     }
 }
 
-/// `… listens on http://127.0.0.1:PORT …`, the one line both servers print when they are ready.
+/// Parses `… listens on http://127.0.0.1:PORT …`, the only line that both servers print when they
+/// are ready.
 fn announced_address(line: &str) -> Option<SocketAddr> {
     line.split("http://").nth(1)?.split_whitespace().next()?.parse().ok()
 }
 
-/// A running server. Dropped, it is killed.
+/// A running server. It is killed when dropped.
 pub struct Server {
     child: Child,
     pid: u32,
-    /// The process of its database, where that is one of its own.
+    /// The process of its database, if that is a separate process.
     mongod: Option<u32>,
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
-    /// From spawning the process to its ready line.
+    /// The time from spawning the process to its ready line.
     pub ready_after: Duration,
-    /// Held open: a server that prints into a closed pipe is killed by it.
+    /// Held open because a write to a closed pipe would end the server.
     _stdout: BufReader<ChildStdout>,
 }
 
 impl Server {
-    /// Resident memory, in KiB.
+    /// Returns the resident memory, in KiB.
     pub fn memory(&self) -> Outcome<u32> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -166,7 +169,8 @@ impl Server {
         Ok(value.ok_or("no VmRSS")?.parse()?)
     }
 
-    /// Resident memory once it no longer moves, in KiB.
+    /// Returns the resident memory, in KiB, once it has stabilised; after ten seconds at the
+    /// latest.
     pub async fn settled_memory(&self) -> Outcome<u32> {
         let mut before = self.memory()?;
         for _ in 0..20 {
@@ -180,17 +184,18 @@ impl Server {
         Ok(before)
     }
 
-    /// The processor time it has taken so far.
+    /// Returns the processor time that the server has used so far.
     pub fn processor_time(&self) -> Outcome<Duration> {
         processor_time(&self.pid.to_string())
     }
 
-    /// The processor time that its database has taken so far, where that is a process of its own.
+    /// Returns the processor time that its database has used so far, or zero if that is not a
+    /// separate process.
     pub fn database_time(&self) -> Outcome<Duration> {
         self.mongod.map_or(Ok(Duration::ZERO), |pid| processor_time(&pid.to_string()))
     }
 
-    /// Asks it to stop as an operator would; how long that took.
+    /// Stops the server with SIGTERM. Returns how long that took.
     pub async fn stop(mut self) -> Outcome<Duration> {
         let asked = Instant::now();
         Command::new("kill").args(["-TERM", &self.pid.to_string()]).status().await?;
@@ -199,10 +204,12 @@ impl Server {
     }
 }
 
-/// The processor time of a process (`self`: this one), from `/proc`, in its steps of 10 milliseconds.
+/// Returns the processor time of a process (`self`: this one) from `/proc`, in units of 10
+/// milliseconds.
 pub fn processor_time(process: &str) -> Outcome<Duration> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // The second field, the name in parentheses, may hold spaces; utime and stime are the 12th and 13th after it.
+    // The second field, the name in parentheses, may contain spaces; `utime` and `stime` are the
+    // 12th and 13th field after it.
     let fields = stat.rsplit(')').next().unwrap_or_default();
     let mut ticks = 0;
     for field in fields.split_whitespace().skip(11).take(2) {
@@ -211,7 +218,7 @@ pub fn processor_time(process: &str) -> Outcome<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// The soft and the hard limit of open files of this process.
+/// Returns the soft and the hard limit of open files of this process.
 pub fn file_limits() -> Outcome<(usize, usize)> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));

@@ -1,7 +1,9 @@
-//! A Socket.IO client over a websocket, no more than a load needs: Engine.IO 4, Socket.IO 5, RFC 6455.
+//! A minimal Socket.IO client over a websocket for load generation: Engine.IO 4, Socket.IO 5, RFC
+//! 6455.
 //!
-//! A thousand of these receive a hundred thousand events a second on a core they share with the server, so events are
-//! recognised by their first bytes and not parsed, and a socket that waits holds no buffer.
+//! A thousand of these receive a hundred thousand events per second on a core that they share with
+//! the server, so events are recognised by their first bytes and not parsed, and a waiting socket
+//! holds no buffer.
 
 use std::cell::RefCell;
 use std::io;
@@ -15,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::Outcome;
 
-/// What a browser sends with its handshake: its size is part of what a connection costs the server.
+/// The handshake of a browser: its size is part of the cost of a connection for the server.
 const HANDSHAKE: &str = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\n\
     Host: 127.0.0.1:3000\r\n\
     Connection: Upgrade\r\n\
@@ -32,15 +34,15 @@ const HANDSHAKE: &str = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
 
-/// After this time without an answer an event is sent once more.
+/// How long an event may remain unacknowledged before it is sent again.
 const PATIENCE: Duration = Duration::from_millis(500);
 const TRIES: u32 = 10;
 
-/// The answer to a ping, `3`, as a masked text frame.
+/// The response to a ping, `3`, as a masked text frame.
 const PONG: &[u8] = &[0x81, 0x81, 0, 0, 0, 0, b'3'];
 
 thread_local! {
-    /// Where every socket reads into; what is left of an unfinished frame it keeps itself.
+    /// The read buffer of all sockets; a socket itself keeps only the bytes of an unfinished frame.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 * 1024]);
 }
 
@@ -48,12 +50,13 @@ thread_local! {
 pub struct Socket {
     stream: TcpStream,
     unfinished: Vec<u8>,
-    /// Events that went unanswered and were sent again. A server that says it is connected should listen.
+    /// The number of events that were not acknowledged and sent again. A server should handle
+    /// events as soon as it has confirmed the connection.
     pub unheard: u32,
 }
 
 impl Socket {
-    /// Connects and shakes hands: HTTP, then Engine.IO, then Socket.IO.
+    /// Connects and performs the handshakes: HTTP, then Engine.IO, then Socket.IO.
     pub async fn open(address: SocketAddr) -> Outcome<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -66,7 +69,8 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Sends an event with one string, and waits until the server has acknowledged it.
+    /// Sends an event with one string, and waits for its acknowledgement. Sends it again if none
+    /// arrives.
     pub async fn emit(&mut self, event: &str, argument: &str) -> Outcome<()> {
         for _ in 0..TRIES {
             self.send(&format!("420[\"{event}\",\"{argument}\"]")).await?;
@@ -78,7 +82,8 @@ impl Socket {
         Err(format!("{event} went unheard {TRIES} times").into())
     }
 
-    /// Sends an event with one argument, written as JSON, and waits for what the server answers: anything but success is an error.
+    /// Sends an event with one JSON argument, and returns its acknowledgement. Errors: an
+    /// acknowledgement without success.
     pub async fn ask(&mut self, event: &str, argument: &str) -> Outcome<Value> {
         self.send(&format!("420[\"{event}\",{argument}]")).await?;
         let answer = self.expect(b"430[").await?;
@@ -87,7 +92,7 @@ impl Socket {
         if answer["success"] == true { Ok(answer) } else { Err(format!("{event} was refused: {answer}").into()) }
     }
 
-    /// Hands every event to `on_event` as it was received, until the server hangs up.
+    /// Passes every event to `on_event` as received, until the server closes the connection.
     pub async fn listen(mut self, mut on_event: impl FnMut(&[u8])) -> Outcome<()> {
         loop {
             self.receive(|packet| {
@@ -99,7 +104,7 @@ impl Socket {
         }
     }
 
-    /// Byte by byte, so as not to read into the frames that follow.
+    /// Reads the HTTP head byte by byte, to avoid reading into the frames that follow.
     async fn read_head(&mut self) -> Outcome<()> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -111,7 +116,7 @@ impl Socket {
         Ok(())
     }
 
-    /// The first packet that begins so.
+    /// Returns the first packet that starts with `prefix`.
     async fn expect(&mut self, prefix: &[u8]) -> Outcome<Vec<u8>> {
         let mut found = None;
         loop {
@@ -127,7 +132,8 @@ impl Socket {
         }
     }
 
-    /// Sends a text frame of less than 64 KiB. It is masked as the protocol demands, with zeros: that changes no byte.
+    /// Sends a text frame of less than 64 KiB. The protocol requires a mask; a mask of zeros leaves
+    /// the payload unchanged.
     async fn send(&mut self, packet: &str) -> Outcome<()> {
         let length = u16::try_from(packet.len())?;
         let mut frame = match u8::try_from(length) {
@@ -140,7 +146,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Waits for bytes, and hands the payload of every frame they complete to `on_packet`. Answers pings.
+    /// Waits for bytes, and passes the payload of every completed frame to `on_packet`. Answers
+    /// pings.
     async fn receive(&mut self, mut on_packet: impl FnMut(&[u8])) -> Outcome<()> {
         self.stream.readable().await?;
         let mut pinged = false;
@@ -164,7 +171,7 @@ impl Socket {
     }
 }
 
-/// An acknowledgement of Causerie's says whether the event did what it should.
+/// Checks whether an acknowledgement reports a failure; Causerie's do, the baseline's never does.
 fn accepted(acknowledgement: &[u8]) -> Outcome<()> {
     let acknowledgement = str::from_utf8(acknowledgement)?;
     if acknowledgement.contains("\"success\":false") {
@@ -173,7 +180,7 @@ fn accepted(acknowledgement: &[u8]) -> Outcome<()> {
     Ok(())
 }
 
-/// Hands over the frames that are complete with `bytes`; what follows them stays in `unfinished`.
+/// Passes on the frames that are completed by `bytes`; the rest is kept in `unfinished`.
 fn take_frames(unfinished: &mut Vec<u8>, bytes: &[u8], on_packet: &mut impl FnMut(&[u8])) {
     if unfinished.is_empty() {
         let taken = split_frames(bytes, on_packet);
@@ -185,7 +192,7 @@ fn take_frames(unfinished: &mut Vec<u8>, bytes: &[u8], on_packet: &mut impl FnMu
     }
 }
 
-/// How many bytes the complete frames at the head of `bytes` take.
+/// Passes on the complete frames at the start of `bytes`. Returns their total length.
 fn split_frames(bytes: &[u8], on_packet: &mut impl FnMut(&[u8])) -> usize {
     let mut at = 0;
     while let Some((header, length)) = frame(&bytes[at..]) {
@@ -197,7 +204,8 @@ fn split_frames(bytes: &[u8], on_packet: &mut impl FnMut(&[u8])) -> usize {
     at
 }
 
-/// The lengths of the header and the payload of the frame at the head; a server's frames are not masked.
+/// Returns the lengths of the header and the payload of the first frame. Frames from a server are
+/// not masked.
 fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
     match *bytes.get(1)? {
         126 => {

@@ -1,25 +1,30 @@
-//! Who somebody is, and who may do what. The only place that decides; a handler gets the room from here, or it gets none.
+//! Authentication and authorization. This is the only module that decides who may do what; handlers
+//! get rooms from here.
 //!
-//! In open mode anyone may log in as anyone, and so may do nearly anything, as in the original application. In secure mode:
+//! In open mode anyone may log in as anyone, and so may do nearly anything, as in the original
+//! application. In secure mode:
 //!
 //! | action | open mode | secure mode |
 //! |---|---|---|
-//! | register a consumer | anyone | anyone, or support users alone (`registration = "closed"`) |
+//! | register a consumer | anyone | anyone, or only support users (`registration = "closed"`) |
 //! | register a support user | anyone | support users |
-//! | list and read users | anyone | whoever has a token |
+//! | list and read users | anyone | token holders |
 //! | change one's names or password | the user | the user |
 //! | delete a user | anyone | the user, support users |
-//! | initiate a room | whoever has a token | whoever has a token; one with support needs a support user in it |
+//! | initiate a room | token holders | token holders; with support, a support user must be in it |
 //! | read, post, mark as read | members | members |
 //! | edit a message | its author, as a member | its author, as a member |
-//! | add people, name the room, leave it | members | members |
-//! | take others out of a room | its initiator, as a member; support users | the same; but of a room with support its last support user is taken out by support users alone |
-//! | subscribe a socket | anyone | members; for another user, who has to be a member too |
+//! | add members, rename the room, leave it | members | members |
+//! | remove other members | its initiator, as a member; support users | the same; see below |
+//! | subscribe a socket | anyone | members; another user must be a member too |
 //! | delete a room | anyone | its initiator, support users |
 //! | delete a message | anyone | its author, as a member; support users |
 //!
-//! In secure mode no refusal tells whether there is such a room or message: to whoever may not see it, what is there and what is not are the
-//! same.
+//! In secure mode only support users may remove the last support user of a consumer-to-support
+//! room.
+//!
+//! In secure mode no refusal reveals whether a room or message exists: a caller who may not see it
+//! gets the same error either way.
 
 use std::{fmt, sync::Arc};
 
@@ -37,26 +42,26 @@ use crate::{
     token::{Claims, TokenError, Tokens},
 };
 
-/// Somebody who has proved who they are.
+/// An authenticated user.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Who.
+    /// The user.
     pub user: Arc<User>,
-    /// What their token says besides.
+    /// The claims of their token.
     pub token: Claims,
 }
 
-/// Who asks.
+/// The caller of a request or an event.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Who they have proved to be, if anybody.
+    /// The caller's identity, if authenticated.
     pub identity: Option<Identity>,
-    /// From where they ask.
+    /// The address that the request comes from.
     pub address: ClientAddress,
 }
 
 impl Caller {
-    /// The user that they have proved to be.
+    /// Returns the authenticated user, if any.
     #[must_use]
     pub fn user(&self) -> Option<&User> {
         self.identity.as_ref().map(|identity| identity.user.as_ref())
@@ -75,24 +80,24 @@ impl Caller {
     }
 }
 
-/// What they ask for.
+/// An action in a room that needs authorization.
 ///
-/// To add one: the variant here, its row in the table above, its case in `Access::permits`.
+/// To add one: add the variant here, its row in the table above and its case in `Access::permits`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// See the conversation.
+    /// Read the conversation.
     Read,
-    /// Add a message.
+    /// Post a message.
     Post,
     /// Mark the conversation as read.
     MarkRead,
-    /// Hear what happens in the room.
+    /// Subscribe to the events of the room.
     Subscribe,
-    /// Let people in, or name the room.
+    /// Add members, or rename the room.
     NewEntryKind,
-    /// Go.
+    /// Leave the room.
     Leave,
-    /// Take somebody else out.
+    /// Remove another member.
     Remove,
     /// Delete the room.
     Delete,
@@ -113,7 +118,7 @@ impl Action {
     }
 }
 
-/// Decides by the mode that the server runs in.
+/// Authenticates callers and authorizes their actions, depending on the access mode.
 #[derive(Clone)]
 pub struct Access {
     mode: AccessMode,
@@ -124,40 +129,43 @@ pub struct Access {
 }
 
 impl Access {
-    /// Access to what is kept in `store`, for the bearers of `tokens`.
+    /// Creates the access checks for the data in `store` and the holders of `tokens`.
     #[must_use]
     pub fn new(mode: AccessMode, registration: Registration, store: Arc<dyn Store>, tokens: Arc<Tokens>, clock: Clock) -> Self {
         Self { mode, registration, store, tokens, clock }
     }
 
-    /// Whether everybody has to prove who they are.
+    /// Returns whether callers must authenticate.
     #[must_use]
     pub fn is_secure(&self) -> bool {
         self.mode == AccessMode::Secure
     }
 
-    /// The time by which tokens expire.
+    /// The current time, with which the expiry of tokens is compared.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// Who the bearer of this token is. Errors: [`Error::Token`], [`Error::SessionOver`], [`Error::CallerGone`].
+    /// Authenticates the holder of this token. Errors: [`Error::Token`], [`Error::SessionOver`],
+    /// [`Error::CallerGone`].
     pub async fn authenticate(&self, token: &str) -> Result<Identity> {
         let token = self.tokens.verify(token, self.clock.now())?;
         self.revalidate(token).await
     }
 
-    /// Whether what a token has said still holds.
+    /// Checks that the claims of a verified token still hold. Errors: as in
+    /// [`authenticate`](Self::authenticate).
     pub async fn revalidate(&self, token: Claims) -> Result<Identity> {
         if token.has_ended(self.clock.now()) {
             return Err(TokenError::Expired.into());
         }
-        // A token that was given without a proof proves nothing.
+        // A token without a session was issued without a password, so it proves nothing.
         if token.session.is_none() && self.is_secure() {
             return Err(TokenError::Undecodable.into());
         }
-        // Before the session, which goes with the user: whoever is gone is told that, whatever is still remembered of the session.
+        // The user is checked before the session, which is deleted with the user: a deleted user
+        // always gets `CallerGone`, whatever the cache still has of the session.
         let user = self.store.user(token.user).await?.ok_or(Error::CallerGone)?;
         if let Some(session) = token.session {
             let session = self.store.session(session).await?;
@@ -167,7 +175,9 @@ impl Access {
         Ok(Identity { user, token })
     }
 
-    /// The room with this id, if the caller may do this in it. Errors: [`Error::NoToken`], [`Error::NoRoom`], [`Error::NotAMember`], [`Error::NotToDelete`].
+    /// Returns the room with this id if the caller may perform the action in it. Errors:
+    /// [`Error::NoToken`], [`Error::NoRoom`], [`Error::NotAMember`], [`Error::NotYoursToRemove`],
+    /// [`Error::NotToDelete`].
     pub async fn authorize(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
         self.authorize_silently(caller, action, room).await.map_err(|error| match error {
             Error::NotAMember | Error::NotYoursToRemove | Error::NotToDelete => {
@@ -177,7 +187,8 @@ impl Access {
         })
     }
 
-    /// The same, for whoever asks for many rooms: refusals are not noted down one by one, but by [`refuse`](Self::refuse) all together.
+    /// Like [`authorize`](Self::authorize), for callers that request many rooms: refusals are not
+    /// logged one by one; the caller logs them together with [`deny`](Self::deny).
     pub async fn authorize_silently(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
         self.ask_for_token(caller)?;
         let id = RoomId::parse(room);
@@ -206,8 +217,8 @@ impl Access {
         }
     }
 
-    /// The message with this id, if the caller may delete it; `None` when there is no such message. Errors: [`Error::NoToken`],
-    /// [`Error::NotToDelete`].
+    /// Returns the message with this id if the caller may delete it; `None` if it does not exist.
+    /// Errors: [`Error::NoToken`], [`Error::NotToDelete`].
     pub async fn admit_to_delete(&self, caller: &Caller, message: &str) -> Result<Option<Message>> {
         self.ask_for_token(caller)?;
         let id = MessageId::parse(message);
@@ -230,17 +241,19 @@ impl Access {
         Ok(found.filter(|_| room.is_some()))
     }
 
-    /// Whether the caller may see who is there.
+    /// Checks that the caller may list and read users. Errors: [`Error::NoToken`].
     pub fn admit_to_users(&self, caller: &Caller) -> Result<()> {
         self.ask_for_token(caller)
     }
 
-    /// In secure mode nearly everything takes a token. Whoever shows none is told so, and not what they might do with one.
+    /// Requires a token in secure mode. It is checked first, so that a caller without a token
+    /// learns nothing else.
     fn ask_for_token(&self, caller: &Caller) -> Result<()> {
         if self.is_secure() && caller.identity.is_none() { Err(Error::NoToken) } else { Ok(()) }
     }
 
-    /// The id of the user, if the caller may delete them; `None` when it is no id.
+    /// Returns the id of the user if the caller may delete them; `None` if the text is not an id.
+    /// Errors: [`Error::NoToken`], [`Error::NotToDelete`].
     pub fn admit_to_delete_user(&self, caller: &Caller, user: &str) -> Result<Option<UserId>> {
         self.ask_for_token(caller)?;
         let id = UserId::parse(user);
@@ -250,13 +263,14 @@ impl Access {
         Err(self.deny(caller, "delete the user", shown(id.as_ref()), Error::NotToDelete))
     }
 
-    /// The caller's own id, if the path names nobody else.
+    /// Returns the caller's own id if the path names the caller. Errors: [`Error::NotYours`].
     pub fn admit_to_own(&self, caller: &Caller, user: &str) -> Result<UserId> {
         let id = UserId::parse(user);
         id.filter(|id| caller.is(*id)).ok_or_else(|| self.deny(caller, "change the user", shown(id.as_ref()), Error::NotYours))
     }
 
-    /// Whether the caller may add a user of this kind.
+    /// Checks that the caller may register a user of this kind. Errors: [`Error::SupportOnly`],
+    /// [`Error::RegistrationClosed`].
     pub fn admit_to_register(&self, caller: &Caller, kind: UserType) -> Result<()> {
         if !self.is_secure() || caller.is_support() || (kind == UserType::Consumer && self.registration == Registration::Open) {
             return Ok(());
@@ -265,9 +279,11 @@ impl Access {
         Err(self.deny(caller, "register a user", shown(Some(&kind.as_str())), error))
     }
 
-    /// Whether the caller may take this user out of a room in which they may take people out: a room that needs a support user keeps its last
-    /// one, unless support decides otherwise. One who goes by themselves is support. Answers the support users of whom one has to be there
-    /// when it is done, if any has to: others may be taken out meanwhile. Errors: [`Error::LastSupport`].
+    /// Checks that the caller may remove this user from a room in which they may remove members: a
+    /// consumer-to-support room keeps its last support user, unless the caller is a support user.
+    /// This includes a support user who leaves. Returns the support users of whom at least one must
+    /// be a member when the user is removed, if any must: others may be removed in the meantime.
+    /// Errors: [`Error::LastSupport`].
     pub async fn admit_to_remove(&self, caller: &Caller, room: &Room, user: UserId) -> Result<Vec<UserId>> {
         if !self.is_secure() || room.kind == RoomType::ConsumerToConsumer || caller.is_support() {
             return Ok(Vec::new());
@@ -284,13 +300,13 @@ impl Access {
         Ok(required_members)
     }
 
-    /// Whether there may be a room of this kind with these members.
+    /// Returns whether a room of this kind may have these members.
     #[must_use]
     pub fn allows_room<'a>(&self, kind: RoomType, mut members: impl Iterator<Item = &'a User>) -> bool {
         !self.is_secure() || kind == RoomType::ConsumerToConsumer || members.any(|member| member.kind == UserType::Support)
     }
 
-    /// The error again, noted down with who was refused what.
+    /// Logs the refusal, with the user, the action and the target, and returns the error.
     pub fn deny(&self, caller: &Caller, action: &str, target: Option<&dyn fmt::Display>, error: Error) -> Error {
         if refusals::is_first(caller.address, "refusals") {
             let user = caller.user().map(|user| display(user.id));
@@ -300,7 +316,8 @@ impl Access {
     }
 }
 
-/// The `Authorization` header, if there is one. Of two somebody in front of us may have looked at the other.
+/// Returns the `Authorization` header, if there is one. Errors: [`Error::TwoTokens`] if there are
+/// several, because a proxy in front of the server may have checked another one.
 pub fn authorization(headers: &HeaderMap) -> Result<Option<&HeaderValue>> {
     let mut found = headers.get_all(header::AUTHORIZATION).iter();
     match (found.next(), found.next()) {
@@ -309,14 +326,15 @@ pub fn authorization(headers: &HeaderMap) -> Result<Option<&HeaderValue>> {
     }
 }
 
-/// What stands between the first space of the `Authorization` header and the next, whatever the scheme's name.
+/// Returns the part between the first and the second space of the `Authorization` header. The
+/// scheme is ignored.
 pub fn token_in(headers: &HeaderMap) -> Result<String> {
     let header = authorization(headers)?.filter(|value| !value.is_empty()).ok_or(Error::NoToken)?;
     let header = String::from_utf8_lossy(header.as_bytes());
     Ok(header.split(' ').nth(1).unwrap_or_default().to_owned())
 }
 
-/// What the log calls that which an action was about. Never what a client has written, unless it is an id.
+/// Converts the target of an action for the log. Text from clients must not be passed, except ids.
 #[must_use]
 pub fn shown(target: Option<&impl fmt::Display>) -> Option<&dyn fmt::Display> {
     target.map(|target| target as &dyn fmt::Display)

@@ -1,4 +1,5 @@
-//! Where a request comes from: the address of the connection or, behind a proxy that the settings name, the one that the proxy reports.
+//! The address of a client: that of the connection or, behind a trusted proxy from the settings,
+//! the one that the proxy reports.
 
 use std::{
     convert::Infallible,
@@ -14,24 +15,27 @@ use axum::{
 
 use crate::config::Networks;
 
-/// In which proxies report where a request came from: each adds, at the end, whom it has the request from.
+/// The header in which proxies report where a request came from. Each proxy appends the address
+/// that it received the request from.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The bits of an IPv6 address that name its network. The others belong to whoever has the network, all of them.
+/// The bits of an IPv6 address that identify its network. The owner of the network controls all the
+/// others.
 const NETWORK: u128 = !0 << 64;
 
-/// The address of a client. An IPv4 address that is written as an IPv6 address is an IPv4 address.
+/// The address of a client. An IPv4-mapped IPv6 address is stored as an IPv4 address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ClientAddress(IpAddr);
 
 impl ClientAddress {
-    /// The address that was noted beside a request when it came in.
+    /// Returns the address that was stored in the extensions of the request when it was received.
     #[must_use]
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get().copied().unwrap_or(Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
     }
 
-    /// What counts as one origin of requests: the address; of an IPv6 address the first 64 bits, the rest being zero.
+    /// Returns the network that counts as one origin of requests: an IPv4 address as it is; for an
+    /// IPv6 address its first 64 bits, with the rest set to zero.
     #[must_use]
     pub fn network(self) -> IpAddr {
         match self.0 {
@@ -40,7 +44,8 @@ impl ClientAddress {
         }
     }
 
-    /// Reads an address as proxies write it: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
+    /// Parses an address as proxies write it: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`,
+    /// `[2001:db8::1]`, `[2001:db8::1]:80`.
     fn parse(text: &str) -> Option<Self> {
         let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
         let address = bare.parse().or_else(|_| text.parse().map(|address: SocketAddr| address.ip()));
@@ -68,32 +73,35 @@ impl<S: Send + Sync> FromRequestParts<S> for ClientAddress {
     }
 }
 
-/// The other end of a connection.
+/// The remote end of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
     address: ClientAddress,
-    /// The proxies whose word counts, if it is one of them.
+    /// The trusted proxies, if the peer is one of them.
     proxies: Option<Arc<Networks>>,
 }
 
 impl Peer {
-    /// Whoever connects from this address, where these are the proxies whose word counts.
+    /// Creates the peer of a connection from this address, with these trusted proxies.
     #[must_use]
     pub fn new(address: IpAddr, proxies: &Arc<Networks>) -> Self {
         let address = ClientAddress::from(address);
         Self { address, proxies: proxies.contain(address.0).then(|| Arc::clone(proxies)) }
     }
 
-    /// The address, where it is the client's own: behind that of a trusted proxy stand many.
+    /// Returns the address if it is the client's own; `None` for a trusted proxy, which serves many
+    /// clients.
     #[must_use]
     pub fn direct(&self) -> Option<ClientAddress> {
         self.proxies.is_none().then_some(self.address)
     }
 
-    /// Where a request with these headers comes from.
+    /// Returns the address of the client that sent a request with these headers.
     ///
-    /// The list is read from its end: what a trusted proxy has added is true, and what stands before that is true if it was a trusted
-    /// proxy that it came from. The first address that is no trusted proxy is the client, and what that claims counts for nothing.
+    /// The list is read from its end: an address appended by a trusted proxy is correct, and the
+    /// address before it is correct if a trusted proxy appended that one too. The first address
+    /// that is not a trusted proxy is the client, and the addresses that the client claims before
+    /// it are ignored.
     #[must_use]
     pub fn client(&self, headers: &HeaderMap) -> ClientAddress {
         let Some(proxies) = &self.proxies else { return self.address };
@@ -109,7 +117,7 @@ impl Peer {
     }
 }
 
-/// The elements of a list, the last one first; one that is no text where the whole list is none.
+/// Returns the elements of a list, last first; a single `None` if the header is not text.
 fn from_the_end(list: &HeaderValue) -> impl Iterator<Item = Option<&str>> {
     let list = list.to_str().ok();
     let texts = list.into_iter().flat_map(|list| list.rsplit(',')).map(|text| Some(text.trim()));

@@ -1,7 +1,9 @@
-//! The memory that requests and their answers may take, in bytes: of the whole process and, in secure mode, of each address and each user.
+//! Limits the memory, in bytes, that requests and their responses may use: for the whole process
+//! and, in secure mode, for each address and each user.
 //!
-//! What is over a budget waits briefly, in the order of arrival. Meanwhile the oldest connections of that budget are closed whose clients do not
-//! send their bodies or read their answers; then the request is refused.
+//! A request that exceeds a budget waits briefly, in the order of arrival. Meanwhile the server
+//! closes the oldest connections in that budget whose clients are not sending their bodies or
+//! reading their responses. If that does not free enough memory, the request is refused.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,32 +32,34 @@ use crate::{
 
 /// How long a request waits for memory before it is refused.
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// How often it is looked meanwhile whether one has waited for long enough.
+/// How often a waiting request tries to close the oldest unread connection.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// How long a client may have for sending a body or reading an answer before its connection is closed for want of memory.
+/// How long a client has to send a body or read a response before its connection may be closed to
+/// free memory.
 const MIN_UNREAD: Duration = Duration::from_secs(1);
-/// When to try again what was refused.
+/// The retry delay reported to refused clients.
 const RETRY: Duration = Duration::from_secs(1);
-/// How many copies of a page or a log there are while it is read, written and put together.
+/// The number of copies of a page or a log that exist while it is read, serialized and assembled.
 pub const COPIES_OF_A_PAGE: u64 = 3;
-/// What an answer takes that waits to be read: a buffer grows to twice its size.
+/// The factor applied to the size of a response that waits to be read: a growing buffer may be
+/// twice as large as its content.
 pub const COPIES_OF_AN_ANSWER: u64 = 2;
-/// What is counted: memory in pieces of so many bytes.
+/// The size of one semaphore permit, in bytes.
 const UNIT_BYTES: u64 = 1024;
-/// How many pools there are before those that nobody uses are looked for.
+/// The number of pools below which unused pools are not searched for.
 const MIN_POOLS: usize = 1_024;
 
-/// The budgets of the process, of addresses and of users.
+/// The memory budgets of the process, of addresses and of users.
 pub struct MemoryBudget {
     process: Option<Arc<Pool>>,
     addresses: Pools<IpAddr>,
     users: Pools<UserId>,
-    /// Numbers what waits for clients.
+    /// The number of the next entry in [`Pool::unread`].
     next: AtomicU64,
 }
 
 impl MemoryBudget {
-    /// Makes the budgets that the settings give in this mode.
+    /// Creates the budgets that are configured for this mode.
     #[must_use]
     pub fn new(config: &MemoryConfig, mode: AccessMode) -> Arc<Self> {
         let secure = |bytes| if mode == AccessMode::Secure { bytes } else { 0 };
@@ -67,14 +71,14 @@ impl MemoryBudget {
         })
     }
 
-    /// Begins a request from this address, which takes no memory yet.
+    /// Creates a reservation for a request from this address. It holds no memory yet.
     #[must_use]
     pub fn begin(self: &Arc<Self>, address: ClientAddress) -> Reservation {
         Reservation { budget: Arc::clone(self), address: address.network(), held: Mutex::default() }
     }
 
-    /// Begins what waits for a client at this address, of this user if that is known: no memory yet, which is taken and given back as that
-    /// [becomes more or less](Reservation::resize).
+    /// Creates a reservation for data that is queued for a client at this address and, if known, of
+    /// this user. It holds no memory yet; [`resize`](Reservation::resize) takes and releases it.
     #[must_use]
     pub fn wait_for(self: &Arc<Self>, address: ClientAddress, user: Option<UserId>) -> Reservation {
         let reservation = self.begin(address);
@@ -85,23 +89,23 @@ impl MemoryBudget {
     }
 }
 
-/// The memory of one scope. What is larger than all of it takes all of it.
+/// The memory of one scope. A request for more than the whole pool takes the whole pool.
 struct Pool {
     permits: Arc<Semaphore>,
     all: u32,
-    /// The connections on which a body is awaited, or whose answers were given and not read yet, the oldest first.
+    /// The connections that wait for the client to send a body or to read a response, oldest first.
     unread: Mutex<BTreeMap<u64, (Instant, CancellationToken)>>,
 }
 
 impl Pool {
-    /// Makes a pool of so many bytes; none where 0 says that there is no limit.
+    /// Creates a pool of this many bytes; `None` if it is 0, which means no limit.
     fn new(bytes: u64) -> Option<Arc<Self>> {
         let all = pieces(bytes);
         let pool = || Self { permits: Arc::new(Semaphore::new(all as usize)), all, unread: Mutex::default() };
         (all > 0).then(|| Arc::new(pool()))
     }
 
-    /// Takes memory, and waits for it for a while. `None` when there was none.
+    /// Takes memory, waiting up to [`MAX_WAIT`]. `None` on timeout.
     async fn take(self: Arc<Self>, bytes: u64) -> Option<Held> {
         let mut taking = pin!(Arc::clone(&self.permits).acquire_many_owned(pieces(bytes).min(self.all)));
         let deadline = Instant::now() + MAX_WAIT;
@@ -115,7 +119,8 @@ impl Pool {
         }
     }
 
-    /// Closes the connection that has waited for its client for longest, if it has for a while.
+    /// Closes the connection that has waited for its client the longest, if that is at least
+    /// [`MIN_UNREAD`].
     fn close_oldest(&self) {
         let mut unread = lock(&self.unread);
         if let Some(oldest) = unread.first_entry().filter(|oldest| oldest.get().0.elapsed() >= MIN_UNREAD) {
@@ -124,7 +129,7 @@ impl Pool {
     }
 }
 
-/// Pools of the same size, one for each key that is in use.
+/// Pools of the same size, one for each key in use.
 struct Pools<K> {
     bytes: u64,
     pools: Mutex<HashMap<K, Weak<Pool>>>,
@@ -143,7 +148,7 @@ impl<K: Eq + Hash> Pools<K> {
         if let Some(pool) = pools.get(&key).and_then(Weak::upgrade) {
             return Some(pool);
         }
-        // Grows to twice what is in use at most.
+        // Bounds the map at about twice the number of pools in use.
         if pools.len() >= MIN_POOLS && pools.len() == pools.capacity() {
             pools.retain(|_, pool| pool.strong_count() > 0);
         }
@@ -153,7 +158,7 @@ impl<K: Eq + Hash> Pools<K> {
     }
 }
 
-/// Memory of one pool.
+/// Memory held in one pool.
 struct Held {
     permit: OwnedSemaphorePermit,
     pool: Arc<Pool>,
@@ -167,7 +172,7 @@ impl Held {
             self.give_back_all_but(wanted);
             return true;
         }
-        // No more than `wanted`, which is a u32.
+        // Cannot fail: `more` is at most `wanted`, which is a `u32`.
         let taken = Arc::clone(&self.pool.permits).try_acquire_many_owned(u32::try_from(more).unwrap_or(wanted));
         match taken {
             Ok(permit) => self.permit.merge(permit),
@@ -182,25 +187,25 @@ impl Held {
     }
 }
 
-/// The memory of one request and its answer, until it is dropped.
+/// The memory of one request and its response. Dropping it releases the memory.
 pub struct Reservation {
     budget: Arc<MemoryBudget>,
     address: IpAddr,
     held: Mutex<All>,
 }
 
-/// What a request holds.
 #[derive(Default)]
 struct All {
     bytes: u64,
     of_pools: Vec<Held>,
-    /// The number under which its connection may be closed.
+    /// The key in [`Pool::unread`] while the connection may be closed.
     unread: Option<u64>,
 }
 
 impl Reservation {
-    /// Takes memory for a body, or for an answer of which it is not known whose it is. Errors: [`Error::RateLimited`] where the address has no more,
-    /// [`Error::OutOfMemory`] where the process has none.
+    /// Takes memory for a body, or for a response of an unknown user. Errors:
+    /// [`Error::RateLimited`] if the address has no memory left, [`Error::OutOfMemory`] if the
+    /// process has none.
     pub async fn take_for_anybody(&self, bytes: u64) -> Result<()> {
         self.take(self.budget.addresses.of(self.address), bytes, RETRY_LATER).await?;
         self.take(self.budget.process.clone(), bytes, OUT_OF_MEMORY).await?;
@@ -208,15 +213,16 @@ impl Reservation {
         Ok(())
     }
 
-    /// Has what was taken count for this user as well, and takes memory for an answer. Errors: as above, and [`Error::RateLimited`] where the
-    /// user has no more.
+    /// Charges the memory taken so far to this user as well, then takes memory for a response.
+    /// Errors: as in [`take_for_anybody`](Self::take_for_anybody), and [`Error::RateLimited`] if
+    /// the user has no memory left.
     pub async fn take_for_user(&self, user: UserId, bytes: u64) -> Result<()> {
         let body = lock(&self.held).bytes;
         self.take(self.budget.users.of(user), body + bytes, RETRY_LATER).await?;
         self.take_for_anybody(bytes).await
     }
 
-    /// Whether nothing was taken.
+    /// Returns whether no memory has been taken.
     pub fn is_empty(&self) -> bool {
         lock(&self.held).of_pools.is_empty()
     }
@@ -228,13 +234,15 @@ impl Reservation {
         Ok(())
     }
 
-    /// Notes that the answer takes so many bytes, and waits for its client to read it from this connection. Gives the rest back.
+    /// Records that the response takes this many bytes and waits for the client to read it from
+    /// this connection. Releases the rest.
     pub fn is_unread(&self, bytes: u64, connection: &CancellationToken) {
         lock(&self.held).of_pools.iter_mut().for_each(|held| held.give_back_all_but(pieces(bytes)));
         self.closes(connection);
     }
 
-    /// Has this connection be closed when others need the memory and it is the oldest, until it [stays](Self::stays).
+    /// Allows the server to close this connection when other requests need the memory and it is the
+    /// oldest, until [`stays`](Self::stays) is called.
     pub fn closes(&self, connection: &CancellationToken) {
         let number = self.budget.next.fetch_add(1, Ordering::Relaxed);
         let mut all = lock(&self.held);
@@ -244,20 +252,21 @@ impl Reservation {
         }
     }
 
-    /// Has the connection not be closed any more.
+    /// Forbids closing the connection to free memory.
     pub fn stays(&self) {
         lock(&self.held).stays();
     }
 
-    /// Takes memory or gives it back, so that there are so many bytes of each budget. Does not wait: where there is not enough, the answer is
-    /// false, nothing more is taken, and the oldest connection of that budget is closed whose client does not read.
+    /// Takes or releases memory until the reservation holds this many bytes of each budget. Does
+    /// not wait: if a budget has too little, it takes nothing more from it, closes the oldest
+    /// connection in that budget whose client does not read, and returns false.
     pub fn resize(&self, bytes: u64) -> bool {
         let mut all = lock(&self.held);
         all.bytes = bytes;
         all.of_pools.iter_mut().all(|held| held.resize(bytes))
     }
 
-    /// Adds what another request of the same user has taken.
+    /// Adds the memory that another request of the same user has taken.
     pub fn merge(&self, other: &Self) {
         let mut own = lock(&self.held);
         for Held { permit, pool } in lock(&other.held).of_pools.drain(..) {
@@ -286,11 +295,12 @@ impl Drop for Reservation {
 }
 
 fn pieces(bytes: u64) -> u32 {
-    // A semaphore takes no more permits than fit into 29 bits: half a TiB.
+    // Tokio's semaphore holds at most `usize::MAX >> 3` permits, which on a 32-bit system are 29
+    // bits: half a TiB in these units.
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(u32::MAX >> 3)
 }
 
-/// What a mutex guards, whatever has become of the thread that had it last.
+/// Locks a mutex, even if a thread panicked while holding it.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -355,7 +365,7 @@ mod tests {
                 drop(reservation);
             });
         }
-        // It is the address that is full, so what goes is the older one of its own.
+        // The address budget is full, so the older connection of the same address is closed.
         begin(&budget, "192.0.2.1").take_for_anybody(30 * KIB).await.unwrap();
         assert_eq!(connections.iter().map(CancellationToken::is_cancelled).collect::<Vec<_>>(), [false, true, false]);
     }

@@ -1,4 +1,5 @@
-//! What people do in rooms, whether by REST or by socket: here it is decided whether they may, done, and told to those who listen.
+//! Operations on rooms, by REST and by socket: checks permissions and limits, executes the
+//! operation and announces it to subscribers.
 
 mod pages;
 
@@ -20,32 +21,32 @@ use crate::{
 
 pub use pages::{Conversation, Found, LOG_BYTES, Recents};
 
-/// Does what people ask for.
+/// Executes the operations of callers on rooms.
 #[derive(Clone)]
 pub struct Chat {
-    /// Decides who may do what.
+    /// Authorizes callers.
     pub access: Access,
-    /// Everything that is kept.
+    /// The store.
     pub store: Arc<dyn Store>,
-    /// The door into the logs.
+    /// Appends entries to the logs.
     pub timeline: Timeline,
-    /// Knows who comes too often.
+    /// Rate limits and quotas.
     pub limits: Arc<Limits>,
-    /// Time and ids.
+    /// The source of times and ids.
     pub clock: Clock,
-    /// Settings of rooms.
+    /// The settings of rooms.
     pub config: RoomsConfig,
 }
 
-/// A message that somebody has sent.
+/// A message that was posted.
 pub struct Posted {
-    /// As it is now: without its text when it was deleted since.
+    /// The message in its current state: without its text if it has been deleted since.
     pub post: Post,
     /// Whether the author's client had sent it before.
     pub duplicate: bool,
 }
 
-/// How many members are added to a room at once.
+/// The number of members added to a room concurrently.
 const ADDED_AT_ONCE: usize = 32;
 
 impl Chat {
@@ -66,7 +67,7 @@ impl Chat {
         }
     }
 
-    /// Edits a message of the caller's. Errors: [`Error::NoMessage`], [`Error::NotYourMessage`].
+    /// Edits a message of the caller. Errors: [`Error::NoMessage`], [`Error::NotYourMessage`].
     pub async fn edit(&self, caller: &Caller, room: &str, message: &str, text: String) -> Result<Post> {
         let author = author(caller)?;
         self.limits.post(author.id)?;
@@ -82,7 +83,7 @@ impl Chat {
         edited.map(|(post, _)| post).ok_or(Error::NoMessage)
     }
 
-    /// Who has read a message, and when.
+    /// Returns the read marks of a message.
     async fn marks_of(&self, room: &Room, message: &Message) -> Result<Vec<ReadMark>> {
         Ok(self.store.read_marks(room.id, &room.members, message.seq, message.seq).await?)
     }
@@ -92,25 +93,26 @@ impl Chat {
         self.store.message(id).await?.filter(|message| message.room == room.id).ok_or(Error::NoMessage)
     }
 
-    /// Deletes a message. False when there is none, or no longer.
+    /// Deletes a message. Returns false if it does not exist, or no longer.
     pub async fn delete_message(&self, caller: &Caller, message: &str) -> Result<bool> {
         self.count(caller)?;
         let Some(message) = self.access.admit_to_delete(caller, message).await? else { return Ok(false) };
         let by = caller.user().map_or(UserId::NOBODY, |user| user.id);
         match self.timeline.delete(message.room, message.id, by).await {
             Ok(deleted) => Ok(deleted.is_some()),
-            // With its room the message has gone as well.
+            // The message was deleted with its room.
             Err(Error::NoRoom) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Deletes a room with all messages; answers how many. `None` when there is none, or no longer.
+    /// Deletes a room with all messages and returns their number. `None` if it does not exist, or
+    /// no longer.
     pub async fn delete_room(&self, caller: &Caller, room: &str) -> Result<Option<u64>> {
         self.count(caller)?;
         let room = match self.access.authorize(caller, Action::Delete, room).await {
             Ok(room) => room,
-            // Already gone is as good as deleted, as in the original.
+            // Deleting a room that does not exist succeeds, as in the original application.
             Err(Error::NoRoom) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -125,7 +127,7 @@ impl Chat {
         .await
     }
 
-    /// Marks a room as read, up to an entry or to its end.
+    /// Marks a room as read, up to an entry or to the end of its log.
     pub async fn mark_read(&self, caller: &Caller, room: &str, up_to: Option<Seq>) -> Result<Marked> {
         let reader = author(caller)?;
         let room = self.access.authorize(caller, Action::MarkRead, room).await?;
@@ -142,12 +144,13 @@ impl Chat {
         .await
     }
 
-    /// The room of these people, or a new one; with a name always a new one. True when it is new.
+    /// Returns the existing room of these members, or creates one; a room with a name is always
+    /// created. Returns true if the room is new.
     pub async fn initiate(&self, room: Room) -> Result<(Arc<Room>, bool)> {
         if room.members.len() > LARGEST_ROOM {
             return Err(Error::TooManyMembers);
         }
-        // One for each of the others, as if they were added one by one.
+        // Costs as much as adding the other members one by one.
         self.limits.posts(room.initiator, room.members.len().saturating_sub(1).max(1))?;
         self.limits.store(room.initiator, room.name.as_ref().map_or(0, String::len))?;
         let chat = self.clone();
@@ -161,7 +164,8 @@ impl Chat {
         .await
     }
 
-    /// Lets people into a room, those of them who are not in it: all of them, also where the caller does not wait for the end.
+    /// Adds users to a room, except those who already are members. All of them are added, even if
+    /// the caller drops the future.
     pub async fn add_members(&self, caller: &Caller, room: &str, users: Vec<Arc<User>>) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
         let room = self.access.authorize(caller, Action::NewEntryKind, room).await?;
@@ -172,7 +176,8 @@ impl Chat {
         self.limits.posts(by, new)?;
         let chat = self.clone();
         run_detached(async move {
-            // Some at once, so that they share a commit; in a large room all of them would hold up everybody's posts.
+            // Several at once, so that they share a commit; in a large room, all at once would
+            // delay the posts of everyone else.
             for users in users.chunks(ADDED_AT_ONCE) {
                 let added = join_all(users.iter().map(|user| chat.timeline.add_member(room.id, user.id, by))).await;
                 added.into_iter().collect::<Result<Vec<_>>>()?;
@@ -182,19 +187,20 @@ impl Chat {
         .await
     }
 
-    /// Takes somebody out of a room: the caller, or another. `None` when they are not in it.
+    /// Removes a user from a room: the caller or another member. `None` if they are not a member.
     pub async fn remove_member(&self, caller: &Caller, room: &str, user: &str) -> Result<Option<Seq>> {
         let by = author(caller)?.id;
         self.limits.post(by)?;
         let leaves = UserId::parse(user) == Some(by);
         let room = self.access.authorize(caller, if leaves { Action::Leave } else { Action::Remove }, room).await?;
-        // Whether they are in it, the log says: the room at hand may be one that another server has changed since.
+        // The log decides whether the user is a member: the cached room may be out of date if
+        // another server has changed it since.
         let Some(user) = UserId::parse(user) else { return Ok(None) };
         let required_members = self.access.admit_to_remove(caller, &room, user).await?;
         Ok(self.timeline.remove_member(room.id, user, required_members, by).await?.map(|placed| placed.seq))
     }
 
-    /// Gives a room another name.
+    /// Renames a room.
     pub async fn rename(&self, caller: &Caller, room: &str, name: String) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
         self.limits.post(by)?;
@@ -204,12 +210,13 @@ impl Chat {
         self.store.room(room.id).await?.ok_or(Error::NoRoom)
     }
 
-    /// Counts one more change of the caller's, if it is known whose it is: nobody else changes anything where there are limits.
+    /// Counts a change of the caller, if authenticated. With limits, unauthenticated callers cannot
+    /// change anything.
     fn count(&self, caller: &Caller) -> Result<()> {
         caller.user().map_or(Ok(()), |user| self.limits.post(user.id))
     }
 
-    /// How messages of a room look, the newest page of them or any other.
+    /// Returns the data shown along with messages of a room.
     pub async fn shown<'a>(&self, room: &Arc<Room>, messages: impl Iterator<Item = &'a Message> + Clone) -> Result<Shown> {
         let seqs = || messages.clone().map(|message| message.seq);
         let marks = match (seqs().min(), seqs().max()) {
@@ -220,7 +227,7 @@ impl Chat {
         Ok(Shown { people, marks, large: self.large(room).await? })
     }
 
-    /// The entry up to which a member does not see the log.
+    /// Returns the last entry of the log that is hidden from a member.
     #[must_use]
     pub fn hidden(&self, room: &Room, user: UserId) -> Seq {
         match self.config.history {
@@ -229,12 +236,14 @@ impl Chat {
         }
     }
 
-    /// Who is shown as being in a room: all its members, or in a large one the author, and how many there are.
+    /// Returns the members to list in a room: all members, or in a large room the author, and the
+    /// member count.
     async fn members(&self, room: &Arc<Room>, author: &Arc<User>) -> Result<Members> {
         self.listed(room, || vec![Arc::clone(author)]).await
     }
 
-    /// The members of a room as users; of a large one those who appear among the people shown, and how many there are.
+    /// Returns the members of a room as users; in a large room only those in `shown`, and the
+    /// member count.
     pub async fn users(&self, room: &Arc<Room>, shown: &People) -> Result<Members> {
         let appearing = || {
             let mut listed: Vec<_> = shown.values().filter(|user| room.has_member(user.id)).cloned().collect();
@@ -244,17 +253,18 @@ impl Chat {
         self.listed(room, appearing).await
     }
 
-    /// The members of a room, or in their place, where they are too many to be listed, these and the count.
+    /// Returns the members of a room, or `instead` and the member count if there are too many to
+    /// list.
     async fn listed(&self, room: &Arc<Room>, instead: impl FnOnce() -> Vec<Arc<User>>) -> Result<Members> {
         Ok(Members::of(self.store.as_ref(), room, self.config.listed_members, instead).await?)
     }
 
-    /// The members of a room who are there, ascending: all but those who were deleted.
+    /// Returns the members of a room that are not deleted, in ascending order.
     pub async fn present<'a>(&self, room: &'a Arc<Room>) -> Result<Cow<'a, [UserId]>> {
         Ok(present_members(self.store.as_ref(), room).await?)
     }
 
-    /// How many members a room has, where they are too many to be listed.
+    /// Returns the member count if the room has too many members to list.
     async fn large(&self, room: &Arc<Room>) -> Result<Option<Large>> {
         let listed = self.config.listed_members;
         if room.members.len() <= listed {
@@ -264,7 +274,7 @@ impl Chat {
         Ok((members > listed).then_some(Large { members, listed }))
     }
 
-    /// These users, each read once.
+    /// Returns these users, reading each only once.
     pub async fn users_by_id(&self, ids: impl Iterator<Item = UserId>) -> Result<People> {
         let mut ids: Vec<_> = ids.collect();
         ids.sort_unstable();
@@ -274,8 +284,8 @@ impl Chat {
     }
 }
 
-/// Does something that is to be done whole, and told as well, if it is done at all: the handler of a request is dropped wherever it stands
-/// when its client goes away.
+/// Runs work in a task of its own, so that it completes, and is announced, once it has started: the
+/// handler of a request is dropped at any await point when its client disconnects.
 pub async fn run_detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     match tokio::spawn(work).await {
         Ok(outcome) => outcome,
@@ -286,7 +296,7 @@ pub async fn run_detached<T: Send + 'static>(work: impl Future<Output = Result<T
     }
 }
 
-/// Whoever does it. Nobody does anything in a room without saying who they are.
+/// Returns the authenticated user. Operations in rooms require one.
 fn author(caller: &Caller) -> Result<Arc<User>> {
     caller.identity.as_ref().map(|identity| Arc::clone(&identity.user)).ok_or(Error::NoToken)
 }

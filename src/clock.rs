@@ -1,4 +1,4 @@
-//! Time and fresh ids: the one place from which both come, so that tests can set them.
+//! The source of times and new ids. There is only one, so that tests can set the time.
 
 use std::{
     fmt,
@@ -13,17 +13,19 @@ use uuid::{ContextV7, Uuid};
 
 use crate::model::Timestamp;
 
-/// Tells the time and makes ids. Clones share one sequence of ids, and of times that never go back.
+/// Returns times and creates ids. Clones share one sequence of ids, and of times that never go
+/// back.
 #[derive(Clone)]
 pub struct Clock {
     source: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    /// The latest time that [`ordered_now`](Self::ordered_now) has returned, or was told of.
+    /// The latest time that [`ordered_now`](Self::ordered_now) has returned, or that
+    /// [`advance_past`](Self::advance_past) has set.
     latest: Arc<AtomicI64>,
     ids: Arc<Mutex<ContextV7>>,
 }
 
 impl Clock {
-    /// The clock of the machine.
+    /// Creates a clock that uses the system time.
     #[must_use]
     pub fn system() -> Self {
         Self::from_fn(|| {
@@ -32,19 +34,20 @@ impl Clock {
         })
     }
 
-    /// A clock that shows what `source` says.
+    /// Creates a clock that uses the times that `source` returns.
     pub fn from_fn(source: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self { source: Arc::new(source), latest: Arc::new(AtomicI64::new(i64::MIN)), ids: Arc::new(Mutex::new(ContextV7::new())) }
     }
 
-    /// The time now. It may jump, in either direction, as the machine's clock does.
+    /// Returns the current time. It may jump in either direction, as the system clock does.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         (self.source)()
     }
 
-    /// Returns the time now for something that is listed in order of time (entries, rooms, users). It never goes back: while the machine's
-    /// clock is behind a time that was returned before, each call returns the next millisecond. For expiry use [`now`](Self::now).
+    /// Returns the current time for data that is ordered by time (entries, rooms, users). It never
+    /// goes back: while the system clock is behind a time that was returned before, each call
+    /// returns the next millisecond. For expiry use [`now`](Self::now).
     #[must_use]
     pub fn ordered_now(&self) -> Timestamp {
         let now = self.now().0;
@@ -55,12 +58,13 @@ impl Clock {
 
     /// Makes [`ordered_now`](Self::ordered_now) return only times after this one.
     pub fn advance_past(&self, time: Timestamp) {
-        // The next call may be in this very millisecond.
+        // One more, because the next call may return the stored time if the clock shows the same
+        // millisecond.
         self.latest.fetch_max(time.0.saturating_add(1), Ordering::AcqRel);
     }
 
-    /// A new id for something made at `time`: a UUID of version 7 (RFC 9562), greater than every id that this clock made before, even when
-    /// time has gone backwards since.
+    /// Returns a new id for data created at `time`: a UUID of version 7 (RFC 9562), greater than
+    /// every id that this clock has created before, even if the time has gone back since.
     #[must_use]
     pub fn new_id(&self, time: Timestamp) -> Uuid {
         let millis = time.0.max(0).unsigned_abs();

@@ -1,7 +1,8 @@
-//! How many files the process may have open, and how many of those its connections take.
+//! The limit of open files of the process, and how many of them connections may use.
 //!
-//! Every connection takes one. Websockets are refused first, so that REST and health checks are still answered; then connections are closed
-//! as they come, so that the databases can open what they need.
+//! Every connection takes one. New websockets are refused first, so that REST requests and health
+//! checks are still answered; then new connections are closed at once, so that the databases can
+//! open the files they need.
 
 use std::{
     io,
@@ -11,51 +12,53 @@ use std::{
     },
 };
 
-/// What is kept for the database, the log, and whatever else is not a connection.
+/// The number of files reserved for the database, the log, and everything else that is not a
+/// connection.
 const OWN: u64 = 128;
-/// What is kept for connections that are no websockets.
+/// The number of files reserved for connections that are not websockets.
 const REST: u64 = 64;
 
-/// Limits of open files before and after they were raised.
+/// The limits of open files before and after raising them.
 #[derive(Clone, Copy, Debug)]
 pub struct Raised {
-    /// What was in force.
+    /// The former limit.
     pub former: u64,
-    /// What is in force now: all that the system allows this user.
+    /// The current limit: the maximum that the system allows this user.
     pub limit: u64,
 }
 
-/// Raises the limit of open files to what the system allows without privileges.
+/// Raises the limit of open files to the maximum that the system allows without privileges.
 pub fn raise() -> io::Result<Raised> {
     let (former, _) = rlimit::Resource::NOFILE.get()?;
     let limit = rlimit::increase_nofile_limit(u64::MAX)?;
     Ok(Raised { former, limit })
 }
 
-/// Counts the connections.
+/// Counts the open connections.
 pub struct Descriptors {
-    /// The most connections at all, and the most at which one may become a websocket.
+    /// The maximum number of connections, and the maximum at which one may still become a
+    /// websocket.
     most: u64,
     most_for_websockets: u64,
     open: AtomicU64,
 }
 
 impl Descriptors {
-    /// As many as the limit in force allows.
+    /// Creates a counter with the limit that is in force.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        // Where the system does not tell there is no limit to keep.
+        // If the system does not report a limit, there is none to observe.
         let limit = rlimit::Resource::NOFILE.get().map_or(u64::MAX, |(soft, _)| soft);
         Arc::new(Self::of(limit))
     }
 
     fn of(limit: u64) -> Self {
-        // Of few, half are kept.
+        // If the limit is small, half of it is reserved.
         let most = limit - OWN.min(limit / 2);
         Self { most, most_for_websockets: most - REST.min(most / 2), open: AtomicU64::new(0) }
     }
 
-    /// A place for one more connection; none when there are too many.
+    /// Takes a permit for one more connection; `None` if there are too many.
     #[must_use]
     pub fn take(self: &Arc<Self>) -> Option<Descriptor> {
         let taken = self.open.fetch_add(1, Ordering::Relaxed);
@@ -63,14 +66,14 @@ impl Descriptors {
         (taken < self.most).then_some(descriptor)
     }
 
-    /// Whether one of the connections that are open may become a websocket.
+    /// Returns whether one of the open connections may become a websocket.
     #[must_use]
     pub fn allow_websocket(&self) -> bool {
         self.open.load(Ordering::Relaxed) <= self.most_for_websockets
     }
 }
 
-/// The place of a connection that is open.
+/// The permit of an open connection.
 pub struct Descriptor(Arc<Descriptors>);
 
 impl Drop for Descriptor {

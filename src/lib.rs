@@ -1,19 +1,24 @@
 //! Causerie: a chat server with a REST API and Socket.IO, on an embedded database or on MongoDB.
 //!
-//! The map, from the top down; imports point down only:
+//! Modules, from the top down. A module imports only from those below it:
 //!
-//! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`]. [`operator`]: what can be done beside a running one.
-//! - [`http`]: the REST API. [`live`]: the sockets. They do not know each other but for [`sockets::SocketHub`].
-//! - [`chat`]: what people do in rooms, by REST and by socket alike.
-//! - [`timeline`]: the one door by which entries enter the logs of the rooms. [`access`]: who somebody is, and who may do what. [`sessions`]: what a
-//!   login gives. [`token`], [`password`]: how somebody proves who they are. [`limits`]: how often they may. [`budget`]: how
-//!   much memory requests may take.
-//! - [`view`]: how messages look to clients.
-//! - [`store`]: what is kept, and the databases that keep it.
-//! - [`model`], [`clock`], [`address`]: the nouns, time, and where a request comes from. [`config`], [`error`]: settings, and everything that can go wrong.
+//! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`]. [`operator`]:
+//!   operator commands that change the database directly.
+//! - [`http`]: the REST API. [`sockets`]: Socket.IO. REST handlers access the sockets only through
+//!   [`sockets::SocketHub`].
+//! - [`chat`]: operations on rooms and messages, shared by REST and sockets.
+//! - [`timeline`]: appends all entries to the logs of rooms. [`access`]: authentication and access
+//!   control. [`sessions`]: sessions that begin with a login. [`token`], [`password`]: tokens and
+//!   passwords. [`limits`]: rate limits and quotas. [`budget`]: memory limits of requests.
+//! - [`view`]: messages as clients see them.
+//! - [`store`]: the stored data, and the databases that store it.
+//! - [`model`], [`clock`], [`address`]: data types, time, and client addresses. [`config`],
+//!   [`error`]: settings and errors.
 //!
-//! A room is a log: everything that happens in it, a message above all, has the next number, `seq`, with no hole and no repeat. History
-//! is a range of the log, what somebody has read is a position in it, and what a client missed is everything after the last number it saw.
+//! A room is a log. Every event in it, such as a message, is an entry with the next sequence number
+//! (`seq`), without gaps or repeats. History is a range of the log, a read mark is a position in
+//! it, and a client that reconnects catches up with all entries after the last sequence number it
+//! received.
 
 pub mod access;
 pub mod address;
@@ -59,15 +64,17 @@ use timeline::{RoomEvent, RoomEventKind, Subscribers, Timeline};
 use token::Tokens;
 use view::RoomView;
 
-/// How long a server may take to stop, and how long the database may take then if clients have taken most of that.
+/// The time within which a server stops, and the minimum time to close the database if clients have
+/// used most of that.
 const STOP_WITHIN: Duration = Duration::from_millis(9_500);
 const CLOSE_WITHIN: Duration = Duration::from_millis(1_500);
-/// How often a server looks for later times that other servers have written.
+/// The interval at which a server reads the latest time that other servers have written.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
-/// By how many milliseconds the times in the database may be ahead of the clock without a warning: clocks of several servers differ a little.
+/// How far, in milliseconds, times in the database may be ahead of the clock without a warning:
+/// clocks of several servers differ slightly.
 const CLOCK_SKEW_MS: i64 = 10_000;
 
-/// A server that is ready: its database is open, and clients that connect are served as soon as it [runs](Self::run).
+/// A server with an open database. It serves clients once it [runs](Self::run).
 pub struct Server {
     listener: TcpListener,
     router: Router,
@@ -76,12 +83,14 @@ pub struct Server {
     store: Arc<dyn Store>,
     timeline: Timeline,
     sockets: Sockets,
-    /// Keeps the clock from falling behind other servers, where there may be any.
+    /// Keeps the clock from falling behind other servers, if the database is shared.
     _following: Option<AbortOnDropHandle<()>>,
 }
 
 impl Server {
-    /// Opens the database and puts everything together. Errors are one line for the person who starts the server.
+    /// Opens the database and builds the server.
+    ///
+    /// Errors: a single line for the operator.
     pub async fn start(listener: TcpListener, config: Config, clock: Clock) -> Result<Self, OpenError> {
         let store = store::open(&config.database, &config.mongodb).await?;
         if config.rooms.presence == PresenceScope::Writers {
@@ -135,34 +144,35 @@ impl Server {
         })
     }
 
-    /// The address that clients connect to.
+    /// Returns the address that the server listens on.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown`; then finishes what is under way, closes the sockets, and closes the database.
+    /// Serves until `shutdown` completes. Then finishes requests in progress, closes the sockets,
+    /// and closes the database.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let open = http::serve(self.listener, self.router, &self.config, &self.descriptors, shutdown).await;
         tracing::info!("stopping");
         let deadline = Instant::now() + STOP_WITHIN;
         let ended = async { tokio::join!(open.shutdown(), self.sockets.close()) };
         if tokio::time::timeout(self.config.http.shutdown_timeout_ms.into(), ended).await.is_err() {
-            tracing::warn!("some clients did not let go of their connections in time; they are cut");
+            tracing::warn!("graceful shutdown timed out; closing remaining connections");
         }
         self.sockets.drop_events();
         let close = async {
             self.timeline.close().await;
             self.store.close().await;
         };
-        // What was acknowledged is on disk already.
+        // A timeout loses nothing: everything acknowledged is already on disk.
         if tokio::time::timeout_at(deadline.max(Instant::now() + CLOSE_WITHIN), close).await.is_err() {
-            tracing::warn!("the database could not be closed in time; the next start goes on where this one ends");
+            tracing::warn!("closing the database timed out; the next start resumes pending work");
         }
         tracing::info!("stopped");
     }
 }
 
-/// The sockets, as those who are told what happens in rooms.
+/// The sockets as subscribers of room events.
 struct SocketSubscribers {
     sockets: Sockets,
     listed: usize,
@@ -186,7 +196,7 @@ impl Subscribers for SocketSubscribers {
     }
 }
 
-/// What the sockets hear of the news.
+/// Converts a room event to the event that sockets receive.
 fn event(news: &RoomEvent, listed: usize) -> Event<'_> {
     let (chat_room_id, seq) = (news.room, news.placed.seq);
     match &news.what {
@@ -204,19 +214,19 @@ fn event(news: &RoomEvent, listed: usize) -> Event<'_> {
     }
 }
 
-/// Serves on `listener` until `shutdown`: everything from opening the database to closing it.
+/// Opens the database, serves on `listener` until `shutdown` completes, and closes the database.
 pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), OpenError> {
     Server::start(listener, config, Clock::system()).await?.run(shutdown).await;
     Ok(())
 }
 
-/// Has the clock date new entries, rooms and users behind all that are in the database: what is new comes first, also where the clock was
-/// set back, or is behind that of another server.
+/// Advances the clock past all times in the database, so that new entries, rooms and users sort
+/// last, even if the clock was set back or is behind that of another server.
 async fn follow_times(store: &dyn Store, clock: &Clock) -> store::Result<()> {
     let Some(latest) = store.latest().await? else { return Ok(()) };
     let ahead_ms = latest.0.saturating_sub(clock.now().0);
     if ahead_ms > CLOCK_SKEW_MS {
-        tracing::warn!(ahead_ms, %latest, "the database holds later times than the clock shows; new entries are dated behind them until the clock has caught up");
+        tracing::warn!(ahead_ms, %latest, "clock is behind the times in the database; new entries are dated after them");
     }
     clock.advance_past(latest);
     Ok(())
@@ -225,14 +235,15 @@ async fn follow_times(store: &dyn Store, clock: &Clock) -> store::Result<()> {
 async fn keep_following_times(store: Arc<dyn Store>, clock: Clock) {
     loop {
         tokio::time::sleep(FOLLOW_EVERY).await;
-        // While the database is away nobody writes to it.
+        // Errors are ignored: while the database is unavailable, no server writes to it.
         if let Ok(Some(latest)) = store.latest().await {
             clock.advance_past(latest);
         }
     }
 }
 
-/// Tokens signed with the key that is set, or else with the one that the database keeps.
+/// Returns the tokens, signed with the configured key or, by default, with the key that the
+/// database stores.
 async fn tokens(config: &Config, store: &dyn Store) -> Result<Tokens, OpenError> {
     if let Some(secret) = config.token_secret.bytes() {
         return Ok(Tokens::new(secret, config.token.earlier_secrets.bytes()));

@@ -1,9 +1,10 @@
-//! How often somebody may do something, how much they may store, and how many connections and sockets may come from one place. In secure mode; open
-//! mode limits nothing.
+//! Rate limits, storage quotas, and limits on the connections and sockets per address. They apply
+//! in secure mode; open mode has no limits.
 //!
-//! Each limit is a bucket that is full at first: as many as a minute allows may come at once, and then one whenever the bucket has gained
-//! one (GCRA, as in the `governor` crate). The buckets of those who have done nothing for a minute are full again, and forgotten; and of
-//! more buckets than fit, those that were not used for longest.
+//! Each rate limit is a bucket that is full at first: a full minute's allowance may be used at
+//! once, and then one more whenever the bucket has regained one (GCRA, as in the `governor` crate).
+//! A bucket that has been idle for a minute is full again and is dropped. When there are too many
+//! buckets, the least recently used ones are dropped.
 
 mod quota;
 
@@ -33,11 +34,12 @@ use crate::{
 };
 use quota::Quotas;
 
-/// How long it takes an empty bucket to be full again.
+/// The time in which an empty bucket becomes full again.
 const MINUTE: Duration = Duration::from_mins(1);
-/// The most buckets of one limit: a few hundred bytes each.
+/// The maximum number of buckets per limit; each takes a few hundred bytes.
 const BUCKETS: u64 = 50_000;
-/// When to try again where all places for sockets are taken. Nobody knows when one will be free.
+/// The retry delay when an address has no socket permits left. The real delay is unknown, because
+/// it depends on when a socket closes.
 const PLACE_RETRY: Duration = Duration::from_secs(10);
 
 /// The limits of the server.
@@ -55,9 +57,9 @@ pub struct Limits {
     subscriptions_per_user: usize,
 }
 
-/// Every question takes what it asks for, if there is some left. Otherwise the answer is [`Error::RateLimited`].
+/// Every check takes from the limit if enough is left. Otherwise it returns [`Error::RateLimited`].
 impl Limits {
-    /// What the settings say.
+    /// Creates the limits from the settings.
     #[must_use]
     pub fn new(config: &LimitsConfig, mode: AccessMode, clock: WallClock) -> Self {
         let limit = |number| NonZeroU32::new(number).filter(|_| mode == AccessMode::Secure);
@@ -78,33 +80,33 @@ impl Limits {
         }
     }
 
-    /// May somebody at this address try to log in?
+    /// Counts a login attempt from this address.
     pub fn login(&self, address: ClientAddress) -> Result<()> {
         check(self.logins.as_ref(), address.network())
     }
 
-    /// May somebody at this address refresh a token?
+    /// Counts a token refresh from this address.
     pub fn refresh(&self, address: ClientAddress) -> Result<()> {
         check(self.refreshes.as_ref(), address.network())
     }
 
-    /// May somebody at this address register?
+    /// Counts a registration from this address.
     pub fn registration(&self, address: ClientAddress) -> Result<()> {
         check(self.registrations.as_ref(), address.network())
     }
 
-    /// May somebody at this address open one more connection for sockets?
+    /// Counts a new socket connection from this address.
     pub fn connection(&self, address: ClientAddress) -> Result<()> {
         check(self.connections.as_ref(), address.network())
     }
 
-    /// May this user post, or change something else about a room?
+    /// Counts a post, or another change to a room, of this user.
     pub fn post(&self, user: UserId) -> Result<()> {
         check(self.posts.as_ref(), user)
     }
 
-    /// May this user do so many things at once? They count one by one, but all that a minute allows is enough for any number: else some could
-    /// never be done.
+    /// Counts this many changes at once. Each counts, but a full minute's allowance suffices for
+    /// any number; otherwise a larger change could never succeed.
     pub fn posts(&self, user: UserId, count: usize) -> Result<()> {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         match (&self.posts, NonZeroU32::new(count)) {
@@ -113,12 +115,13 @@ impl Limits {
         }
     }
 
-    /// May this user send an event by a socket, or do the same by REST?
+    /// Counts a socket event of this user, or the same operation by REST.
     pub fn event(&self, user: UserId) -> Result<()> {
         check(self.events.as_ref(), user)
     }
 
-    /// Counts a read that costs so much. One that costs more than a minute allows takes all of it: else it could never be done.
+    /// Counts a read with this cost. A read that costs more than a minute's allowance takes all of
+    /// it; otherwise it could never succeed.
     pub fn read(&self, user: UserId, cost: usize) -> Result<()> {
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         match (&self.reads, NonZeroU32::new(cost)) {
@@ -127,23 +130,25 @@ impl Limits {
         }
     }
 
-    /// Counts what a user has stored: a text of so many bytes, and the record that holds it. Errors: [`Error::QuotaExceeded`].
+    /// Counts what a user stores: a text of this many bytes and the record that holds it. Errors:
+    /// [`Error::QuotaExceeded`].
     pub fn store(&self, user: UserId, bytes: usize) -> Result<()> {
         self.stored.as_ref().map_or(Ok(()), |quotas| quotas.take(user, bytes))
     }
 
-    /// In how many rooms the sockets of a user may be together, where it is proved whose they are; 0: any number.
+    /// The maximum number of rooms that all sockets of an authenticated user may be subscribed to
+    /// together; 0 means no limit.
     #[must_use]
     pub fn subscriptions_per_user(&self) -> usize {
         self.subscriptions_per_user
     }
 
-    /// A place for one more socket from this address.
+    /// Takes a permit for one more socket from this address.
     pub fn socket(&self, address: ClientAddress) -> Result<Permit> {
         self.places.take(address).ok_or(Error::RateLimited(PLACE_RETRY))
     }
 
-    /// A place for one more connection from this address that has no connected socket yet.
+    /// Takes a permit for one more connection from this address that has no connected socket yet.
     pub fn unconnected(&self, address: ClientAddress) -> Result<Permit> {
         self.unconnected.take(address).ok_or(Error::RateLimited(PLACE_RETRY))
     }
@@ -167,7 +172,7 @@ where
     C::Instant: Send + Sync,
 {
     fn new(per_minute: NonZeroU32, clock: C) -> Self {
-        // The other policy may choose to forget the newest, which would be no limit for whoever comes for the first time.
+        // The default policy may evict the newest key, so new keys would never be limited.
         let buckets = Cache::builder().eviction_policy(EvictionPolicy::lru()).max_capacity(BUCKETS).time_to_idle(MINUTE).build();
         Self { quota: Quota::per_minute(per_minute), clock, buckets }
     }
@@ -176,34 +181,34 @@ where
         self.check_many(key, NonZeroU32::MIN)
     }
 
-    /// Takes `count` at once, or what fits into the bucket.
+    /// Takes `count` at once, or as many as the bucket can hold.
     fn check_many(&self, key: K, count: NonZeroU32) -> Result<()> {
         let bucket = self.buckets.get_with(key, || Arc::new(RateLimiter::direct_with_clock(self.quota, self.clock.clone())));
         match bucket.check_n(count.min(self.quota.burst_size())) {
             Ok(taken) => taken.map_err(|until| Error::RateLimited(until.wait_time_from(self.clock.now()))),
-            Err(_) => Err(Error::internal("a limit has no room for what fits into it")),
+            Err(_) => Err(Error::internal("count exceeds the burst size of the rate limit")),
         }
     }
 }
 
-/// Places for what may come from one network at the same time; as many as are wanted, where nothing is limited.
+/// Limits the number of simultaneous connections or sockets per network, or does not limit them.
 pub struct ConnectionLimiter(Option<Arc<Counted>>);
 
-/// How many places are taken from where. An address that has none takes no room.
+/// The number of permits in use per network. A network with none has no entry.
 struct Counted {
     most: NonZeroU32,
     taken: Mutex<HashMap<IpAddr, u32>>,
 }
 
 impl ConnectionLimiter {
-    /// So many for each network, in secure mode; 0 is no limit.
+    /// Creates a limiter with this many permits per network in secure mode; 0 means no limit.
     #[must_use]
     pub fn new(most: u32, mode: AccessMode) -> Self {
         let most = NonZeroU32::new(most).filter(|_| mode == AccessMode::Secure);
         Self(most.map(|most| Arc::new(Counted { most, taken: Mutex::default() })))
     }
 
-    /// One more for this address; `None` when all are taken.
+    /// Takes a permit for this address; `None` if none is left.
     #[must_use]
     pub fn take(&self, address: ClientAddress) -> Option<Permit> {
         let Some(counted) = &self.0 else { return Some(Permit::default()) };
@@ -218,7 +223,8 @@ impl ConnectionLimiter {
     }
 }
 
-/// The place of a connection or a socket. It is free again when the last clone is dropped. The default is one that nobody counts.
+/// The permit of a connection or a socket. It is released when the last clone is dropped. The
+/// default permit is not counted.
 #[derive(Clone, Default)]
 pub struct Permit {
     _taken: Option<Arc<Slot>>,
@@ -251,7 +257,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// Seconds to wait, where it is refused.
+    /// Returns the seconds to wait from a rate limit error.
     #[track_caller]
     fn refused<T>(outcome: Result<T>) -> f64 {
         match outcome {

@@ -1,4 +1,4 @@
-//! The program: arguments, settings, log and signals around the server of the library.
+//! The program: command-line arguments, settings, log and signals around the server of the library.
 
 #[path = "main/create_user.rs"]
 mod create_user;
@@ -31,17 +31,21 @@ use tracing_subscriber::EnvFilter;
 use create_user::CreateUser;
 use log::Log;
 
-/// A post is many small pieces of memory that one thread asks for and another gives back, at which the system's allocator is slow.
+/// A post makes many small allocations on one thread that another thread frees, which is slow with
+/// the system allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The exit code when the server cannot start because somebody has to do something: a setting is wrong, the database is not usable.
+/// Exit code if the server cannot start until an operator acts: a setting is wrong, or the database
+/// is not usable.
 const CANNOT_START: u8 = 2;
-/// The exit code when the same may succeed later: the database did not come in time, or the server that was asked is not ready.
+/// Exit code if a later attempt may succeed: the database was not reachable in time, or the server
+/// that was probed is not ready.
 const NOT_NOW: u8 = 1;
 
-/// How long a server may take to be reached, and then to say that it is ready. Together it is less than a container gives its health check,
-/// which would otherwise be killed before it has said what is wrong.
+/// Timeouts of a health check: to connect to the server, and then to receive its response. Together
+/// they are shorter than the time that a container gives its health check, which would otherwise be
+/// killed before it reports the error.
 const REACHED: Duration = Duration::from_secs(1);
 const READY: Duration = Duration::from_secs(3);
 
@@ -59,14 +63,15 @@ struct Arguments {
     /// Print the settings in force, with secrets masked, and exit
     #[arg(long)]
     check_config: bool,
-    /// Ask the server that runs here with these settings whether it is ready, and exit: with 0 if it is, with 1 if not
+    /// Ask the server that runs here with these settings whether it is ready, and exit: with 0 if
+    /// it is, with 1 if not
     #[arg(long)]
     health: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-/// What else the program does than to serve.
+/// The subcommands of the program.
 #[derive(Subcommand)]
 enum Command {
     CreateUser(CreateUser),
@@ -76,7 +81,7 @@ fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            // Nobody is left to tell when standard error is closed.
+            // An error is ignored: if standard error is closed, it cannot be reported.
             let _ = writeln!(io::stderr(), "causerie: {}", printable(&problem.to_string()));
             let may_pass = problem.is::<NotReady>() || matches!(problem.downcast_ref(), Some(OpenError::Absent(_)));
             ExitCode::from(if may_pass { NOT_NOW } else { CANNOT_START })
@@ -84,7 +89,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Why the server cannot start, in one line.
+/// The reason why the server cannot start, as a single line.
 type Problem = Box<dyn Error>;
 
 fn start() -> Result<(), Problem> {
@@ -93,7 +98,7 @@ fn start() -> Result<(), Problem> {
     let filter = config.log.as_str();
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("settings: log: '{filter}': {error}"))?;
     if arguments.check_config {
-        // Whoever asked may have seen enough and closed the pipe.
+        // An error is ignored: the reader may have closed the pipe early.
         let _ = write!(io::stdout(), "{}", config.to_toml());
         return Ok(());
     }
@@ -110,12 +115,12 @@ fn start() -> Result<(), Problem> {
         .map_err(|error| format!("the system gives no threads to run on: {error}"))?;
     runtime.spawn(log.keep_flushing());
     let outcome = runtime.block_on(run(config));
-    // Without waiting for a database that could not be closed in time.
+    // Does not wait for a database that could not be closed in time.
     runtime.shutdown_background();
     outcome
 }
 
-/// The text with control characters escaped: one line, whatever is in it.
+/// Returns the text as a single line, with control characters escaped.
 fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut printable, c| {
         if c.is_control() {
@@ -127,7 +132,7 @@ fn printable(text: &str) -> String {
     })
 }
 
-/// The server is not ready, or not there.
+/// The server is not ready, or not running.
 #[derive(Debug, thiserror::Error)]
 #[error("no server is ready on {address}: {reason}")]
 struct NotReady {
@@ -135,7 +140,8 @@ struct NotReady {
     reason: String,
 }
 
-/// Asks as a load balancer would. One process asks another on the same machine, so the simplest HTTP there is will do.
+/// Sends the readiness request that a load balancer would send. Minimal HTTP is enough between two
+/// processes on the same machine.
 fn ask_for_health(mut address: SocketAddr, base_path: &str) -> Result<(), NotReady> {
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
@@ -152,7 +158,7 @@ fn ask_for_health(mut address: SocketAddr, base_path: &str) -> Result<(), NotRea
     let reason = match ask() {
         Ok(status) if status.ends_with(b" 200") => return Ok(()),
         Ok(status) => format!("it answers {:?}", String::from_utf8_lossy(&status)),
-        // The system's own words for these two tell nobody anything.
+        // The operating system's messages for these two errors are not helpful.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => format!("no answer within {READY:?}"),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => "it hangs up".to_owned(),
         Err(error) => error.to_string(),
@@ -163,27 +169,27 @@ fn ask_for_health(mut address: SocketAddr, base_path: &str) -> Result<(), NotRea
 async fn run(config: Config) -> Result<(), Problem> {
     let (listen, database, access) = (config.listen, config.database.clone(), config.access);
     let base_path = config.http.base_path.clone();
-    // Every connection takes a file descriptor, and of these the usual limit allows few.
+    // Every connection uses a file descriptor, and the usual limit is low.
     let raised = descriptors::raise();
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("listen: cannot listen on {listen}: {error}"))?;
     let server = Server::start(listener, config, Clock::system()).await?;
     let address = server.address().map_err(|error| format!("listen: {error}"))?;
     let stopped = stop_signal().map_err(|error| format!("the system delivers no signals: {error}"))?;
-    // Not before it is certain that the server starts: what keeps it from that is said in one line.
+    // Logged only after the server has started: a start-up error is reported as a single line.
     match raised {
         Ok(Raised { former, limit }) => tracing::info!(former, limit, "limit of open files"),
-        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+        Err(error) => tracing::warn!(%error, "failed to raise the limit of open files"),
     }
     if access == AccessMode::Open && !address.ip().is_loopback() {
-        tracing::warn!(%address, "open mode on an address that others can reach, as allowed: whoever reaches it may act as anyone");
+        tracing::warn!(%address, "open mode on a non-loopback address, as allowed by settings: any client may act as any user");
     }
-    // Whoever started us may not be listening.
+    // An error is ignored: the parent process may have closed standard output.
     let _ = writeln!(io::stdout(), "Causerie listens on http://{address}{} (database {database}, access {access})", base_path.as_str());
     server.run(stopped).await;
     Ok(())
 }
 
-/// Ends at the first Ctrl-C or SIGTERM.
+/// Returns a future that completes at the first Ctrl-C or SIGTERM.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {

@@ -1,4 +1,5 @@
-//! The nouns of a chat: ids, times, users, rooms, messages and read marks. Types only; no I/O.
+//! The data types of the chat: ids, times, users, rooms, messages and read marks. Types only; no
+//! I/O.
 
 mod account;
 mod text;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 pub use account::{Credentials, PasswordHash, RefreshKey, Session, Username};
 pub use text::{EMPTY, LONGEST_NAME, NAME_CHARACTERS, NAME_LENGTH, is_blank, is_js_space, name_flaw};
 
-/// Defines an id: a 128-bit UUID, written everywhere as 32 lower-case hex digits.
+/// Defines an id: a 128-bit UUID, always written as 32 lower-case hex digits.
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -19,7 +20,7 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// Reads an id as clients write it. Anything but 32 lower-case hex digits names nothing.
+            /// Parses an id as clients write it. Only 32 lower-case hex digits are valid.
             #[must_use]
             pub fn parse(text: &str) -> Option<Self> {
                 let canonical = text.len() == 32
@@ -27,13 +28,13 @@ macro_rules! id {
                 canonical.then(|| Uuid::try_parse(text).ok().map(Self)).flatten()
             }
 
-            /// The 16 bytes of the id, as stores keep it.
+            /// Returns the 16 bytes of the id, as stores keep it.
             #[must_use]
             pub fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
             }
 
-            /// The id with these 16 bytes.
+            /// Creates an id from its 16 bytes.
             #[must_use]
             pub fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
@@ -67,33 +68,35 @@ macro_rules! id {
 }
 
 id!(
-    /// Names a user.
+    /// The id of a user.
     UserId
 );
 impl UserId {
-    /// Nobody: who deleted a message without saying who they are, for one.
+    /// The id of an unknown user, such as a caller who deletes a message without authenticating.
     pub const NOBODY: Self = Self(Uuid::nil());
 }
 
 id!(
-    /// Names a room.
+    /// The id of a room.
     RoomId
 );
 id!(
-    /// Names a message.
+    /// The id of a message.
     MessageId
 );
 id!(
-    /// Names a session.
+    /// The id of a session.
     SessionId
 );
 
-/// The number of an entry in its room's log: 1, 2, 3, … with no hole and no repeat. 0 is "before the first".
+/// The sequence number of an entry in its room's log: 1, 2, 3, … without gaps or repeats. 0 is the
+/// position before the first entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize)]
 #[serde(transparent)]
 pub struct Seq(pub u64);
 
-/// A point in time: milliseconds since 1970-01-01 UTC. Written as ISO 8601 with milliseconds and `Z`.
+/// A point in time in milliseconds since 1970-01-01 UTC. Written as ISO 8601 with milliseconds and
+/// `Z`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(pub i64);
 
@@ -120,10 +123,10 @@ macro_rules! names {
         }
 
         impl $name {
-            /// Every value, in the order in which the contract lists them.
+            /// All values, in the order of the API contract.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The name as clients write it.
+            /// Returns the name as clients write it.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -131,7 +134,7 @@ macro_rules! names {
                 }
             }
 
-            /// The value with this name.
+            /// Returns the value with this name.
             #[must_use]
             pub fn parse(text: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|value| value.as_str() == text)
@@ -141,33 +144,33 @@ macro_rules! names {
 }
 
 names!(
-    /// What kind of user somebody is.
+    /// The kind of a user.
     UserType {
         /// A customer.
         Consumer = "consumer",
-        /// Somebody who helps customers.
+        /// A support user, who helps customers.
         Support = "support",
     }
 );
 
 names!(
-    /// What kind of room it is.
+    /// The kind of a room.
     RoomType {
-        /// A conversation of customers.
+        /// A conversation between customers.
         ConsumerToConsumer = "consumer-to-consumer",
         /// A conversation of a customer with support.
         ConsumerToSupport = "consumer-to-support",
     }
 );
 
-/// Somebody who writes and reads messages. A deleted user is kept without names, so that what they wrote has an author.
+/// A user. A deleted user is kept without names, so that their messages keep an author.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct User {
-    /// Names the user.
+    /// The user's id.
     pub id: UserId,
-    /// Given name; empty once deleted.
+    /// The given name; empty once deleted.
     pub first_name: String,
-    /// Family name; empty once deleted.
+    /// The family name; empty once deleted.
     pub last_name: String,
     /// Consumer or support.
     pub kind: UserType,
@@ -199,36 +202,37 @@ impl Serialize for User {
     }
 }
 
-/// The most members of a room. MongoDB makes at most 100,000 keys of the members of one document.
+/// The maximum number of members of a room. MongoDB creates at most 100,000 index keys for the
+/// members of one document.
 pub const LARGEST_ROOM: usize = 50_000;
 
 /// A conversation between a set of users.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Room {
-    /// Names the room.
+    /// The room's id.
     pub id: RoomId,
     /// The kind of conversation.
     pub kind: RoomType,
-    /// What it is called, if it is called anything.
+    /// The name, if the room has one.
     pub name: Option<String>,
-    /// Who asked for the room first.
+    /// The user who initiated the room.
     pub initiator: UserId,
-    /// Who is in it: ascending, each once.
+    /// The members: ascending, without duplicates.
     pub members: Vec<UserId>,
-    /// Those of the members who were added later, ascending, each with the entry that says so.
+    /// The members who were added later, ascending, each with the log entry that added them.
     pub joined: Vec<(UserId, Seq)>,
     /// When the room was created.
     pub created_at: Timestamp,
 }
 
 impl Room {
-    /// Whether this user is in the room.
+    /// Returns whether this user is a member of the room.
     #[must_use]
     pub fn has_member(&self, user: UserId) -> bool {
         self.members.binary_search(&user).is_ok()
     }
 
-    /// The members of the room but for those in `absent`, which is in ascending order.
+    /// Returns the members of the room except those in `absent`, which must be in ascending order.
     #[must_use]
     pub fn members_but(&self, absent: &[UserId]) -> Cow<'_, [UserId]> {
         if absent.is_empty() {
@@ -237,21 +241,23 @@ impl Room {
         self.members.iter().filter(|member| absent.binary_search(member).is_err()).copied().collect()
     }
 
-    /// The entry by which this user came into the room; 0 for one who was in it from the beginning. What stands behind it was posted while
-    /// they were there; what stands before it, they may be shown or not.
+    /// Returns the log entry that added this user to the room; 0 for an original member. Later
+    /// entries were posted while the user was a member; earlier ones are shown depending on the
+    /// settings.
     #[must_use]
     pub fn visible_from(&self, user: UserId) -> Seq {
         self.joined.binary_search_by_key(&user, |(member, _)| *member).map(|index| self.joined[index].1).unwrap_or_default()
     }
 }
 
-/// What a client calls a message of its own, so that sending it twice posts it once: 1 to 64 characters, none of them a control character.
+/// The client's own id for a message, so that sending it twice posts it once: 1 to 64 characters,
+/// none of them a control character.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
 #[serde(transparent)]
 pub struct ClientId(String);
 
 impl ClientId {
-    /// The id, if it is one.
+    /// Returns the id if the text is valid.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let fits = (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control);
@@ -265,75 +271,76 @@ impl ClientId {
     }
 }
 
-/// A message that stands in its room's log.
+/// A message in the log of its room.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
-    /// Names the message.
+    /// The message's id.
     pub id: MessageId,
     /// The room it was posted in.
     pub room: RoomId,
-    /// Its number in the room's log.
+    /// The sequence number in the room's log.
     pub seq: Seq,
-    /// Who wrote it.
+    /// The author.
     pub author: UserId,
-    /// What they wrote; never blank.
+    /// The text; never blank.
     pub text: String,
-    /// When it was posted; within a room never before the message in front of it.
+    /// When it was posted; within a room never before the previous message.
     pub created_at: Timestamp,
-    /// When its text was last changed, if it ever was.
+    /// When its text was last edited, if ever.
     pub edited_at: Option<Timestamp>,
-    /// What its author's client calls it, if anything.
+    /// The id that the author's client gave it, if any.
     pub client_id: Option<ClientId>,
 }
 
-/// An entry of a room's log, as whoever catches up reads it: what happened, and for a message what became of it.
+/// A log entry of a room as a client that catches up reads it. Messages are in their current state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// The room in whose log it stands.
+    /// The room that the log belongs to.
     pub room: RoomId,
-    /// Its number in the log.
+    /// The sequence number in the log.
     pub seq: Seq,
-    /// Who did it; [nobody](UserId::NOBODY) where that is not known.
+    /// The user who caused the entry; [`NOBODY`](UserId::NOBODY) if unknown.
     pub author: UserId,
-    /// When; within a room never before the entry in front of it.
+    /// When the entry was created; within a room never before the previous entry.
     pub created_at: Timestamp,
-    /// What happened.
+    /// The event that the entry records.
     pub what: EntryKind,
 }
 
-/// What an entry says.
+/// The event that an entry records.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum EntryKind {
-    /// A message was posted: as it is now, edits included.
+    /// A message was posted. It is in its current state, edits included.
     Message(Message),
-    /// A message was posted, and deleted since.
+    /// A message was posted, and has been deleted since.
     Deleted(MessageId),
     /// A message was edited.
     Edit {
-        /// Which.
+        /// The message's id.
         message: MessageId,
-        /// As it is now; `None` when it was deleted since.
+        /// The message in its current state; `None` if it has been deleted since.
         current: Option<Message>,
     },
     /// A message was deleted.
     Deletion(MessageId),
-    /// Somebody came into the room.
+    /// A member was added to the room.
     MemberAdded(UserId),
-    /// Somebody is no longer in the room.
+    /// A member was removed from the room.
     MemberRemoved(UserId),
-    /// The room got another name, or none.
+    /// The room was renamed; `None` if the name was removed.
     Renamed(Option<String>),
 }
 
-/// "This user has read everything in the room up to here." Marks are appended, never rewritten: the reader of a message is whoever
-/// has a mark at or after it, and the first such mark says when.
+/// Records that a user has read everything in the room up to an entry. Marks are appended, never
+/// rewritten: a user has read a message if they have a mark at or after it, and the first such mark
+/// has the time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReadMark {
-    /// Who read.
+    /// The user who read.
     pub user: UserId,
     /// The last entry read.
     pub up_to: Seq,
-    /// When.
+    /// When the user read it.
     pub read_at: Timestamp,
 }
 

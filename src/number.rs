@@ -1,21 +1,22 @@
-//! Whole numbers as clients send them in JSON: some languages write `1.0` for 1.
+//! Parses whole numbers as clients send them in JSON: some languages write `1.0` for 1.
 
 use serde_json::Value;
 
-/// The whole number, 0 or more and of at most 64 bits, that a value is, however it is written.
+/// Returns the value as a non-negative whole number of at most 64 bits, in any notation; `None` for
+/// other values.
 #[must_use]
 pub fn whole(value: &Value) -> Option<u64> {
     let Value::Number(number) = value else { return None };
     number.as_u64().or_else(|| whole_float(number.as_f64()?))
 }
 
-/// The same of a text, as in a form.
+/// Like [`whole`], for text, such as a form field.
 #[must_use]
 pub fn whole_in(text: &str) -> Option<u64> {
     text.parse().ok().or_else(|| whole_float(text.parse().ok()?))
 }
 
-/// Whether a number is whole, but too large.
+/// Returns whether a value is a whole number that is too large.
 #[must_use]
 pub fn is_too_large(value: &Value) -> bool {
     whole(value).is_none() && value.as_f64().is_some_and(|number| number > 0.0 && number.fract() == 0.0)
@@ -25,7 +26,8 @@ fn whole_float(number: f64) -> Option<u64> {
     if number.fract() != 0.0 {
         return None;
     }
-    // Floats are written without an exponent, and 0 is added since -0.0 would be written with its sign.
+    // Floats are formatted without an exponent. Adding 0 turns -0.0 into 0.0, which is formatted
+    // without a sign.
     (number + 0.0).to_string().parse().ok()
 }
 

@@ -1,4 +1,5 @@
-//! What the operator may do to the database while the server is running on it, and without asking the server.
+//! Commands of the operator that change the database directly, even while a server is running on
+//! it.
 
 use crate::{
     clock::Clock,
@@ -9,7 +10,7 @@ use crate::{
     store::{self, OpenError, Store, StoreError},
 };
 
-/// Who is to be added.
+/// A user to be added.
 pub struct NewUser {
     kind: UserType,
     username: Username,
@@ -20,13 +21,13 @@ pub struct NewUser {
 /// Why a user was not added, as one line for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAdded {
-    /// What was given is not fit for it.
+    /// A value is invalid: the name of the value and the reason.
     #[error("{0}: {1}")]
     Unfit(&'static str, &'static str),
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The database does not carry it out.
+    /// The database reported an error.
     #[error("database: {0}")]
     Store(#[from] StoreError),
     /// The password cannot be hashed.
@@ -35,7 +36,7 @@ pub enum NotAdded {
 }
 
 impl NewUser {
-    /// Checks what was given as registration over the API does.
+    /// Validates the values as registration over the API does.
     pub fn read(kind: &str, username: &str, first_name: String, last_name: String) -> Result<Self, NotAdded> {
         let kind = UserType::parse(kind).ok_or(NotAdded::Unfit("type", "it is neither consumer nor support"))?;
         let username = Username::parse(username).ok_or(NotAdded::Unfit("username", Username::FORM))?;
@@ -49,7 +50,7 @@ impl NewUser {
         Ok(Self { kind, username, first_name, last_name })
     }
 
-    /// Adds the user with this password to the database that the settings name.
+    /// Adds the user with this password to the configured database.
     pub async fn add(self, password: String, config: &Config, clock: &Clock) -> Result<UserId, NotAdded> {
         if let Some(flaw) = password::validate(&password) {
             return Err(NotAdded::Unfit("password", flaw));
@@ -58,7 +59,8 @@ impl NewUser {
         let id = clock.new_id(now).into();
         let Self { kind, username, first_name, last_name } = self;
         let user = User { id, first_name, last_name, kind, created_at: now, updated_at: now, deleted: false };
-        // Before the database is opened: a server that starts meanwhile should not find it taken for longer than need be.
+        // Hashed before the database is opened, so that a server that starts in the meantime does
+        // not find it locked for longer than necessary.
         let hash = Passwords::new().hash(password, &username, &user).await?;
         let password = hash.ok_or(NotAdded::Unfit("password", password::TOO_WEAK))?;
         let store = store::open_shared(&config.database, &config.mongodb).await?;
@@ -68,7 +70,7 @@ impl NewUser {
     }
 }
 
-/// Adds the user behind all that is there, also where the clock is behind it.
+/// Adds the user with a time after all existing data, even if the clock is behind.
 async fn add(store: &dyn Store, clock: &Clock, user: User, credentials: Credentials) -> store::Result<bool> {
     if let Some(latest) = store.latest().await? {
         clock.advance_past(latest);

@@ -1,12 +1,14 @@
-//! Passwords: whether one will do, and the hashes by which they are known again.
+//! Validates, hashes and verifies passwords.
 //!
-//! Argon2id (RFC 9106) with the parameters that OWASP recommends, 19 MiB and two passes, so that whoever steals the hashes has a hard time
-//! guessing. That is work, so it is done on threads of its own with a low priority, on as many at once as there are cores: a flood of logins
-//! waits in line, and everybody else goes on.
+//! The hash is Argon2id (RFC 9106) with the parameters that OWASP recommends, 19 MiB and two
+//! passes, so that stolen hashes are hard to crack. Hashing is expensive, so it runs on threads of
+//! its own with a low priority, at most as many at once as there are cores: a flood of logins
+//! queues up, and other requests are not delayed.
 //!
-//! Passwords are compared in the form of the profile `OpaqueString` (RFC 8265, 4.2): keyboards and systems write the same letter in several
-//! ways. Of the profile's restrictions only that on control characters is applied, to new passwords; the others would refuse emoji. Hashes
-//! that were made before that, of what was typed, go on verifying, and are replaced at the next login.
+//! Passwords are normalized as in the profile `OpaqueString` (RFC 8265, 4.2), because keyboards and
+//! systems encode the same letter in several ways. Of the profile's restrictions, only the one on
+//! control characters is applied, to new passwords; the others would refuse emoji. Older hashes,
+//! made of passwords without normalization, still verify and are replaced at the next login.
 
 use std::{fmt::Display, ops::RangeInclusive, sync::Arc, thread};
 
@@ -23,38 +25,41 @@ use crate::{
     model::{PasswordHash, User, Username, is_blank},
 };
 
-/// A hash that no password has, at the price of any: what a password is compared with where there is no account.
+/// A hash that matches no password but costs as much to verify as any other. Passwords are compared
+/// with it if there is no account.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyBpdCE$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-/// What is said of a new password of the wrong length.
+/// The error of a new password of the wrong length.
 pub const LENGTH: &str = "please provide 8 to 256 characters";
-/// What is said of a new password that shows nothing. Whoever logs in is taken for having given none.
+/// The error of a new password that is blank. At login, a blank password counts as missing.
 const BLANK: &str = "this password is nothing but white space";
-/// What is said of a new password that is easy to guess.
+/// The error of a new password that is easy to guess.
 pub const TOO_WEAK: &str = "this password is too easy to guess";
-/// The error of a new password with a line break, a tab or the like in it.
+/// The error of a new password with a line break, a tab or another control character in it.
 const CONTROL: &str = "this password has control characters in it";
 
-/// How far behind everything else the work on passwords comes, on the scale of `nice`: it gets a tenth of a busy core.
+/// The `nice` value of hashing threads: they get a tenth of a busy core.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
 
-/// The shortest and the longest password, in characters.
+/// The minimum and maximum length of a password, in characters.
 const LENGTHS: RangeInclusive<usize> = 8..=256;
-/// The most characters that become one when they are composed.
+/// The maximum number of characters that NFC composes into one.
 const COMPOSED: usize = 4;
 
-/// How many characters of a password are looked at in one go. Longer are none of those that everybody tries.
+/// The number of characters per chunk in the strength check. Common passwords are not longer.
 const CHUNK: usize = 32;
-/// The signs that are taken for a letter, for each letter for which there are several.
+/// The characters that may replace a letter, for each letter with several replacements.
 const SIGNS: [&str; 7] = ["4@", "({[<", "69", "1!|", "1|7", "$5", "+7"];
-/// Of how many readings each is looked up. What has more is no word; the first row of a keyboard, shifted and not, has as many.
+/// The maximum number of readings of a chunk for which the strength check runs. A chunk with more
+/// is not a common word; the first row of a keyboard, shifted and not, has exactly this many.
 const READINGS: usize = 32;
 
-/// What is wrong with a new password, whoever takes it, if anything is. Its length is counted in characters of its normal form.
+/// Returns the error text of an invalid new password, independent of the user; `None` if it is
+/// valid. The length is counted in characters of the normal form.
 #[must_use]
 pub fn validate(password: &str) -> Option<&'static str> {
-    // A text that cannot become short enough is not worth the work.
+    // Skips the normalization of a text that cannot become short enough.
     let is_huge = password.chars().nth(LENGTHS.end() * COMPOSED).is_some();
     if is_huge || !LENGTHS.contains(&normalized(password).chars().count()) {
         return Some(LENGTH);
@@ -65,7 +70,7 @@ pub fn validate(password: &str) -> Option<&'static str> {
     password.contains(char::is_control).then_some(CONTROL)
 }
 
-/// A password in its normal form: with ASCII spaces for all others, and in NFC.
+/// Returns the normal form of a password: ASCII spaces instead of all other spaces, and NFC.
 fn normalized(password: &str) -> String {
     if password.is_ascii() {
         return password.to_owned();
@@ -73,49 +78,52 @@ fn normalized(password: &str) -> String {
     password.chars().map(|c| if is_space_separator(c) { ' ' } else { c }).nfc().collect()
 }
 
-/// Whether a character is of Unicode's category Zs.
+/// Returns whether a character is in the Unicode category Zs.
 fn is_space_separator(c: char) -> bool {
     matches!(c, ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}')
 }
 
-/// Whether a password is one of those that everybody tries first. None is easier to guess than a part of it, so a long one is looked at in
-/// pieces, and one piece that is hard is enough. Looking at all of it would take many times as long as the hash, and logins wait for that.
+/// Returns whether a password is easy to guess. A password is at least as hard to guess as any part
+/// of it, so a long one is checked in chunks, and one hard chunk is enough. Checking the whole
+/// password would take many times as long as the hash, and logins would have to wait for that.
 fn is_easy(password: &str, names: &[&str]) -> bool {
     let letters: Vec<_> = password.chars().collect();
     letters.chunks(CHUNK).all(|piece| readings(piece) <= READINGS && zxcvbn(&String::from_iter(piece), names).score() < Score::Two)
 }
 
-/// How many words it may be in which signs stand for letters.
+/// Returns the number of words that a chunk may stand for if its signs replace letters.
 fn readings(piece: &[char]) -> usize {
     SIGNS.iter().map(|signs| signs.chars().filter(|sign| piece.contains(sign)).count().max(1)).product()
 }
 
-/// What came of comparing a password with a hash.
+/// The result of comparing a password with a hash.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// It is another, or there is no hash.
+    /// The password is wrong, or there is no hash.
     Wrong,
-    /// It is the password.
+    /// The password is correct.
     Right,
-    /// It is the password, but the hash was made of it as it was typed. This is the hash of its normal form.
+    /// The password is correct, but the hash was made without normalization. This is the hash of
+    /// the normal form.
     Outdated(PasswordHash),
 }
 
-/// Hashes passwords and compares them.
+/// Hashes and verifies passwords.
 #[derive(Clone)]
 pub struct Passwords {
     at_once: Arc<Semaphore>,
 }
 
 impl Passwords {
-    /// As many at once as this machine has cores.
+    /// Creates a hasher that runs as many hashes at once as this machine has cores.
     #[must_use]
     pub fn new() -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         Self { at_once: Arc::new(Semaphore::new(cores)) }
     }
 
-    /// The hash of a new password; `None` when it is one of those that everybody tries first, or made of the user's names.
+    /// Returns the hash of a new password; `None` if it is a common password or made of the user's
+    /// names.
     pub async fn hash(&self, password: String, username: &Username, user: &User) -> Result<Option<PasswordHash>> {
         let names = [username.as_str().to_owned(), user.first_name.clone(), user.last_name.clone()];
         self.run(move || {
@@ -129,7 +137,8 @@ impl Passwords {
         .await
     }
 
-    /// Whether this is the password with that hash. Without a hash it is not, which takes as long to find out.
+    /// Compares a password with a hash. Without a hash the result is [`Verdict::Wrong`], after the
+    /// same time.
     pub async fn verify(&self, password: String, known: Option<PasswordHash>) -> Result<Verdict> {
         self.run(move || {
             let there = known.is_some();
@@ -140,7 +149,8 @@ impl Passwords {
             if is_it(&normal) {
                 return Ok(Verdict::Right);
             }
-            // Depends on what was typed alone, and so tells nothing of the account.
+            // Depends only on the password that was typed, so the time reveals nothing about the
+            // account.
             if normal != password && is_it(&password) {
                 return Ok(Verdict::Outdated(hash(&normal)?));
             }
@@ -155,25 +165,27 @@ impl Passwords {
         let work = move || {
             yield_to_others();
             let outcome = work();
-            // Kept until the work is done, also when whoever asked for it has gone away.
+            // The permit is held until the work is done, even if the caller has dropped its future.
             drop(permit);
             let _ = reply.send(outcome);
         };
-        // A thread of its own, since its priority could not be raised again. Beside the work it costs nothing.
+        // A new thread each time, because its priority cannot be raised again. The cost is
+        // negligible compared with the work.
         thread::Builder::new()
             .name("password".into())
             .spawn(work)
-            .map_err(|error| Error::internal(format!("a thread for a password: {error}")))?;
+            .map_err(|error| Error::internal(format!("failed to spawn the password thread: {error}")))?;
         answer.await.unwrap_or_else(|lost| Err(Error::internal(lost.to_string())))
     }
 }
 
-/// Lowers the priority of the calling thread, so that a flood of logins does not take the processor from those who are logged in. Elsewhere than
-/// on Linux this would be the priority of the whole process.
+/// Lowers the priority of the calling thread, so that a flood of logins does not take the processor
+/// from other users. On systems other than Linux this would change the priority of the whole
+/// process, so it does nothing there.
 fn yield_to_others() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::debug!(%error, "the priority of a thread could not be lowered");
+        tracing::debug!(%error, "failed to lower the thread priority");
     }
 }
 
@@ -188,9 +200,9 @@ fn hash(password: &str) -> Result<PasswordHash> {
     Ok(PasswordHash(hash.to_string()))
 }
 
-/// An error of the library, which names no password.
+/// Converts an error of the library, which does not contain the password.
 fn fault(error: &impl Display) -> Error {
-    Error::internal(format!("hashing a password: {error}"))
+    Error::internal(format!("password hashing failed: {error}"))
 }
 
 #[cfg(test)]
@@ -235,7 +247,7 @@ mod tests {
                 assert!(matches!(passwords.verify(wrong.into(), Some(hash.clone())).await.unwrap(), Verdict::Wrong), "{wrong:?}");
             }
         }
-        // What was hashed as it was typed is known again when it is typed so, and then replaced.
+        // A hash made without normalization verifies for the same spelling, and is then replaced.
         let old = hash(forms[1]).unwrap();
         assert!(matches!(passwords.verify(forms[0].into(), Some(old.clone())).await.unwrap(), Verdict::Wrong));
         let Verdict::Outdated(new) = passwords.verify(forms[1].into(), Some(old)).await.unwrap() else { panic!("it is the password") };

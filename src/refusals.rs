@@ -1,5 +1,5 @@
-//! Lines of the log that clients can cause as often as they like: of each kind one is written at once for an address, and a second later
-//! how many more there were.
+//! Limits log lines that clients can cause at will: for each kind and address one line is logged at
+//! once, and a second later the number of further ones.
 
 use std::{
     collections::HashMap,
@@ -12,18 +12,20 @@ use tokio::runtime::Handle;
 
 use crate::address::ClientAddress;
 
-/// How long lines of one kind and address are only counted.
+/// How long lines of one kind and address are only counted after the first.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// For how many addresses and kinds lines are written in that time; those of all others are counted together.
+/// The maximum number of pairs of address and kind that are logged in that time; all others are
+/// counted together.
 const MAX_ADDRESSES: usize = 100;
 
-/// An address, where it is not one of too many, and what is counted.
+/// The address, or `None` for those beyond [`MAX_ADDRESSES`], and the kind of line.
 type Key = (Option<IpAddr>, &'static str);
 
-/// The log is one for the whole process, and so is what is counted of it.
+/// Static, because there is one log per process.
 static COUNTS: LazyLock<Mutex<HashMap<Key, u64>>> = LazyLock::new(Mutex::default);
 
-/// Whether this is to be logged. Otherwise it is counted as one more of `what`, which is in the plural.
+/// Returns whether to log this line. Otherwise it is counted as one more of `what`, which must be
+/// in the plural.
 #[must_use]
 pub fn is_first(address: ClientAddress, what: &'static str) -> bool {
     let mut counts = counts();
@@ -38,7 +40,7 @@ pub fn is_first(address: ClientAddress, what: &'static str) -> bool {
         *count += 1;
         return false;
     }
-    // Where nobody can tell the number later everything is logged.
+    // Without a runtime the count cannot be logged later, so every line is logged.
     let Ok(runtime) = Handle::try_current() else { return true };
     counts.insert(key, u64::from(!is_one_of_few));
     drop(counts);
@@ -46,7 +48,7 @@ pub fn is_first(address: ClientAddress, what: &'static str) -> bool {
         tokio::time::sleep(INTERVAL).await;
         match (counts_of(key), key.0) {
             (0, _) => {}
-            (more, Some(network)) => tracing::warn!(%network, more, "{what}: {more} more from there in one second"),
+            (more, Some(network)) => tracing::warn!(%network, more, "{what}: {more} more from this address in one second"),
             (more, None) => tracing::warn!(more, "{what}: {more} more from other addresses in one second"),
         }
     });

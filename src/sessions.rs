@@ -1,13 +1,16 @@
-//! Sessions: what a login with a password gives, how it goes on, and whose it is.
+//! Sessions of users who log in with a password: begins and refreshes them, and detects stolen
+//! refresh tokens.
 //!
-//! A session has access tokens, each valid for some minutes, and one refresh token at a time, by which to get the next of both. A refresh
-//! token is made of the session's id, a part that all tokens of the session have in common, and a part that it has alone. The hashes of the
-//! last two are kept. So one that has the common part and another last part was issued before and has been used: there are two who have it,
-//! one of them a thief, and the session ends.
+//! A session has access tokens, each valid for some minutes, and one refresh token at a time, with
+//! which the client gets the next of both. A refresh token consists of the session's id, a part
+//! that all tokens of the session share, and a part of its own. The store keeps the hashes of the
+//! last two. A token with the shared part but a different last part was issued before and has been
+//! used: two parties have it, one of them a thief, and the session ends.
 //!
-//! The two may also be two tabs of one browser, or a client that got no answer. So for [ten seconds](crate::store::REPEAT_WINDOW) the token that was used last gives its
-//! successor again. The last part of a successor is a keyed hash of the token before it: every server with the key makes the same one,
-//! and nothing more is kept of it than of any other.
+//! The two parties may also be two tabs of one browser, or a client that did not receive the
+//! response. So for [ten seconds](crate::store::REPEAT_WINDOW) the token used last returns the same
+//! successor again. The last part of a successor is a keyed hash of the previous token: every
+//! server with the key computes the same one, and the store keeps no more of it than of any other.
 
 use std::{fmt, sync::Arc};
 
@@ -22,59 +25,60 @@ use crate::{
     token::Tokens,
 };
 
-/// The longest name of a client that is kept, in characters.
+/// The maximum length of the user agent to keep, in characters.
 const USER_AGENT: usize = 200;
 
-/// What whoever has logged in goes on with.
+/// The tokens of a session that was begun or refreshed.
 #[derive(Debug)]
 pub struct Opened {
     /// The access token.
     pub authorization: String,
-    /// The token by which to get the next ones.
+    /// The refresh token.
     pub refresh_token: String,
-    /// How long the access token is valid, in seconds.
+    /// The lifetime of the access token, in seconds.
     pub expires_in: u32,
-    /// The user's sessions that had to end, since there were too many.
+    /// The user's sessions that were ended because there were too many.
     pub ended: Vec<SessionId>,
 }
 
-/// What came of a refresh token.
+/// The outcome of a refresh.
 #[derive(Debug)]
 pub enum Refreshed {
-    /// The session of this user goes on.
+    /// The session of this user was refreshed.
     Goes(Opened, Arc<User>),
-    /// The token had been used before, so the session has ended.
+    /// The token had been used before, so the session was ended.
     Stolen(Arc<Session>),
-    /// It is none of ours, or its session is over.
+    /// The token is invalid, or its session has ended.
     Unknown,
 }
 
-/// Begins sessions and lets them go on.
+/// Begins and refreshes sessions.
 #[derive(Clone)]
 pub struct Sessions {
     store: Arc<dyn Store>,
     tokens: Arc<Tokens>,
     clock: Clock,
     config: SessionConfig,
-    /// Of a token without a session, in seconds.
+    /// The lifetime of a token without a session, in seconds.
     open_lifetime: Option<u32>,
 }
 
 impl Sessions {
-    /// Sessions that are kept in `store`.
+    /// Creates the sessions that are kept in `store`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, tokens: Arc<Tokens>, clock: Clock, config: &Config) -> Self {
         let open_lifetime = Some(config.token.lifetime_seconds).filter(|seconds| *seconds > 0);
         Self { store, tokens, clock, config: config.session.clone(), open_lifetime }
     }
 
-    /// The token of somebody who logs in without a password.
+    /// Signs a token for a user who logs in without a password.
     #[must_use]
     pub fn without_proof(&self, user: &User) -> String {
         self.tokens.sign(user, None, self.clock.now(), self.open_lifetime)
     }
 
-    /// Begins a session of a user whose password has that hash. [`Error::WrongLogin`] where it has been changed meanwhile.
+    /// Begins a session of a user whose password has this hash. Errors: [`Error::WrongLogin`] if
+    /// the password has been changed in the meantime.
     pub async fn begin(&self, user: &User, password: PasswordHash, user_agent: &str) -> Result<Opened> {
         let now = self.clock.now();
         let session = Session {
@@ -91,7 +95,8 @@ impl Sessions {
         Ok(Opened { ended, ..self.opened(user, id, &token) })
     }
 
-    /// Gives the next tokens for a refresh token, which is used up by that. For a moment the same token gives the same refresh token again.
+    /// Exchanges a refresh token for the next tokens, which uses it up. For a short time the same
+    /// token returns the same refresh token again.
     pub async fn refresh(&self, token: &str) -> Result<Refreshed> {
         let Some(token) = RefreshToken::parse(token) else { return Ok(Refreshed::Unknown) };
         let successors = token.successors(&self.tokens);
@@ -121,7 +126,7 @@ impl Sessions {
         Opened { authorization, refresh_token: token.to_string(), expires_in, ended: Vec::new() }
     }
 
-    /// When a session is over that is not refreshed from now on.
+    /// Returns when a session expires that is refreshed now and never again.
     fn over(&self, now: Timestamp) -> Timestamp {
         Timestamp(now.0.saturating_add(i64::from(self.config.refresh_lifetime_seconds) * 1_000))
     }
@@ -139,10 +144,10 @@ impl RefreshToken {
         Ok(Self { session, line: random()?, secret: random()? })
     }
 
-    /// Returns the tokens that may follow this one, one per key of the server: the first takes its place, the others are those that a
-    /// server with an earlier key has made.
+    /// Returns the tokens that may follow this one, one per key of the server: the first takes its
+    /// place, the others are those that a server with an earlier key has made.
     fn successors(&self, tokens: &Tokens) -> Vec<Self> {
-        // No token of the API begins like this, so no result is a signature of one.
+        // No API token begins like this, so no result is a signature of one.
         let macs = tokens.macs(format!("successor of the refresh token {self}").as_bytes());
         macs.iter().map(|mac| Self { secret: Sha256::digest(mac).into(), ..*self }).collect()
     }
@@ -167,11 +172,11 @@ impl fmt::Display for RefreshToken {
 
 fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("the system gives no random bytes: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("failed to get random bytes from the system: {error}")))?;
     Ok(bytes)
 }
 
-/// As it was written and in no other way: two digits for each byte, in small letters.
+/// Decodes exactly the form that is written: two lower-case digits per byte.
 fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != 2 * N || text.contains(char::is_uppercase) {
         return None;

@@ -1,4 +1,4 @@
-//! Access tokens: JSON Web Tokens (RFC 7519), signed with HS256 and nothing else.
+//! Access tokens: JSON Web Tokens (RFC 7519), signed with HS256 only.
 
 use std::fmt;
 
@@ -9,31 +9,32 @@ use serde_json::{Map, Value};
 
 use crate::model::{SessionId, Timestamp, User, UserId, UserType};
 
-/// How many verified tokens are remembered; one takes some 400 bytes.
+/// The number of verified tokens to cache; each takes about 400 bytes.
 const REMEMBERED: u64 = 20_000;
 
-/// Why a token was refused. The texts are those that clients of the original application know.
+/// Why a token was refused. The texts are those of the original application, which clients know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Nothing stood where the token should.
+    /// The token is empty.
     #[error("jwt must be provided")]
     Missing,
-    /// Not three parts with dots between them.
+    /// The token does not consist of three parts separated by dots, or its header names an
+    /// extension.
     #[error("jwt malformed")]
     Malformed,
-    /// Three parts that do not decode to a token of ours.
+    /// The three parts do not decode to valid claims.
     #[error("invalid token")]
     Undecodable,
     /// The signature is empty.
     #[error("jwt signature is required")]
     Unsigned,
-    /// Signed with something other than HS256.
+    /// The token is signed with an algorithm other than HS256.
     #[error("invalid algorithm")]
     Algorithm,
-    /// Signed with another key, or changed since.
+    /// The token is signed with another key, or was changed.
     #[error("invalid signature")]
     Signature,
-    /// Its time is over.
+    /// The token has expired.
     #[error("jwt expired")]
     Expired,
 }
@@ -45,7 +46,7 @@ struct TokenPayload {
     user_type: UserType,
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<String>,
-    /// Seconds since 1970, as all times in a token.
+    /// Seconds since 1970, like all times in a token.
     iat: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<i64>,
@@ -53,28 +54,29 @@ struct TokenPayload {
 
 /// Signs and verifies the tokens of one server, or of several that share a key.
 pub struct Tokens {
-    /// The key that signs, and those that signed before.
+    /// The signing key, followed by the earlier keys.
     keys: Vec<EncodingKey>,
     /// The same keys in the same order.
     verifying: Vec<DecodingKey>,
     validation: Validation,
-    /// What tokens said that were verified: the same ones come with every request, and verifying costs more than the rest of the check.
+    /// A cache of the claims of verified tokens. The same tokens come with every request, and
+    /// verifying costs more than the rest of the check.
     verified: Cache<String, Claims>,
 }
 
-/// What stands in a token of ours.
+/// The claims of a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claims {
-    /// For whom it speaks.
+    /// The user.
     pub user: UserId,
-    /// Of which session it is; of none, where somebody logged in without a password.
+    /// The session; `None` for a login without a password.
     pub session: Option<SessionId>,
-    /// When it expires, in seconds since 1970; never, where it does not say.
+    /// When the token expires, in seconds since 1970; `None` if never.
     pub ends: Option<i64>,
 }
 
 impl Claims {
-    /// Whether it has expired.
+    /// Returns whether the token has expired.
     #[must_use]
     pub fn has_ended(&self, now: Timestamp) -> bool {
         self.ends.is_some_and(|end| now.0.div_euclid(1000) >= end)
@@ -82,11 +84,13 @@ impl Claims {
 }
 
 impl Tokens {
-    /// Tokens signed with `secret`. Those that were signed with one of `earlier` are valid as well.
+    /// Creates tokens that are signed with `secret`. Tokens signed with one of the `earlier`
+    /// secrets are valid too.
     #[must_use]
     pub fn new<'a>(secret: &'a [u8], earlier: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
-        // A token without `exp` never ends, and `exp` is compared with our clock, not the library's.
+        // A token without `exp` never expires, and `exp` is compared with the server's own clock
+        // instead of the library's.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
@@ -96,7 +100,7 @@ impl Tokens {
         Self { keys, verifying, validation, verified: Cache::new(REMEMBERED) }
     }
 
-    /// A token that says its bearer is `user`, valid for this many seconds, or for ever.
+    /// Signs a token for `user`, valid for this many seconds, or without expiry.
     ///
     /// # Panics
     /// Never: claims of strings and numbers always serialize, and HS256 takes a key of any length.
@@ -113,8 +117,8 @@ impl Tokens {
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.keys[0]).expect("claims of strings and numbers serialize")
     }
 
-    /// Returns the HMAC-SHA256 of `input` under each key, that of the signing key first. `input` must not have the form of a token's
-    /// signed part, or the result would be a valid signature.
+    /// Returns the HMAC-SHA256 of `input` under each key, that of the signing key first. `input`
+    /// must not have the form of a token's signed part, or the result would be a valid signature.
     ///
     /// # Panics
     /// Never: HMAC takes keys and inputs of any length.
@@ -124,7 +128,7 @@ impl Tokens {
         self.keys.iter().map(mac).collect()
     }
 
-    /// What the token says, if it is one of ours that has not expired.
+    /// Returns the claims of the token if it is valid and has not expired.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
         let verified = match self.verified.get(token) {
             Some(known) => known,
@@ -155,7 +159,7 @@ impl Tokens {
         Ok(Claims { user, session, ends: claims.exp })
     }
 
-    /// What the token says, if one of the keys has signed it.
+    /// Returns the payload of the token if one of the keys has signed it.
     fn claims(&self, token: &str) -> Result<TokenPayload, TokenError> {
         for key in &self.verifying {
             match jsonwebtoken::decode::<TokenPayload>(token, key, &self.validation) {
@@ -171,8 +175,9 @@ impl Tokens {
     }
 }
 
-/// Whether a token's header names an extension that a verifier has to understand: any `crit` (RFC 7515, 4.1.11), or an unencoded payload
-/// (RFC 7797), which is signed in another way. The library ignores both.
+/// Returns whether a token's header names an extension that a verifier must understand: any `crit`
+/// (RFC 7515, 4.1.11), or an unencoded payload (RFC 7797), which is signed in another way.
+/// `jsonwebtoken` ignores both.
 fn has_extension(header: &str) -> Result<bool, TokenError> {
     let json = from_base64url(header).ok_or(TokenError::Undecodable)?;
     let fields: Map<String, Value> = serde_json::from_slice(&json).map_err(|_| TokenError::Undecodable)?;
@@ -197,14 +202,14 @@ fn from_base64url(text: &str) -> Option<Vec<u8>> {
         }
         let shift = 6 * (4 - u32::try_from(digits.len()).ok()?);
         let whole = (bits << shift).to_be_bytes();
-        // One digit alone holds no whole byte.
+        // A single digit does not encode a whole byte.
         bytes.extend_from_slice(whole.get(1..digits.len()).filter(|bytes| !bytes.is_empty())?);
     }
     Some(bytes)
 }
 
 impl fmt::Debug for Tokens {
-    /// Without the keys.
+    /// Omits the keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens").finish_non_exhaustive()
     }

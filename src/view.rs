@@ -1,4 +1,4 @@
-//! How messages look to clients: the shapes that REST answers and socket events share.
+//! The JSON shapes of messages that REST responses and socket events share.
 
 mod room;
 
@@ -14,14 +14,14 @@ use crate::{
 
 pub use room::{RecentConversation, RoomView};
 
-/// The text of a message, in the object in which clients look for it.
+/// The text of a message, in the nested object that clients expect.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Content<'a> {
     message_text: &'a str,
 }
 
-/// Who read a message, and when.
+/// A user who read a message, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reader {
@@ -29,11 +29,12 @@ pub struct Reader {
     read_at: Timestamp,
 }
 
-/// Who read `message`: its author at once, then the others in the order in which they did. `marks` are those of the page around it.
+/// Returns the readers of `message`: the author first, with the time of posting, then the others in
+/// the order in which they read it. `marks` are the read marks of the page around the message.
 #[must_use]
 pub fn readers(message: &Message, marks: &[ReadMark]) -> Vec<Reader> {
     let mut readers = vec![Reader { read_by_user_id: message.author, read_at: message.created_at }];
-    // A user's marks ascend, so the first at or after the message is the one in which it was read.
+    // A user's marks ascend, so the first mark at or after the message is when it was read.
     for mark in marks.iter().filter(|mark| mark.up_to >= message.seq) {
         if readers.iter().all(|reader| reader.read_by_user_id != mark.user) {
             readers.push(Reader { read_by_user_id: mark.user, read_at: mark.read_at });
@@ -43,7 +44,8 @@ pub fn readers(message: &Message, marks: &[ReadMark]) -> Vec<Reader> {
     readers
 }
 
-/// The readers of `message` who are listed with it: all, or in a large room the first `most`, and how many there are.
+/// Returns the readers of `message` to list: all, or in a large room the first `most`, with the
+/// total count.
 fn listed_readers(message: &Message, marks: &[ReadMark], most: Option<usize>) -> (Vec<Reader>, Option<usize>) {
     let mut readers = readers(message, marks);
     let count = most.map(|_| readers.len());
@@ -51,13 +53,15 @@ fn listed_readers(message: &Message, marks: &[ReadMark], most: Option<usize>) ->
     (readers, count)
 }
 
-/// When a message was last written to. In the original it is rewritten as well when somebody reads it.
+/// Returns when a message was last written to. The original application also rewrites a message
+/// when a user reads it.
 fn updated_at(message: &Message, readers: &[Reader]) -> Timestamp {
     let read = readers.iter().map(|reader| reader.read_at).max();
     read.max(message.edited_at).unwrap_or(message.created_at)
 }
 
-/// A post as the answer to POST /room/:id/message gives it and as `new message` carries it: made once, sent to all as the same bytes.
+/// A post as POST /room/:id/message returns it and as `new message` carries it. It is serialized
+/// once, and every client gets the same bytes.
 #[derive(Clone, Debug)]
 pub struct Post {
     /// The room it was posted in.
@@ -66,10 +70,10 @@ pub struct Post {
 }
 
 impl Post {
-    /// The post of a message of which these are the read marks: none, if it has just entered the log.
+    /// Creates the post of a message with these read marks, which are empty for a new message.
     ///
     /// # Panics
-    /// Never: the shape is of strings, numbers and lists.
+    /// Never: the shape has only strings, numbers and lists.
     #[must_use]
     pub fn new(message: &Message, author: &User, members: &Members, marks: &[ReadMark]) -> Self {
         #[derive(Serialize)]
@@ -116,7 +120,7 @@ impl Post {
             updated_at: updated_at(message, &readers),
             edited_at: message.edited_at,
             client_message_id: message.client_id.as_ref(),
-            // No message is empty but one that has lost its text.
+            // Only a deleted message has an empty text.
             deleted: message.text.is_empty().then_some(true),
         };
         Self { room: message.room, json: to_raw_value(&shape).expect("strings, numbers and lists serialize").into() }
@@ -124,7 +128,7 @@ impl Post {
 }
 
 impl Post {
-    /// The post as clients read it.
+    /// The serialized post.
     #[must_use]
     pub fn json(&self) -> &str {
         self.json.get()
@@ -137,22 +141,23 @@ impl Serialize for Post {
     }
 }
 
-/// Users by their ids: authors and readers of the messages that are shown.
+/// Users by id: the authors and readers of the messages shown.
 pub type People = HashMap<UserId, Arc<User>>;
 
-/// Who is shown as being in a room.
+/// The members that are listed with a message.
 #[derive(Clone, Debug)]
 pub struct Members {
-    /// All members, or in a large room those who matter.
+    /// All members, or in a large room only the relevant ones.
     pub listed: Vec<Arc<User>>,
-    /// How many members there are, where not all are listed.
+    /// The number of members, if not all are listed.
     pub count: Option<usize>,
-    /// How many people are listed at most, the readers of a message as well.
+    /// The maximum number of users listed, which also applies to the readers of a message.
     pub most: usize,
 }
 
 impl Members {
-    /// The members of a room, or in the place of more than `most` these, and how many there are.
+    /// Returns the members of a room, or `instead` and the member count if there are more than
+    /// `most`.
     pub async fn of(store: &dyn Store, room: &Arc<Room>, most: usize, instead: impl FnOnce() -> Vec<Arc<User>>) -> store::Result<Self> {
         let members = if room.members.len() > most { present_members(store, room).await? } else { Cow::Borrowed(&room.members[..]) };
         if members.len() > most {
@@ -162,41 +167,42 @@ impl Members {
     }
 }
 
-/// The members of a room who are there, ascending: all but those who were deleted. They are what is listed and counted as members.
+/// Returns the members of a room that are not deleted, in ascending order. These are the members
+/// that are listed and counted.
 pub async fn present_members<'a>(store: &dyn Store, room: &'a Arc<Room>) -> store::Result<Cow<'a, [UserId]>> {
     Ok(room.members_but(&store.absent(room).await?))
 }
 
-/// Without those who were deleted: they have written, but they are no longer there.
+/// Removes deleted users. They may be authors, but they are no longer members.
 #[must_use]
 pub fn present(mut people: Vec<Arc<User>>) -> Vec<Arc<User>> {
     people.retain(|user| !user.deleted);
     people
 }
 
-/// What is shown with messages of a room.
+/// The data shown along with the messages of a room.
 pub struct Shown {
-    /// Their authors, at least.
+    /// At least the authors of the messages.
     pub people: People,
-    /// The read marks around them.
+    /// The read marks around the messages.
     pub marks: Vec<ReadMark>,
-    /// Where the room is large, how many members it has, and how many readers are listed with a message at most.
+    /// The member count and the maximum number of listed readers, if the room is large.
     pub large: Option<Large>,
 }
 
-/// Of a room whose members are too many to be listed.
+/// Details of a room that has too many members to list.
 #[derive(Clone, Copy)]
 pub struct Large {
-    /// How many members it has.
+    /// The number of members.
     pub members: usize,
-    /// How many people are listed at most.
+    /// The maximum number of users listed.
     pub listed: usize,
 }
 
-/// JSON that is written once.
+/// Serializes a value to JSON once.
 ///
 /// # Panics
-/// Never, for shapes of strings, numbers and lists.
+/// Never, for shapes with only strings, numbers and lists.
 #[must_use]
 pub fn raw(shape: &impl Serialize) -> Box<RawValue> {
     to_raw_value(shape).expect("strings, numbers and lists serialize")
@@ -226,7 +232,7 @@ pub struct ConversationMessage<'a> {
 }
 
 impl<'a> ConversationMessage<'a> {
-    /// A message as its room's conversation shows it.
+    /// Creates a message as the conversation of its room shows it.
     #[must_use]
     pub fn new(message: &'a Message, shown: &'a Shown) -> Self {
         let (read_by_recipients, read_count) = listed_readers(message, &shown.marks, shown.large.map(|large| large.listed));
@@ -248,7 +254,7 @@ impl<'a> ConversationMessage<'a> {
     }
 }
 
-/// An entry of a room's log: the event that somebody missed, under the event's name.
+/// A log entry of a room, named after the event that the client missed.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EntryView<'a> {
@@ -256,12 +262,12 @@ pub struct EntryView<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     chat_room_id: RoomId,
-    /// Who did it.
+    /// The user who caused the entry.
     by_user_id: UserId,
     created_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     message_id: Option<MessageId>,
-    /// The message as it is now.
+    /// The message in its current state.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<ConversationMessage<'a>>,
     /// Whether the message has been deleted since.
@@ -274,7 +280,7 @@ pub struct EntryView<'a> {
 }
 
 impl<'a> EntryView<'a> {
-    /// An entry, with its message as it is now.
+    /// Creates the view of an entry, with its message in the current state.
     #[must_use]
     pub fn new(entry: &'a Entry, shown: &'a Shown) -> Self {
         let view = Self {
@@ -307,7 +313,7 @@ impl<'a> EntryView<'a> {
 }
 
 impl EntryKind {
-    /// The name of the event by which sockets hear of it.
+    /// The name of the socket event that announces this entry.
     #[must_use]
     pub fn event(&self) -> &'static str {
         match self {
@@ -321,25 +327,26 @@ impl EntryKind {
     }
 }
 
-/// What happened in a room behind an entry.
+/// A page of the log entries of a room after a given entry.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogPage {
-    /// Where it is the whole answer.
+    /// Set if the page is the whole response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub success: Option<bool>,
-    /// The entries, ascending, without a hole.
+    /// The entries, ascending, without gaps.
     pub entries: Vec<Box<RawValue>>,
-    /// Where the log ends.
+    /// The last sequence number of the log.
     pub last_seq: Seq,
-    /// Whether there is more before that.
+    /// Whether there are more entries up to `last_seq`.
     pub has_more: bool,
-    /// Whether the log is not the one that was asked about, so that all that is known of it has to be forgotten.
+    /// Whether this is not the log that the client requested, so that the client must discard
+    /// everything it knows of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reset: Option<bool>,
 }
 
-/// The answer to whoever has marked a room as read, by REST and by socket.
+/// The response to marking a room as read, by REST and by socket.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MarkedView {
@@ -349,7 +356,7 @@ pub struct MarkedView {
     unread_count: u64,
 }
 
-/// What the original application answered: the outcome of an update in MongoDB.
+/// The outcome of a MongoDB update, as in the response of the original application.
 #[derive(Serialize)]
 struct Update {
     n: u64,

@@ -1,4 +1,6 @@
-//! A log beside what clients have sent and were told: nothing acknowledged is missing, nothing stands there twice, nothing comes from nowhere.
+//! Compares a room's log with what clients sent and which responses they received: every
+//! acknowledged message is in the log, no message is in it twice, and every entry was caused by a
+//! client.
 
 use std::collections::HashMap;
 
@@ -8,17 +10,18 @@ use crate::{
     world::Room,
 };
 
-/// What a log says about its room.
+/// The state of a room, according to its log.
 pub struct Known {
     pub log: Log,
-    /// Who is in the room, each with the entry by which they came.
+    /// The members, each with the sequence number of the entry that added them (0 for initial
+    /// members).
     pub members: HashMap<Id, u64>,
-    /// What it is called now, if it was renamed.
+    /// The current name, if the room was renamed.
     pub name: Option<String>,
 }
 
 impl Known {
-    /// Reads the log of a room.
+    /// Replays the log of a room.
     pub fn new(room: &Room, log: Log) -> Self {
         let mut members: HashMap<_, _> = room.first.iter().map(|member| (*member, 0)).collect();
         let mut name = None;
@@ -33,13 +36,14 @@ impl Known {
         Self { log, members, name }
     }
 
-    /// How many messages somebody has not read who has read up to an entry.
+    /// Returns the number of unread messages for a user whose read mark is `read`. The user's own
+    /// messages do not count.
     pub fn unread(&self, user: Id, read: u64) -> u64 {
         self.log.messages().filter(|(seq, _, author, _)| *seq > read && *author != user).count() as u64
     }
 }
 
-/// What is wrong with a log.
+/// Returns the differences between a log and the history of its room.
 pub fn audit(known: &Known, history: &RoomHistory) -> Vec<String> {
     let mut wrong = Vec::new();
     messages(known, history, &mut wrong);
@@ -83,7 +87,7 @@ fn messages(known: &Known, history: &RoomHistory, wrong: &mut Vec<String>) {
     }
 }
 
-/// What is wrong with what a message says.
+/// Compares the text of a message in the log with its recorded edits and deletion.
 fn content(sent: &Sent, text: Option<&str>) -> Option<String> {
     match (sent.deletion, text) {
         (Deletion::Yes, Some(text)) => Some(format!("its deletion was acknowledged, and it says {text:?}")),
@@ -93,7 +97,7 @@ fn content(sent: &Sent, text: Option<&str>) -> Option<String> {
     }
 }
 
-/// Edits and deletions are of messages that stand before them, and nothing is deleted twice.
+/// Checks that edits and deletions refer to earlier messages, and that no message is deleted twice.
 fn changes(known: &Known, wrong: &mut Vec<String>) {
     let mut messages: HashMap<Id, bool> = HashMap::new();
     for (seq, what) in (1..).zip(known.log.entries()) {

@@ -1,4 +1,5 @@
-//! How a client catches up: by `sync` on its socket, or by subscribing first and reading second. What it hears meanwhile is held back.
+//! How a client catches up: by `sync` on its socket, or by subscribing first and reading the log
+//! afterwards. Events received meanwhile are held back.
 
 use std::time::Duration;
 
@@ -13,16 +14,16 @@ use crate::{
     world::list,
 };
 
-/// How often somebody tries who has to catch up.
+/// How often a client tries to catch up in all rooms.
 const ATTEMPTS: u32 = 100;
 
 impl Client {
-    /// The rooms in which it has missed something, or may have.
+    /// Returns the rooms in which the client has missed entries, or may have.
     pub fn behind(&self) -> Vec<Id> {
         self.views().iter().filter(|(_, view)| view.member && !view.live && !view.muted).map(|(room, _)| *room).collect()
     }
 
-    /// Catches up in all rooms, also those in which it thinks it is not.
+    /// Catches up in all rooms, including those of which the client believes it is not a member.
     pub async fn catches_up_everywhere(&mut self) {
         self.views().values_mut().for_each(|view| view.muted = false);
         for _ in 0..ATTEMPTS {
@@ -35,7 +36,7 @@ impl Client {
         self.complains(None, "it cannot catch up");
     }
 
-    /// `sync` on its socket. True when there was an answer.
+    /// Sends `sync` on the client's socket. Returns whether it was answered.
     pub async fn syncs(&mut self, rooms: Vec<Id>, cut: Option<Duration>) -> bool {
         let since: serde_json::Map<_, _> = {
             let views = self.views();
@@ -63,7 +64,8 @@ impl Client {
         true
     }
 
-    /// Lets the events go on that were held back. Of rooms that it is not in, only that it comes or goes counts.
+    /// Applies the events that were held back. In the `refused` rooms, only the client's own
+    /// membership changes are applied.
     fn releases(&mut self, refused: &[Id]) {
         for happening in self.held.take().unwrap_or_default() {
             if !refused.contains(&happening.room) {
@@ -79,7 +81,7 @@ impl Client {
     }
 
     fn is_out(&self, room: Id, page: &Value) {
-        // An answer that says the database is away says nothing about the room.
+        // A response that the database is unavailable contains no information about the room.
         if !matches!(Outcome::of_ack(page.clone()), Outcome::Refused(..)) {
             return;
         }
@@ -88,7 +90,8 @@ impl Client {
         }
     }
 
-    /// Makes an answer to `sync` part of its view: first what was heard before it, then what it says.
+    /// Applies a response to `sync` to the view: first the events received before it, then its
+    /// entries.
     async fn takes_answer(&mut self, room: Id, page: &Value) {
         let end = page["lastSeq"].as_u64().unwrap_or_default();
         let (early, late) = self.held.take().unwrap_or_default().into_iter().partition(|held| held.room == room && held.seq <= end);
@@ -110,7 +113,8 @@ impl Client {
         }
     }
 
-    /// Whoever was to hear everything has heard all that the answer tells of before it came.
+    /// Applies the events received before a response, and checks that a live client has received
+    /// everything up to `end` by then.
     fn compares(&self, view: &mut View, early: &[Happening], end: u64) -> Option<String> {
         let was_live = view.live;
         for happening in early {
@@ -131,7 +135,8 @@ impl Client {
         self.views().get(&room).map_or(0, |view| view.log.position())
     }
 
-    /// Reads what did not fit into an answer, up to an entry at least.
+    /// Reads the entries that did not fit into a response, at least up to `end`. Returns whether
+    /// this succeeded.
     async fn reads_on(&mut self, room: Id, end: u64) -> bool {
         while self.position(room) < end {
             let limit: u32 = self.rng.random_range(5..=500);
@@ -148,7 +153,8 @@ impl Client {
         true
     }
 
-    /// Catches up in one room by REST. Where its socket is in the room already, it hears from then on all that comes behind.
+    /// Catches up in one room by REST. If the client's socket is already subscribed to the room, it
+    /// is live from then on.
     pub async fn reads_up(&mut self, room: Id) {
         self.notes(format!("catch up in {room} by REST"));
         self.held = Some(Vec::new());
@@ -173,7 +179,7 @@ impl Client {
         self.releases(&[]);
     }
 
-    /// `subscribe` to all rooms, then reads what the answer says it lacks.
+    /// Subscribes to all rooms, then reads the missing entries of each room in the response.
     pub async fn subscribes_to_all(&mut self) {
         self.notes("subscribe to all rooms".into());
         self.held = Some(Vec::new());
@@ -188,12 +194,13 @@ impl Client {
                 self.takes_answer(room, &json!({ "entries": [], "lastSeq": end })).await;
             }
         }
-        // Whoever has just left a room may have been let into it, and out again before the answer.
+        // The client may have been added to a room that it had left, and removed again, before the
+        // response arrived: only membership changes count in rooms that the response does not list.
         self.releases(&others);
     }
 }
 
-/// Makes a page of entries part of a view. Answers what is wrong with it.
+/// Applies a page of entries to a view. Returns an error message if the page is inconsistent.
 fn takes_page(view: &mut View, page: &Value) -> Option<String> {
     let end = page["lastSeq"].as_u64().unwrap_or_default();
     if page["reset"] == true {

@@ -1,5 +1,5 @@
-//! Looks whether everything is as it has to be, while nobody does anything: the log from every server and in every way in which it can be
-//! read, what each client believes, who is in, what is read and what is not.
+//! Checks the complete state while no client is active: the log from every server and through every
+//! API that reads it, the clients' views, the members, the read marks and the unread counts.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -18,7 +18,7 @@ use crate::{
     world::{Room, Views, World, list},
 };
 
-/// Everything that is wrong. An error is a question that was not answered.
+/// Runs all checks and returns the violations. Errors: a request without a usable response.
 pub async fn check(world: &World, views: &[Views]) -> Result<Vec<String>, Failure> {
     let mut wrong = Vec::new();
     let mut rooms = HashMap::new();
@@ -40,12 +40,13 @@ pub async fn check(world: &World, views: &[Views]) -> Result<Vec<String>, Failur
     Ok(wrong)
 }
 
-/// Somebody who never leaves the room.
+/// Returns a caller who never leaves the room.
 fn reader(world: &World, room: &Room, server: usize) -> Caller {
     world.caller(room.keeper.unwrap_or_default(), server)
 }
 
-/// The whole log of a room. That its numbers have a hole is an error here: nothing else can be looked at then.
+/// Reads the whole log of a room. Errors: a gap in the sequence numbers, because no other check is
+/// possible then.
 pub async fn read_log(reader: &Caller, room: Id) -> Result<Log, Failure> {
     let mut log = Log::default();
     loop {
@@ -97,10 +98,10 @@ async fn check_room(world: &World, room: &Room, known: &Known, views: &[Views]) 
     Ok(wrong)
 }
 
-/// How far everybody has read, by room and user.
+/// The read marks, by room and user.
 type Reads = HashMap<(Id, Id), u64>;
 
-/// Marks, and what is unread behind them, in all the ways in which it is told.
+/// Checks the read marks, and the unread counts in every response that contains them.
 async fn check_reading(world: &World, rooms: &HashMap<Id, Known>, wrong: &mut Vec<String>) -> Result<Reads, Failure> {
     let mut reads = Reads::new();
     for (index, person) in world.people.iter().enumerate() {
@@ -109,7 +110,8 @@ async fn check_reading(world: &World, rooms: &HashMap<Id, Known>, wrong: &mut Ve
         let recents = caller.get("/room?limit=500").await?;
         for (room, known) in rooms {
             let Some(joined) = known.members.get(&person.id).copied() else { continue };
-            // Going back changes nothing, and tells how far it is.
+            // Marking an earlier position as read changes nothing and returns the current read
+            // mark.
             let answer = caller.sends(Method::PUT, &format!("/room/{room}/mark-read"), &json!({ "upToSeq": 0 })).await?;
             let read = answer["lastReadSeq"].as_u64().unwrap_or_default();
             reads.insert((*room, person.id), read);
@@ -145,7 +147,7 @@ fn check_mark(world: &World, room: Id, user: Id, joined: u64, read: u64) -> Opti
     (!fits).then(|| format!("it was told that it has read up to {acknowledged}, and now up to {read}"))
 }
 
-/// Nobody has heard of anything being read that is not.
+/// Checks that no client was sent a read mark beyond the actual one.
 fn check_heard_marks(views: &Views, reads: &Reads) -> Vec<String> {
     let views = views.lock().unwrap_or_else(PoisonError::into_inner);
     let heard = views.iter().flat_map(|(room, view)| view.read.iter().map(|(user, up_to)| (*room, *user, *up_to)));
@@ -153,7 +155,7 @@ fn check_heard_marks(views: &Views, reads: &Reads) -> Vec<String> {
     invented.map(|(room, user, up_to)| format!("room {room}: {user} was heard to have read up to {up_to}, and has not")).collect()
 }
 
-/// The messages, page by page in both directions, and who has read them.
+/// Checks the messages, page by page in both directions, and their readers.
 async fn check_history(reader: &Caller, room: &Room, known: &Known, reads: &Reads) -> Result<Vec<String>, Failure> {
     let expected: Vec<_> = known.log.messages().map(|(seq, id, author, said)| (seq, id, author, said.clone())).collect();
     let forward = pages(reader, room.id, "after", 0).await?;
@@ -188,20 +190,21 @@ fn read_message(message: &Value) -> Option<(u64, Id, Id, Said)> {
     Some((message["seq"].as_u64()?, Id::of(&message["_id"])?, Id::of(&message["postedByUser"]["_id"])?, said(message)?))
 }
 
-/// Readers are the author and those members who have read so far.
+/// Checks that the readers of a message are its author and the members whose read mark has reached
+/// it.
 fn check_readers(message: &Value, room: Id, known: &Known, reads: &Reads) -> Option<String> {
     let (seq, author) = (message["seq"].as_u64()?, Id::of(&message["postedByUser"]["_id"])?);
     let shown: BTreeSet<_> = list(message, "readByRecipients").iter().filter_map(|reader| Id::of(&reader["readByUserId"])).collect();
     let wrong = known.members.iter().find(|(member, joined)| {
         let read = reads.get(&(room, **member)).copied().unwrap_or_default();
-        // Whoever came back may have read it before they left, or have not.
+        // A member who left and was added again may have read the message before leaving or not.
         let is_certain = **member == author || read > **joined || seq > read || **joined == 0;
         is_certain && shown.contains(*member) != (**member == author || read >= seq)
     });
     wrong.map(|(member, _)| format!("message {seq} is read by {shown:?}; {member} has read up to {:?}", reads.get(&(room, *member))))
 }
 
-/// `sync` on a fresh socket tells the same.
+/// Checks that `sync` on a new socket returns the same log.
 async fn check_socket(world: &World, server: usize, rooms: &HashMap<Id, Known>) -> Result<Vec<String>, Failure> {
     let person = &world.people[0];
     let mut socket =

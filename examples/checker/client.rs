@@ -1,4 +1,4 @@
-//! A client: a socket, a view of each room, and the rules by which events become part of it.
+//! A client: a socket, a view of each room, and the rules by which events are applied to the view.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,27 +22,28 @@ use crate::{
     world::{Room, Views, World},
 };
 
-/// How long an answer on a socket may take before nobody waits for it any more.
+/// How long a client waits for an acknowledgement on a socket.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How long after somebody left through one server another may let them hear of the room; the database may be away meanwhile.
+/// How long another server may still send a user events of a room that the user has left through
+/// one server. The database may be unavailable meanwhile.
 const OTHERS_KNOW: Duration = Duration::from_secs(10);
-/// How many of its last operations are told with a violation.
+/// How many of the client's last operations are printed with a violation.
 const TOLD: usize = 8;
 
-/// What the clients are to do.
+/// What the clients do at present.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
-    /// Whatever comes to their mind.
+    /// Run random operations.
     Run,
-    /// Nothing more.
+    /// Pause.
     Rest,
-    /// Catch up in all rooms. Each number asks for it once.
+    /// Catch up in all rooms. Each number requests it once.
     CatchUp(u64),
-    /// Go.
+    /// Stop.
     End,
 }
 
-/// A message of its own that a client knows of.
+/// A message of the client's own whose id it knows.
 #[derive(Clone)]
 pub struct Own {
     pub room: Id,
@@ -50,7 +51,7 @@ pub struct Own {
     pub client_id: String,
 }
 
-/// A client.
+/// A simulated client.
 pub struct Client {
     pub index: usize,
     pub id: Id,
@@ -59,16 +60,17 @@ pub struct Client {
     pub socket: Option<Socket>,
     pub rooms: Vec<Room>,
     pub own: VecDeque<Own>,
-    /// What it has called its messages so far.
+    /// How many distinct names the client has generated so far, for client message ids, edits and
+    /// room names.
     pub named: u64,
     views: Views,
-    /// Entries heard of while their place is being asked for.
+    /// Events received while a request to catch up is pending.
     pub held: Option<Vec<Happening>>,
     recent: VecDeque<String>,
 }
 
 impl Client {
-    /// One of the people, who will do what the seed says.
+    /// Creates the client of one user. Its choices follow from the seed.
     pub fn new(world: Arc<World>, index: usize, views: Views) -> Self {
         let id = world.people[index].id;
         let rng = StdRng::seed_from_u64(world.seed.wrapping_mul(1_000).wrapping_add(index as u64));
@@ -87,7 +89,8 @@ impl Client {
         }
     }
 
-    /// Does what it is told until the end, and says when it rests or has caught up.
+    /// Follows the phases until [`Phase::End`], and reports each completed pause and catch-up on
+    /// `done`.
     pub async fn run(mut self, mut phases: watch::Receiver<Phase>, done: mpsc::Sender<usize>) {
         loop {
             let phase = *phases.borrow_and_update();
@@ -113,7 +116,7 @@ impl Client {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of the rooms there are now.
+    /// Updates the rooms, views and own messages to the current rooms of the run.
     fn look_around(&mut self) {
         self.rooms = self.world.rooms();
         let (rooms, id) = (&self.rooms, self.id);
@@ -125,7 +128,7 @@ impl Client {
         self.own.retain(|own| rooms.iter().any(|room| room.id == own.room));
     }
 
-    /// Remembers what it does, for whoever has to find out what went wrong.
+    /// Records an operation, to be printed with a violation.
     pub fn notes(&mut self, what: String) {
         if self.recent.len() == TOLD {
             self.recent.pop_front();
@@ -133,14 +136,14 @@ impl Client {
         self.recent.push_back(what);
     }
 
-    /// Something happened that must not.
+    /// Reports a violation, with the client's last operations.
     pub fn complains(&self, room: Option<Id>, what: &str) {
         let room = room.map(|room| format!(" in room {room}")).unwrap_or_default();
         let recent = self.recent.iter().map(String::as_str).collect::<Vec<_>>().join("; ");
         self.world.report.violation(&format!("client {} ({}){room}: {what}\n    it did last: {recent}", self.index, self.id));
     }
 
-    /// Does something, and hears meanwhile what its socket hears.
+    /// Awaits `work` while processing packets from the socket.
     pub async fn listening<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
@@ -152,13 +155,14 @@ impl Client {
         }
     }
 
-    /// Idles for a while.
+    /// Waits for a random time of up to `most` milliseconds.
     pub async fn idles(&mut self, most: u64) {
         let pause = Duration::from_millis(self.rng.random_range(0..=most));
         self.listening(sleep(pause)).await;
     }
 
-    /// Connects, if it is not; to any of the servers. False where that does not work now.
+    /// Connects to a random server, unless the client is connected. Returns whether it is connected
+    /// now.
     pub async fn connects(&mut self) -> bool {
         if self.socket.is_some() {
             return true;
@@ -178,13 +182,14 @@ impl Client {
         self.socket.is_some()
     }
 
-    /// Drops its connection, if it has one.
+    /// Drops the connection, if there is one.
     pub fn disconnects(&mut self) {
         self.socket = None;
         self.views().values_mut().for_each(View::cut_off);
     }
 
-    /// Asks on its socket and waits for the answer, or drops the connection when it has waited for as long as `cut` says.
+    /// Sends an event and waits for its acknowledgement. Drops the connection if that takes longer
+    /// than `cut`, or than `PATIENCE` without it.
     pub async fn asks(&mut self, event: &str, arguments: &[Value], cut: Option<Duration>) -> Outcome {
         let deadline = Instant::now() + cut.unwrap_or(PATIENCE);
         let Some(socket) = &mut self.socket else { return Outcome::Unsure };
@@ -203,7 +208,7 @@ impl Client {
         Outcome::Unsure
     }
 
-    /// Sends a request to any of the servers, or drops it when it has waited for as long as `cut` says.
+    /// Sends a request to a random server. Drops the request if it takes longer than `cut`.
     pub async fn requests(&mut self, method: Method, path: &str, body: Option<Value>, cut: Option<Duration>) -> Outcome {
         let server = self.rng.random_range(0..self.world.bases.len());
         let mut request = self.world.caller(self.index, server).request(method, path);
@@ -230,11 +235,11 @@ impl Client {
         outcome
     }
 
-    /// Takes in what came on its socket; nothing where the connection has ended.
+    /// Processes a packet from the socket; `None` means that the connection has ended.
     fn takes(&mut self, packet: Option<Packet>) {
         match packet {
             Some(Packet::Event(name, payload)) => self.hears(&name, &payload),
-            // To a question for whose answer nobody has waited.
+            // A late acknowledgement of a request that is no longer awaited.
             Some(Packet::Answer(..)) => {}
             None => self.disconnects(),
         }
@@ -256,12 +261,12 @@ impl Client {
         }
     }
 
-    /// Makes a live event part of its view. The rules stand here.
+    /// Applies a live event to the view, after `judges` has checked it.
     pub fn learns(&self, happening: &Happening) {
         let Happening { room, seq, what } = happening;
         let complaint = {
             let mut views = self.views();
-            // One of a room that is not looked at any more.
+            // The room was retired.
             let Some(view) = views.get_mut(room) else { return };
             self.judges(view, *seq, what).or_else(|| self.places(view, happening))
         };
@@ -270,7 +275,8 @@ impl Client {
         }
     }
 
-    /// What is wrong with an event, whatever it says.
+    /// Checks the sequence number of an event and the client's membership, independently of the
+    /// event's content.
     fn judges(&self, view: &mut View, seq: u64, what: &What) -> Option<String> {
         let (heard, synced) = (view.heard, view.synced);
         view.heard = heard.max(seq);

@@ -1,4 +1,5 @@
-//! What clients have sent, and what they were told became of it: all that the logs may hold, and what they must.
+//! The history of a run: what clients have sent and the outcome of each request. It determines what
+//! the logs may contain and what they must contain.
 
 use std::{
     collections::HashMap,
@@ -7,31 +8,31 @@ use std::{
 
 use crate::view::Id;
 
-/// How long a request that nobody waits for any more may still take effect.
+/// How long a request may still take effect after its client has stopped waiting for it.
 const AFTERMATH: Duration = Duration::from_secs(15);
 
-/// What is known of all rooms.
+/// The history of all rooms.
 #[derive(Default)]
 pub struct History {
     rooms: HashMap<Id, RoomHistory>,
 }
 
 impl History {
-    /// What is known of a room.
+    /// Returns the history of a room.
     pub fn room(&mut self, id: Id) -> &mut RoomHistory {
         self.rooms.entry(id).or_default()
     }
 
-    /// Nothing more is asked about this room.
+    /// Drops the history of a room that is no longer checked.
     pub fn forget(&mut self, id: Id) {
         self.rooms.remove(&id);
     }
 }
 
-/// What is known of one room.
+/// The history of one room.
 #[derive(Default)]
 pub struct RoomHistory {
-    /// Messages by what their clients call them.
+    /// Messages by client message id.
     pub sent: HashMap<String, Sent>,
     /// New names of the room, and whether they were acknowledged.
     pub names: HashMap<String, bool>,
@@ -39,13 +40,13 @@ pub struct RoomHistory {
     pub marks: HashMap<Id, Mark>,
 }
 
-/// A message that a client has sent, once or several times.
+/// A message that a client has sent once or several times.
 pub struct Sent {
     pub author: Id,
     pub text: String,
-    /// Its id and number, once somebody was told.
+    /// The message's id and sequence number, once acknowledged.
     pub acknowledged: Option<(Id, u64)>,
-    /// Texts of later edits, in their order, and whether they were acknowledged.
+    /// Texts of later edits, in order, and whether they were acknowledged.
     pub edits: Vec<(String, bool)>,
     pub deletion: Deletion,
 }
@@ -63,17 +64,19 @@ impl Sent {
         Self { author, text, acknowledged: None, edits: Vec::new(), deletion: Deletion::No }
     }
 
-    /// Whether the message may say this: what its last acknowledged edit made of it, or any edit of which nobody knows when it was done.
+    /// Returns whether the message may have this text: that of its last acknowledged edit, or of
+    /// any edit whose outcome is unknown.
     pub fn may_say(&self, text: &str) -> bool {
         let last = self.edits.iter().rev().find(|(_, acknowledged)| *acknowledged).map_or(&self.text, |(text, _)| text);
         last == text || self.edits.iter().any(|(edit, acknowledged)| !acknowledged && edit == text)
     }
 }
 
-/// Whether somebody is in a room.
+/// A user's membership of a room.
 #[derive(Default)]
 pub struct Membership {
-    /// As acknowledged last, unless something else was under way at the same time.
+    /// The last acknowledged state, unless another attempt ran concurrently or a failed one may
+    /// still take effect.
     pub certain: Option<bool>,
     under_way: u32,
     begun: u64,
@@ -81,7 +84,8 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Somebody is being added or removed. Answers the number of the attempt.
+    /// Records the start of an attempt to add or remove the user. Returns the number of the
+    /// attempt.
     pub fn begin(&mut self) -> u64 {
         self.under_way += 1;
         self.begun += 1;
@@ -89,7 +93,8 @@ impl Membership {
         self.begun
     }
 
-    /// An attempt is over: whether they are in the room now, where that was acknowledged.
+    /// Records the end of an attempt; `outcome` is whether the user is a member now, if that was
+    /// acknowledged.
     pub fn end(&mut self, attempt: u64, outcome: Option<bool>) {
         self.under_way -= 1;
         if outcome.is_none() {
@@ -100,12 +105,12 @@ impl Membership {
     }
 }
 
-/// How far somebody has read a room.
+/// A user's read mark in a room.
 #[derive(Default)]
 pub struct Mark {
-    /// The furthest that was acknowledged.
+    /// The furthest acknowledged position.
     pub up_to: u64,
-    /// When an attempt was made of which nobody knows what came of it.
+    /// When the last attempt with an unknown outcome was made.
     unsure: Option<Instant>,
 }
 
@@ -118,7 +123,8 @@ impl Mark {
         self.unsure = Some(Instant::now());
     }
 
-    /// It was looked up how far they have read.
+    /// Records a read mark that the server returned. An attempt with an unknown outcome stops
+    /// counting once it can no longer take effect.
     pub fn learn(&mut self, up_to: u64) {
         self.up_to = self.up_to.max(up_to);
         self.unsure = self.unsure.filter(|since| since.elapsed() < AFTERMATH);

@@ -1,8 +1,10 @@
-//! Realtime that loses nothing? This runs clients of random behaviour against servers that it starts, and kills, and looks at what is left.
+//! Checks that realtime delivery loses nothing: runs clients of random behaviour against servers
+//! that it starts and kills, and compares the results.
 //!
-//! Each client ([`client`]) builds its view of each room from events and answers to `sync` alone. What it sends and what it is told becomes of it
-//! is written down in the [`history`]. Every now and then the clients rest and catch up, and the [`checks`] compare: the logs with the ledger
-//! ([`audit`]), the views with the logs, the unread counts with a recount.
+//! Each client ([`client`]) builds its view of each room only from events and responses to `sync`.
+//! What it sends, and the outcome of each request, is recorded in the [`history`]. At regular
+//! intervals the clients pause and catch up, and the [`checks`] compare the logs with the history
+//! ([`audit`]), the views with the logs, and the unread counts with a recount.
 
 mod audit;
 mod catch_up;
@@ -25,57 +27,61 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum, builder::TypedValueParser, value_parser};
 
-/// What ends a run before it has come to a result.
+/// An error that ends a run without a result.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs clients of random behaviour against servers that are killed at random, and checks that nothing is lost, doubled or out of order.
+/// Runs clients of random behaviour against servers that are killed at random, and checks that no
+/// message is lost, duplicated or out of order.
 ///
-/// Clients post by REST and by socket, edit, delete, mark as read, come into rooms and leave them, lose their connection at any moment, catch up
-/// and send again whatever they are unsure of. The run ends with the first of --minutes, --operations and --kills that is reached (without any
-/// of them after one minute), prints what happened, and exits with 1 if anything happened that must not.
+/// Clients post by REST and by socket, edit, delete, mark as read, join and leave rooms, lose their
+/// connection at any moment, catch up, and retry every request whose outcome is unknown. The run
+/// ends at the first limit reached of --minutes, --operations and --kills (after one minute if none
+/// is given), prints a summary, and exits with 1 if there was any violation.
 ///
-/// A seed replays what each client chooses to do in which order, and when what is killed. It does not replay how the threads and processes of
-/// the machine take turns, on which it depends what a client has seen when it chooses: the same seed may pass once and fail once. What failed
-/// is told with the last operations of the client, and the files are kept.
+/// A seed replays the order in which each client chooses its operations, and the times and targets
+/// of the kills. It does not replay the scheduling of threads and processes, which determines what
+/// a client has seen when it chooses: the same seed may pass once and fail once. A violation is
+/// printed with the last operations of the client, and the files are kept.
 #[derive(Parser, Debug)]
 struct Arguments {
-    /// Where messages are kept
+    /// Database to store messages in
     #[arg(long, value_enum, default_value_t = Store::Sqlite)]
     store: Store,
-    /// How many servers work on the database: 1, or 2 on MongoDB
+    /// Number of servers on the database: 1, or 2 on MongoDB
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u8).range(1..=2).map(usize::from))]
     servers: usize,
-    /// How many clients there are, each with one socket
+    /// Number of clients, each with one socket
     #[arg(long, default_value_t = 8, value_parser = value_parser!(u16).range(2..=100).map(usize::from))]
     clients: usize,
-    /// How many rooms all of them are in. Besides, half of the clients keep a room of their own, in which the others come and go
+    /// Number of rooms with all clients as members. In addition, half of the clients own a room
+    /// that the other clients join and leave
     #[arg(long, default_value_t = 4, value_parser = value_parser!(u16).range(1..=1000).map(usize::from))]
     rooms: usize,
-    /// What the choices of the clients and the faults follow from; at random if it is not given
+    /// Seed for the choices of the clients and the faults; random if not given
     #[arg(long)]
     seed: Option<u64>,
-    /// End after so many minutes
+    /// End after this many minutes
     #[arg(long)]
     minutes: Option<f64>,
-    /// End after so many operations
+    /// End after this many operations
     #[arg(long)]
     operations: Option<u64>,
-    /// End after so many kills
+    /// End after this many kills
     #[arg(long)]
     kills: Option<u64>,
-    /// Seconds between two kills, on average; 0: nothing is killed
+    /// Average seconds between two kills; 0 disables kills
     #[arg(long, default_value_t = 3.0)]
     kill_every: f64,
-    /// Kill MongoDB's process as well
+    /// Kill the MongoDB process as well
     #[arg(long)]
     kill_mongod: bool,
-    /// Seconds between two times at which everybody rests and everything is checked
+    /// Seconds between two checks, during which all clients pause
     #[arg(long, default_value_t = 15.0)]
     check_every: f64,
-    /// How the servers let people in
+    /// How the servers authenticate users
     #[arg(long, value_enum, default_value_t = Mode::Open)]
     access: Mode,
-    /// The server to run; without it the one that was built beside this program
+    /// Server binary to run; by default the one built next to this program
     #[arg(long)]
     server: Option<PathBuf>,
 }
@@ -83,7 +89,7 @@ struct Arguments {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 enum Store {
     Sqlite,
-    /// A MongoDB server of its own
+    /// A standalone MongoDB server
     Mongodb,
     /// A MongoDB replica set of one member
     ReplicaSet,
@@ -92,7 +98,7 @@ enum Store {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 enum Mode {
     Open,
-    /// Everybody has a password
+    /// Every user has a password
     Secure,
 }
 
@@ -101,7 +107,7 @@ impl Arguments {
         self.access == Mode::Secure
     }
 
-    /// The program of the servers: in the folder above that of this program.
+    /// Returns the path of the server binary; by default in the parent of this program's folder.
     fn program(&self) -> Result<PathBuf, Failure> {
         let program = match &self.server {
             Some(program) => program.clone(),
@@ -120,7 +126,7 @@ impl Arguments {
         Ok(())
     }
 
-    /// Whether the run has been long enough.
+    /// Returns whether the run has reached one of its limits.
     fn are_met(&self, report: &report::Report) -> bool {
         let minutes = self.minutes.or_else(|| (self.operations.is_none() && self.kills.is_none()).then_some(1.0));
         minutes.is_some_and(|minutes| report.elapsed().as_secs_f64() >= minutes * 60.0)
@@ -147,7 +153,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// The command line of this run, with its seed.
+/// Returns the command line that repeats this run with its seed.
 fn replayed(seed: u64) -> String {
     let mut words = vec!["cargo run --release --example checker --".to_owned()];
     let mut given = std::env::args().skip(1);

@@ -1,4 +1,4 @@
-//! What clients do, and how what they are told of it is written down.
+//! The operations of a client, and how their outcomes are recorded in the history.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::{
     view::Id,
 };
 
-/// How often a message is sent again before it is given up.
+/// How often a message is sent before the client gives up.
 const ATTEMPTS: u32 = 200;
-/// How many of its own messages it remembers, to edit or delete them.
+/// How many of its own messages a client remembers, to edit or delete them.
 const REMEMBERED: usize = 60;
 
 impl Client {
-    /// The next thing that it does.
+    /// Runs the next random operation.
     pub async fn acts(&mut self) {
         if self.socket.is_none() && (self.rng.random_bool(0.3) || !self.connects().await) {
             self.idles(50).await;
@@ -63,12 +63,13 @@ impl Client {
         }
     }
 
-    /// After how long it loses its connection in the middle of what it does now; mostly it does not.
+    /// Returns after how long the client drops its connection during the current operation; mostly
+    /// `None`.
     fn cut(&mut self) -> Option<Duration> {
         self.rng.random_bool(0.05).then(|| Duration::from_micros(self.rng.random_range(0..8_000)))
     }
 
-    /// Any room that it is in.
+    /// Returns a random room of which the client is a member.
     fn some_room(&mut self) -> Option<Id> {
         let rooms: Vec<_> = {
             let views = self.views();
@@ -119,7 +120,7 @@ impl Client {
         outcome
     }
 
-    /// Sends once more what has been acknowledged.
+    /// Sends an acknowledged message once more.
     async fn sends_again(&mut self, room: Id, client_id: &str, text: &str) {
         self.notes(format!("send {client_id} again"));
         if let Outcome::Done(answer) = self.sends(room, client_id, text).await {
@@ -162,7 +163,7 @@ impl Client {
         self.named += 1;
         let text = format!("{} as edit {}", own.client_id, self.named);
         self.notes(format!("edit {} in {}", own.client_id, own.room));
-        // Before it is known what comes of it: the checks may see it first.
+        // Recorded before the outcome is known, because a check may read the edited message first.
         let place = self.with_sent(&own, |sent| {
             sent.edits.push((text.clone(), false));
             sent.edits.len() - 1
@@ -193,7 +194,7 @@ impl Client {
         }
     }
 
-    /// A message of its own that it has not tried to delete.
+    /// Returns a random message from the client's remembered own messages.
     fn some_own(&mut self) -> Option<Own> {
         if self.own.is_empty() {
             return None;
@@ -254,7 +255,7 @@ impl Client {
         }
     }
 
-    /// Adds somebody to the room that it keeps, or removes somebody.
+    /// Adds a user to the room whose keeper is this client, or removes one.
     async fn changes_members(&mut self) {
         let Some(room) = self.rooms.iter().find(|room| room.keeper == Some(self.index)).map(|room| room.id) else { return };
         let other = self.rng.random_range(0..self.world.people.len());
@@ -278,7 +279,7 @@ impl Client {
         self.world.history().room(room).members.entry(user).or_default().end(attempt, outcome);
     }
 
-    /// Leaves a room that somebody else keeps.
+    /// Leaves a room whose keeper is another client.
     async fn leaves(&mut self) {
         let others: Vec<_> = self.rooms.iter().filter(|room| room.keeper.is_some_and(|keeper| keeper != self.index)).collect();
         if others.is_empty() {
@@ -308,7 +309,7 @@ impl Client {
         }
     }
 
-    /// Reads something, to be in the way.
+    /// Sends a random read request, as additional load.
     async fn looks(&mut self) {
         let path = match self.rng.random_range(0..4) {
             0 => "/room/unread".to_owned(),
@@ -323,7 +324,7 @@ impl Client {
         self.world.report.operation("look", &outcome);
     }
 
-    /// Does not want to hear of a room for a while.
+    /// Unsubscribes from a room for a while.
     async fn mutes(&mut self) {
         let Some(room) = self.some_room().filter(|_| self.socket.is_some()) else { return };
         self.notes(format!("unsubscribe from {room}"));
@@ -334,14 +335,16 @@ impl Client {
         self.world.report.operation("unsubscribe", &outcome);
     }
 
-    /// Wants to hear of all rooms again: by `sync`, or by subscribing first and reading second.
+    /// Ends the muting of all rooms: by a later `sync`, or by subscribing first and reading
+    /// afterwards.
     async fn unmutes(&mut self) {
         let muted: Vec<_> = self.views().iter().filter(|(_, view)| view.muted).map(|(room, _)| *room).collect();
         for room in muted {
             if let Some(view) = self.views().get_mut(&room) {
                 view.muted = false;
             }
-            // In open mode anybody may subscribe to anything; so only where nobody is ever removed.
+            // In open mode any user may subscribe to any room, members or not. So this subscribes
+            // only to rooms from which no member is ever removed.
             let is_for_all = self.rooms.iter().any(|other| other.id == room && other.keeper.is_none());
             if self.socket.is_none() || !is_for_all || self.rng.random_bool(0.5) {
                 continue;

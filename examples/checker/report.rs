@@ -1,4 +1,4 @@
-//! What is counted on the way, and what should not have happened.
+//! Counters of a run, and its violations.
 
 use std::{
     collections::BTreeMap,
@@ -9,10 +9,10 @@ use std::{
 
 use crate::rest::Outcome;
 
-/// How many violations are told in full.
+/// How many violations are printed.
 const TOLD: usize = 30;
 
-/// Counts, and what was violated.
+/// The counters and violations of a run.
 pub struct Report {
     started: Instant,
     seed: u64,
@@ -23,7 +23,7 @@ pub struct Report {
 struct Tally {
     /// Operations by kind: acknowledged, unsure, refused.
     operations: BTreeMap<&'static str, [u64; 3]>,
-    /// Faults, and whatever else is counted, by kind.
+    /// Faults and other events, by kind.
     events: BTreeMap<&'static str, u64>,
     killed_at: Option<Instant>,
     longest_recovery: Duration,
@@ -39,7 +39,7 @@ impl Report {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An operation is over.
+    /// Counts a completed operation.
     pub fn operation(&self, kind: &'static str, outcome: &Outcome) {
         let mut tally = self.tally();
         let which = match outcome {
@@ -55,18 +55,18 @@ impl Report {
         }
     }
 
-    /// Something happened that is worth counting.
+    /// Counts an event.
     pub fn count(&self, what: &'static str) {
         *self.tally().events.entry(what).or_default() += 1;
     }
 
-    /// Something was killed. How long it takes until an operation succeeds again is measured.
+    /// Counts a kill, and starts to measure the time until the next successful operation.
     pub fn fault(&self, what: &'static str) {
         self.count(what);
         self.tally().killed_at.get_or_insert_with(Instant::now);
     }
 
-    /// Something happened that must not.
+    /// Counts a violation, and prints it unless `TOLD` were printed before.
     pub fn violation(&self, what: &str) {
         let count = {
             let mut tally = self.tally();
@@ -83,23 +83,23 @@ impl Report {
         self.tally().violations
     }
 
-    /// How many operations there were, whatever came of them.
+    /// Returns the number of operations, whatever their outcome.
     pub fn operations(&self) -> u64 {
         self.tally().operations.values().flatten().sum()
     }
 
-    /// How often something was killed.
+    /// Returns the number of kills.
     pub fn kills(&self) -> u64 {
         let tally = self.tally();
         tally.events.iter().filter(|(what, _)| what.starts_with("kill")).map(|(_, count)| count).sum()
     }
 
-    /// How long the run has taken so far.
+    /// Returns the duration of the run so far.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Everything, in lines.
+    /// Returns all counters as lines of text.
     pub fn summary(&self) -> String {
         let tally = self.tally();
         let mut lines = format!("{:<24}{:>14}{:>10}{:>10}\n", "operation", "acknowledged", "unsure", "refused");

@@ -1,4 +1,4 @@
-//! Requests, and the three ways in which they end.
+//! REST requests and their outcomes.
 
 use std::time::Duration;
 
@@ -7,23 +7,24 @@ use serde_json::Value;
 
 use crate::Failure;
 
-/// How long a request may take before nobody waits for it any more. Longer than the server allows itself.
+/// How long a client waits for a response; longer than the server's own request timeout.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What became of something that was asked for.
+/// The outcome of a request.
 pub enum Outcome {
-    /// It was done.
+    /// The request was executed; the response.
     Done(Value),
-    /// It was not: the status (0 on a socket) and why.
+    /// The request was refused: the status (0 on a socket) and the reason.
     Refused(u16, String),
-    /// Nobody knows.
+    /// It is unknown whether the request was executed.
     Unsure,
-    /// The server says that the fault is its own: nobody knows either, and it should never happen.
+    /// The server reported an internal error: the outcome is unknown, and the error itself is a
+    /// violation.
     Broken(String),
 }
 
 impl Outcome {
-    /// As an answer on a socket says.
+    /// Converts an acknowledgement on a socket.
     pub fn of_ack(answer: Value) -> Self {
         if answer["success"] == true {
             return Self::Done(answer);
@@ -36,7 +37,7 @@ impl Outcome {
         }
     }
 
-    /// Sends a request.
+    /// Sends a request and converts the response.
     pub async fn of(request: RequestBuilder) -> Self {
         let Ok(response) = request.timeout(PATIENCE).send().await else { return Self::Unsure };
         let status = response.status().as_u16();
@@ -50,7 +51,7 @@ impl Outcome {
         }
     }
 
-    /// What was done, or why not.
+    /// Returns the response. Errors: any other outcome.
     pub fn done(self) -> Result<Value, Failure> {
         match self {
             Self::Done(body) => Ok(body),
@@ -61,7 +62,7 @@ impl Outcome {
     }
 }
 
-/// Somebody who calls one of the servers.
+/// A user's access to one of the servers.
 #[derive(Clone)]
 pub struct Caller {
     pub http: reqwest::Client,

@@ -1,4 +1,5 @@
-//! A run: clients do what they like, things are killed, and now and then everybody rests and everything is looked at.
+//! A run: clients execute random operations while processes are killed; at regular intervals all
+//! clients pause and the complete state is checked.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -24,20 +25,21 @@ use crate::{
     world::{Room, Views, World},
 };
 
-/// How long clients may take until all of them rest, or have caught up.
+/// How long clients may take until all of them have paused or caught up.
 const PATIENCE: Duration = Duration::from_mins(3);
-/// How long what was sent before everybody rested may still come in, and what servers remember may be old.
+/// How long events sent before the pause may still arrive, and data cached by the servers may be
+/// stale.
 const AFTERMATH: Duration = Duration::from_secs(15);
-/// A room with a longer log is left for a new one, so that checking it does not take ever longer.
+/// A room whose log is longer is replaced by a new one, to limit the time that checks take.
 const LONGEST_LOG: u64 = 3_000;
 
-/// A room that was left, as it was found then.
+/// A replaced room, with the fingerprint of its log at that time.
 struct Retired {
     room: Room,
     log: u64,
 }
 
-/// Everything that is going on.
+/// The state of a run.
 struct Run<'a> {
     arguments: &'a Arguments,
     world: Arc<World>,
@@ -51,7 +53,7 @@ struct Run<'a> {
     asked: u64,
 }
 
-/// Runs until the arguments are met. Answers the world as it was left.
+/// Runs until a limit of the arguments is reached. Returns the final state of the world.
 pub async fn run(arguments: &Arguments, seed: u64) -> Result<Arc<World>, Failure> {
     arguments.check()?;
     let mut run = Run::start(arguments, seed).await?;
@@ -111,7 +113,7 @@ impl<'a> Run<'a> {
         &self.world.report
     }
 
-    /// Lets the clients do what they like, and kills, until it is time to look.
+    /// Lets the clients run, and kills processes, until the next check.
     async fn runs(&mut self) -> Result<(), Failure> {
         self.phases.send_replace(Phase::Run);
         let until = Instant::now() + Duration::from_secs_f64(self.arguments.check_every);
@@ -129,7 +131,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Kills a server, or MongoDB, or both, and starts it again.
+    /// Kills a server, or MongoDB, or both, and starts them again.
     async fn kills(&mut self) -> Result<(), Failure> {
         let server = self.rng.random_range(0..self.arguments.servers);
         let (of_mongod, of_both) = (self.rng.random_bool(0.4), self.rng.random_bool(0.2));
@@ -153,7 +155,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Gives the clients something to do, and waits until all have done it.
+    /// Sets the phase of the clients, and waits until all have completed it.
     async fn asks_all(&mut self, phase: Phase) -> Result<(), Failure> {
         self.phases.send_replace(phase);
         for _ in 0..self.arguments.clients {
@@ -162,8 +164,9 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Everybody rests and catches up; then everything is looked at. What is wrong is looked at again for a while: something that
-    /// was sent before may only have come in now.
+    /// Pauses all clients, lets them catch up and checks the complete state. Violations are checked
+    /// again for up to [`AFTERMATH`], because events sent before the pause may only have arrived
+    /// meanwhile.
     async fn looks(&mut self) -> Result<(), Failure> {
         self.asks_all(Phase::Rest).await?;
         sleep(Duration::from_millis(300)).await;
@@ -186,7 +189,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Leaves rooms whose log is long for new ones.
+    /// Replaces rooms with long logs by new ones.
     async fn turns_over(&mut self) -> Result<(), Failure> {
         for room in self.world.rooms() {
             let log = read_log(&self.reader(&room), room.id).await?;
@@ -199,7 +202,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// The rooms that were left are still as they were.
+    /// Checks that the logs of the replaced rooms have not changed.
     async fn looks_back(&mut self) -> Result<(), Failure> {
         for Retired { room, log } in &self.retired {
             let now = read_log(&self.reader(room), room.id).await.map_or_else(|error| Err(error.to_string()), |log| Ok(fingerprint(&log)));

@@ -1,4 +1,5 @@
-//! The servers and their database: processes that are killed, and come back where they were.
+//! The servers and their database, as child processes that are killed and restarted on the same
+//! ports and files.
 
 use std::{
     fs::OpenOptions,
@@ -20,9 +21,9 @@ use crate::{
     mongod::{Mongod, ReplicaSet, free_port},
 };
 
-/// How long a server may take to come up.
+/// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// All comes from one address, and far more than one person ever does.
+/// Limits to disable: all requests come from one address, at a far higher rate than one user's.
 const NO_LIMITS: [&str; 8] = [
     "LOGINS_PER_MINUTE",
     "REFRESHES_PER_MINUTE",
@@ -34,7 +35,7 @@ const NO_LIMITS: [&str; 8] = [
     "CONNECTIONS_PER_ADDRESS",
 ];
 
-/// Everything that runs.
+/// All child processes.
 pub struct Servers {
     running: Vec<Server>,
     database: Database,
@@ -58,7 +59,7 @@ impl Database {
 }
 
 impl Servers {
-    /// Starts what the arguments ask for.
+    /// Starts the database and the servers according to the arguments.
     pub async fn start(arguments: &Arguments) -> Result<Self, Failure> {
         let folder = TempDir::with_prefix("checker-")?;
         let database = match arguments.store {
@@ -79,7 +80,7 @@ impl Servers {
         Ok(Self { running: servers, database, folder })
     }
 
-    /// Where the servers are reached.
+    /// Returns the base URLs of the servers.
     pub fn bases(&self) -> Vec<String> {
         self.running.iter().map(|server| format!("http://127.0.0.1:{}", server.port)).collect()
     }
@@ -92,7 +93,7 @@ impl Servers {
         self.running[number].start().await
     }
 
-    /// Kills the database's process.
+    /// Kills the database process.
     pub fn kill_mongod(&mut self) {
         block_in_place(|| match &mut self.database {
             Database::Sqlite => {}
@@ -101,7 +102,7 @@ impl Servers {
         });
     }
 
-    /// Starts it again, and waits until it can be written to.
+    /// Restarts the database, and waits until it accepts writes.
     pub async fn start_mongod(&mut self) {
         match &mut self.database {
             Database::Sqlite => {}
@@ -113,32 +114,33 @@ impl Servers {
         }
     }
 
-    /// Which servers have ended though nobody killed them.
+    /// Returns the servers that have ended without being killed.
     pub fn fallen(&mut self) -> Vec<usize> {
         let fallen = self.running.iter_mut().map(Server::has_fallen).collect::<Vec<_>>();
         (0..fallen.len()).filter(|number| fallen[*number]).collect()
     }
 
-    /// Keeps the files for whoever wants to look at them. Answers where.
+    /// Keeps the files for later inspection. Returns their folder.
     pub fn keep(&mut self) -> &Path {
         self.folder.disable_cleanup(true);
         self.folder.path()
     }
 }
 
-/// The production program.
+/// A process of the production binary.
 struct Server {
     program: PathBuf,
     port: u16,
     url: String,
     secure: bool,
     log: PathBuf,
-    /// The process, and its output held open: a server that prints into a closed pipe is killed by it.
+    /// The process, and its standard output, held open because a write to a closed pipe would end
+    /// the server.
     running: Option<(Child, BufReader<ChildStdout>)>,
 }
 
 impl Server {
-    /// Starts it where it was and waits until it is ready.
+    /// Starts the server on its former port and waits until it is ready.
     async fn start(&mut self) -> Result<(), Failure> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.program);
@@ -150,7 +152,7 @@ impl Server {
             .env("CAUSERIE_DATABASE", &self.url)
             .env("CAUSERIE_ACCESS", if self.secure { "secure" } else { "open" })
             .env("CAUSERIE_LOG", "warn")
-            // Longer than any run: nobody here refreshes a token.
+            // Longer than any run, because the clients do not refresh their tokens.
             .env("CAUSERIE_SESSION__ACCESS_LIFETIME_SECONDS", "2000000")
             .envs(NO_LIMITS.map(|limit| (format!("CAUSERIE_LIMITS__{limit}"), "0")))
             .stdin(Stdio::null())
@@ -169,7 +171,7 @@ impl Server {
         Ok(())
     }
 
-    /// Kills it, as a power cut would.
+    /// Kills the process without a graceful shutdown, similar to a power failure.
     async fn kill(&mut self) -> Result<(), Failure> {
         if let Some((mut child, _)) = self.running.take() {
             child.kill().await?;

@@ -1,4 +1,4 @@
-//! What a client knows of a room: its log, built from events and answers to `sync` alone.
+//! A client's view of a room: its log, built only from events and responses to `sync`.
 
 use std::{collections::HashMap, fmt};
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 pub struct Id(u128);
 
 impl Id {
-    /// The id that a field holds.
+    /// Parses the id in a JSON field.
     pub fn of(value: &Value) -> Option<Self> {
         Self::parse(value.as_str()?)
     }
@@ -32,23 +32,24 @@ impl fmt::Debug for Id {
     }
 }
 
-/// What a message says, as long as it is not deleted.
+/// The content of a message that is not deleted.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Said {
     pub client_id: String,
     pub text: String,
 }
 
-/// What an entry of a log says.
+/// The content of a log entry.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum What {
-    /// A message as it is now; without what it said once it is deleted.
+    /// A message in its current state; without content once it is deleted.
     Message {
         id: Id,
         author: Id,
         said: Option<Said>,
     },
-    /// What the message says after it. Not kept: the message itself is what has changed.
+    /// The content of the message after the edit. [`Log::take`] moves it to the entry of the
+    /// message.
     Edit {
         id: Id,
         said: Option<Said>,
@@ -59,7 +60,7 @@ pub enum What {
     Renamed(String),
 }
 
-/// An entry and its place, as an event or an answer tells of it.
+/// A log entry with its room and sequence number, from an event or a response.
 #[derive(Clone, Debug)]
 pub struct Happening {
     pub room: Id,
@@ -68,7 +69,7 @@ pub struct Happening {
 }
 
 impl Happening {
-    /// What a live event tells; none where it is about no entry.
+    /// Parses a live event. Returns `None` if it is not about a log entry.
     pub fn of_event(name: &str, payload: &Value) -> Option<Self> {
         let post = &payload["message"];
         let what = match name {
@@ -86,7 +87,7 @@ impl Happening {
         Some(Self { room: Id::of(room)?, seq: seq.as_u64()?, what })
     }
 
-    /// What an entry in the answer to `sync` tells.
+    /// Parses an entry in a response to `sync`.
     pub fn of_entry(entry: &Value) -> Option<Self> {
         let message = &entry["message"];
         let what = match entry["type"].as_str()? {
@@ -108,33 +109,33 @@ fn without_message(name: &str, fields: &Value) -> Option<What> {
     })
 }
 
-/// What a message says, wherever one is shown. No message is empty but one that is deleted.
+/// Parses the content of a message in any response or event. Only deleted messages have no text.
 pub fn said(message: &Value) -> Option<Said> {
     let text = message["message"]["messageText"].as_str().filter(|text| !text.is_empty())?;
     Some(Said { client_id: message["clientMessageId"].as_str().unwrap_or_default().to_owned(), text: text.to_owned() })
 }
 
-/// What came of an entry that a client was told of.
+/// The result of [`Log::take`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Taken {
-    /// It is the next one, and now a part of the view.
+    /// The entry is the next one, and has been added.
     Next,
-    /// It was known.
+    /// The entry was known.
     Known,
-    /// Something is missing in front of it.
+    /// Entries before this one are missing.
     Gap,
 }
 
-/// A log as far as it is known.
+/// The known part of a log, from its first entry on.
 #[derive(Default)]
 pub struct Log {
     entries: Vec<What>,
-    /// Where each message stands.
+    /// The index of each message in `entries`.
     places: HashMap<Id, usize>,
 }
 
 impl Log {
-    /// The last entry that is known: those before it are, too.
+    /// Returns the sequence number of the last known entry; all entries before it are known, too.
     pub fn position(&self) -> u64 {
         self.entries.len() as u64
     }
@@ -143,7 +144,7 @@ impl Log {
         &self.entries
     }
 
-    /// The messages that are not deleted, each with its number.
+    /// Returns the messages that are not deleted: sequence number, id, author and content.
     pub fn messages(&self) -> impl Iterator<Item = (u64, Id, Id, &Said)> {
         (1..).zip(&self.entries).filter_map(|(seq, what)| match what {
             What::Message { id, author, said: Some(said) } => Some((seq, *id, *author, said)),
@@ -151,7 +152,7 @@ impl Log {
         })
     }
 
-    /// Takes in an entry, if it is the next.
+    /// Adds an entry, if it is the next one.
     pub fn take(&mut self, happening: &Happening) -> Taken {
         if happening.seq <= self.position() {
             return Taken::Known;
@@ -177,7 +178,7 @@ impl Log {
         }
     }
 
-    /// Where two logs differ first, in words.
+    /// Describes the first difference between two logs.
     pub fn difference(&self, other: &Self) -> Option<String> {
         if let Some(place) = self.entries.iter().zip(&other.entries).position(|(ours, theirs)| ours != theirs) {
             return Some(format!("entry {}: {:?} against {:?}", place + 1, self.entries[place], other.entries[place]));
@@ -191,32 +192,32 @@ impl Log {
 #[expect(clippy::struct_excessive_bools, reason = "each may be so or not, whatever the others are")]
 pub struct View {
     pub log: Log,
-    /// Whether the client is in the room, as far as it knows.
+    /// Whether the client is a member of the room, as far as it knows.
     pub member: bool,
-    /// When it left, if it has.
+    /// When the client left the room, if it has.
     pub left: Option<Instant>,
-    /// Whether its socket is in the room.
+    /// Whether the client's socket is subscribed to the room.
     pub subscribed: bool,
-    /// Whether all that happens behind the position is bound to be heard on this connection.
+    /// Whether every entry after the last known one must arrive on this connection.
     pub live: bool,
-    /// Whether it does not want to hear of the room for now.
+    /// Whether the client has unsubscribed from the room for now.
     pub muted: bool,
-    /// The last entry heard of on this connection.
+    /// The sequence number of the last entry received as an event on this connection.
     pub heard: u64,
-    /// The end of the log in the last answer to `sync` on this connection.
+    /// The end of the log in the last response to `sync` on this connection.
     pub synced: u64,
-    /// How far others have read, as far as heard.
+    /// The read marks of users, as far as received.
     pub read: HashMap<Id, u64>,
 }
 
 impl View {
-    /// The connection has ended.
+    /// Resets the state of the connection after it has ended.
     pub fn cut_off(&mut self) {
         (self.subscribed, self.live) = (false, false);
         (self.heard, self.synced) = (0, 0);
     }
 
-    /// The client is no longer in the room.
+    /// Records that the client is no longer a member of the room.
     pub fn out(&mut self) {
         if self.member {
             self.left = Some(Instant::now());

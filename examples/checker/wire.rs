@@ -1,5 +1,5 @@
-//! A client of Socket.IO (Engine.IO 4, websocket), as small as the protocol allows. Whatever goes wrong is the end of the connection, which is
-//! what clients of the checker are made for.
+//! A minimal Socket.IO client (Engine.IO 4, websocket). Every error ends the connection, which the
+//! clients of the checker handle anyway.
 
 use std::time::Duration;
 
@@ -8,24 +8,24 @@ use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config, tungstenite::Message};
 
-/// How long a connection may take to come about.
+/// How long connecting, or sending a packet, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A connected socket. Dropped, its connection ends without a farewell.
+/// A connected socket. Dropping it ends the connection without a disconnect packet.
 pub struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     asked: u64,
 }
 
-/// What the server sends.
+/// A packet from the server.
 pub enum Packet {
     Event(String, Value),
-    /// The answer to the question with this number.
+    /// The acknowledgement of the event with this number.
     Answer(u64, Value),
 }
 
 impl Socket {
-    /// Connects, with a token where the server asks for one.
+    /// Connects, with a token if the server requires one.
     pub async fn connect(base: &str, token: Option<&str>) -> Option<Self> {
         timeout(PATIENCE, Self::open(base, token)).await.ok().flatten()
     }
@@ -41,7 +41,7 @@ impl Socket {
         Some(socket)
     }
 
-    /// Sends an event and answers the number by which its answer will be known.
+    /// Sends an event. Returns the number that its acknowledgement will have.
     pub async fn ask(&mut self, event: &str, arguments: &[Value]) -> Option<u64> {
         self.asked += 1;
         let mut packet = vec![json!(event)];
@@ -51,7 +51,7 @@ impl Socket {
         Some(self.asked)
     }
 
-    /// The next packet; none when the connection has ended.
+    /// Returns the next packet, or `None` when the connection has ended.
     pub async fn receive(&mut self) -> Option<Packet> {
         loop {
             let packet = self.text().await?;
@@ -65,7 +65,7 @@ impl Socket {
                     let (number, answer) = answer.split_at(answer.find('[')?);
                     return Some(Packet::Answer(number.parse().ok()?, serde_json::from_str::<Value>(answer).ok()?[0].take()));
                 }
-                // The server says that the socket is disconnected.
+                // The server has disconnected the socket or refused the connection.
                 ("1" | "4", _) => return None,
                 _ => {}
             }

@@ -1,4 +1,4 @@
-//! What all clients share: the servers, the people, the rooms, and what is known of them.
+//! The state that all clients share: servers, users, rooms and history.
 
 use std::{
     collections::HashMap,
@@ -16,10 +16,10 @@ use crate::{
     view::{Id, View},
 };
 
-/// What the clients know of their rooms. Each has its own; the checks look into all of them.
+/// A client's views of its rooms. Each client has its own; the checks read all of them.
 pub type Views = Arc<Mutex<HashMap<Id, View>>>;
 
-/// Somebody with an account.
+/// A registered user.
 #[derive(Clone)]
 pub struct Person {
     pub id: Id,
@@ -30,18 +30,20 @@ pub struct Person {
 #[derive(Clone)]
 pub struct Room {
     pub id: Id,
-    /// Who adds and removes others, where anybody does: an index into the people.
+    /// The keeper, who adds and removes other members: an index into `people`. `None` if the
+    /// members of the room do not change.
     pub keeper: Option<usize>,
-    /// Who was in it at first.
+    /// The initial members.
     pub first: Vec<Id>,
 }
 
-/// Everything that is shared.
+/// The shared state of a run.
 pub struct World {
     pub seed: u64,
     pub secure: bool,
-    /// Whether a socket hears everything at once: there is one server, and its database never fails under it. Otherwise something may be told a
-    /// moment later than somebody could read it; but never out of order.
+    /// Whether sockets receive every entry before it can be read: there is one server, and its
+    /// database is never killed. Otherwise an event may arrive a moment after its entry can be
+    /// read, but never out of order.
     pub at_once: bool,
     pub bases: Vec<String>,
     pub http: reqwest::Client,
@@ -52,7 +54,7 @@ pub struct World {
 }
 
 impl World {
-    /// Registers people with the servers that are running.
+    /// Registers users with the running servers.
     pub async fn populate(arguments: &Arguments, seed: u64, bases: Vec<String>) -> Result<Self, Failure> {
         let http = reqwest::Client::new();
         let mut people = Vec::new();
@@ -76,17 +78,18 @@ impl World {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The rooms that there are now.
+    /// Returns the current rooms.
     pub fn rooms(&self) -> Vec<Room> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Somebody as a caller of one of the servers.
+    /// Returns a user's access to one of the servers.
     pub fn caller(&self, person: usize, server: usize) -> Caller {
         Caller { http: self.http.clone(), base: self.bases[server].clone(), token: self.people[person].token.clone() }
     }
 
-    /// Makes a room of everybody, or with a keeper one in which everybody else comes and goes.
+    /// Creates a room with all users as members. With a keeper, the other members leave or are
+    /// removed, and are added again, during the run.
     pub async fn open_room(&self, keeper: Option<usize>) -> Result<Room, Failure> {
         let all: Vec<_> = self.people.iter().map(|person| person.id.to_string()).collect();
         let body = json!({ "userIds": all, "type": "consumer-to-consumer", "name": "as it was made" });
@@ -101,7 +104,7 @@ impl World {
         Ok(room)
     }
 
-    /// Takes a room out of the run, of which everything has been looked at.
+    /// Removes a room whose checks are complete from the run.
     pub fn retire(&self, id: Id) {
         self.history().forget(id);
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner).retain(|room| room.id != id);
@@ -128,7 +131,7 @@ async fn register(http: &reqwest::Client, base: &str, index: usize, seed: u64, s
     Ok(Person { id, token })
 }
 
-/// The array in a field of an answer.
+/// Returns the array in a field of a response, or an empty slice.
 pub fn list<'a>(answer: &'a Value, field: &str) -> &'a [Value] {
     answer[field].as_array().map_or(&[], Vec::as_slice)
 }

@@ -1,5 +1,6 @@
-//! What is read of rooms, page by page. A page is bounded in bytes as well as in items: it has to fit into the memory of whoever sends and of
-//! whoever reads it, however long the texts and names in it are; and many may be asked for by a client that reads none of them.
+//! Reads conversations, logs, search results and room lists, page by page. A page is limited in
+//! bytes as well as in items: it must fit into the memory of the server and of the client, however
+//! long its texts and names are, and a client may request many pages and read none of them.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -15,50 +16,53 @@ use crate::{
     view::{ConversationMessage, EntryView, LogPage, People, RecentConversation, RoomView, Shown, raw},
 };
 
-/// The most bytes of messages or entries in one answer; but one of them is always in it.
+/// The maximum number of bytes of messages or entries in one response; the first item is always
+/// included.
 pub const LOG_BYTES: u64 = 4 * 1024 * 1024;
-/// As many as there are.
+/// No byte limit.
 const UNBOUNDED: u64 = u64::MAX;
-/// How many items are read before it is known how long they are, and how many at once then.
+/// The number of items to read before their size is known, and the maximum number per read after
+/// that.
 const FIRST_PIECE: u64 = 64;
 const LARGEST_PIECE: u64 = 128;
 
-/// How often the store is asked for one page of a search: it finds no more than a piece each time, and less where that is much work.
+/// The maximum number of store queries for one page of a search: each finds at most one piece, and
+/// less if the search is expensive.
 const SEARCHES: usize = 16;
 
-/// Something as clients read it.
+/// A serialized item.
 type Written = Box<RawValue>;
 
 /// A page of a conversation.
 pub struct Conversation {
     /// The messages, ascending.
     pub messages: Vec<Written>,
-    /// Their authors.
+    /// The authors of the messages.
     pub people: People,
     /// The last entry of the room's log.
     pub last_seq: Seq,
-    /// Whether there are more messages beyond the page, on the side to which it was asked for.
+    /// Whether there are more messages beyond the page, in the direction requested.
     pub has_more: bool,
 }
 
-/// A page of what was found.
+/// A page of search results.
 pub struct Found {
-    /// The messages, the newest first.
+    /// The messages, newest first.
     pub messages: Vec<Written>,
-    /// The place before which to go on, where there may be more.
+    /// The position before which to continue; `None` if there is no more.
     pub next: Option<EntryPosition>,
 }
 
-/// A page of the rooms of somebody.
+/// A page of a user's rooms.
 pub struct Recents {
-    /// The rooms, each with its latest message, the latest first.
+    /// The rooms, each with its latest message, latest first.
     pub conversation: Vec<Written>,
-    /// Whether there are more.
+    /// Whether there are more rooms.
     pub has_more: bool,
 }
 
 impl Chat {
-    /// A page of the messages of a room.
+    /// Returns a page of the messages of a room.
     pub async fn conversation(&self, user: UserId, room: &Arc<Room>, page: Page, limit: u64) -> Result<Conversation> {
         let hidden = self.hidden(room, user);
         let (page, ascends) = match page {
@@ -66,7 +70,7 @@ impl Chat {
             other => (other, false),
         };
         let mut bytes = if matches!(page, Page::Newest { .. }) { self.bytes_of_numbered() } else { LOG_BYTES };
-        // From where the page was asked for, onwards or back.
+        // Reads the next piece in the direction of the page.
         let next = |found: &[Message], count| {
             let page = match (found.last(), page) {
                 (Some(last), Page::After(_)) => Page::After(last.seq),
@@ -97,8 +101,10 @@ impl Chat {
         Ok(Conversation { messages, people, last_seq: last.first().map(|(_, seq)| *seq).unwrap_or_default(), has_more })
     }
 
-    /// What happened in a room behind an entry, at most `limit` entries, up to `up_to` or to the end of the log. Behind an entry that is not
-    /// there, as if from the beginning. It ends in front of the entry that does not fit into `bytes`, from which is taken what it takes.
+    /// Returns the log entries of a room after `since`, at most `limit`, up to `up_to` or the end
+    /// of the log. If `since` is beyond the end of the log, it starts from the beginning. The page
+    /// ends before the first entry that does not fit into `bytes`; the bytes used are subtracted
+    /// from it.
     pub async fn log(
         &self,
         user: UserId,
@@ -122,7 +128,8 @@ impl Chat {
         };
         let mut entries = pieces(limit, *bytes, |entry: &Entry| message_of(entry).map_or(0, text_of), next).await?;
         for entry in &mut entries {
-            // That a message from before was edited may be seen, since the log has no hole; what it says may not.
+            // The edit of a hidden message may be listed, because the log has no gaps; its text may
+            // not.
             if let EntryKind::Edit { current, .. } = &mut entry.what {
                 current.take_if(|message| message.seq <= hidden);
             }
@@ -134,7 +141,7 @@ impl Chat {
         Ok(LogPage { success: None, entries: written, last_seq, has_more, reset: reset.then_some(true) })
     }
 
-    /// Messages with these words, in one room or in all of the caller's.
+    /// Searches for messages with these words, in one room or in all rooms of the user.
     pub async fn search(&self, user: UserId, room: Option<&Room>, words: &str, before: Option<EntryPosition>, limit: u64) -> Result<Found> {
         let scope = match room {
             Some(room) => Scope::Room { room: room.id, after: self.hidden(room, user) },
@@ -152,7 +159,7 @@ impl Chat {
                 break;
             }
         }
-        // One that was deleted with its room meanwhile is not there any more.
+        // A message that was deleted with its room in the meantime is left out.
         let there = try_join_all(found.iter().map(|message| self.if_there(message))).await?;
         let (mut messages, mut bytes, mut last) = (Vec::new(), LOG_BYTES, None);
         for (count, (message, there)) in found.iter().zip(there).enumerate() {
@@ -173,8 +180,8 @@ impl Chat {
         Ok(Some(raw(&ConversationMessage::new(message, &shown))))
     }
 
-    /// A page of the rooms of a user, by their latest messages. Where `with_empty` says so, rooms without a message are among them, by their
-    /// creation, and every room is described.
+    /// Returns a page of a user's rooms, ordered by their latest messages. With `with_empty`, rooms
+    /// without messages are included, ordered by their creation, and every room is described.
     pub async fn recents(&self, user: UserId, skip: u64, limit: u64, with_empty: bool) -> Result<Recents> {
         let mut bytes = self.bytes_of_numbered();
         let since_joined = self.config.history == History::FromJoining;
@@ -184,7 +191,8 @@ impl Chat {
         };
         let size = |listed: &ListedRoom| listed.latest.as_ref().map_or(0, text_of);
         let mut listed = pieces(limit.saturating_add(1), bytes, size, next).await?;
-        // What is posted between two pieces moves a room from behind the next one, and another from the former piece into it.
+        // A message posted between two reads moves its room to the front, and so shifts a room of
+        // the previous piece into the next one.
         let mut seen = HashSet::new();
         listed.retain(|listed| seen.insert(listed.room));
         let beyond = listed.len() as u64 > limit;
@@ -192,7 +200,7 @@ impl Chat {
         let rooms: Vec<_> = listed.iter().map(|listed| listed.room).collect();
         let unread = self.store.unread(user, Some(&rooms)).await?;
         let found = try_join_all(listed.into_iter().map(|listed| self.with_room(user, listed, with_empty))).await?;
-        // A room that was deleted or left between the two reads is none of the caller's any more.
+        // Leaves out rooms that were deleted or left between the two reads.
         let of = |room: &Room| unread.iter().find(|unread| unread.room == room.id).copied();
         let found: Vec<(Unread, InRoom)> = found.into_iter().flatten().filter_map(|found| Some((of(&found.room)?, found))).collect();
         let people = self.users_by_id(found.iter().flat_map(|(_, found)| found.appearing())).await?;
@@ -207,7 +215,7 @@ impl Chat {
     async fn with_room(&self, user: UserId, listed: ListedRoom, described: bool) -> Result<Option<InRoom>> {
         let Some(room) = self.store.room(listed.room).await? else { return Ok(None) };
         let shown = self.shown(&room, listed.latest.iter()).await?;
-        // They may have left the room and come back between the two reads.
+        // The user may have left the room and rejoined between the two reads.
         let latest = listed.latest.filter(|message| message.seq > self.hidden(&room, user));
         if latest.is_none() && !described {
             return Ok(None);
@@ -216,24 +224,26 @@ impl Chat {
         Ok(Some(InRoom { latest, room, shown, present }))
     }
 
-    /// How many bytes a page may have that is asked for by its number. The next one begins where this one should have ended, so it is as long
-    /// as it was asked for, as in the original; but where anybody may be an enemy it ends early all the same, and says so.
+    /// The byte limit of a page that is requested by its number. The next page starts where this
+    /// one should have ended, so in open mode the page has the full length, as in the original
+    /// application. In secure mode clients are not trusted, so it may end early and then has
+    /// `has_more` set.
     fn bytes_of_numbered(&self) -> u64 {
         if self.access.is_secure() { LOG_BYTES } else { UNBOUNDED }
     }
 }
 
-/// A room in a list, its latest message, and what is shown with it.
+/// A room in a list, with its latest message and the data shown along with it.
 struct InRoom {
     latest: Option<Message>,
     room: Arc<Room>,
     shown: Shown,
-    /// The members who are there, where the room is described.
+    /// The members that are not deleted, if the room is described.
     present: Option<Vec<UserId>>,
 }
 
 impl InRoom {
-    /// Whose names stand in a recent conversation.
+    /// Returns the users whose names appear in a recent conversation.
     fn appearing(&self) -> Vec<UserId> {
         let author = self.latest.as_ref().map(|message| message.author);
         let readers = self.shown.marks.iter().map(|mark| mark.user).chain(author);
@@ -241,7 +251,7 @@ impl InRoom {
     }
 }
 
-/// The message that an entry is about, where it is there.
+/// Returns the message of an entry, if it still exists.
 fn message_of(entry: &Entry) -> Option<&Message> {
     match &entry.what {
         EntryKind::Message(message) | EntryKind::Edit { current: Some(message), .. } => Some(message),
@@ -249,13 +259,14 @@ fn message_of(entry: &Entry) -> Option<&Message> {
     }
 }
 
-/// How long a message is at least when it is written.
+/// Returns the minimum size of a serialized message.
 fn text_of(message: &Message) -> u64 {
     message.text.len() as u64
 }
 
-/// Reads at most `limit` items, piece by piece, until they hold more than `bytes`: the last of them will not fit then, unless it is the first.
-/// `next` reads so many more behind those that were found.
+/// Reads at most `limit` items, piece by piece, until their size exceeds `bytes`: then the last
+/// item will not fit, unless it is the only one. `next` reads the given number of items after those
+/// already found.
 async fn pieces<T, F>(limit: u64, bytes: u64, size: impl Fn(&T) -> u64, next: impl Fn(&[T], u64) -> F) -> store::Result<Vec<T>>
 where
     F: Future<Output = store::Result<Vec<T>>>,
@@ -263,7 +274,8 @@ where
     let (mut found, mut taken): (Vec<T>, u64) = (Vec::new(), 0);
     loop {
         let count = found.len() as u64;
-        // The others are about as long; but some may be much longer.
+        // Assumes that further items have the average size so far; [`LARGEST_PIECE`] bounds the
+        // damage if some are much larger.
         let fit = taken.checked_div(count).map_or(FIRST_PIECE, |each| (bytes.saturating_sub(taken) / each.max(1)).saturating_add(2));
         let asked = if bytes == UNBOUNDED { limit } else { fit.min(LARGEST_PIECE) }.min(limit - count);
         if asked == 0 {
@@ -284,8 +296,8 @@ where
     }
 }
 
-/// Writes at most `limit` items, and no more than fit into `bytes`, but one in any case. True when not all of them are written; then nothing
-/// else fits.
+/// Serializes at most `limit` items, as many as fit into `bytes` but at least one. Returns true if
+/// some are left over; after one that did not fit, `bytes` is 0.
 fn fitting<T>(items: &[T], limit: u64, bytes: &mut u64, write: impl Fn(&T) -> Written) -> (Vec<Written>, bool) {
     let mut written: Vec<Written> = Vec::new();
     for item in items {

@@ -1,18 +1,20 @@
-//! The URL of a database. What is secret in it, or could be, is shown to nobody.
+//! The URL of a database, with secrets masked wherever it is printed.
 
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What stands in the place of a secret.
+/// Replaces a secret in printed text.
 const MASK: &str = "********";
-/// The shortest part of a secret that is looked for in texts: shorter ones stand in any text.
+/// The minimum length, in characters, of a secret's part that is masked in error texts. Shorter
+/// parts occur in any text.
 const SHORTEST_PART: usize = 3;
-/// What a database's name, a host or a value cannot have in it in a URL that is well formed.
+/// Characters that a database name, a host or an option value cannot contain in a well-formed URL.
 const OUT_OF_PLACE: [char; 6] = ['=', '&', ';', '?', '@', ' '];
 
-/// The options of a MongoDB URL that hold no secret, in lower case. The value of any other, misspelt ones among them, is masked.
+/// MongoDB URL options that hold no secret, in lower case. The value of any other option, misspelt
+/// ones included, is masked.
 const HARMLESS: &[&str] = &[
     "appname",
     "authmechanism",
@@ -62,23 +64,25 @@ const HARMLESS: &[&str] = &[
     "zlibcompressionlevel",
 ];
 
-/// The URL of a database; secrets in it are shown to nobody.
+/// The URL of a database. `Debug`, `Display` and `Serialize` mask its secrets.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct DatabaseUrl(String);
 
 impl DatabaseUrl {
-    /// The whole URL, secrets and all: for the store that opens it, and for nothing that is printed.
+    /// Returns the whole URL, secrets included. Only for the store that opens it; must not be
+    /// printed.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// The text of an error with the secrets of this URL masked: drivers quote parts of a URL that they cannot read.
+    /// Returns an error text with the secrets of this URL masked: database drivers quote parts of a
+    /// URL that they cannot parse.
     #[must_use]
     pub fn mask_in(&self, text: &str) -> String {
         let mut parts: Vec<_> = Masked::of(&self.0).hidden.into_iter().flat_map(parts_of).collect();
-        // The longest first, so that none is left in pieces.
+        // Longest first, so that no part is replaced only partially.
         parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
         parts.iter().fold(text.to_owned(), |text, part| text.replace(part.as_str(), MASK))
     }
@@ -108,12 +112,14 @@ impl Serialize for DatabaseUrl {
     }
 }
 
-/// The URL with the password and the values of secret options masked; of a URL that is not well formed everything that could be one.
+/// Returns the URL with the password and the values of secret options masked. In a URL that is not
+/// well formed, everything that could be a secret is masked.
 pub fn masked_url(url: &str) -> String {
     Masked::of(url).shown
 }
 
-/// A hidden piece as a driver may quote it: as it is and decoded, whole and in parts, in lower case.
+/// Returns the forms in which a driver may quote a hidden piece: raw and percent-decoded, whole and
+/// in parts, each also in lower case.
 fn parts_of(hidden: &str) -> Vec<String> {
     let decoded = percent_decode_str(hidden).decode_utf8_lossy().into_owned();
     let whole = [hidden, decoded.as_str()];
@@ -122,7 +128,7 @@ fn parts_of(hidden: &str) -> Vec<String> {
     pieces.flat_map(|part| [part.to_owned(), part.to_lowercase()]).collect()
 }
 
-/// A URL taken apart into what is shown and what is hidden.
+/// A URL split into the text to show and the pieces to hide.
 #[derive(Default)]
 struct Masked<'a> {
     shown: String,
@@ -156,7 +162,7 @@ impl<'a> Masked<'a> {
             self.show(&url[..end + 3]);
             self.server(&url[end + 3..]);
         } else if let Some(end) = url.find([':', '=', '&', '?', '@']) {
-            // No URL. A scheme is shown, and a user name nearly always is none.
+            // Not a URL. Text before a `:` is shown: it is a scheme, and hardly ever a user name.
             let shown = if url[end..].starts_with(':') { end + 1 } else { 0 };
             self.show(&url[..shown]);
             self.hide(&url[shown..]);
@@ -167,7 +173,7 @@ impl<'a> Masked<'a> {
 
     fn file(&mut self, path: &'a str) {
         match path.split_once('?') {
-            // Another URL behind the wrong scheme.
+            // Another URL after the wrong scheme.
             _ if path.contains("://") => self.url(path),
             Some((path, options)) => {
                 self.show(path);
@@ -177,11 +183,11 @@ impl<'a> Masked<'a> {
         }
     }
 
-    /// What comes behind the scheme: `USER:PASSWORD@HOST:PORT,HOST:PORT/NAME?OPTIONS`.
+    /// Processes what follows the scheme: `USER:PASSWORD@HOST:PORT,HOST:PORT/NAME?OPTIONS`.
     fn server(&mut self, rest: &'a str) {
         let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if tail.contains('@') {
-            // A password with such characters in it may end anywhere.
+            // A password that contains `/` or `?` may end at any `@`.
             return self.hide(rest);
         }
         let hosts = match authority.rsplit_once('@') {
@@ -216,7 +222,8 @@ impl<'a> Masked<'a> {
         }
     }
 
-    /// A host and its port. A login without its `@` looks the same, but for the port.
+    /// Processes a host and its port. Credentials without the `@` look the same, except that a port
+    /// is a number.
     fn host(&mut self, host: &'a str) {
         let address_end = if host.starts_with('[') { host.find(']').map_or(0, |end| end + 1) } else { 0 };
         match host[address_end..].split_once(':') {

@@ -1,4 +1,4 @@
-//! Which environment variables are settings, and which are somebody else's.
+//! Selects the environment variables that are settings.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,14 +7,17 @@ use std::{
 
 use super::{ConfigError, text};
 
-/// What the environment variables of settings begin with.
+/// The prefix of environment variables that are settings.
 pub const PREFIX: &str = "CAUSERIE_";
-/// Names the settings file.
+/// The environment variable with the path of the settings file.
 pub const FILE: &str = "CAUSERIE_CONFIG";
-/// What the variables of the tests begin with.
+/// The prefix of environment variables that the tests use.
 const TESTS: &str = "CAUSERIE_TEST_";
 
-/// The variables of a process that can be read. One of ours that cannot is refused: passed over, its default would take its place.
+/// Returns the variables of a process whose names and values are valid UTF-8.
+///
+/// Errors: one of Causerie's own variables is not valid UTF-8. Ignoring it would silently apply the
+/// default.
 pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<HashMap<String, String>, ConfigError> {
     let mut environment = HashMap::new();
     for (name, value) in variables {
@@ -33,11 +36,14 @@ pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result
     Ok(environment)
 }
 
-/// The variables that are settings, with their values cleaned. `settings` are the names of all, as `http.max_page`. A variable with our
-/// prefix that is neither a setting nor injected by Kubernetes or Docker is refused.
+/// Returns the variables that are settings, with cleaned values. `settings` lists the names of all
+/// settings, such as `http.max_page`.
+///
+/// Errors: a variable has Causerie's prefix, but is neither a setting nor injected by Kubernetes or
+/// Docker.
 pub fn settings(environment: &HashMap<String, String>, settings: &[String]) -> Result<HashMap<String, String>, ConfigError> {
     let known: BTreeMap<_, _> = settings.iter().map(|setting| (variable(setting), setting)).collect();
-    // In order, so that of several mistakes always the same one is reported.
+    // Sorted, so that the same one of several mistakes is always reported.
     let ours: BTreeMap<_, _> = environment.iter().filter(|(name, _)| is_ours(name)).collect();
     let mut found = HashMap::new();
     for (name, value) in ours {
@@ -56,20 +62,23 @@ pub fn settings(environment: &HashMap<String, String>, settings: &[String]) -> R
     Ok(found)
 }
 
-/// The environment variable of a setting.
+/// Returns the name of a setting's environment variable.
 fn variable(setting: &str) -> String {
     format!("{PREFIX}{}", setting.replace('.', "__").to_ascii_uppercase())
 }
 
-/// Whether the name, however it is written, can only be meant for us. An editor may have put a byte order mark before the first one.
+/// Whether the name, in any spelling, can only be meant for Causerie. An editor may have put a byte
+/// order mark before the first variable of a file.
 fn is_ours(name: &str) -> bool {
     let name = name.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}').to_ascii_uppercase();
     name.strip_prefix("CAUSERIE").is_some_and(|rest| rest.starts_with(['_', '-', '.']))
 }
 
-/// Whether the variable is one of those that describe a service or a linked container, named `causerie` or `causerie-…`, to all others.
+/// Whether Kubernetes or Docker sets the variable to describe a service or a linked container named
+/// `causerie` or `causerie-…` to other containers.
 ///
-/// Kubernetes: <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>.
+/// Kubernetes:
+/// <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>.
 /// Docker: <https://docs.docker.com/engine/network/links/#environment-variables>.
 fn is_injected(name: &str, value: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX) else { return false };
@@ -88,7 +97,8 @@ fn is_injected(name: &str, value: &str) -> bool {
     })
 }
 
-/// Which of the known names is nearest to this one. A missing section, one underscore for two, dashes and letter case count for nothing.
+/// Returns the known name nearest to this one. A missing section, one underscore for two, dashes
+/// and letter case make no difference.
 pub fn nearest_to<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |name: &str| name.to_ascii_uppercase().replace(['.', '-'], "_").replace("__", "_");
     let wanted = plain(name);
@@ -133,7 +143,7 @@ mod tests {
             ("CAUSERIE_NAME", "causerie"),
             ("CAUSERIE_ENV_PATH", ""),
             ("CAUSERIE_ENV_CAUSERIE_LISTEN", "nowhere"),
-            // A second service beside it.
+            // A second service next to it.
             ("CAUSERIE_MONGODB_SERVICE_HOST", "10.0.0.2"),
             ("CAUSERIE_MONGODB_SERVICE_PORT_MONGODB", "27017"),
             ("CAUSERIE_MONGODB_PORT", "tcp://10.0.0.2:27017"),

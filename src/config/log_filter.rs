@@ -1,22 +1,22 @@
-//! What is logged: a filter that has no unknown level in it. `tracing` takes any word that it does not know for a part of the program, and
+//! The log filter, checked for unknown levels. `tracing` takes an unknown word for a target, and
 //! turns off all others.
 
 use serde::{Deserialize, Serialize};
 
-/// A filter of the log, as `tracing` reads it.
+/// A log filter in the syntax of `tracing`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String")]
 pub struct LogFilter(String);
 
-/// The levels; `off` is none.
+/// The log levels; `off` disables logging.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-/// Our own part of the log.
+/// The log target of this program.
 const OWN: &str = "causerie";
-/// How many letters a misspelt name of ours may differ by.
+/// The edit distance up to which a target counts as a misspelling of [`OWN`].
 const MISSPELT: usize = 2;
 
 impl LogFilter {
-    /// The filter.
+    /// Returns the filter.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -32,7 +32,7 @@ impl TryFrom<String> for LogFilter {
     }
 }
 
-/// One part: `LEVEL`, `TARGET`, `TARGET=LEVEL`, `TARGET[SPAN{FIELD=VALUE}]=LEVEL`.
+/// Parses one directive: `LEVEL`, `TARGET`, `TARGET=LEVEL`, `TARGET[SPAN{FIELD=VALUE}]=LEVEL`.
 fn directive(text: &str) -> Result<String, String> {
     let span = text.rfind(']').map_or(0, |end| end + 1);
     let (target, name) = match text[span..].find('=') {
@@ -55,7 +55,8 @@ fn directive(text: &str) -> Result<String, String> {
     Ok(if target.is_empty() { level } else { format!("{}={level}", target.trim()) })
 }
 
-/// Whether a word without a level is a part of the program, of which everything is logged, and no misspelt level.
+/// Whether a word without a level is a target, of which everything is logged, and not a misspelt
+/// level.
 fn is_target(text: &str) -> bool {
     text == OWN || text.contains("::")
 }

@@ -1,4 +1,5 @@
-//! Settings: built-in default < file < environment, read once at start into types that can only hold what makes sense.
+//! Settings, loaded once at start: built-in defaults, overridden by the file, overridden by the
+//! environment. Their types only hold valid values.
 
 mod database_url;
 mod environment;
@@ -26,16 +27,17 @@ pub use origins::{OriginList, Origins};
 pub use secrets::{Secret, Secrets};
 pub use values::{AccessMode, BasePath, History, LogFormat, Millis, Networks, PresenceScope, Registration};
 
-/// The defaults, and the documentation of every setting.
+/// The default settings as TOML, with the documentation of every setting.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
-/// The most bytes that a request body may be allowed to have: MongoDB keeps documents of up to 16 MiB.
+/// The upper limit, in bytes, of settings for body and packet sizes: MongoDB stores documents of up
+/// to 16 MiB.
 const LARGEST_BODY: usize = 15_000_000;
 
-/// The fewest bytes of a key: as many as its signatures have (RFC 7518, 3.2).
+/// The minimum length of a signing key, in bytes: that of its signatures (RFC 7518, 3.2).
 const SHORTEST_SECRET: usize = 32;
 
-/// The settings of one server. `config/default.toml` says what each means.
+/// The settings of a server. `config/default.toml` documents each of them.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -43,95 +45,96 @@ pub struct Config {
     pub listen: SocketAddr,
     /// URL of the database.
     pub database: DatabaseUrl,
-    /// Who may do what.
+    /// Whether users have to authenticate.
     pub access: AccessMode,
-    /// Whether open mode is wanted on an address that others can reach.
+    /// Whether open mode may listen on an address that other machines can reach.
     pub allow_open_network: bool,
     /// Who may register, in secure mode.
     pub registration: Registration,
-    /// Signs tokens, if set.
+    /// The key that signs tokens, if set.
     pub token_secret: Secret,
-    /// Filter of the log.
+    /// The log filter.
     pub log: LogFilter,
-    /// How log lines look.
+    /// The format of log lines.
     pub log_format: LogFormat,
-    /// Tokens.
+    /// Settings of tokens.
     pub token: TokenConfig,
-    /// Sessions.
+    /// Settings of sessions.
     pub session: SessionConfig,
-    /// How often somebody may do something, in secure mode.
+    /// Rate limits and quotas, in secure mode.
     pub limits: LimitsConfig,
-    /// How much memory requests may take.
+    /// Memory limits of requests.
     pub memory: MemoryConfig,
-    /// Rooms.
+    /// Settings of rooms.
     pub rooms: RoomsConfig,
-    /// Requests.
+    /// Settings of HTTP requests.
     pub http: HttpConfig,
-    /// Sockets.
+    /// Settings of sockets.
     pub socket: SocketConfig,
-    /// MongoDB, where that is the database.
+    /// Settings of MongoDB, if that is the database.
     pub mongodb: MongoConfig,
 }
 
-/// Settings of tokens.
+/// Settings of tokens of logins without a password, and earlier signing keys.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
-    /// Seconds from login; 0 is for ever.
+    /// Lifetime of a token from login, in seconds; 0: unlimited.
     pub lifetime_seconds: u32,
-    /// Keys that signed tokens before `token_secret`.
+    /// Keys that signed tokens before `token_secret`. Their tokens stay valid until they expire.
     pub earlier_secrets: Secrets,
 }
 
-/// Settings of sessions: of logins with a password.
+/// Settings of sessions, which begin with a login by password.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionConfig {
-    /// How long an access token is valid, in seconds.
+    /// Lifetime of an access token, in seconds.
     pub access_lifetime_seconds: u32,
-    /// How long a session lasts from when it was last refreshed, in seconds.
+    /// Lifetime of a session from its last refresh, in seconds.
     pub refresh_lifetime_seconds: u32,
 }
 
-/// The memory that bodies and answers of requests may take, in bytes; 0: no limit.
+/// Limits of the memory that request bodies and responses may take, in bytes; 0: no limit.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryConfig {
-    /// All together.
+    /// Limit of the whole process.
     pub process_bytes: u64,
-    /// Those from one address, in secure mode.
+    /// Limit per client address, in secure mode.
     pub address_bytes: u64,
-    /// Those of one user, in secure mode.
+    /// Limit per user, in secure mode.
     pub user_bytes: u64,
 }
 
-/// How often somebody may do something, in secure mode. As many as a minute allows may come at once. 0 is no limit.
+/// Rate limits and quotas, in secure mode. A whole minute's allowance may be used in one burst. 0:
+/// no limit.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsConfig {
-    /// Logins from one address.
+    /// Logins per address.
     pub logins_per_minute: u32,
-    /// Refreshed tokens from one address.
+    /// Token refreshes per address.
     pub refreshes_per_minute: u32,
-    /// Registrations from one address.
+    /// Registrations per address.
     pub registrations_per_minute: u32,
-    /// Messages of one user, and other changes to rooms.
+    /// Messages and other changes to rooms per user.
     pub posts_per_minute: u32,
-    /// Events from all sockets of one user, and rooms marked as read.
+    /// Events from all sockets of a user, plus rooms marked as read.
     pub events_per_minute: u32,
-    /// Reads of one user, by what they cost.
+    /// Reads per user, weighted by their cost.
     pub reads_per_minute: u32,
-    /// Bytes that one user may store in a day.
+    /// Bytes that a user may store per day.
     pub bytes_per_day: u64,
-    /// Sockets opened from one address.
+    /// Sockets opened per address.
     pub connections_per_minute: u32,
-    /// Sockets from one address at the same time.
+    /// Concurrent sockets per address.
     pub sockets_per_address: u32,
-    /// Rooms in which all sockets of one user are together.
+    /// Room subscriptions of all sockets of a user together.
     pub subscriptions_per_user: usize,
-    /// Connections for sockets from one address at the same time on which no socket is connected yet.
+    /// Concurrent socket connections per address on which no socket is connected yet.
     pub unconnected_per_address: u32,
-    /// Connections from one address at the same time, besides those that are websockets.
+    /// Concurrent connections per address, not counting websockets.
     pub connections_per_address: u32,
 }
 
@@ -139,35 +142,36 @@ pub struct LimitsConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoomsConfig {
-    /// Up to how many members all of them stand in posts and events, and all readers with a message.
+    /// The largest number of members for which posts and events list all members, and messages list
+    /// all readers.
     pub listed_members: usize,
-    /// What whoever is added to a room sees of what was there before.
+    /// How much of a room's history a new member sees.
     pub history: History,
-    /// Of whom the members of a room are told whether they are there.
+    /// Whose presence the members of a room see.
     pub presence: PresenceScope,
 }
 
-/// Settings of requests.
+/// Settings of HTTP requests.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
-    /// Longest time for a request.
+    /// Timeout of a request.
     pub request_timeout_ms: Millis,
-    /// Longest time for the head of a request, from its first byte.
+    /// Timeout of a request head, from its first byte.
     pub header_timeout_ms: Millis,
-    /// Longest time for a connection between requests.
+    /// Timeout of an idle connection between requests.
     pub keep_alive_timeout_ms: Millis,
     /// The path under which everything is served.
     pub base_path: BasePath,
-    /// Largest request body, in bytes.
+    /// Maximum size of a request body, in bytes.
     pub max_body_bytes: usize,
-    /// Most items on a page.
+    /// Maximum number of items on a page.
     pub max_page: u64,
-    /// From which pages browsers may call.
+    /// The origins allowed by CORS.
     pub cors_origins: Origins,
-    /// Whose word counts on where a request comes from.
+    /// The proxies whose `X-Forwarded-For` header is trusted.
     pub trusted_proxies: Networks,
-    /// Longest time for requests under way to finish at the end.
+    /// Timeout of requests in progress at shutdown.
     pub shutdown_timeout_ms: Millis,
 }
 
@@ -175,15 +179,15 @@ pub struct HttpConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SocketConfig {
-    /// Time between two pings.
+    /// Interval between two pings.
     pub ping_interval_ms: Millis,
-    /// Longest time for the answer to a ping.
+    /// Timeout of the response to a ping.
     pub ping_timeout_ms: Millis,
-    /// Most events that wait for one client.
+    /// Maximum number of events queued for a client.
     pub max_waiting_events: usize,
-    /// Rooms in which all sockets are together; 0: any number.
+    /// Maximum number of room subscriptions of all sockets together; 0: no limit.
     pub max_subscriptions: usize,
-    /// Largest packet from a client, in bytes.
+    /// Maximum size of a packet from a client, in bytes.
     pub max_packet_bytes: u64,
 }
 
@@ -191,19 +195,20 @@ pub struct SocketConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MongoConfig {
-    /// Longest time to wait at start for a database that is not there.
+    /// Timeout of waiting at start for a database that is not reachable.
     pub start_timeout_ms: Millis,
-    /// Longest time for an operation of the database.
+    /// Timeout of a database operation.
     pub operation_timeout_ms: Millis,
 }
 
-/// Why the settings cannot be used, as one line for the person who starts the server.
+/// The reason why the settings cannot be used, as a single line for the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("settings: {0}")]
 pub struct ConfigError(String);
 
 impl Config {
-    /// Reads the settings of a process with these environment variables. They name the settings file where `file` does not.
+    /// Loads the settings of a process from its environment variables. `CAUSERIE_CONFIG` names the
+    /// settings file unless `file` does.
     pub fn of_process(file: Option<PathBuf>, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
         let environment = environment::read(variables)?;
         let file = match (file, environment.get(environment::FILE)) {
@@ -214,7 +219,8 @@ impl Config {
         Self::load(file.as_deref(), &environment)
     }
 
-    /// Reads the settings: defaults, then `file`, then `environment` (all of it: what others have put there is passed over).
+    /// Loads the settings: defaults, then `file`, then `environment`. `environment` may be the
+    /// whole environment of the process; unrelated variables are ignored.
     pub fn load(file: Option<&Path>, environment: &HashMap<String, String>) -> Result<Self, ConfigError> {
         let names = names()?;
         let mut sources = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
@@ -278,7 +284,7 @@ impl Config {
         }
     }
 
-    /// The settings in force, as TOML, with secrets masked.
+    /// Returns the effective settings as TOML, with secrets masked.
     ///
     /// # Panics
     /// Never: every setting is a string or a number.
@@ -288,19 +294,19 @@ impl Config {
     }
 }
 
-/// The names of all settings, as `http.max_page`.
+/// Returns the names of all settings, such as `http.max_page`.
 fn names() -> Result<Vec<String>, ConfigError> {
     let mut defaults = toml::from_str(DEFAULTS).map_err(|error| ConfigError(one_line(&format!("the defaults: {error}"))))?;
     text::clean_all(&mut defaults)
 }
 
-/// The settings file, its texts cleaned.
+/// Reads the settings file and cleans its strings.
 fn read_file(path: &Path, names: &[String]) -> Result<String, ConfigError> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError(format!("cannot read the file {shown}: {error}")))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let mut table: toml::Table = toml::from_str(text).map_err(|error| {
-        // Without the line itself, which the error would show: there may be a secret in it.
+        // Leaves out the line itself, which the error would quote: it may contain a secret.
         let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
         ConfigError(one_line(&format!("{shown}, line {line}: {}", error.message())))
     })?;

@@ -1,34 +1,37 @@
-//! From which web pages browsers may call: origins, kept as browsers send them.
+//! The origins allowed by CORS, stored as browsers send them.
 
 use axum::http::HeaderValue;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use url::{Host, Url};
 
-/// From which web pages browsers may call.
+/// The origins allowed by CORS.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origins {
-    /// As the access mode has it: from any in open mode, from none in secure mode.
+    /// By access mode: any origin in open mode, none in secure mode.
     ByMode,
-    /// From any.
+    /// Any origin.
     Any,
-    /// From these; from none if there are none.
+    /// The listed origins; none if the list is empty.
     These(OriginList),
 }
 
-/// Origins, and all origins below a domain.
+/// A list of origins and of patterns for all origins below a domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OriginList(Vec<Pattern>);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Pattern {
-    /// This one.
     Exact(String),
-    /// `https://*.example.com:8443`: what begins with `https://`, ends with `.example.com:8443`, and has labels of a name in between.
-    Below { scheme: String, domain: String },
+    /// `https://*.example.com:8443`: matches an origin that begins with `https://`, ends with
+    /// `.example.com:8443`, and has host name labels in between.
+    Below {
+        scheme: String,
+        domain: String,
+    },
 }
 
 impl OriginList {
-    /// Whether an origin, as a browser sends it, is one of them.
+    /// Whether the list contains an origin, as a browser sends it.
     #[must_use]
     pub fn contains(&self, origin: &HeaderValue) -> bool {
         origin.to_str().is_ok_and(|origin| self.0.iter().any(|pattern| pattern.is_met_by(origin)))
@@ -54,7 +57,7 @@ impl Pattern {
     }
 }
 
-/// Whether it can be in a label of a host's name, as browsers write it.
+/// Whether the character may be part of a host name label, as browsers write it.
 fn is_of_a_name(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_')
 }
@@ -87,7 +90,9 @@ impl Serialize for Origins {
     }
 }
 
-/// Reads an origin. What no browser ever sends could never match, and is refused.
+/// Parses an origin or a pattern.
+///
+/// Errors: no browser ever sends such an origin, so it could never match.
 fn pattern(text: &str) -> Result<Pattern, String> {
     if text == "null" {
         return Ok(Pattern::Exact("null".into()));
@@ -97,7 +102,7 @@ fn pattern(text: &str) -> Result<Pattern, String> {
     let scheme = scheme.to_ascii_lowercase();
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
-    // What is copied from the address bar has a slash at its end.
+    // A URL copied from the address bar has a trailing slash.
     let host = host.strip_suffix('/').unwrap_or(host);
     match scheme.as_str() {
         _ if !is_scheme => Err(not_one()),
@@ -128,7 +133,7 @@ fn web(text: &str, scheme: &str, host: &str) -> Result<Pattern, String> {
     if domain.contains('*') {
         return Err(format!("'{text}' can have one * only, as the first label of the host"));
     }
-    // Read with a label in the place of the star, since a name with a star is none.
+    // Parsed with a label in place of the star, because a host name with a star is invalid.
     let (origin, url) = read(&format!("x.{domain}"))?;
     let scheme = format!("{scheme}://");
     let domain = origin.strip_prefix(scheme.as_str()).and_then(|host| host.strip_prefix('x'));
@@ -142,7 +147,7 @@ fn web(text: &str, scheme: &str, host: &str) -> Result<Pattern, String> {
     }
 }
 
-/// The origin of an app that shows pages of its own, as `capacitor://localhost`.
+/// Parses the origin of an app that shows its own pages, such as `capacitor://localhost`.
 fn app(text: &str, scheme: &str, host: &str) -> Result<Pattern, String> {
     let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
     let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));

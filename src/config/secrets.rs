@@ -1,22 +1,22 @@
-//! Settings that hold a secret: they show it to nobody but to whoever needs it.
+//! Settings that hold a secret. `Debug` and `Serialize` mask them.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A key that shows itself to nobody.
+/// A signing key. `Debug` and `Serialize` mask it.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The bytes of the key, if one is set.
+    /// Returns the bytes of the key, if one is set.
     #[must_use]
     pub fn bytes(&self) -> Option<&[u8]> {
         (!self.0.is_empty()).then_some(self.0.as_bytes())
     }
 
-    /// Whether it can be one of [`Secrets`], where commas part the keys.
+    /// Whether the key can be one of [`Secrets`], where commas separate the keys.
     pub(super) fn can_be_listed(&self) -> bool {
         !self.0.contains(',')
     }
@@ -34,12 +34,12 @@ impl Serialize for Secret {
     }
 }
 
-/// Keys, written with commas between them; they show themselves to nobody.
+/// Signing keys, separated by commas. `Debug` and `Serialize` mask them.
 #[derive(Clone, Debug)]
 pub struct Secrets(Vec<Secret>);
 
 impl Secrets {
-    /// The bytes of each key.
+    /// Returns the bytes of each key.
     pub fn bytes(&self) -> impl Iterator<Item = &[u8]> {
         self.0.iter().filter_map(Secret::bytes)
     }

@@ -1,15 +1,18 @@
-//! The values of settings as texts: what editors and shells put around them is taken away, and what cannot be seen is refused.
+//! Cleans setting values: removes white space that editors and shells add around them, and refuses
+//! invisible characters.
 
 use toml::{Table, Value};
 
 use super::{ConfigError, database_url::masked_url};
 
-/// The settings whose values are shown to nobody.
+/// Settings whose values are never shown.
 const SECRETS: [&str; 2] = ["token_secret", "token.earlier_secrets"];
 const QUOTES: [char; 2] = ['"', '\''];
 
-/// The value of a setting without white space at its ends, where there is nothing invisible in it. `name` is what the person who wrote it
-/// calls the setting.
+/// Returns the value of a setting without white space at its ends. `name` is the setting as its
+/// source spells it, for error texts.
+///
+/// Errors: the value contains an invisible character, or begins or ends with a quotation mark.
 pub fn cleaned(name: &str, setting: &str, value: &str) -> Result<String, ConfigError> {
     let value = value.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     let is_secret = SECRETS.contains(&setting);
@@ -24,7 +27,7 @@ pub fn cleaned(name: &str, setting: &str, value: &str) -> Result<String, ConfigE
             invisible.escape_unicode()
         )));
     }
-    // A secret may be any text, and has been taken with its quotation marks before.
+    // A secret may be any text, and earlier versions took quotation marks as part of it.
     if !is_secret && (value.starts_with(QUOTES) || value.ends_with(QUOTES)) {
         let problem = "the value is in quotation marks; leave them out (`docker run --env-file` takes them as part of the value)";
         return Err(ConfigError(format!("{name}: {problem}")));
@@ -32,7 +35,7 @@ pub fn cleaned(name: &str, setting: &str, value: &str) -> Result<String, ConfigE
     Ok(value.to_owned())
 }
 
-/// Cleans all texts in a settings file, and answers the names of all settings in it.
+/// Cleans all strings in a settings file, and returns the names of all settings in it.
 pub fn clean_all(table: &mut Table) -> Result<Vec<String>, ConfigError> {
     let mut names = Vec::new();
     clean_section(table, "", &mut names)?;
@@ -54,7 +57,8 @@ fn clean_section(table: &mut Table, prefix: &str, names: &mut Vec<String>) -> Re
     Ok(())
 }
 
-/// Controls, and those characters that show nothing and come with pasted text. Joiners belong to some scripts.
+/// Whether this is a control character or an invisible character that gets in with pasted text.
+/// Joiners are allowed: some scripts need them.
 fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')

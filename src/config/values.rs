@@ -1,17 +1,17 @@
-//! The values that settings take, each a type that can only hold what makes sense.
+//! Types of setting values. Each can only hold valid values.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// Who may do what.
+/// Whether users have to authenticate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase", try_from = "String")]
 pub enum AccessMode {
-    /// Anyone may log in as anyone, as in the original application.
+    /// Any client may log in as any user, as in the original application.
     Open,
-    /// Whoever acts as somebody has proved to be that somebody.
+    /// A client has to authenticate as the user that it acts for.
     Secure,
 }
 
@@ -58,14 +58,14 @@ impl TryFrom<String> for Registration {
     }
 }
 
-/// What whoever is added to a room sees of what was there before.
+/// How much of a room's history a new member sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String")]
 pub enum History {
-    /// Everything.
+    /// The whole history.
     #[serde(rename = "all")]
     All,
-    /// Nothing.
+    /// Nothing from before the member joined.
     #[serde(rename = "from joining")]
     FromJoining,
 }
@@ -82,13 +82,13 @@ impl TryFrom<String> for History {
     }
 }
 
-/// Of whom the members of a room are told whether they are there.
+/// Whose presence the members of a room see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase", try_from = "String")]
 pub enum PresenceScope {
-    /// Of all other members.
+    /// That of all other members.
     Members,
-    /// Of those who have written in the room.
+    /// That of members who have written in the room.
     Writers,
 }
 
@@ -104,7 +104,7 @@ impl TryFrom<String> for PresenceScope {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase", try_from = "String")]
 pub enum LogFormat {
@@ -126,7 +126,7 @@ impl TryFrom<String> for LogFormat {
     }
 }
 
-/// A time span of at least one millisecond, written as a number of milliseconds.
+/// A duration of at least one millisecond, written as a number of milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Millis(u64);
@@ -146,13 +146,14 @@ impl<'de> Deserialize<'de> for Millis {
     }
 }
 
-/// The path under which everything is served, for proxies that hand requests over with it: empty, or `/` and names with `/` between them.
+/// The path under which everything is served, for proxies that forward requests without removing
+/// it. Empty, or `/` and names separated by `/`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String")]
 pub struct BasePath(String);
 
 impl BasePath {
-    /// The path, without a slash at its end.
+    /// Returns the path, without a trailing slash.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -176,12 +177,12 @@ impl TryFrom<String> for BasePath {
     }
 }
 
-/// Networks, written as addresses and prefixes with commas between them.
+/// A set of networks, written as comma-separated addresses and prefixes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Networks(Vec<IpNet>);
 
 impl Networks {
-    /// Whether the address lies in one of them.
+    /// Whether one of the networks contains the address.
     #[must_use]
     pub fn contain(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))

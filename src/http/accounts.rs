@@ -1,4 +1,4 @@
-//! Accounts: what a user logs in with, other names, another password.
+//! Accounts: credentials, changes of name and password.
 
 use axum::{
     Json, Router,
@@ -25,14 +25,14 @@ pub fn routes() -> Router<Shared> {
     Router::new().route("/users/{userId}", patch(rename)).route("/users/{userId}/password", put(change_password))
 }
 
-/// What somebody who registers wants to log in with.
+/// The credentials in a registration.
 pub struct Login {
     username: Username,
     password: String,
 }
 
 impl Login {
-    /// Reads both, where one is given; secure mode asks for both.
+    /// Reads username and password if either is present. In secure mode both are required.
     pub fn read(fields: &mut Fields) -> Option<Self> {
         if !fields.is_secure() && fields.is_missing("username") && fields.is_missing("password") {
             return None;
@@ -42,20 +42,21 @@ impl Login {
         Some(Self { username: username?, password: password? })
     }
 
-    /// The same, as it is kept.
+    /// Returns the credentials as they are stored, with the password hashed.
     pub async fn credentials(self, app: &App, user: &User) -> Result<Credentials> {
         let password = hashed(app, self.password, "password", &self.username, user).await?;
         Ok(Credentials { username: self.username, password })
     }
 }
 
-/// The hash of the password in `field`, unless it is easy to guess for somebody who knows the user.
+/// Returns the hash of the password in `field`. Refuses a password that is easy to guess for a
+/// person who knows the user.
 async fn hashed(app: &App, password: String, field: &'static str, username: &Username, user: &User) -> Result<PasswordHash> {
     let hash = app.passwords.hash(password, username, user).await?;
     hash.ok_or_else(|| invalid(field, password::TOO_WEAK.into()))
 }
 
-/// A password as somebody chooses it.
+/// Reads a new password.
 fn new_password(fields: &mut Fields, field: &'static str) -> Option<String> {
     let password = fields.parsed(field, Some, password::LENGTH)?;
     match password::validate(&password) {
@@ -64,7 +65,7 @@ fn new_password(fields: &mut Fields, field: &'static str) -> Option<String> {
     }
 }
 
-/// The error of whoever wants a username that somebody has.
+/// Returns the error for a username that is already taken.
 pub fn taken() -> Error {
     invalid("username", "this username is taken".into())
 }
@@ -101,7 +102,8 @@ impl Input for NewPassword {
     }
 }
 
-/// Whoever has the account open elsewhere has to log in again, with the new password.
+/// Changes the password. Ends all other sessions of the user, who has to log in again with the new
+/// password.
 async fn change_password(
     State(app): State<Shared>,
     PathId(id): PathId,
@@ -109,7 +111,7 @@ async fn change_password(
     Body(passwords): Body<NewPassword>,
 ) -> Result<Json<Success>> {
     let own = app.access.admit_to_own(&caller.caller, &id)?;
-    // It is a place to guess passwords at, as the login is, for whoever has got at a token.
+    // Limited like a login, because the holder of a stolen token could guess passwords here.
     app.limits.login(caller.caller.address)?;
     let Credentials { username, password } = app.store.credentials(own).await?.ok_or(Error::NoPassword)?;
     if matches!(app.passwords.verify(passwords.old, Some(password.clone())).await?, Verdict::Wrong) {
@@ -117,10 +119,11 @@ async fn change_password(
     }
     let new = hashed(&app, passwords.new, "newPassword", &username, &caller.user).await?;
     run_detached(async move {
-        // The sessions before, so that none outlives the old password however the server ends; and once more, for whoever has logged in meanwhile.
+        // Sessions end before the change, so that none outlives the old password if the server
+        // stops in between, and again after it, because of logins in the meantime.
         let others = caller.session.map_or(SessionSelector::All, SessionSelector::AllBut);
         let before = sessions::end(&app, caller.caller.address, own, others).await?;
-        // Of two who know the old one, the second must not undo what the first has done.
+        // Of two concurrent changes with the old password, the second must not overwrite the first.
         if !app.store.set_password(own, password, new).await? {
             return Err(app.access.deny(&caller.caller, "change the password", None, Error::WrongPassword));
         }

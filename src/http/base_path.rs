@@ -1,4 +1,5 @@
-//! The path under which everything is served: taken off in front of everything else, so that nothing behind it knows of it.
+//! Removes the base path from requests before all other processing, so that no other module has to
+//! know it.
 
 use axum::http::{
     Extensions, Uri,
@@ -7,11 +8,11 @@ use axum::http::{
 
 use crate::config::BasePath;
 
-/// The mark of a request for a path outside of the base path: there is nothing.
+/// Marks a request outside of the base path, where nothing is served.
 #[derive(Clone)]
 struct Outside;
 
-/// Takes the base path off the path of a request, or marks the request as outside of it.
+/// Removes the base path from the path of a request, or marks the request as outside of it.
 pub fn take_off(base: &BasePath, uri: &mut Uri, extensions: &mut Extensions) {
     if base.as_str().is_empty() {
         return;
@@ -22,7 +23,7 @@ pub fn take_off(base: &BasePath, uri: &mut Uri, extensions: &mut Extensions) {
     }
 }
 
-/// Whether the request is marked so.
+/// Whether the request is marked as outside of the base path.
 pub fn is_outside(extensions: &Extensions) -> bool {
     extensions.get::<Outside>().is_some()
 }

@@ -1,4 +1,4 @@
-//! Request bodies: JSON or a form, read once into a type that can only hold what is right.
+//! Request bodies: JSON or forms, parsed into types that can only hold valid values.
 
 use std::{borrow::Cow, collections::HashSet};
 
@@ -18,20 +18,22 @@ use crate::{
     number,
 };
 
-/// What is read of a body that is too large, so that its sender gets to read the answer: this many times what is allowed.
+/// How much of an oversized body is read and discarded, as a multiple of the limit, so that the
+/// client gets to read the response.
 const DISCARD: usize = 100;
 
 const MULTIPART: &str =
     "Please send the request body as JSON, or as a form of the type application/x-www-form-urlencoded, not as multipart/form-data";
 
-/// A body that says everything it has to.
+/// Extracts a valid request body.
 ///
-/// To add one: a type with what it holds, and an [`Input`] that reads it field by field.
+/// To add one, define a type for its values and implement [`Input`] to read it field by field.
 pub struct Body<T>(pub T);
 
-/// A type that is read from the fields of a body.
+/// A type that can be read from the fields of a request body.
 pub trait Input: Sized {
-    /// Reads every field, so that all errors are noted at once; `None` only where one was. Where one was, what is read counts for nothing.
+    /// Reads every field, so that all errors are collected. Returns `None` only if an error was
+    /// recorded; if one was, the returned value is ignored.
     fn read(fields: &mut Fields) -> Option<Self>;
 }
 
@@ -42,7 +44,8 @@ impl<T: Input> FromRequest<Shared> for Body<T> {
         let kind = Kind::of(request.headers())?;
         let bytes = read(request.into_body(), app.config.max_body_bytes).await;
         if matches!(kind, Kind::Multipart) && !bytes.as_ref().is_ok_and(Vec::is_empty) {
-            // As an empty object it would be told that fields are missing which its sender has filled in.
+            // If it were treated as an empty object, the response would report fields as missing
+            // that the client has filled in.
             return Err(Error::UnsupportedBody(MULTIPART.into()));
         }
         let bytes = bytes?;
@@ -59,7 +62,9 @@ pub async fn read(body: axum::body::Body, max: usize) -> Result<Vec<u8>> {
     read_of(body, max, max).await
 }
 
-/// Reads the whole body, if it is no larger than `max` bytes, where larger ones might be allowed at another time.
+/// Reads the whole body, if it is no larger than `max` bytes. `largest` is the highest limit that
+/// may apply to such bodies, in bytes; it determines how much of an oversized body is read and
+/// discarded.
 pub async fn read_of(mut body: axum::body::Body, max: usize, largest: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(body.size_hint().lower().min(max as u64).try_into().unwrap_or_default());
     let mut total: usize = 0;
@@ -76,14 +81,14 @@ pub async fn read_of(mut body: axum::body::Body, max: usize, largest: usize) -> 
     if total > max { Err(Error::TooLarge(max)) } else { Ok(bytes) }
 }
 
-/// How a body is written.
+/// The encoding of a request body.
 #[derive(Clone, Copy)]
 enum Kind {
     Json,
     Form,
-    /// A form in parts, which is not read. It is refused, unless there is nothing in it.
+    /// A multipart form, which is not supported: refused unless it is empty.
     Multipart,
-    /// Anything else, which counts as an empty object.
+    /// Any other type, treated as an empty object.
     Other,
 }
 
@@ -130,7 +135,7 @@ fn parse_json(bytes: &[u8]) -> Result<Map<String, Value>> {
     }
 }
 
-/// A key given twice is an array.
+/// Parses a form. A key that occurs more than once becomes an array.
 fn parse_form(bytes: &[u8]) -> Map<String, Value> {
     let mut fields = Map::new();
     for (key, value) in form_urlencoded::parse(bytes) {
@@ -144,7 +149,7 @@ fn parse_form(bytes: &[u8]) -> Map<String, Value> {
     fields
 }
 
-/// The fields of a body, and what was found wrong with those read so far.
+/// The fields of a request body, and the errors found so far.
 pub struct Fields {
     values: Map<String, Value>,
     errors: ValidationErrors,
@@ -152,12 +157,12 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// Whether the server runs in secure mode, which asks for more.
+    /// Whether the server runs in secure mode, which requires more fields.
     pub fn is_secure(&self) -> bool {
         self.secure
     }
 
-    /// Yes or no; no where there is nothing. In a form it is a word.
+    /// Reads a boolean; a missing field is `false`. In forms it is the string `true` or `false`.
     pub fn flag(&mut self, field: &'static str) -> Option<bool> {
         match self.values.remove(field) {
             None | Some(Value::Null) => Some(false),
@@ -167,17 +172,18 @@ impl Fields {
         }
     }
 
-    /// A string that is not blank.
+    /// Reads a string that is not blank.
     pub fn text(&mut self, field: &'static str) -> Option<String> {
         self.string(field, |text| is_blank(text).then_some(EMPTY))
     }
 
-    /// The name of a user.
+    /// Reads the name of a user.
     pub fn name(&mut self, field: &'static str) -> Option<String> {
         self.string(field, name_flaw)
     }
 
-    /// A password that was set before, when any characters were taken that are not all white space.
+    /// Reads an existing password. Earlier versions accepted any password that is not all white
+    /// space, so nothing more is checked.
     pub fn password(&mut self, field: &'static str) -> Option<String> {
         self.string(field, |text| text.chars().all(is_js_space).then_some(EMPTY))
     }
@@ -190,12 +196,13 @@ impl Fields {
         }
     }
 
-    /// The same, where there is one.
+    /// Reads the name of a user, if the field is present.
     pub fn optional_name(&mut self, field: &'static str) -> Option<String> {
         if self.is_missing(field) { None } else { self.name(field) }
     }
 
-    /// A string that `read` can make something of; `expected` says what it should have been.
+    /// Reads a string and converts it with `read`. `expected` is the error text if the conversion
+    /// fails.
     pub fn parsed<T>(&mut self, field: &'static str, read: impl FnOnce(String) -> Option<T>, expected: &'static str) -> Option<T> {
         match self.values.remove(field) {
             Some(Value::String(text)) => read(text).or_else(|| self.wrong(field, expected)),
@@ -203,7 +210,8 @@ impl Fields {
         }
     }
 
-    /// The same, where there is something; `Some(None)` where there is nothing.
+    /// Like [`parsed`](Self::parsed) for an optional field. Returns `Some(None)` if the field is
+    /// missing, and `None` if it is wrong.
     #[expect(clippy::option_option, reason = "wrong, nothing, something: as all that reads a field")]
     pub fn optional<T>(
         &mut self,
@@ -214,7 +222,7 @@ impl Fields {
         if self.is_missing(field) { Some(None) } else { self.parsed(field, read, expected).map(Some) }
     }
 
-    /// A whole number that is not negative, where there is one. In a form it is a text.
+    /// Reads an optional integer that is not negative. In forms it is a string.
     #[expect(clippy::option_option, reason = "wrong, nothing, something: as all that reads a field")]
     pub fn optional_number(&mut self, field: &'static str) -> Option<Option<u64>> {
         let number = match self.values.remove(field) {
@@ -226,12 +234,12 @@ impl Fields {
         number.map(Some).or_else(|| self.wrong(field, "please provide a whole number, 0 or more"))
     }
 
-    /// Whether there is no such field, or nothing in it.
+    /// Whether the field is missing or null.
     pub fn is_missing(&self, field: &str) -> bool {
         self.values.get(field).is_none_or(Value::is_null)
     }
 
-    /// One of a closed set of names.
+    /// Reads one of a closed set of names.
     pub fn one_of<T: Copy>(&mut self, field: &'static str, all: &[T], name: impl Fn(T) -> &'static str) -> Option<T> {
         let value = self.values.remove(field);
         let found = all.iter().copied().find(|one| value.as_ref().and_then(Value::as_str) == Some(name(*one)));
@@ -241,7 +249,7 @@ impl Fields {
         })
     }
 
-    /// An array of different strings, none of them blank, at least one.
+    /// Reads a non-empty array of distinct strings that are not blank.
     pub fn texts(&mut self, field: &'static str) -> Option<Vec<String>> {
         let Some(Value::Array(values)) = self.values.remove(field) else {
             return self.wrong(field, "Please provide an array");
@@ -261,21 +269,22 @@ impl Fields {
         }
     }
 
-    /// Notes what is wrong with a field.
+    /// Records the error of a field. Returns `None`.
     pub fn wrong<T>(&mut self, field: &'static str, text: impl Into<Cow<'static, str>>) -> Option<T> {
         self.errors.add(field, ValidationError::new("contract").with_message(text.into()));
         None
     }
 }
 
-/// An error of a field that is found out later than by reading it.
+/// Returns an error for a field that turns out to be invalid after the body has been read.
 pub fn invalid(field: &'static str, text: String) -> Error {
     let mut errors = ValidationErrors::new();
     errors.add(field, ValidationError::new("contract").with_message(text.into()));
     Error::Invalid(errors)
 }
 
-/// What makes two values of an array the same to JavaScript, which compares numbers by value, and objects and arrays not at all.
+/// Returns a key that two array elements share if JavaScript considers them the same. Numbers are
+/// compared by value. Objects and arrays are never the same, and have no key.
 fn identity(value: &Value) -> Option<Cow<'_, str>> {
     match value {
         Value::Object(_) | Value::Array(_) => None,

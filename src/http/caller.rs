@@ -1,4 +1,4 @@
-//! Who calls: the token of a request, verified, and the user that it speaks for.
+//! Extractors for the caller of a request: its verified token and the user of that token.
 
 use std::sync::Arc;
 
@@ -17,18 +17,18 @@ use crate::{
     refusals,
 };
 
-/// What a search costs, where a read of a page costs 1.
+/// The cost of a search, where reading a page costs 1.
 const SEARCH_COST: u64 = 10;
-/// How many items of a page cost 1 more.
+/// The number of items of a page that add 1 to its cost.
 const ITEMS_PER_COST: u64 = 50;
 
-/// The user whose token came with the request. A handler that takes it runs for nobody else.
+/// The user whose token the request contains. Requests without a valid token are refused.
 pub struct Authenticated {
     /// The user.
     pub user: Arc<User>,
-    /// The session of the token, if it is of one.
+    /// The session of the token, if it belongs to one.
     pub session: Option<SessionId>,
-    /// The same, as access control asks for it.
+    /// The caller, as access control takes it.
     pub caller: Caller,
 }
 
@@ -43,8 +43,8 @@ impl FromRequestParts<Shared> for Authenticated {
     }
 }
 
-/// Whoever sent the request. In open mode they need not say who they are, and nobody looks; in secure mode they may say nothing, but nothing
-/// wrong.
+/// The caller of a request that needs no token. In open mode a token is ignored; in secure mode it
+/// is optional, but an invalid one is refused.
 pub struct MaybeAuthenticated(pub Caller);
 
 impl FromRequestParts<Shared> for MaybeAuthenticated {
@@ -60,7 +60,8 @@ impl FromRequestParts<Shared> for MaybeAuthenticated {
     }
 }
 
-/// Counts the memory of a request for its user, and a GET by what it costs.
+/// Reserves memory for the request of a user, and counts the cost of a read against the user's rate
+/// limit.
 async fn count(app: &Shared, parts: &Parts, identity: &Identity) -> Result<()> {
     let path = parts.uri.path();
     let mut page = 0;

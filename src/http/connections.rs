@@ -1,4 +1,4 @@
-//! The connections: accepted one by one, each served by a task of its own, all asked to end when the server stops.
+//! Accepts connections, serves each in its own task, and shuts them down when the server stops.
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -25,14 +25,15 @@ use crate::{
     sockets::BytesWritten,
 };
 
-/// How long to wait before accepting again when the system has no room for one more connection.
+/// Delay before accepting again after an error of the operating system.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// How long a client may take nothing of what it is sent, before its connection is closed.
+/// How long a client may accept no data before its connection is closed.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
-/// How many bytes are read at once, and what the head of a request may hold before it is refused (a little more when it comes in at once).
+/// The size of the read buffer, in bytes. It limits the size of a request head too; a head that
+/// arrives all at once may be slightly larger.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// The connections that are open.
+/// The open connections.
 #[derive(Default)]
 pub struct Connections {
     tasks: TaskTracker,
@@ -40,7 +41,8 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Lets requests under way finish, and no other begin; until all connections are closed.
+    /// Lets requests in progress finish, accepts no further ones, and waits until all connections
+    /// are closed.
     pub async fn shutdown(self) {
         self.stopping.cancel();
         self.tasks.close();
@@ -49,7 +51,8 @@ impl Connections {
 
     fn spawn(&self, stream: (TcpStream, Descriptor), peer: Peer, place: Permit, service: NormalizePath<Router>, serving: &Serving) {
         let (stream, descriptor) = stream;
-        // Without it small answers wait for the acknowledgement of the one before. Where it fails the connection is gone already.
+        // Without it, small responses wait for the acknowledgement of the previous one. If the call
+        // fails, the connection is already closed.
         let _ = stream.set_nodelay(true);
         let (taken, activity) = (BytesWritten::default(), Activity::new());
         let closing = CancellationToken::new();
@@ -77,13 +80,13 @@ impl Connections {
         let connection = serving.http.serve_connection(stream, service).with_upgrades();
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
-            // Until the connection ends, or has become a websocket: of these others are counted.
+            // Held until the connection ends or becomes a websocket, which has limits of its own.
             let _place = place;
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
                 () = closed.cancelled() => {
-                    tracing::debug!("a connection was closed for want of memory: its client does not read");
+                    tracing::debug!("closed connection: client does not read or send");
                     return;
                 }
                 () = stopping.cancelled() => {
@@ -92,13 +95,13 @@ impl Connections {
                 }
             };
             if let Err(error) = ended {
-                tracing::debug!(%error, "a connection broke");
+                tracing::debug!(%error, "connection error");
             }
         });
     }
 }
 
-/// How connections are served.
+/// The configuration of served connections.
 struct Serving {
     http: http1::Builder,
     timeouts: Timeouts,
@@ -107,17 +110,19 @@ struct Serving {
 
 impl Serving {
     fn new(config: &HttpConfig) -> Self {
-        // Not the builder that finds the version out by itself: it also speaks HTTP/2, and waits for the first bytes for ever.
+        // Not the builder that detects the HTTP version: it also accepts HTTP/2, and waits for the
+        // first bytes without a timeout.
         let mut http = http1::Builder::new();
-        // hyper has one limit of time for an idle connection and for a head.
+        // Disabled because hyper has a single timeout for idle connections and heads. [`Timed`]
+        // replaces it.
         http.header_read_timeout(None).max_buf_size(READ_BUFFER);
         let timeouts = Timeouts { keep_alive: config.keep_alive_timeout_ms.into(), head: config.header_timeout_ms.into() };
         Self { http, timeouts, base_path: Arc::new(config.base_path.clone()) }
     }
 }
 
-/// Serves `router` to whoever connects, until `shutdown`. Answers the connections that are still open: nothing new comes in on them once
-/// they are asked to shut down.
+/// Accepts connections and serves `router` on them until `shutdown` completes. Returns the
+/// connections that are still open; no request begins on them once they are asked to shut down.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -128,7 +133,7 @@ pub async fn serve(
     let places = ConnectionLimiter::new(config.limits.connections_per_address, config.access);
     let config = &config.http;
     let proxies = Arc::new(config.trusted_proxies.clone());
-    // Outside of the router, since it changes the path by which the router chooses.
+    // Wraps the router, because it changes the path that the router matches.
     let service = NormalizePathLayer::trim_trailing_slash().layer(router);
     let serving = Serving::new(config);
     let open = Connections::default();
@@ -140,15 +145,16 @@ pub async fn serve(
                 Ok((stream, peer)) => {
                     let client = Peer::new(peer.ip(), &proxies);
                     let place = client.direct().map_or_else(|| Some(Permit::default()), |address| places.take(address));
-                    // Without either it is dropped, and so closed: an answer would take what there is too little of.
+                    // Without a descriptor or a permit, the stream is dropped and thereby closed: a
+                    // response would use more of the exhausted resource.
                     match (descriptors.take(), place) {
                         (Some(descriptor), Some(place)) => open.spawn((stream, descriptor), client, place, service.clone(), &serving),
                         (None, _) => {
                             if refusals::is_first(peer.ip().into(), "connections closed for want of file descriptors") {
-                                tracing::warn!(address = %peer.ip(), "a connection was closed: nearly all file descriptors are taken");
+                                tracing::warn!(address = %peer.ip(), "closed connection: file descriptors nearly exhausted");
                             }
                         }
-                        (_, None) => tracing::debug!(address = %peer.ip(), "too many connections from one address"),
+                        (_, None) => tracing::debug!(address = %peer.ip(), "closed connection: too many connections from one address"),
                     }
                 }
                 Err(error) => refused(&error).await,
@@ -158,9 +164,10 @@ pub async fn serve(
 }
 
 async fn refused(error: &io::Error) {
-    // A client that gave up before it was accepted concerns nobody; anything else lasts for a while.
+    // A client that disconnected before it was accepted needs no action; any other error lasts for
+    // a while.
     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused) {
-        tracing::warn!(%error, "a connection could not be accepted");
+        tracing::warn!(%error, "failed to accept connection");
         tokio::time::sleep(ACCEPT_RETRY).await;
     }
 }

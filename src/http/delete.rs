@@ -1,4 +1,4 @@
-//! Deleting rooms with their messages, and single messages.
+//! Deletion of rooms with their messages, and of single messages.
 
 use axum::{Json, Router, extract::State, routing};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! For whoever keeps the server running: does it live, and can it work?
+//! Health and readiness checks.
 
 use axum::{Json, Router, extract::State, routing::get};
 use serde_json::json;
@@ -10,15 +10,16 @@ pub fn routes() -> Router<Shared> {
     Router::new().route("/health", get(health)).route("/ready", get(ready))
 }
 
-/// The process lives.
+/// Reports that the process is running.
 async fn health() -> Json<Success> {
     success(json!({ "version": env!("CARGO_PKG_VERSION") }))
 }
 
-/// The database answers; 503 when it does not. Says how many changes are recorded whose effects cannot be applied yet: other servers could not
-/// do better.
+/// Reports whether the database is reachable; 503 if it is not. Includes the number of recorded
+/// changes whose effects cannot be applied yet. These do not make the server unready: other servers
+/// could not apply them either.
 async fn ready(State(app): State<Shared>) -> Result<Json<Success>> {
-    // Whatever is wrong with it: traffic should go elsewhere until it is right again.
+    // Any error means 503: traffic should go to other servers until the database works again.
     app.store.ping().await.map_err(|error| Error::Unavailable(Fault(error.to_string().into())))?;
     Ok(success(json!({ "pendingEffects": app.store.pending_effects() })))
 }

@@ -1,4 +1,5 @@
-//! How long a client may take between its requests, and for the head of one: two limits of time, where hyper has one for both.
+//! Separate timeouts for idle connections and for reading a request head. hyper has a single
+//! timeout for both.
 
 use std::{
     io,
@@ -18,45 +19,45 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-/// The limits of time.
+/// The timeouts of a connection.
 #[derive(Clone, Copy)]
 pub struct Timeouts {
-    /// From the end of an answer, or from the start of the connection, to the first byte of a request.
+    /// From the end of a response, or the start of the connection, to the first byte of a request.
     pub keep_alive: Duration,
-    /// From there to the end of the head.
+    /// From the first byte of a request to the end of its head.
     pub head: Duration,
 }
 
-/// What a connection is doing.
+/// The state of a connection.
 #[derive(Clone, Copy)]
 enum Phase {
-    /// Waiting for a request, since then.
+    /// Waiting for a request, since this time.
     Idle(Instant),
-    /// Reading the head of a request, since then.
+    /// Reading the head of a request, since this time.
     Head(Instant),
-    /// Answering a request. Other limits apply.
+    /// Processing a request. Other limits apply.
     Busy,
-    /// It is a websocket, and no longer ours.
+    /// The connection is a websocket. No timeout of this module applies.
     Upgraded,
 }
 
-/// The phase of a connection, for all who take part in it.
+/// The state of a connection, shared by its stream, its requests and its response bodies.
 #[derive(Clone)]
 pub struct Activity(Arc<Mutex<Phase>>);
 
 impl Activity {
-    /// A connection that has just been opened.
+    /// Returns the state of a new connection.
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(Phase::Idle(Instant::now()))))
     }
 
-    /// A request begins. It is answered when the guard is gone.
+    /// Marks the start of a request. The request ends when the guard is dropped.
     pub fn begin(&self) -> InFlight {
         *self.phase() = Phase::Busy;
         InFlight(self.clone())
     }
 
-    /// The connection becomes a websocket.
+    /// Marks the connection as a websocket.
     pub fn upgrade(&self) {
         *self.phase() = Phase::Upgraded;
     }
@@ -66,7 +67,7 @@ impl Activity {
     }
 }
 
-/// A request that is being answered.
+/// Guard of a request in progress.
 pub struct InFlight(Activity);
 
 impl Drop for InFlight {
@@ -78,14 +79,14 @@ impl Drop for InFlight {
     }
 }
 
-/// The body of an answer, which keeps its request in flight until it has been sent.
+/// A response body that keeps its request in progress until the body has been sent.
 pub struct Answering<B> {
     body: B,
     _request: InFlight,
 }
 
 impl<B> Answering<B> {
-    /// The same body.
+    /// Wraps a body.
     pub fn new(body: B, request: InFlight) -> Self {
         Self { body, _request: request }
     }
@@ -108,7 +109,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answering<B> {
     }
 }
 
-/// A stream that ends for its reader when a limit of time has passed.
+/// A stream that reports end of file to its reader once a timeout has passed.
 pub struct Timed<S> {
     stream: S,
     timeouts: Timeouts,
@@ -118,7 +119,7 @@ pub struct Timed<S> {
 }
 
 impl<S: Pending> Timed<S> {
-    /// The same stream, with these limits.
+    /// Wraps a stream with these timeouts.
     pub fn new(stream: S, timeouts: Timeouts, activity: Activity) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + timeouts.keep_alive));
         Self { stream, timeouts, activity, timer, has_ended: false }
@@ -132,7 +133,7 @@ impl<S: Pending> Timed<S> {
         }
     }
 
-    /// Notes that bytes of a request have come in.
+    /// Records that bytes of a request have arrived.
     fn has_begun(&self) {
         let mut phase = self.activity.phase();
         if matches!(*phase, Phase::Idle(_)) {
@@ -140,16 +141,18 @@ impl<S: Pending> Timed<S> {
         }
     }
 
-    /// Whether the limit of time that applies now has passed. Where none has, the task is woken when one may have.
+    /// Returns whether the current timeout has passed. If not, the task is woken when it may have.
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> bool {
         if matches!(*self.activity.phase(), Phase::Upgraded) {
             return false;
         }
         loop {
             let deadline = self.deadline();
-            // The timer runs while a request is answered, too: hyper may not read again between that and the next request.
+            // The timer also runs while a request is in progress: hyper may not read again between
+            // its end and the next request.
             let wake = deadline.unwrap_or_else(|| Instant::now() + self.timeouts.keep_alive);
-            // Left where it is while it is early enough: with every request there is another deadline, and nearly none is reached.
+            // A timer that fires early enough is not reset: the deadline changes with every
+            // request, and is hardly ever reached.
             if self.timer.deadline() > wake {
                 self.timer.as_mut().reset(wake);
             }
@@ -159,7 +162,8 @@ impl<S: Pending> Timed<S> {
             if deadline.is_none_or(|deadline| Instant::now() < deadline) {
                 self.timer.as_mut().reset(wake);
             } else if matches!(*self.activity.phase(), Phase::Idle(_)) && self.stream.has_pending_bytes() {
-                // They came in after the last read, and the runtime has yet to tell: a request that would be lost.
+                // The bytes arrived after the last read, and the runtime has not reported them yet.
+                // Closing the connection now would lose a request.
                 self.has_begun();
             } else {
                 return true;
@@ -169,7 +173,8 @@ impl<S: Pending> Timed<S> {
 
     fn noted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if matches!(written, Poll::Ready(Ok(_))) {
-            // The end of a large answer is still on its way when its body is gone.
+            // The end of a large response is still being written when its body has been dropped, so
+            // each write restarts the idle time.
             let mut phase = self.activity.phase();
             if let Phase::Idle(since) = &mut *phase {
                 *since = Instant::now();
@@ -179,15 +184,15 @@ impl<S: Pending> Timed<S> {
     }
 }
 
-/// A stream that knows whether there are bytes to read, without waiting and without reading them.
+/// A stream that can report whether bytes are available, without waiting and without reading them.
 pub trait Pending {
-    /// Whether there are.
+    /// Whether bytes are available.
     fn has_pending_bytes(&self) -> bool;
 }
 
 impl Pending for TcpStream {
     fn has_pending_bytes(&self) -> bool {
-        // Asks the system, where the runtime would answer what it has heard last.
+        // Queries the operating system; the runtime only knows the last readiness event.
         SockRef::from(self).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|bytes| bytes > 0)
     }
 }
@@ -245,7 +250,8 @@ mod tests {
 
     const TIMEOUTS: Timeouts = Timeouts { keep_alive: Duration::from_millis(20), head: Duration::from_millis(30) };
 
-    /// Half of a pipe, and whether the system has bytes of which the runtime does not know yet.
+    /// Half of a pipe, and whether the operating system has bytes that the runtime does not know of
+    /// yet.
     struct Half(DuplexStream, bool);
 
     impl Pending for Half {
@@ -281,7 +287,7 @@ mod tests {
         let (mut stream, activity, _theirs) = timed(false);
         let request = activity.begin();
         let reading = tokio::spawn(async move { stream.read(&mut [0]).await });
-        // Polled once now, and from then on only when it is woken.
+        // Polls the read once; afterwards it is polled only when woken.
         tokio::task::yield_now().await;
         drop(request);
         assert_eq!(reading.await.unwrap().unwrap(), 0);

@@ -1,4 +1,4 @@
-//! Login, with a password or, in open mode, without.
+//! Login with a password or, in open mode, without one.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ async fn with_username(
     with_password(&app, address, account, login.password, &headers).await
 }
 
-/// In open mode whoever asks gets the token, and the body counts for nothing.
+/// The body of a login by user id. In open mode it is ignored, and any client gets the token.
 struct ById {
     password: Option<String>,
 }
@@ -86,7 +86,8 @@ async fn with_id(
     with_password(&app, address, account, password, &headers).await
 }
 
-/// A wrong password, a username that nobody has and one that is none get the same answer after the same work.
+/// Logs a user in with a password. A wrong password, an unknown username and an invalid username
+/// get the same response after the same work.
 async fn with_password(
     app: &Shared,
     address: ClientAddress,
@@ -103,7 +104,7 @@ async fn with_password(
         return Err(Error::WrongLogin);
     };
     let hash = match verdict {
-        // Where the password was changed meanwhile the login fails by the former hash.
+        // If the password was changed in the meantime, the login fails because of the former hash.
         Verdict::Outdated(new) if app.store.set_password(user, hash.clone(), new.clone()).await? => new,
         _ => hash,
     };
@@ -114,7 +115,7 @@ async fn with_password(
         let begun = app.sessions.begin(&user, hash, &user_agent).await?;
         app.sockets.close_sessions(&begun.ended);
         if !begun.ended.is_empty() {
-            tracing::info!(%address, user = %user.id, ended = begun.ended.len(), "too many sessions; a login ended the oldest");
+            tracing::info!(%address, user = %user.id, ended = begun.ended.len(), "too many sessions: login ended the oldest");
         }
         Ok(opened(&begun, &user))
     })

@@ -1,4 +1,4 @@
-//! Who is in a room, how it is called, and who of them is there.
+//! Members, name and presence of a room.
 
 use std::collections::HashMap;
 
@@ -51,12 +51,12 @@ async fn add(State(app): State<Shared>, PathId(room): PathId, caller: Authentica
     Ok(success(json!({ "chatRoom": RoomView::new(&room, &members, app.chat.config.listed_members) })))
 }
 
-/// The members, page by page.
+/// Lists the members, page by page.
 async fn list(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Json<Success>> {
     let room = app.access.authorize(&caller.caller, Action::Read, &room).await?;
     let members = app.chat.present(&room).await?;
     let page = page_of(&members, &paging);
-    // Without those who were deleted since.
+    // Users deleted since they joined are left out.
     let users = present(app.store.users_by_id(page).await?);
     Ok(success(json!({ "users": users, "memberCount": members.len() })))
 }
@@ -88,7 +88,8 @@ async fn rename(State(app): State<Shared>, PathId(room): PathId, caller: Authent
     Ok(success(json!({ "chatRoom": RoomView::new(&room, &members, app.chat.config.listed_members) })))
 }
 
-/// Who of the members is connected, and when the others were last. Of those of whom it is not told it looks as if they never were.
+/// Returns which members are connected, and when the others last were. Members whose presence is
+/// hidden from the caller look as if they had never been connected.
 async fn presence(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated) -> Result<Json<Success>> {
     let room = app.access.authorize(&caller.caller, Action::Read, &room).await?;
     let members = app.chat.present(&room).await?;

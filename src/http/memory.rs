@@ -1,4 +1,5 @@
-//! The memory of requests and answers: reserved before it is used, and held until the client has read the answer.
+//! Memory of requests and responses: reserved before it is used, and held until the client has read
+//! the response.
 
 use std::{
     mem,
@@ -25,18 +26,19 @@ use crate::{
     chat::LOG_BYTES,
 };
 
-/// What is no larger is not counted: every connection has buffers of that size anyway, and connections are limited in number.
+/// Sizes up to this, in bytes, are not counted: every connection has buffers of that size anyway,
+/// and the number of connections is limited.
 const SMALL: u64 = 16 * 1024;
-/// How many copies of a body there are while it is read and handled.
+/// The number of copies of a body in memory while it is read and handled.
 const COPIES_OF_A_BODY: u64 = 4;
-/// The most bytes of a user in a list.
+/// The maximum size of a user in a list, in bytes.
 const USER: u64 = 2 * 1024;
 
-/// Closes the connection on which a request came in, when cancelled.
+/// Closes the connection of a request when cancelled.
 #[derive(Clone, Default)]
 pub struct Connection(pub CancellationToken);
 
-/// The memory of requests, and how long their bodies may be.
+/// The memory limits of requests, and the maximum size of their bodies in bytes.
 #[derive(Clone)]
 pub struct Memory {
     pub budget: Arc<MemoryBudget>,
@@ -44,7 +46,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Answers a request with memory for its body, or refuses it. Its handler takes what the answer needs, once it is known whose it is.
+    /// Reserves memory for the request body and runs the handler, or refuses the request. The
+    /// handler reserves memory for the response once the user is known.
     pub async fn answer(&self, mut request: Request, next: Next) -> Response {
         let reservation = Arc::new(self.budget.begin(ClientAddress::of(request.extensions())));
         if let Err(error) = reservation.take_for_anybody(Self::most_of_body(&request, self.max_body)).await {
@@ -60,7 +63,7 @@ impl Memory {
         if size <= SMALL {
             return response;
         }
-        // Whoever asked without a token took nothing for the answer.
+        // Without a token, the handler has not reserved memory for the response.
         if reservation.is_empty()
             && let Err(error) = reservation.take_for_anybody(size.saturating_mul(COPIES_OF_AN_ANSWER)).await
         {
@@ -70,19 +73,21 @@ impl Memory {
         response.map(|body| held(body, reservation))
     }
 
-    /// The most memory that the body of a request takes, which may have `max` bytes.
+    /// Returns the maximum memory, in bytes, that the body of a request takes. `max` is the maximum
+    /// size of the body.
     pub fn most_of_body(request: &Request, max: u64) -> u64 {
         if matches!(*request.method(), Method::GET | Method::HEAD) {
             return 0;
         }
         let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        // A body without a length is read as far as it may go.
+        // A body without a length is read up to the limit.
         let length: u64 = length.unwrap_or(if request.body().is_end_stream() { 0 } else { max });
         if length <= SMALL { 0 } else { length.min(max).saturating_mul(COPIES_OF_A_BODY) }
     }
 }
 
-/// The most bytes that a page takes while it is made. `path`: whose page it is.
+/// Returns the maximum memory, in bytes, that a page takes while it is built. `path` is the path of
+/// the request.
 pub fn most_of_page(path: &str, items: u64, max_body: usize) -> u64 {
     let bytes = if path.starts_with("/room") && !path.ends_with("/members") && !path.ends_with("/presence") {
         items.saturating_add(1).saturating_mul(max_body as u64).min(LOG_BYTES + max_body as u64)
@@ -92,7 +97,8 @@ pub fn most_of_page(path: &str, items: u64, max_body: usize) -> u64 {
     if bytes <= SMALL { 0 } else { bytes.saturating_mul(COPIES_OF_A_PAGE) }
 }
 
-/// The body of a request for which memory is reserved. From when it is first waited for until it is there, its connection may be closed.
+/// A request body for which memory is reserved. Its connection may be closed to free memory from
+/// the first time that the body has to be waited for until it is dropped.
 pub struct Arriving {
     body: Body,
     reservation: Arc<Reservation>,
@@ -133,7 +139,8 @@ impl Drop for Arriving {
     }
 }
 
-/// The same body, with something that is dropped when the last of it was written to the connection, or that was closed.
+/// Returns the body with a value that is dropped when all of the body was written to the
+/// connection, or the connection was closed.
 pub fn held<T: Send + Sync + 'static>(body: Body, held: Arc<T>) -> Body {
     Body::new(body.map_frame(move |frame| {
         let held = Arc::clone(&held);

@@ -1,4 +1,4 @@
-//! Messages of a room: post one, edit it, read the conversation, catch up, mark it as read.
+//! Messages of a room: post and edit messages, read the conversation, synchronize, mark it as read.
 
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ async fn post_message(
 ) -> Result<Response> {
     let posted = app.chat.post(&caller.caller, &room, new.text, new.client_id).await?;
     let duplicate = if posted.duplicate { "true" } else { "false" };
-    // The post is written already.
+    // The post is already serialized.
     let body = ["{\"success\":true,\"duplicate\":", duplicate, ",\"post\":", posted.post.json(), "}"].concat();
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
@@ -132,7 +132,7 @@ async fn mark_read(
     caller: Authenticated,
     Body(read): Body<Read>,
 ) -> Result<Json<MarkedView>> {
-    // A socket's events are counted before it is known what they are.
+    // Counted here, because the events of sockets are counted before their type is known.
     app.limits.event(caller.user.id)?;
     Ok(Json(app.chat.mark_read(&caller.caller, &room, read.up_to).await?.into()))
 }

@@ -1,4 +1,5 @@
-//! The REST API. [`router`] is its table of contents; each noun has a file with its requests, handlers and routes.
+//! The REST API. [`router`] lists its modules; each resource has a module with its requests,
+//! handlers and routes.
 
 mod accounts;
 mod base_path;
@@ -60,34 +61,34 @@ pub use connections::serve;
 use memory::Memory;
 use polling::RequestLimits;
 
-/// What the handlers work with.
+/// The state shared by all handlers.
 pub struct App {
-    /// Everything that is kept.
+    /// The database.
     pub store: Arc<dyn Store>,
-    /// Does what people ask for in rooms.
+    /// Operations on rooms and messages.
     pub chat: Chat,
-    /// Decides who may do what.
+    /// Access control.
     pub access: Access,
-    /// Begins sessions and lets them go on.
+    /// Begins and refreshes sessions.
     pub sessions: Sessions,
-    /// Hashes passwords.
+    /// Hashes and verifies passwords.
     pub passwords: Passwords,
-    /// Knows who comes too often.
+    /// Rate limits and quotas.
     pub limits: Arc<Limits>,
     /// The sockets.
     pub sockets: Arc<dyn SocketHub>,
-    /// How many connections there may be.
+    /// Limits the number of connections by file descriptors.
     pub descriptors: Arc<Descriptors>,
-    /// The memory that requests may take.
+    /// The memory limits of requests.
     pub budget: Arc<MemoryBudget>,
-    /// Time and ids.
+    /// The clock, which also generates ids.
     pub clock: Clock,
-    /// Settings of requests.
+    /// Settings of HTTP requests.
     pub config: HttpConfig,
 }
 
 impl App {
-    /// The user whose id stands in a path or a body, if there is one.
+    /// Returns the user with an id from a path or a body, if there is one.
     async fn user(&self, id: &str) -> Result<Option<Arc<User>>> {
         match UserId::parse(id) {
             Some(id) => Ok(self.store.user(id).await?),
@@ -96,10 +97,11 @@ impl App {
     }
 }
 
-/// The same, as every request gets it.
+/// The state as handlers receive it.
 type Shared = Arc<App>;
 
-/// The whole API, with the sockets' path beside it, on which packets may be as large as `max_packet` bytes.
+/// Builds the router of the REST API and the Socket.IO endpoint. `max_packet` is the maximum size
+/// of a packet on that endpoint, in bytes.
 pub fn router(app: App, transport: Transport, max_packet: usize) -> Router {
     let limits = RequestLimits {
         bytes: max_packet,
@@ -109,7 +111,8 @@ pub fn router(app: App, transport: Transport, max_packet: usize) -> Router {
         transport,
         memory: Memory { budget: Arc::clone(&app.budget), max_body: app.config.max_body_bytes as u64 },
     };
-    // One layer made of many: a router wraps each of its routes in every layer anew, and every wrapping costs each request.
+    // Combined into one layer: a router applies each layer to every route separately, and each
+    // wrapper adds a cost to every request.
     let context = ServiceBuilder::new()
         .option_layer(app.access.is_secure().then(|| MapResponseLayer::new(security_headers::harden)))
         .layer(cors(&app.config.cors_origins, app.access.is_secure()))
@@ -133,8 +136,12 @@ pub fn router(app: App, transport: Transport, max_packet: usize) -> Router {
         .layer(context)
 }
 
-/// Lets web pages call. A list of headers would have to name each that a frontend may ever send. Clients of socket.io 2 poll with
-/// credentials, which browsers allow only where the answer says so and names the origin; there are no cookies that this would expose.
+/// Builds the CORS layer.
+///
+/// Request headers are mirrored: a list would have to name every header that a frontend may send.
+/// Credentials are allowed because clients of socket.io 2 poll with credentials, which browsers
+/// permit only if the response allows them and names the origin. This exposes no cookies, because
+/// there are none.
 fn cors(origins: &Origins, is_secure: bool) -> CorsLayer {
     let origins = match origins {
         Origins::ByMode if is_secure => AllowOrigin::list([]),
@@ -153,7 +160,7 @@ fn cors(origins: &Origins, is_secure: bool) -> CorsLayer {
         .max_age(Duration::from_hours(1))
 }
 
-/// The parameters of a path, decoded. What they name, if anything, is for the handler to find out.
+/// Extracts the decoded parameters of a path. The handler checks whether what they name exists.
 struct PathId<T = String>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathId<T> {
@@ -165,7 +172,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathId<
     }
 }
 
-/// `{success: true}` and what else there is to say.
+/// A response body of `{success: true}` and further fields.
 #[derive(Serialize)]
 struct Success {
     success: bool,

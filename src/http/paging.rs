@@ -1,4 +1,4 @@
-//! `page`, `limit` and cursors of a query, read as the original reads them.
+//! `page`, `limit` and cursors of a query, parsed as the original application parses them.
 
 use axum::{
     extract::FromRequestParts,
@@ -14,7 +14,8 @@ use crate::{
 
 const DEFAULT_LIMIT: u64 = 10;
 
-/// Which part of a listing is asked for. Anything in the query that is not a positive number counts as not given.
+/// The requested part of a listing. Any value in the query that is not a positive number is treated
+/// as missing, except that `after` and `since` may be 0.
 pub struct Paging {
     page: Option<u64>,
     limit: Option<u64>,
@@ -22,42 +23,43 @@ pub struct Paging {
     after: Option<Seq>,
     since: Option<Seq>,
     max: u64,
-    /// Whether `page` or `limit` stands in the query at all.
+    /// Whether the query contains `page` or `limit` at all.
     pub given: bool,
 }
 
 impl Paging {
-    /// The most items on the page.
+    /// Returns the maximum number of items on the page.
     pub fn limit(&self) -> u64 {
         self.limit.unwrap_or(DEFAULT_LIMIT).min(self.max)
     }
 
-    /// The same, where what is asked for is everything, piece by piece.
+    /// Returns the maximum number of items if the client reads everything in batches: the default
+    /// is the largest page.
     pub fn limit_or_max(&self) -> u64 {
         self.limit.unwrap_or(self.max).min(self.max)
     }
 
-    /// The most items in the answer of this path.
+    /// Returns the maximum number of items in the response to a request for this path.
     pub fn limit_of(&self, path: &str) -> u64 {
         if path.ends_with("/sync") { self.limit_or_max() } else { self.limit() }
     }
 
-    /// The entry behind which to catch up.
+    /// Returns the sequence number after which the client catches up.
     pub fn since(&self) -> Seq {
         self.since.unwrap_or_default()
     }
 
-    /// The entry before which to look.
+    /// Returns the sequence number before which to search.
     pub fn before(&self) -> Option<Seq> {
         self.before
     }
 
-    /// How many items to leave out in front of the page.
+    /// Returns the number of items before the page.
     pub fn skip(&self) -> u64 {
         self.page.unwrap_or_default().saturating_mul(self.limit())
     }
 
-    /// The part of a room's log: by cursor, if there is one, else by page.
+    /// Returns the requested part of a room's log: by cursor if the query has one, else by page.
     pub fn of_log(&self) -> Page {
         match (self.before, self.after) {
             (Some(before), _) => Page::Before(before),
@@ -76,10 +78,11 @@ impl FromRequestParts<Shared> for Paging {
 }
 
 impl Paging {
-    /// Reads the query of a request.
+    /// Parses the query of a request. `max` is the maximum number of items on a page.
     pub fn of(uri: &Uri, max: u64) -> Self {
         let query = uri.query().unwrap_or_default();
-        // A key given twice is an array to the original, whose first element is what its parseInt reads.
+        // A key given twice is an array in the original application, whose `parseInt` reads the
+        // first element.
         let value = |key: &str| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == key).map(|(_, value)| value);
         let number = |key| value(key).and_then(|text| parse_int(&text));
         let positive = |key| number(key).filter(|number| *number > 0);
@@ -87,7 +90,7 @@ impl Paging {
             page: positive("page"),
             limit: positive("limit"),
             before: positive("before").map(Seq),
-            // 0 is a place in the log: in front of its first entry.
+            // 0 is a valid cursor: the position before the first entry of the log.
             after: number("after").map(Seq),
             since: number("since").map(Seq),
             max,
@@ -96,8 +99,9 @@ impl Paging {
     }
 }
 
-/// JavaScript's `parseInt` (ECMA-262, 19.2.5), for numbers that are not negative: white space, a sign, `0x` for hexadecimal, then digits
-/// up to the first character that is none. What is too large to count is the largest number there is.
+/// Parses like JavaScript's `parseInt` (ECMA-262, 19.2.5), for numbers that are not negative: white
+/// space, a sign, `0x` for hexadecimal, then digits up to the first other character. A number that
+/// is too large becomes `u64::MAX`.
 fn parse_int(text: &str) -> Option<u64> {
     let text = text.trim_start_matches(is_js_space);
     let text = text.strip_prefix('+').unwrap_or(text);

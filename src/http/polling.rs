@@ -1,5 +1,6 @@
-//! Requests for sockets, looked at before the library sees them: whether their client may open one more connection, whether it is a
-//! websocket that it asks for, and what it sends when it polls. The library does none of that, and waits for a payload for ever.
+//! Checks requests to the Socket.IO endpoint before socketioxide handles them: connection limits,
+//! the websocket handshake, and the payloads of polling clients. The library checks none of these,
+//! and waits for a payload without a timeout.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,33 +29,35 @@ use crate::{
     sockets::{self, BytesWritten, Framing, Guard, Transport, Violation},
 };
 
-/// The most bytes of its first request that a connection may keep: its URI, and the headers that matter.
+/// The maximum size, in bytes, of the parts of its first request that a connection keeps: the URI
+/// and the headers that matter.
 const HEAD_BYTES: usize = 8 * 1024;
 
-/// What requests may take.
+/// Limits that apply to every request.
 #[derive(Clone)]
 pub struct RequestLimits {
-    /// The largest payload, in bytes.
+    /// The maximum size of a payload, in bytes.
     pub bytes: usize,
-    /// How long a request may take, or its client to send a payload.
+    /// The timeout of a request, and of receiving a payload.
     pub time: Duration,
-    /// How often a client may open a connection for sockets, and how many it may have.
+    /// Rate limits of opening socket connections, and limits of their number.
     pub rates: Arc<Limits>,
-    /// How many connections there may be at all.
+    /// Limits the number of connections by file descriptors.
     pub descriptors: Arc<Descriptors>,
-    /// Where requests for sockets go.
+    /// Handles requests to the Socket.IO endpoint.
     pub transport: Transport,
-    /// The memory of requests.
+    /// The memory limits of requests.
     pub memory: Memory,
 }
 
-/// Answers a request for sockets.
+/// Handles a request to the Socket.IO endpoint.
 pub async fn check(limits: RequestLimits, request: Request, next: Next) -> Response {
     if !sockets::is_path(request.uri().path()) {
         return next.run(request).await;
     }
     if let Err(error) = authorization(request.headers()) {
-        // Later only one would be left, and nobody could tell.
+        // Checked here, because later stages see only one `Authorization` header and cannot detect
+        // duplicates.
         return error.into_response();
     }
     let asked = Asked::of(&request);
@@ -72,7 +75,7 @@ pub async fn check(limits: RequestLimits, request: Request, next: Next) -> Respo
     answered.unwrap_or_else(Refusal::into_response)
 }
 
-/// The answer to a request that is not carried out.
+/// The response to a request that is refused.
 enum Refusal {
     Error(Error),
     Answer(Box<Response>),
@@ -101,21 +104,24 @@ impl Refusal {
 
 type Answered = std::result::Result<Response, Refusal>;
 
-/// A place for a connection that begins with this request, and who watches over it.
+/// Applies the connection limits to a connection that begins with this request, and returns the
+/// guard that monitors it.
 fn begin(limits: &RequestLimits, request: &mut Request) -> Result<Arc<Guard>> {
     if sockets::kept_bytes(request) > HEAD_BYTES {
         return Err(Error::Malformed(format!("The head of a request for a socket is larger than {HEAD_BYTES} bytes")));
     }
     let address = ClientAddress::of(request.extensions());
     limits.rates.connection(address)?;
-    // The library keeps the request for as long as the connection is open, whether a socket connects on it, is refused, or has left.
+    // The library keeps the request for as long as the connection is open, whether a socket
+    // connects on it, is refused, or has disconnected. The permit is stored in the request, so it
+    // is held for the same time.
     let place = limits.rates.socket(address)?;
     request.extensions_mut().insert(place);
     Ok(limits.transport.guard(address, limits.rates.unconnected(address)?))
 }
 
 fn begin_websocket(limits: &RequestLimits, mut request: Request) -> Answered {
-    // In this order: what is counted by address counts for requests of any kind.
+    // The limits by address come first, so that they count requests of any kind.
     let guard = begin(limits, &mut request)?;
     guard.carried_by(&taken(&request));
     let key = allowed_key(limits, &request)?;
@@ -127,8 +133,8 @@ async fn begin_polling(limits: &RequestLimits, mut request: Request) -> Answered
     Ok(limits.transport.begin(request, guard).await)
 }
 
-/// Makes a connection the websocket of a session. A client gets one in the place of its polling, and no more: they would be connections that
-/// nobody counts.
+/// Upgrades a connection to the websocket of an existing session. A client gets one websocket in
+/// place of its polling and no more: no limit would count the others.
 fn upgrade(limits: &RequestLimits, request: Request, sid: &str) -> Answered {
     let key = allowed_key(limits, &request)?;
     let (Some(guard), Ok(id)) = (limits.transport.session(sid), sid.parse()) else {
@@ -144,19 +150,21 @@ fn taken(request: &Request) -> BytesWritten {
     request.extensions().get().cloned().unwrap_or_default()
 }
 
-/// The key of a request for a websocket, if there may be one more.
+/// Returns the key of a websocket handshake.
+///
+/// Errors: the handshake is invalid, or no further websocket is allowed (`Busy`).
 fn allowed_key(limits: &RequestLimits, request: &Request) -> std::result::Result<HeaderValue, Refusal> {
     let key = websocket::key(request)?;
     if limits.descriptors.allow_websocket() { Ok(key) } else { Err(Error::Busy.into()) }
 }
 
-/// What the library answers where it does not know the session.
+/// Returns the response that the library gives for an unknown session.
 fn unknown() -> Response {
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     (StatusCode::BAD_REQUEST, json, r#"{"code":"1","message":"Session ID unknown"}"#).into_response()
 }
 
-/// Answers a poll, and notes what is taken to the client by that.
+/// Answers a poll, and reports to the guard how many bytes the response took to the client.
 async fn poll(limits: &RequestLimits, request: Request, sid: &str) -> Response {
     let Connection(connection) = request.extensions().get().cloned().unwrap_or_default();
     let guard = limits.transport.session(sid);
@@ -177,7 +185,8 @@ async fn poll(limits: &RequestLimits, request: Request, sid: &str) -> Response {
     })
 }
 
-/// What a poll takes to the client, until it was written to the connection.
+/// The response to a poll, until it is written to the connection. Reports its size to the guard
+/// when dropped.
 struct Polled {
     guard: Arc<Guard>,
     bytes: u64,
@@ -190,7 +199,7 @@ impl Drop for Polled {
     }
 }
 
-/// Ends the session once its client has fetched what was sent to it, of which the packet that disconnects it is the last.
+/// Ends the session if the client fetches its last packet, which disconnects the client (`41`).
 async fn last(guard: &Guard, response: Response) -> Response {
     let (parts, body) = response.into_parts();
     let payload = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
@@ -200,7 +209,7 @@ async fn last(guard: &Guard, response: Response) -> Response {
     Response::from_parts(parts, Body::from(payload))
 }
 
-/// Takes what a client sends that polls.
+/// Receives the payload of a polling client.
 async fn receive(limits: &RequestLimits, request: Request, sid: &str) -> Answered {
     let Some(guard) = limits.transport.session(sid) else {
         return Ok(unknown());
@@ -215,7 +224,7 @@ async fn receive(limits: &RequestLimits, request: Request, sid: &str) -> Answere
     let framing = framing(&request);
     let (parts, body) = request.into_parts();
     let (most, announced) = (guard.allowance(limits.bytes), body.size_hint().lower());
-    // Read to its end also where it is too large: otherwise the client might not get the answer.
+    // An oversized payload is read to its end too: otherwise the client might not get the response.
     let body = Body::new(Arriving::new(body, Arc::clone(&memory), connection));
     let reading = body::read_of(body, most, limits.bytes);
     let payload = tokio::time::timeout(limits.time, reading).await.map_err(|_| Error::TooSlow)?;
@@ -228,7 +237,7 @@ async fn receive(limits: &RequestLimits, request: Request, sid: &str) -> Answere
     Ok(limits.transport.answer(Request::from_parts(parts, Body::from(payload))).await)
 }
 
-/// Ends a session for what its client has sent.
+/// Ends a session because of what its client sent. Returns the error for the response.
 fn ended(guard: &Arc<Guard>, violation: Violation) -> Error {
     guard.violated(violation);
     Error::Malformed(format!("The session is closed: {violation}"))
@@ -243,7 +252,7 @@ fn framing(request: &Request) -> Framing {
     }
 }
 
-/// What a request asks for, read from its query as the library reads it.
+/// The parameters of a request, parsed from the query as the library parses them.
 struct Asked {
     is_known_version: bool,
     transport: Asks,
@@ -272,7 +281,8 @@ fn query(request: &Request) -> impl Iterator<Item = &str> {
     request.uri().query().unwrap_or_default().split('&')
 }
 
-/// The library reads a value up to the next `=`.
+/// Returns the value that follows `name` in the query. Like the library, reads it up to the next
+/// `=`.
 fn parameter<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
     query(request).find_map(|pair| pair.strip_prefix(name)).and_then(|value| value.split('=').next())
 }

@@ -1,4 +1,5 @@
-//! What happens around every request: an id, a line in the log, a limit of time, and an answer even when our code panics.
+//! Middleware around every request: request id, log line, timeout, and a response even if a handler
+//! panics.
 
 use std::{
     any::Any,
@@ -24,18 +25,18 @@ use crate::{
     sockets,
 };
 
-/// The header in which every answer carries the id of its request.
+/// The response header with the id of the request.
 pub const REQUEST_ID: &str = "x-request-id";
 
-/// Gives the request an id, ends it when it takes too long, and writes one line about it when it has been answered. Where a
-/// fault of ours was the answer, the line says what it was, and the answer only its id.
+/// Assigns an id to the request, enforces the timeout, and logs one line when the response is
+/// ready. An internal error is logged with its cause; the response contains only the request id.
 pub async fn request_context(State(limits): State<RequestLimits>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = Uuid::new_v4().simple().to_string();
     let method = request.method().clone();
     let route = Route::of(&request);
     let mut response = match route {
-        // A poll waits until there is something to say.
+        // No timeout for the whole request: a poll waits until there is something to send.
         Route::Sockets => polling::check(limits, request, next).await,
         Route::None if base_path::is_outside(request.extensions()) => Error::NoEndpoint.into_response(),
         Route::Api(_) | Route::None => {
@@ -43,7 +44,7 @@ pub async fn request_context(State(limits): State<RequestLimits>, request: Reque
         }
     };
     if let Some(Fault(cause)) = response.extensions_mut().remove() {
-        tracing::error!(request = id, cause = %cause, "a request failed");
+        tracing::error!(request = id, cause = %cause, "request failed");
         response = with_id(response, &id);
     }
     route.log(&method, &response, started.elapsed(), &id);
@@ -53,7 +54,7 @@ pub async fn request_context(State(limits): State<RequestLimits>, request: Reque
     response
 }
 
-/// The failed answer again, with the id of its request in the body.
+/// Returns the error response with the id of its request in the body.
 fn with_id(response: Response, id: &str) -> Response {
     let mut body = Error::internal("").to_json();
     if response.status().as_u16() == 503 {
@@ -65,7 +66,7 @@ fn with_id(response: Response, id: &str) -> Response {
     (parts.status, parts.headers, Json(body)).into_response()
 }
 
-/// What the log calls the path of a request: as the API names it, never with what a client put into it.
+/// The route of a request in the log: the pattern of the API, never text from the client.
 enum Route {
     Api(MatchedPath),
     Sockets,
@@ -85,13 +86,13 @@ impl Route {
     fn log(&self, method: &Method, response: &Response, took: Duration, id: &str) {
         let (status, ms) = (response.status().as_u16(), rounded_ms(took));
         match self {
-            // Whoever keeps the server running asks every few seconds.
+            // Health checks arrive every few seconds.
             Self::Api(path) if is_health_check(method, path.as_str()) && response.status().is_success() => {
                 tracing::debug!(%method, route = path.as_str(), status, ms, request = id, "request");
             }
             Self::Api(path) => tracing::info!(%method, route = path.as_str(), status, ms, request = id, "request"),
             Self::None => tracing::info!(%method, route = "-", status, ms, request = id, "request"),
-            // A client that polls would fill the log with its asking.
+            // A polling client would flood the log.
             Self::Sockets => tracing::debug!(%method, route = sockets::PATH, status, ms, request = id, "request"),
         }
     }
@@ -101,16 +102,16 @@ fn is_health_check(method: &Method, route: &str) -> bool {
     matches!(*method, Method::GET | Method::HEAD) && matches!(route, "/health" | "/ready")
 }
 
-/// Milliseconds to the microsecond.
+/// Returns milliseconds, rounded to the microsecond.
 fn rounded_ms(took: Duration) -> f64 {
     (took.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// The answer when our code panicked.
+/// Returns the response after a panic.
 #[expect(clippy::needless_pass_by_value, reason = "the layer that calls it hands the panic over")]
 pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    Error::internal(format!("panic: {}", text.unwrap_or("of unknown cause"))).into_response()
+    Error::internal(format!("panic: {}", text.unwrap_or("unknown cause"))).into_response()
 }
 
 #[cfg(test)]

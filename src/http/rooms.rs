@@ -1,4 +1,4 @@
-//! Rooms: initiate or find again, the recent conversations of the caller, and what is unread in them.
+//! Rooms: create or find a room, list the recent conversations of the caller and the unread counts.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ impl Input for NewRoom {
     }
 }
 
-/// What a room is to be called.
+/// Reads the name of a room.
 pub fn room_name(fields: &mut Fields) -> Option<String> {
     let name = fields.parsed("name", Some, NAME_LENGTH)?;
     match name_flaw(&name) {
@@ -74,7 +74,7 @@ async fn initiate(State(app): State<Shared>, caller: Authenticated, Body(new): B
     Ok(success(json!({ "chatRoom": shown })))
 }
 
-/// These users; an error that names those who are not there.
+/// Returns these users, or an error that names those that do not exist.
 pub async fn known(app: &App, ids: &[String]) -> Result<Vec<Arc<User>>> {
     let asked: Vec<_> = ids.iter().map(|text| (text.as_str(), UserId::parse(text))).collect();
     let there = app.chat.users_by_id(asked.iter().filter_map(|(_, id)| *id)).await?;
@@ -92,7 +92,8 @@ pub async fn known(app: &App, ids: &[String]) -> Result<Vec<Arc<User>>> {
     }
 }
 
-/// With `empty=include` rooms without a message are listed too, and every room is described.
+/// Lists the recent conversations. `empty=include` also lists rooms without a message, and
+/// describes every room.
 async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Paging, WithEmpty(with_empty): WithEmpty) -> Result<Response> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -105,7 +106,7 @@ async fn recents(State(app): State<Shared>, caller: Authenticated, paging: Pagin
     Ok(Json(Answer { success: true, conversation, has_more }).into_response())
 }
 
-/// Whether the query asks for rooms without a message.
+/// Whether the query requests rooms without a message.
 struct WithEmpty(bool);
 
 impl<S: Sync> FromRequestParts<S> for WithEmpty {
@@ -122,7 +123,7 @@ impl<S: Sync> FromRequestParts<S> for WithEmpty {
     }
 }
 
-/// What is unread in all rooms of the caller; those in which nothing is are left out.
+/// Returns the unread counts of all rooms of the caller that have unread messages.
 async fn unread(State(app): State<Shared>, caller: Authenticated) -> Result<Json<Success>> {
     let mut unread = app.store.unread(caller.user.id, None).await?;
     unread.retain(|room| room.unread > 0);

@@ -1,4 +1,4 @@
-//! Search for words, in one room or in all rooms of the caller, newest first.
+//! Full-text search in one room or in all rooms of the caller, newest messages first.
 
 use axum::{Json, Router, extract::State, http::Uri, routing::get};
 use serde::Serialize;
@@ -23,12 +23,12 @@ struct Answer {
     success: bool,
     messages: Vec<Box<RawValue>>,
     has_more: bool,
-    /// What to send as `before` to go on.
+    /// The cursor to send as `before` to get the next page.
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<String>,
 }
 
-/// `before` is the number of an entry.
+/// Searches one room. `before` is the sequence number of a log entry.
 async fn in_room(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging, uri: Uri) -> Result<Json<Answer>> {
     let room = app.access.authorize(&caller.caller, Action::Read, &room).await?;
     let before = paging.before().map(|seq| EntryPosition { at: Timestamp::default(), seq, room: room.id });
@@ -36,15 +36,16 @@ async fn in_room(State(app): State<Shared>, PathId(room): PathId, caller: Authen
     Ok(answer(found, |next| next.seq.0.to_string()))
 }
 
-/// `before` is what the answer before said.
+/// Searches all rooms of the caller. `before` is the cursor in the previous response.
 async fn everywhere(State(app): State<Shared>, caller: Authenticated, paging: Paging, uri: Uri) -> Result<Json<Answer>> {
     let before = query(&uri, "before").and_then(|cursor| place(&cursor));
     let found = search(&app, &caller, None, before, &paging, &uri).await?;
     Ok(answer(found, |EntryPosition { at, seq, room }| format!("{}-{}-{room}", at.0, seq.0)))
 }
 
-/// Reads a cursor: a time, the number of an entry, and a room. It is compared with what is found, and nothing is looked up by it: so it tells
-/// nothing about entries that the caller may not read. One of an earlier version, which names a message, counts as its time.
+/// Parses a cursor: a time, a sequence number and a room. It is only compared with the results and
+/// never used for a lookup, so it reveals nothing about entries that the caller may not read. A
+/// cursor of an earlier version, which contains a message id, is reduced to its time.
 fn place(cursor: &str) -> Option<EntryPosition> {
     let (at, rest) = cursor.split_once('-')?;
     let (seq, room) = rest.split_once('-').unwrap_or_default();

@@ -1,11 +1,12 @@
-//! What answers carry in secure mode, so that browsers make nothing of them but what they are: data for those who asked.
+//! Security headers of responses in secure mode, so that browsers treat responses only as data for
+//! the client that requested them.
 
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
 
-/// Never guess a type, never keep an answer, never show one as a page or in one, never tell others the address of one.
+/// No content sniffing, no caching, no display as a page or inside one, no referrer.
 const SAID: [(HeaderName, HeaderValue); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -13,7 +14,7 @@ const SAID: [(HeaderName, HeaderValue); 4] = [
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
 ];
 
-/// What the layer for CORS says to every page, whether it may call or not.
+/// Headers that the CORS layer adds to every response, whether or not the origin is allowed.
 const ALLOWED: [HeaderName; 5] = [
     header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
     header::ACCESS_CONTROL_ALLOW_METHODS,
@@ -22,9 +23,10 @@ const ALLOWED: [HeaderName; 5] = [
     header::ACCESS_CONTROL_MAX_AGE,
 ];
 
-/// The same answer with what is to be said in secure mode. Pages that may not call are told nothing about who may do what.
+/// Adds the security headers of secure mode, and removes the CORS headers from responses to origins
+/// that are not allowed.
 pub fn harden(mut response: Response) -> Response {
-    // The switch to a websocket is no answer that anybody would show or keep.
+    // The response that switches to a websocket is neither displayed nor cached.
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().extend(SAID);
     }

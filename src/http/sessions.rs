@@ -1,4 +1,4 @@
-//! Sessions: refresh them, list one's own, end them.
+//! Sessions: refresh, list and end the sessions of the caller.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub fn routes() -> Router<Shared> {
         .route("/sessions/{sessionId}", delete(end_one))
 }
 
-/// The answer to whoever has logged in.
+/// Returns the response to a login or a refresh.
 pub fn opened(opened: &Opened, user: &User) -> Json<Success> {
     success(json!({
         "authorization": opened.authorization,
@@ -66,7 +66,7 @@ async fn refresh(State(app): State<Shared>, address: ClientAddress, Body(refresh
             }
             Refreshed::Unknown => {
                 if refusals::is_first(address, "refresh tokens refused") {
-                    tracing::warn!(%address, "a refresh token was refused");
+                    tracing::warn!(%address, "refresh token refused");
                 }
                 Err(Error::BadRefresh)
             }
@@ -75,7 +75,7 @@ async fn refresh(State(app): State<Shared>, address: ClientAddress, Body(refresh
     .await
 }
 
-/// `{all: true}`: not here alone, but everywhere.
+/// `{all: true}` ends all sessions of the user, not only the current one.
 struct LogOut {
     all: bool,
 }
@@ -90,7 +90,7 @@ async fn log_out(State(app): State<Shared>, caller: Authenticated, Body(log_out)
     let which = match caller.session {
         _ if log_out.all => Some(SessionSelector::All),
         Some(session) => Some(SessionSelector::One(session)),
-        // The token of a login without a password; it ends by itself.
+        // A token of a login without a password has no session; it ends when it expires.
         None => None,
     };
     let ended = match which {
@@ -110,7 +110,7 @@ async fn list(State(app): State<Shared>, caller: Authenticated) -> Result<Json<S
         last_used_at: Timestamp,
         expires_at: Timestamp,
         user_agent: String,
-        /// Whether it is the one that asks.
+        /// Whether it is the session of this request.
         current: bool,
     }
     let shown = |session: Session| Shown {
@@ -133,7 +133,8 @@ async fn end_one(State(app): State<Shared>, PathId(id): PathId, caller: Authenti
     }
 }
 
-/// Ends sessions, and the sockets that are of them, also when the caller does not wait for it. Answers how many.
+/// Ends sessions and closes their sockets, even if the caller does not wait for it. Returns the
+/// number of sessions that were ended.
 pub async fn end(app: &Shared, address: ClientAddress, user: UserId, which: SessionSelector) -> Result<usize> {
     let app = Arc::clone(app);
     run_detached(async move {

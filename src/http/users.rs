@@ -26,7 +26,7 @@ use crate::{
     store::{StoreError, UserCursor},
 };
 
-/// How many users are read at once when all are listed.
+/// The number of users per read when all users are listed.
 const CHUNK: u64 = 500;
 
 pub fn routes() -> Router<Shared> {
@@ -91,10 +91,11 @@ async fn delete(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuth
         Some(user) => {
             let delete = async move {
                 let deleted = app.store.delete_user(user, app.clock.ordered_now()).await;
-                // Also where it failed in the middle: the sockets of somebody who is still there come back.
+                // Also if the deletion failed halfway: the sockets of a user who still exists
+                // reconnect.
                 app.sockets.close_user(user);
                 let deleted = deleted?;
-                tracing::info!(address = %caller.address, %user, deleted, "a user was deleted, with all sessions");
+                tracing::info!(address = %caller.address, %user, deleted, "user and all sessions deleted");
                 Ok(deleted)
             };
             run_detached(delete).await?
@@ -104,7 +105,8 @@ async fn delete(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuth
     Ok(success(json!({ "message": format!("Deleted a count of {} user.", u8::from(deleted)) })))
 }
 
-/// In secure mode page by page only: whoever can register could have everybody listed over and over.
+/// Lists users. In secure mode only page by page: anyone who can register could otherwise request
+/// the list of all users over and over.
 async fn list(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuthenticated, paging: Paging) -> Result<Response> {
     app.access.admit_to_users(&caller)?;
     if paging.given || app.access.is_secure() {
@@ -112,12 +114,13 @@ async fn list(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuthen
         let users = app.store.list_users(None, paging.skip(), limit).await?;
         return Ok(success(json!({ "users": users })).into_response());
     }
-    // The first users are read before the answer begins, so that a database that is away is a 503 and not half an answer.
+    // Reads the first users before the response begins, so that an unavailable database results in
+    // a 503 instead of a truncated response.
     let first = app.store.list_users(None, 0, CHUNK).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], all_users(app, first)).into_response())
 }
 
-/// All users from `first` on, sent as they are read: there may be more of them than fit into memory.
+/// Streams all users, beginning with `first`, as they are read: they may not all fit into memory.
 fn all_users(app: Shared, first: Vec<User>) -> HttpBody {
     let chunks = stream::try_unfold((app, Some(first)), async |(app, chunk)| {
         let Some(chunk) = chunk else { return Ok(None) };
@@ -133,10 +136,10 @@ fn all_users(app: Shared, first: Vec<User>) -> HttpBody {
 }
 
 async fn following(app: &App, cursor: UserCursor) -> std::result::Result<Vec<User>, StoreError> {
-    app.store.list_users(Some(cursor), 0, CHUNK).await.inspect_err(|error| tracing::error!(%error, "a list of users broke off"))
+    app.store.list_users(Some(cursor), 0, CHUNK).await.inspect_err(|error| tracing::error!(%error, "failed to complete list of users"))
 }
 
-/// The users as elements of a JSON array; with a comma at the end where more may come.
+/// Serializes the users as elements of a JSON array, with a trailing comma if more may follow.
 fn as_items(users: &[User], more: bool) -> Bytes {
     let json = serde_json::to_vec(users).expect("users serialize");
     let mut items = json[1..json.len() - 1].to_vec();

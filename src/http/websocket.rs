@@ -1,4 +1,4 @@
-//! Whether a request asks for a websocket as RFC 6455 wants it. The library looks at the key alone.
+//! Checks websocket handshakes as RFC 6455 requires. The library only checks the key.
 
 use axum::{
     Json,
@@ -9,12 +9,12 @@ use axum::{
 
 use crate::error::Error;
 
-/// The only version there is.
+/// The only version of the websocket protocol.
 const VERSION: &str = "13";
-/// Sixteen bytes in base64.
+/// The length of 16 bytes in base64.
 const KEY_LENGTH: usize = 24;
 
-/// The key of a request for a websocket, or the answer to one that is none.
+/// Returns the key of a websocket handshake, or the response to an invalid one.
 pub fn key(request: &Request) -> Result<HeaderValue, Box<Response>> {
     let headers = request.headers();
     if request.method() != Method::GET
@@ -37,7 +37,7 @@ fn malformed(text: &str) -> Response {
     Error::Malformed(text.into()).into_response()
 }
 
-/// Whether a header that is a list has this element.
+/// Whether a comma-separated header contains this element.
 fn lists(headers: &HeaderMap, name: &HeaderName, element: &str) -> bool {
     let texts = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     texts.flat_map(|text| text.split(',')).any(|text| text.trim().eq_ignore_ascii_case(element))

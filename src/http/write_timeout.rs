@@ -1,5 +1,5 @@
-//! A connection that is given up when its other end takes nothing for too long: whoever asks and never reads would hold the memory of the
-//! answer, and of all that waits behind it, for as long as they like.
+//! A write timeout for connections. A client that sends requests and never reads would otherwise
+//! hold the memory of the response, and of everything queued behind it, indefinitely.
 
 use std::{
     io,
@@ -15,30 +15,30 @@ use tokio::{
 
 use crate::{descriptors::Descriptor, sockets::BytesWritten};
 
-/// A stream on which a write fails once nothing could be written for a while, and on which what is written is counted. Reads wait for ever;
-/// for them there are other limits.
+/// A stream whose writes fail after nothing could be written for a while, and that counts the bytes
+/// written. Reads have no timeout here; other limits apply to them.
 pub struct Patient<S> {
     stream: S,
     taken: BytesWritten,
     write_timeout: Duration,
-    /// Runs while there is something to write, and none of it is taken.
+    /// Runs while a write is pending and the client accepts no data.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Given back when the stream is dropped.
+    /// Released when the stream is dropped.
     _descriptor: Option<Descriptor>,
 }
 
 impl<S> Patient<S> {
-    /// The same stream, given up when it takes nothing for so long.
+    /// Wraps a stream. Writes fail when nothing could be written for `write_timeout`.
     pub fn new(stream: S, taken: BytesWritten, write_timeout: Duration) -> Self {
         Self { stream, taken, write_timeout, stalled: None, _descriptor: None }
     }
 
-    /// The same stream, with the descriptor that it takes.
+    /// Stores the descriptor that the stream uses.
     pub fn holding(self, descriptor: Descriptor) -> Self {
         Self { _descriptor: Some(descriptor), ..self }
     }
 
-    /// Counts what came of a write.
+    /// Counts the bytes of a completed write and applies the timeout.
     fn counted(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &written {
             self.taken.add(*bytes);
@@ -46,7 +46,7 @@ impl<S> Patient<S> {
         self.hurried(written, cx)
     }
 
-    /// What came of a write; an error where none came for too long.
+    /// Returns the result of a write, or an error if it was pending for too long.
     fn hurried<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
@@ -54,7 +54,7 @@ impl<S> Patient<S> {
         }
         let write_timeout = self.write_timeout;
         ready!(self.stalled.get_or_insert_with(|| Box::pin(sleep(write_timeout))).as_mut().poll(cx));
-        // The timer stays: whoever tries again is told the same.
+        // The timer is kept, so that further attempts fail with the same error.
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other end takes nothing")))
     }
 }
@@ -82,7 +82,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        // To a socket it means nothing; it says that it is done whether or not anything was taken.
+        // Flushing a socket does nothing, and succeeds whether or not the client accepted any data.
+        // A success therefore does not reset the timer.
         if flushed.is_ready() { flushed } else { self.hurried(flushed, cx) }
     }
 

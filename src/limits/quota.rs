@@ -1,4 +1,4 @@
-//! How many bytes each user may store in a day.
+//! The quota of bytes that each user may store per day.
 
 use std::{
     collections::HashMap,
@@ -15,10 +15,10 @@ use crate::{
 
 /// The milliseconds of a day.
 const DAY: i64 = 24 * 60 * 60 * 1_000;
-/// What a record takes in the database besides its text.
+/// The bytes that a record takes in the database in addition to its text.
 const RECORD: u64 = 200;
 
-/// The quotas of all users. They begin anew at midnight, UTC.
+/// The quotas of all users. They are reset at midnight UTC.
 pub struct Quotas {
     most: NonZeroU64,
     clock: Clock,
@@ -33,12 +33,13 @@ struct Today {
 }
 
 impl Quotas {
-    /// So many bytes for each user, in the days of this clock.
+    /// Creates quotas of this many bytes per user and day, with the days of this clock.
     pub fn new(most: NonZeroU64, clock: Clock) -> Self {
         Self { most, clock, today: Mutex::default() }
     }
 
-    /// Counts a record with a text of so many bytes, if it fits into what is left of the day. Errors: [`Error::QuotaExceeded`].
+    /// Counts a record with a text of this many bytes, if it fits into the rest of the quota.
+    /// Errors: [`Error::QuotaExceeded`].
     pub fn take(&self, user: UserId, bytes: usize) -> Result<()> {
         let now = self.clock.now().0;
         let mut today = self.today.lock().unwrap_or_else(PoisonError::into_inner);

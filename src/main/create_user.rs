@@ -1,4 +1,4 @@
-//! `causerie create-user`: a user made by whoever can log in to the machine. So the first support user comes to be.
+//! `causerie create-user`: adds a user from the command line, for instance the first support user.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -10,13 +10,14 @@ use causerie::{
 
 use crate::Problem;
 
-/// The most bytes that are read in search of the end of a line.
+/// The maximum number of bytes that are read in search of the end of a line.
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// Add a user who logs in with a username and a password. The server may be running, and knows the user at once
+/// Add a user who logs in with a username and a password. The server may be running, and knows the
+/// user at once
 ///
-/// The password is asked for twice, and not shown, when standard input is a terminal. Otherwise it is the first line of standard input.
-/// The id of the new user is printed.
+/// The password is asked for twice, and not shown, when standard input is a terminal. Otherwise it
+/// is the first line of standard input. The id of the new user is printed.
 #[derive(clap::Args)]
 pub struct CreateUser {
     /// What kind of user: consumer or support
@@ -34,7 +35,7 @@ pub struct CreateUser {
 }
 
 impl CreateUser {
-    /// Asks for the password, adds the user, and prints the id.
+    /// Reads the password, adds the user, and prints the user's id.
     pub fn run(self, config: &Config) -> Result<(), Problem> {
         let new = NewUser::read(&self.kind, &self.username, self.first_name, self.last_name)?;
         let password = if io::stdin().is_terminal() { ask()? } else { read_line(io::stdin().lock())? };
@@ -43,13 +44,13 @@ impl CreateUser {
             .build()
             .map_err(|error| format!("the system gives nothing to run on: {error}"))?;
         let id = runtime.block_on(new.add(password, config, &Clock::system())).map_err(unwrapped)?;
-        // Added is added, whether or not somebody reads this.
+        // An error is ignored: the user has been added even if the id cannot be printed.
         let _ = writeln!(io::stdout(), "{id}");
         Ok(())
     }
 }
 
-/// An error of opening is one of starting: what the program ends with depends on it.
+/// Returns an error of opening the database as itself, because the exit code depends on it.
 fn unwrapped(error: NotAdded) -> Problem {
     match error {
         NotAdded::Open(error) => error.into(),

@@ -1,4 +1,4 @@
-//! The log of the program: lines on standard error, written by a thread of their own.
+//! The log of the program: lines on standard error, written by a separate thread.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -10,20 +10,20 @@ use causerie::config::LogFormat;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-/// How many buffers full of log lines, of 8 KiB each, may wait to be written. When more come in faster than they can be written, lines are
-/// dropped, not requests held up.
+/// The maximum number of buffers of log lines, 8 KiB each, that wait to be written. Beyond that,
+/// lines are dropped instead of delaying requests.
 const LOG_BUFFERS: usize = 1_024;
-/// How long a log line may wait in a buffer that is not full.
+/// The maximum time that a log line waits in a buffer that is not full.
 const LOG_FLUSH: Duration = Duration::from_millis(20);
 
-/// The log, for as long as the program runs. Dropped, it writes what is left.
+/// The log of the running program. Flushes the remaining lines when dropped.
 pub struct Log {
     lines: Arc<LogLines>,
     _writer: WorkerGuard,
 }
 
-/// Log lines on their way to the thread that writes them to standard error. They go there many at a time: waking it for every line would
-/// cost more than the line.
+/// Buffers log lines for the thread that writes them to standard error. They are passed on in
+/// batches: waking the thread for every line would cost more than the line itself.
 struct LogLines(Mutex<io::BufWriter<NonBlocking>>);
 
 impl Write for &LogLines {
@@ -37,7 +37,7 @@ impl Write for &LogLines {
 }
 
 impl Log {
-    /// Starts to write what passes the filter to standard error.
+    /// Starts to write log lines that pass the filter to standard error.
     pub fn start(filter: EnvFilter, format: LogFormat) -> Self {
         let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_BUFFERS).finish(io::stderr());
         let lines = Arc::new(LogLines(Mutex::new(io::BufWriter::new(writer))));
@@ -49,14 +49,14 @@ impl Log {
         Self { lines, _writer: guard }
     }
 
-    /// Passes on what is in the buffer, again and again.
+    /// Returns a future that flushes the buffer periodically and never completes.
     pub fn keep_flushing(&self) -> impl Future<Output = ()> + use<> {
         let lines = Arc::clone(&self.lines);
         async move {
             let mut ticks = tokio::time::interval(LOG_FLUSH);
             loop {
                 ticks.tick().await;
-                // What cannot be written has nobody to be told to.
+                // An error is ignored: it cannot be logged.
                 let _ = lines.as_ref().flush();
             }
         }

@@ -1,4 +1,4 @@
-//! How users prove who they are: usernames, passwords, sessions.
+//! The data that authenticates users: usernames, passwords and sessions.
 
 use std::fmt;
 
@@ -6,16 +6,16 @@ use serde::Serialize;
 
 use super::{SessionId, Timestamp, UserId};
 
-/// A name to log in with: 3 to 32 of `a-z 0-9 . _ -`. No two users have the same; capital letters count as small ones.
+/// A login name: 3 to 32 of `a-z 0-9 . _ -`. It is unique and case-insensitive.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Username(String);
 
 impl Username {
-    /// What is said of one that is none.
+    /// The error of an invalid username.
     pub const FORM: &str = "please provide 3 to 32 of a-z 0-9 . _ -";
 
-    /// The name as it is kept, if it is one.
+    /// Returns the name in lower case if it is valid.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let name = text.to_ascii_lowercase();
@@ -23,7 +23,7 @@ impl Username {
         fits.then_some(Self(name))
     }
 
-    /// The name in small letters.
+    /// The name in lower case.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -35,44 +35,46 @@ impl Username {
 pub struct PasswordHash(pub String);
 
 impl fmt::Debug for PasswordHash {
-    /// Without the hash.
+    /// Omits the hash.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("********")
     }
 }
 
-/// What a user logs in with.
+/// The credentials of a user.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// Who they say they are.
+    /// The login name.
     pub username: Username,
-    /// What they prove it with.
+    /// The hash of the password.
     pub password: PasswordHash,
 }
 
-/// A login with a password, on one device. It lasts until it is ended, or has not been refreshed for too long.
+/// A login with a password on one device. It lasts until it is ended, or until it expires because
+/// it was not refreshed in time.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Session {
-    /// Names the session.
+    /// The session's id.
     pub id: SessionId,
-    /// Who logged in.
+    /// The user who logged in.
     pub user: UserId,
-    /// What the client called itself when it logged in; empty if it did not.
+    /// The user agent that the client sent at login; empty if none.
     pub user_agent: String,
-    /// When they logged in.
+    /// When the user logged in.
     pub created_at: Timestamp,
     /// When the session was last refreshed.
     pub used_at: Timestamp,
-    /// When it is over, unless it is refreshed before.
+    /// When the session expires, unless it is refreshed before.
     pub expires_at: Timestamp,
 }
 
-/// What is kept of the refresh token of a session: enough to know it again, and of no use to a thief.
+/// The stored hashes of a session's refresh token: enough to recognize the token, but of no use to
+/// a thief.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RefreshKey {
-    /// SHA-256 of the part that all tokens of the session have in common.
+    /// SHA-256 of the part that all tokens of the session share.
     pub line: [u8; 32],
-    /// SHA-256 of the part that only the token issued last has.
+    /// SHA-256 of the part that only the latest token has.
     pub secret: [u8; 32],
 }
 

@@ -1,45 +1,49 @@
-//! Texts that clients give: what counts as empty, and what a name may hold.
+//! Validation of texts from clients: which texts count as empty, and which characters a name may
+//! contain.
 
 use unicode_normalization::char::is_combining_mark;
 
-/// The longest name of a user or a room, in characters. Names are repeated with every message, in answers and events alike, so they must not be
-/// as long as one. Users who got a longer one before there was a limit keep it.
+/// The maximum length of the name of a user or a room, in characters. Names are repeated with every
+/// message, in responses and events, so they must not be as long as a message. Users with a longer
+/// name from before this limit keep it.
 pub const LONGEST_NAME: usize = 200;
 /// The error of an empty text.
 pub const EMPTY: &str = "string cannot be empty";
 /// The error of a name that is too long.
 pub const NAME_LENGTH: &str = "please provide 1 to 200 characters";
-/// The error of a name with characters that are not allowed in one.
+/// The error of a name with characters that are not allowed.
 pub const NAME_CHARACTERS: &str = "please leave out control characters, line breaks and characters that override the direction of text";
 
-/// What is wrong with the name of a user or a room, if anything is.
+/// Returns the error text of an invalid name of a user or a room; `None` if it is valid.
 #[must_use]
 pub fn name_flaw(name: &str) -> Option<&'static str> {
-    // A mark needs a letter to stand on; by itself it would be drawn over what a page shows beside the name.
+    // A combining mark needs a base letter; alone it would be drawn over the text next to the name.
     if name.chars().all(|c| is_invisible(c) || is_combining_mark(c)) {
         return Some(EMPTY);
     }
-    // Counted no further than it matters.
+    // `nth` stops counting at the limit.
     if name.chars().nth(LONGEST_NAME).is_some() {
         return Some(NAME_LENGTH);
     }
     name.chars().any(is_disruptive).then_some(NAME_CHARACTERS)
 }
 
-/// Whether a text shows nothing: it is empty, or only made of white space and other characters that draw nothing.
+/// Returns whether a text shows nothing: it is empty, or has only white space and other invisible
+/// characters.
 #[must_use]
 pub fn is_blank(text: &str) -> bool {
     text.chars().all(is_invisible)
 }
 
-/// White space as JavaScript's `trim` knows it (ECMA-262, 12.2 and 12.3).
+/// Returns whether JavaScript's `trim` treats a character as white space (ECMA-262, 12.2 and 12.3).
 #[must_use]
 pub fn is_js_space(c: char) -> bool {
     c == '\u{feff}' || (c.is_whitespace() && c != '\u{85}')
 }
 
-/// Characters that are drawn as nothing, or as a blank: white space, controls, default ignorable code points (Unicode 16,
-/// `DerivedCoreProperties.txt`), other format characters without a glyph, noncharacters, and letters and symbols that are blank by design.
+/// Returns whether a character is invisible or drawn as a blank: white space, controls, default
+/// ignorable code points (Unicode 16, `DerivedCoreProperties.txt`), other format characters without
+/// a glyph, noncharacters, and letters and symbols that are blank by design.
 fn is_invisible(c: char) -> bool {
     c.is_whitespace()
         || c.is_control()
@@ -54,13 +58,14 @@ fn is_invisible(c: char) -> bool {
             // Blank: Braille pattern, null notehead, Khitan filler.
             | '\u{2800}' | '\u{1d159}' | '\u{16fe4}'
             | '\u{fdd0}'..='\u{fdef}')
-        // The last two code points of each plane are no characters.
+        // The last two code points of each plane are noncharacters.
         || u32::from(c) & 0xfffe == 0xfffe
 }
 
-/// Characters that do something to the text around a name: controls and line breaks; embeddings, overrides and isolates of direction
-/// (UAX #9) and their deprecated relatives; interlinear annotation. Joiners, and the marks that only give a direction to what stands
-/// beside them, are part of names in many scripts.
+/// Returns whether a character affects the text around a name: controls and line breaks;
+/// embeddings, overrides and isolates of direction (UAX #9) and their deprecated relatives;
+/// interlinear annotation. Joiners, and marks that only set the direction of adjacent text, are
+/// part of names in many scripts and are allowed.
 fn is_disruptive(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}')
 }

@@ -1,4 +1,4 @@
-//! Events of clients on their way: what they brought with them, and whose turn it is.
+//! Queues of client events: their arguments, their order and their limits.
 
 use std::{
     fmt,
@@ -17,15 +17,17 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-/// The most events of one socket that may be under way: a client may well subscribe to all its rooms in one go.
+/// Maximum number of queued and running events per socket. It is high because a client may
+/// subscribe to all its rooms at once.
 const EVENTS: usize = 4_096;
-/// How many bytes of arguments may be under way of one socket for another event to be taken, however large that is. As many events as may be
-/// under way fit in, where they are no larger than most: 512 bytes.
+/// Number of argument bytes that a socket may have queued before the next event is refused. The
+/// event that exceeds it may have any size. The limit admits [`EVENTS`] events of 512 bytes, a size
+/// that most events do not exceed.
 const BYTES: usize = 512 * EVENTS;
-/// How long an event waits for the one in front of it.
+/// How long an event waits for the previous one.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// All arguments of an event, however many there are.
+/// All arguments of an event, of any number.
 pub struct Arguments(pub Vec<Value>);
 
 impl<'de> Deserialize<'de> for Arguments {
@@ -46,14 +48,15 @@ impl<'de> Deserialize<'de> for Arguments {
                 Ok(Arguments(arguments))
             }
         }
-        // Of the shapes that a type can ask for, a tuple is the one for which the parser hands over every argument. JSON arrays have no
-        // fixed length, so the one given here binds nobody.
+        // Of the types that can be requested, only a tuple makes the Socket.IO parser pass on every
+        // argument. JSON arrays have no fixed length, so the length given here has no effect.
         deserializer.deserialize_tuple(0, All)
     }
 }
 
 impl Arguments {
-    /// About what they take in memory, which may be many times what they took in the packet.
+    /// Returns the approximate size of the arguments in memory, in bytes. It may be many times
+    /// their size in the packet.
     pub fn bytes(&self) -> usize {
         self.0.iter().map(bytes).sum()
     }
@@ -69,10 +72,10 @@ fn bytes(value: &Value) -> usize {
     size_of::<Value>() + inside
 }
 
-/// How long events that have arrived may take when the server stops.
+/// How long events that have arrived may still run when the server stops.
 const LAST_EVENTS: Duration = Duration::from_secs(4);
 
-/// The events of all sockets that have arrived and are not done.
+/// The events of all sockets that have arrived and are not finished.
 #[derive(Clone, Default)]
 pub struct UnderWay(Arc<Arrived>);
 
@@ -83,46 +86,47 @@ struct Arrived {
 }
 
 impl UnderWay {
-    /// One more, for as long as the token is held; none when the server stops.
+    /// Registers an event for as long as the token is held. Returns `None` if the server is
+    /// stopping.
     pub fn arrives(&self) -> Option<TaskTrackerToken> {
         (!self.0.events.is_closed()).then(|| self.0.events.token())
     }
 
-    /// Whether nothing is done any more.
+    /// Returns whether all events are rejected.
     pub fn is_over(&self) -> bool {
         self.0.is_over.load(Ordering::Relaxed)
     }
 
-    /// Lets those that have arrived be done, if they are in time, and no others.
+    /// Waits a limited time for the events that have arrived, and accepts no new ones.
     pub async fn finish(&self) {
         self.0.events.close();
         let _ = tokio::time::timeout(LAST_EVENTS, self.0.events.wait()).await;
         self.drop_all();
     }
 
-    /// Does nothing more of them.
+    /// Rejects all events that have not started, and accepts no new ones.
     pub fn drop_all(&self) {
         self.0.events.close();
         self.0.is_over.store(true, Ordering::Relaxed);
     }
 }
 
-/// Lets the events of one socket run in the order in which they came in, though each runs in a task of its own. An idle socket keeps
-/// nothing but the end of the queue.
+/// Runs the events of one socket in the order in which they arrived, although each has its own
+/// task. An idle socket keeps only the end of the queue.
 #[derive(Default)]
 pub struct EventQueue {
     last: Mutex<Option<oneshot::Receiver<()>>>,
     under_way: Arc<Held>,
 }
 
-/// What is under way of a socket.
+/// The number and size of a socket's events that are not finished.
 #[derive(Default)]
 struct Held {
     events: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-/// A place in the queue. Dropping it lets the next one go on.
+/// A position in the queue. Dropping it lets the next event run.
 pub struct Ticket {
     former: Option<oneshot::Receiver<()>>,
     _next: oneshot::Sender<()>,
@@ -131,9 +135,10 @@ pub struct Ticket {
 }
 
 impl EventQueue {
-    /// The next place, for an event of so many bytes; none when too much is under way.
+    /// Returns the next ticket, for an event of `bytes` bytes, or `None` if the queue is full.
     pub fn take(&self, bytes: usize) -> Option<Ticket> {
-        // Requests of a client that polls may come at the same time; one event more each is no harm.
+        // Requests of a polling client may run concurrently. Each may exceed the limit by one
+        // event, which is harmless.
         let Held { events: taken, bytes: held } = &*self.under_way;
         if taken.load(Ordering::Relaxed) >= EVENTS || held.load(Ordering::Relaxed) >= BYTES {
             return None;
@@ -147,11 +152,11 @@ impl EventQueue {
 }
 
 impl Ticket {
-    /// Does the work when everything in front is through.
+    /// Runs `work` after all earlier events have finished.
     pub async fn wait<T>(mut self, work: impl Future<Output = T>) -> T {
         if let Some(former) = self.former.take() {
-            // An error: the one in front has dropped its end, which is how it says that it is through. The limit is for a socket that
-            // never got connected after all.
+            // The receiver returns an error when the previous ticket is dropped, which signals that
+            // it has finished. The timeout covers a socket that never became connected.
             let _ = tokio::time::timeout(QUEUE_TIMEOUT, former).await;
         }
         work.await

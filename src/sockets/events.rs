@@ -1,4 +1,4 @@
-//! The whole socket protocol: the names and payloads of what clients send and of what they are sent.
+//! The socket protocol: the names and payloads of the events that clients and the server send.
 
 use std::collections::HashMap;
 
@@ -13,137 +13,141 @@ use crate::{
     view::{Post, RoomView},
 };
 
-/// What sockets are told.
+/// An event that the server sends to sockets.
 ///
-/// To add one: the variant here with its name, payload and audience, and the same in the README.
+/// To add one, add the variant with its name, payload and audience here, and document it in the
+/// README.
 #[derive(Serialize)]
 #[serde(untagged, rename_all_fields = "camelCase")]
 pub enum Event<'a> {
-    /// `new message`: somebody posted in a room.
+    /// `new message`: a user posted a message in a room.
     NewMessage {
-        /// The very post of the REST answer.
+        /// The post, exactly as in the REST answer.
         message: &'a Post,
     },
-    /// `message edited`: its author changed a message.
+    /// `message edited`: the author changed a message.
     MessageEdited {
-        /// As it is now, the very post of the REST answer.
+        /// The current post, exactly as in the REST answer.
         message: &'a Post,
-        /// The edit's own number.
+        /// The sequence number of the edit.
         seq: Seq,
     },
-    /// `message deleted`.
+    /// `message deleted`: a message was deleted.
     MessageDeleted {
-        /// Where.
+        /// The room of the message.
         chat_room_id: RoomId,
-        /// Which.
+        /// The deleted message.
         message_id: MessageId,
-        /// The deletion's own number.
+        /// The sequence number of the deletion.
         seq: Seq,
     },
-    /// `conversation read`: somebody has read a room up to an entry. To the room, or only to all sockets of that user: in a large room it is
-    /// the square of its members who would be told, when all of them read what one has posted.
+    /// `conversation read`: a user has read a room up to an entry. Sent to the room, or only to all
+    /// sockets of that user: in a large room, the number of events for one message would grow with
+    /// the square of the number of members if all of them read it.
     ConversationRead {
-        /// Which room.
+        /// The room.
         chat_room_id: RoomId,
-        /// Who.
+        /// The user who read the room.
         user_id: UserId,
-        /// The last entry read.
+        /// The sequence number of the last entry read.
         up_to_seq: Seq,
-        /// When.
+        /// When the user read it.
         read_at: Timestamp,
-        /// Whether nobody else is told.
+        /// Whether only the user's own sockets receive the event.
         #[serde(skip)]
         is_private: bool,
     },
-    /// `room created`: to all sockets of its members.
+    /// `room created`: sent to all sockets of the members.
     RoomCreated {
         /// The room.
         chat_room: RoomView<'a>,
-        /// Who is told.
+        /// The members, who receive the event.
         #[serde(skip)]
         members: &'a [UserId],
     },
-    /// `room changed`: it has another name.
+    /// `room changed`: the room was renamed.
     RoomChanged {
-        /// Which room.
+        /// The room.
         chat_room_id: RoomId,
-        /// What it is called.
+        /// The new name.
         name: Option<&'a str>,
-        /// The change's number.
+        /// The sequence number of the change.
         seq: Seq,
     },
-    /// `member added`: to the room, and to all sockets of the one who was added.
+    /// `member added`: sent to the room and to all sockets of the added user.
     MemberAdded {
-        /// Which room.
+        /// The room.
         chat_room_id: RoomId,
-        /// Who.
+        /// The added user.
         user_id: UserId,
-        /// The number of the entry that says so.
+        /// The sequence number of the log entry.
         seq: Seq,
     },
-    /// `member removed`: to the room, and to all sockets of the one who was removed, which then are out of it.
+    /// `member removed`: sent to the room and to all sockets of the removed user, which then leave
+    /// the room.
     MemberRemoved {
-        /// Which room.
+        /// The room.
         chat_room_id: RoomId,
-        /// Who.
+        /// The removed user.
         user_id: UserId,
-        /// The number of the entry that says so.
+        /// The sequence number of the log entry.
         seq: Seq,
     },
-    /// `room deleted`: to the room, and to all sockets of its members.
+    /// `room deleted`: sent to the room and to all sockets of its members.
     RoomDeleted {
-        /// Which room.
+        /// The room.
         chat_room_id: RoomId,
-        /// Who is told.
+        /// The members, who receive the event.
         #[serde(skip)]
         members: &'a [UserId],
     },
-    /// `typing` and `stop typing`: to the others in the room.
+    /// `typing` and `stop typing`: sent to the other members in the room.
     Typing {
-        /// Which room.
+        /// The room.
         chat_room_id: RoomId,
-        /// Who.
+        /// The user who is typing or has stopped.
         user_id: UserId,
-        /// Whether they have begun, or stopped.
+        /// Whether the user has started typing (true) or stopped (false).
         #[serde(skip)]
         begun: bool,
     },
-    /// `user online`: to those who share a room with them.
+    /// `user online`: sent to users who share a room with this user.
     UserOnline {
-        /// Who.
+        /// The user.
         user_id: UserId,
-        /// Who is told.
+        /// The users who receive the event.
         #[serde(skip)]
         others: &'a [UserId],
     },
-    /// `user offline`: to those who share a room with them.
+    /// `user offline`: sent to users who share a room with this user.
     UserOffline {
-        /// Who.
+        /// The user.
         user_id: UserId,
-        /// When they were last there.
+        /// When the user was last connected.
         last_seen_at: Timestamp,
-        /// Who is told.
+        /// The users who receive the event.
         #[serde(skip)]
         others: &'a [UserId],
     },
-    /// `token expired`: the token of this socket has, and without another one it is disconnected.
+    /// `token expired`: the token of this socket has expired. Without a new one the socket is
+    /// disconnected.
     TokenExpired {
-        /// How long it stays connected, in seconds.
+        /// How long the socket stays connected, in seconds.
         disconnects_in: u64,
     },
 }
 
-/// Who hears of an event.
+/// The receivers of an event.
 #[derive(Default)]
 pub struct Audience {
-    /// The rooms of the Socket.IO layer whose sockets hear of it.
+    /// The Socket.IO rooms whose sockets receive the event.
     pub names: Vec<String>,
-    /// The one whose sockets do not.
+    /// The Socket.IO room whose sockets do not receive it.
     pub except: Option<String>,
 }
 
 impl Event<'_> {
-    /// The name of the event.
+    /// Returns the name of the event.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -164,7 +168,7 @@ impl Event<'_> {
         }
     }
 
-    /// The room in which it happened, if in one.
+    /// Returns the room in which the event happened, if any.
     #[must_use]
     pub fn room(&self) -> Option<RoomId> {
         match self {
@@ -180,7 +184,7 @@ impl Event<'_> {
         }
     }
 
-    /// Who hears of it, where that is not just the room.
+    /// Returns the audience of the event, or `None` if it is just the room.
     #[must_use]
     pub fn audience(&self) -> Option<Audience> {
         let to = |room: Option<RoomId>, users: &[UserId]| Audience {
@@ -202,7 +206,8 @@ impl Event<'_> {
         }
     }
 
-    /// That somebody has read, for all to know or for nobody but themselves.
+    /// Creates the event for a read mark, sent to the room or, if `is_private`, only to the user's
+    /// own sockets.
     #[must_use]
     pub fn read(room: RoomId, mark: ReadMark, is_private: bool) -> Self {
         let ReadMark { user, up_to, read_at, .. } = mark;
@@ -210,60 +215,61 @@ impl Event<'_> {
     }
 }
 
-/// What a client asks for on its socket.
+/// An event that a client sends on its socket.
 ///
-/// To add one: the variant here, its reading in [`Command::read`], its effect in `handlers`.
+/// To add one, add the variant here, parse it in [`Command::read`] and handle it in `handlers`.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Command {
-    /// `identity userId`: this socket belongs to that user.
+    /// `identity userId`: assigns this socket to that user.
     Identity(UserId),
-    /// `subscribe room, otherUserId?`: this socket joins the room, and so do the other user's.
+    /// `subscribe room, otherUserId?`: adds this socket and the other user's sockets to the room.
     Subscribe {
-        /// The room, as the client wrote it.
+        /// The room id, as the client sent it.
         room: String,
-        /// Whose sockets join as well.
+        /// The user whose sockets join too.
         other: Option<UserId>,
     },
-    /// `subscribe`: this socket joins all rooms of its user.
+    /// `subscribe`: adds this socket to all rooms of its user.
     SubscribeToAll,
-    /// `unsubscribe room`: this socket leaves the room.
+    /// `unsubscribe room`: removes this socket from the room.
     Unsubscribe(RoomId),
     /// `send message {chatRoomId, messageText, clientMessageId?}`: posts a message.
     SendMessage {
-        /// Where, as the client wrote it.
+        /// The room id, as the client sent it.
         room: String,
-        /// What it says.
+        /// The text of the message.
         text: String,
-        /// What the client calls it.
+        /// The client's id for the message.
         client_id: Option<ClientId>,
     },
-    /// `sync {rooms: {room: seq, …}}`: joins these rooms, and tells what happened behind those entries.
+    /// `sync {rooms: {room: seq, …}}`: joins these rooms, and returns the log entries after those
+    /// sequence numbers.
     Sync(HashMap<String, Seq>),
     /// `mark read {chatRoomId, upToSeq?}`: marks a room as read.
     MarkRead {
-        /// Which, as the client wrote it.
+        /// The room id, as the client sent it.
         room: String,
-        /// The last entry read.
+        /// The sequence number of the last entry read.
         up_to: Option<Seq>,
     },
-    /// `typing room` and `stop typing room`.
+    /// `typing room` and `stop typing room`: the user is typing or has stopped.
     Typing {
-        /// Where, as the client wrote it.
+        /// The room id, as the client sent it.
         room: String,
-        /// Whether they have begun, or stopped.
+        /// Whether the user has started typing (true) or stopped (false).
         begun: bool,
     },
-    /// `refresh token`: from now on this socket has that token.
+    /// `refresh token`: replaces the token of this socket.
     RefreshToken(String),
 }
 
 impl Command {
-    /// Whether it does nothing that matters when the socket has left.
+    /// Returns whether the command has no useful effect once the socket has disconnected.
     pub fn concerns_the_socket_alone(&self) -> bool {
         matches!(self, Self::SubscribeToAll | Self::Unsubscribe(_) | Self::Sync(_) | Self::Typing { .. })
     }
 
-    /// Reads an event and its arguments. Errors are for the acknowledgement.
+    /// Parses an event and its arguments. Errors are sent in the acknowledgement.
     pub fn read(event: &str, arguments: &[Value]) -> Result<Self> {
         let first = arguments.first().and_then(Value::as_str);
         let fields = arguments.first().and_then(Value::as_object);
@@ -305,7 +311,7 @@ fn message(fields: &Map<String, Value>) -> Option<Command> {
         None => None,
     };
     let text = text_in(fields, "messageText")?;
-    // Blank texts are refused here as they are by REST.
+    // Blank texts are rejected here, as in the REST API.
     (!crate::model::is_blank(&text)).then_some(Command::SendMessage { room: text_in(fields, "chatRoomId")?, text, client_id })
 }
 
@@ -330,7 +336,8 @@ fn text_in(fields: &Map<String, Value>, field: &str) -> Option<String> {
     fields.get(field)?.as_str().map(str::to_owned)
 }
 
-/// Clients of the original pass the other user's id, an empty string, or nothing. What is no id, nobody has.
+/// Parses the id of the other user. Clients of the original server send an id, an empty string, or
+/// nothing. An invalid id is treated as the id of no existing user.
 fn other_user(argument: Option<&Value>) -> Result<Option<UserId>> {
     match argument {
         None | Some(Value::Null) => Ok(None),

@@ -1,7 +1,8 @@
-//! The stream of a websocket, whose messages are screened before the library reads them.
+//! A websocket stream that screens messages before socketioxide reads them.
 //!
-//! Frames are passed on as they came, so that the library goes on being the one that speaks the protocol. A message that it must not see is
-//! overwritten in place and so becomes a pong, which it ignores: a text that begins with `3`.
+//! Frames are passed on unchanged, so that socketioxide keeps handling the protocol. A message that
+//! must not reach it is overwritten in place with a pong, a text that begins with `3`, which it
+//! ignores.
 
 use std::{
     io,
@@ -20,15 +21,16 @@ use super::{
     transport::Sessions,
 };
 
-/// How many bytes are read at once.
+/// Number of bytes read at once.
 const READ: usize = 2 * 1024;
-/// How many bytes may wait until it is known what message they belong to: its beginning may come in many small frames.
+/// Maximum number of bytes held back until the type of their message is known. The beginning of a
+/// message may arrive in many small frames.
 const MOST_WAITING: usize = 4 * 1024;
-/// What hides a message from the library.
+/// The packet type that hidden messages are overwritten with.
 const PONG: u8 = b'3';
 
-/// A frame with the packet by which a client closes the transport. At the end of the stream the library would send nothing more, also not what
-/// it has for the client already.
+/// A frame with the packet by which a client closes the transport. At the end of the stream
+/// socketioxide would send nothing more, not even data that is already pending.
 const CLOSE: [u8; 7] = [FIN | TEXT, MASKED | 1, 0, 0, 0, 0, b'1'];
 
 const TEXT: u8 = 0x1;
@@ -38,7 +40,7 @@ const OPCODE: u8 = 0x0f;
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
-/// A stream of a client's websocket.
+/// The stream of a client's websocket.
 pub struct FilteredStream<S> {
     stream: S,
     guard: Arc<Guard>,
@@ -46,19 +48,20 @@ pub struct FilteredStream<S> {
     cut_off: Pin<Box<WaitForCancellationFutureOwned>>,
     frames: Frames,
     is_over: bool,
-    /// The session that it upgrades. Where that comes to nothing the session is over.
+    /// The session that this websocket upgrades. If the upgrade fails, the session ends.
     upgrades: Option<(Sid, Sessions)>,
 }
 
 impl<S> FilteredStream<S> {
-    /// The same stream, of a client that `guard` watches over.
+    /// Wraps the stream of a client that `guard` watches.
     pub fn new(stream: S, guard: Arc<Guard>, upgrades: Option<(Sid, Sessions)>) -> Self {
         let ended = Box::pin(guard.ended().clone().cancelled_owned());
         let cut_off = Box::pin(guard.cut_off().clone().cancelled_owned());
         Self { stream, guard, ended, cut_off, frames: Frames::default(), is_over: false, upgrades }
     }
 
-    /// What became of writing; an error where nothing more is to be written, since the client takes nothing.
+    /// Returns the result of a write, or an error if the write is pending and the connection was
+    /// cut off because the client does not read.
     fn unless_cut_off<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_pending() && self.cut_off.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -70,7 +73,7 @@ impl<S> FilteredStream<S> {
 impl<S> Drop for FilteredStream<S> {
     fn drop(&mut self) {
         if let Some((sid, sessions)) = self.upgrades.take() {
-            // An upgraded session is over already, or about to be.
+            // Harmless if the session was upgraded: it has ended already or is about to.
             tokio::spawn(async move { sessions.end(sid).await });
         }
     }
@@ -128,18 +131,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FilteredStream<S> {
     }
 }
 
-/// Follows the frames of a client, and keeps back the bytes of a message until it is known what becomes of it.
+/// Parses the frames of a client, and holds back the bytes of a message until its verdict is known.
 #[derive(Default)]
 struct Frames {
-    /// What the library has not taken yet.
+    /// Bytes that socketioxide has not read yet.
     bytes: Vec<u8>,
-    /// How many of those it may have.
+    /// How many of those bytes it may read.
     passed: usize,
     at: At,
     message: Message,
 }
 
-/// Where in a frame.
+/// The position in a frame.
 enum At {
     Head { head: [u8; 14], length: usize },
     Payload { left: u64, mask: [u8; 4], position: usize, of: Part },
@@ -151,29 +154,29 @@ impl Default for At {
     }
 }
 
-/// What a frame is a part of.
+/// What a frame belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     Message { is_last: bool },
     Control,
 }
 
-/// The message that is coming in.
+/// The message that is being received.
 #[derive(Default)]
 enum Message {
-    /// None is.
+    /// No message.
     #[default]
     Between,
-    /// Its beginning, and where in `bytes` that is, with the mask of each.
+    /// The unmasked beginning, and for each of its bytes the position in `bytes` and the mask.
     Begins { beginning: Vec<u8>, places: Vec<(usize, u8)> },
-    /// The library reads it.
+    /// The message is passed on.
     Passes,
-    /// It is being overwritten.
+    /// The message is being overwritten.
     Hidden,
 }
 
 impl Frames {
-    /// Hands over what the library may have. False when there is nothing.
+    /// Moves bytes that may be passed on into `buffer`. Returns false if there are none.
     fn take(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         let count = self.passed.min(buffer.remaining());
         if count == 0 {
@@ -188,7 +191,7 @@ impl Frames {
             }
         }
         if self.bytes.is_empty() {
-            // An idle connection holds on to nothing.
+            // Frees the buffer, so that an idle connection holds no memory.
             self.bytes = Vec::new();
         }
         true
@@ -220,7 +223,7 @@ impl Frames {
         if self.bytes.len() - self.passed > MOST_WAITING { Err(Violation::Broken) } else { Ok(()) }
     }
 
-    /// The head of a frame is there, at the end of `bytes`.
+    /// Handles a complete frame header, which is at the end of `bytes`.
     fn begin_frame(&mut self, head: &[u8; 14], guard: &Guard) -> Result<(), Violation> {
         let (opcode, is_last) = (head[0] & OPCODE, head[0] & FIN != 0);
         let (left, mask) = length_and_mask(head);
@@ -236,14 +239,14 @@ impl Frames {
                 self.bytes[first] = head[0] & !OPCODE | TEXT;
                 self.message = Message::Hidden;
             }
-            // What else there is, or should not be, is for the library.
+            // Other opcodes, valid or not, are left to socketioxide.
             _ => {}
         }
         self.at = At::Payload { left, mask, position: 0, of };
         if left == 0 { self.end_frame(of, guard) } else { Ok(()) }
     }
 
-    /// A piece of the payload, no longer than what is left of it.
+    /// Handles a piece of the payload, which must not be longer than the rest of the payload.
     fn payload(&mut self, piece: &[u8], guard: &Guard) -> Result<(), Violation> {
         let At::Payload { left, mask, position, of } = &mut self.at else { return Ok(()) };
         let (start, first) = (self.bytes.len(), *position);
@@ -282,7 +285,7 @@ impl Frames {
         Ok(())
     }
 
-    /// What becomes of the message, once its beginning tells.
+    /// Decides what to do with the message as soon as its beginning shows its type.
     fn decide(&mut self, is_whole: bool, guard: &Guard) -> Result<(), Violation> {
         let Message::Begins { beginning, places } = &self.message else { return Ok(()) };
         let Some(packet) = sort(beginning, is_whole) else { return Ok(()) };
@@ -293,7 +296,9 @@ impl Frames {
         let next = match guard.packet(packet)? {
             Verdict::Pass => Message::Passes,
             Verdict::Plain { announced } => {
-                // The number becomes zeros before the id of the acknowledgement; without that, an id that the client has not asked for.
+                // Replaces the attachment count with zeros, which become leading zeros of the
+                // acknowledgement id. Without such an id they form one that the client has not
+                // requested.
                 write(1, b'2');
                 (2..2 + announced).for_each(|n| write(n, b'0'));
                 Message::Passes
@@ -313,7 +318,8 @@ impl Frames {
         self.bytes[start..start + length].iter_mut().zip(masks).for_each(|(byte, mask)| *byte = PONG ^ mask);
     }
 
-    /// Lets the library have everything, unless a message has begun of which nothing is known yet.
+    /// Passes all bytes on, unless a frame header is incomplete or the type of a message is not
+    /// known yet.
     fn pass(&mut self) {
         let is_head = matches!(self.at, At::Head { length: 1.., .. });
         if !is_head && !matches!(self.message, Message::Begins { .. }) {
@@ -322,7 +328,7 @@ impl Frames {
     }
 }
 
-/// How long the head of a frame is whose second byte is this.
+/// Returns the length of a frame header, given its second byte.
 fn head_length(second: u8) -> usize {
     let length = match second & !MASKED {
         126 => 2,

@@ -1,7 +1,9 @@
-//! What a client may send on its connection, before and after its socket is connected, and for how long it may go without one.
+//! Limits on what a client may send on its connection, before and after its socket is connected,
+//! and on how long a connection may exist without a connected socket.
 //!
-//! Every packet is counted here before the library sees it. A connection without a connected socket gets little of everything: bytes,
-//! packets and time. A violation ends the connection, whatever its transport.
+//! Every packet is counted here before socketioxide reads it. A connection without a connected
+//! socket has low limits on bytes, packets and time. A violation ends the connection, whatever its
+//! transport.
 
 use std::{
     mem,
@@ -26,35 +28,38 @@ use crate::{
     refusals,
 };
 
-/// How long a connection may have no connected socket.
+/// How long a connection may exist without a connected socket.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many bytes and packets a client may send while it has no connected socket. A token may take several thousand.
+/// Maximum number of bytes and packets that a client may send while it has no connected socket. A
+/// token may take several thousand bytes.
 pub const UNCONNECTED_BYTES: usize = 8 * 1024;
 const UNCONNECTED_PACKETS: u32 = 16;
-/// How many times as much where a socket was connected before: its client may try again and again until the server is done with that one.
+/// Factor by which those limits rise on a connection that had a connected socket before. Its client
+/// may retry repeatedly until the server has finished with the former socket.
 const KNOWN: u32 = 16;
-/// How many CONNECT packets a client may send for a socket that is connected.
+/// Maximum number of CONNECT packets that a client may send while its socket is connected.
 const CONNECTED_AGAIN: u32 = 16;
-/// How long a client has for reading what was sent to it, when its connection is to end.
+/// How long a client may take to read its pending data after its connection was told to end.
 const LINGER: Duration = Duration::from_secs(10);
-/// How long a client whose socket is refused has for reading why. The library sends that after the handler has returned.
+/// How long a client may take to read why its socket was refused. socketioxide sends the reason
+/// after the handler has returned.
 const REFUSED_LINGER: Duration = Duration::from_millis(500);
-/// How often it is looked whether a client has taken what waits for it.
+/// Interval between checks whether a client has read its pending data.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Why a connection is ended.
+/// The reason why a connection is ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Violation {
-    /// More than a client may send before its socket is connected.
+    /// The client sent more than is allowed before its socket is connected.
     #[error("too much was sent before a socket was connected")]
     Unconnected,
-    /// It connects again and again.
+    /// The client sent too many CONNECT packets.
     #[error("too many CONNECT packets")]
     Connects,
-    /// Packets that are no events, more than the limit of events allows.
+    /// The client sent more packets that are not events than the event rate limit allows.
     #[error("too many packets")]
     Packets,
-    /// A binary packet that was not announced, or a number of attachments that is none.
+    /// The client sent a binary packet that was not announced, or an invalid attachment count.
     #[error("no packet of the protocol")]
     Broken,
     /// The connection is being closed.
@@ -62,55 +67,57 @@ pub enum Violation {
     Closed,
 }
 
-/// What becomes of a packet.
+/// What to do with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The library gets it.
+    /// Pass the packet to socketioxide.
     Pass,
-    /// The library gets it as an event without attachments; so many characters behind its type announce them.
+    /// Pass the packet as an event without attachments: `announced` characters after its type hold
+    /// the attachment count.
     Plain {
-        /// How many characters.
+        /// Length of the attachment count and its separator, in characters.
         announced: usize,
     },
-    /// The library does not get it.
+    /// Discard the packet.
     Drop,
 }
 
-/// Watches over one connection of a client for sockets: a websocket, a session of polling, or both, one after the other.
+/// Enforces the limits of one client connection: a websocket, a polling session, or a polling
+/// session that is upgraded to a websocket.
 pub struct Guard {
     limits: Arc<Limits>,
     budget: Arc<MemoryBudget>,
     address: ClientAddress,
-    /// The client is heard no more.
+    /// Cancelled when no more input is read from the client.
     ended: CancellationToken,
-    /// Nor is anything more sent to it.
+    /// Cancelled when nothing more is sent to the client either.
     cut_off: CancellationToken,
     outbound: OutboundBudget,
-    /// The session of a client that has begun with polling.
+    /// The session of a client that began with polling.
     polling: OnceLock<(Sid, Sessions)>,
     state: Mutex<State>,
 }
 
 struct State {
     connected: bool,
-    /// Whether one ever was.
+    /// Whether the connection ever had a connected socket.
     known: bool,
-    /// Since when it is not.
+    /// When the connection last became unconnected.
     since: Instant,
-    /// Whether a task waits for the end of that time.
+    /// Whether a task is waiting for the connect timeout.
     timed: bool,
-    /// Who was proved to be here last, in secure mode.
+    /// The last authenticated user, in secure mode.
     user: Option<UserId>,
     bytes: usize,
     packets: u32,
-    /// How many attachments were announced and have not come.
+    /// Number of announced attachments that have not arrived yet.
     attachments: u32,
-    /// Among the unconnected of its address.
+    /// Permit for an unconnected connection of this address.
     _place: Option<Permit>,
 }
 
 impl Guard {
-    /// Watches over a connection that begins. It is ended with `all`.
+    /// Starts guarding a new connection. Cancelling `all` ends it.
     #[must_use]
     pub fn begin(
         limits: Arc<Limits>,
@@ -144,13 +151,13 @@ impl Guard {
         guard
     }
 
-    /// Of the connection that a socket is on.
+    /// Returns the guard of a socket's connection.
     #[must_use]
     pub fn of(socket: &SocketRef) -> Option<&Arc<Self>> {
         socket.req_parts().extensions.get()
     }
 
-    /// The session of polling on which the client has begun.
+    /// Records the polling session with which the client began.
     pub fn polls(&self, sid: Sid, sessions: Sessions) {
         let _ = self.polling.set((sid, sessions));
         if self.ended.is_cancelled() {
@@ -158,33 +165,36 @@ impl Guard {
         }
     }
 
-    /// Cancelled when the connection has to end.
+    /// Returns a token that is cancelled when the connection must end.
     pub fn ended(&self) -> &CancellationToken {
         &self.ended
     }
 
-    /// Cancelled when the connection has to end at once, whatever waits for the client.
+    /// Returns a token that is cancelled when the connection must end at once, even if data is
+    /// pending.
     pub fn cut_off(&self) -> &CancellationToken {
         &self.cut_off
     }
 
-    /// Notes that this connection is the client's websocket, or about to be. False when it has one already.
+    /// Records the client's websocket connection, which may not be upgraded yet. Returns false if
+    /// the client already has one.
     pub fn carried_by(&self, connection: &BytesWritten) -> bool {
         self.outbound.carried_by(connection)
     }
 
-    /// The answer to a poll took so many bytes to the client.
+    /// Counts bytes that the client has received in the answer to a poll.
     pub fn polled(&self, bytes: u64) {
         self.outbound.polled(bytes);
     }
 
-    /// Who was proved to be here last, in secure mode.
+    /// Returns the last authenticated user, in secure mode.
     pub fn user(&self) -> Option<UserId> {
         self.state().user
     }
 
-    /// Counts a packet of so many bytes that is about to be sent to the client, and keeps the memory that was reserved for it until the client
-    /// has taken it. False where there is no room for it: the client is too slow, and has to be disconnected.
+    /// Counts a packet of `bytes` bytes that is about to be sent to the client, and holds the
+    /// memory reserved for it until the client has read it. Returns false if there is no capacity:
+    /// the client is too slow and must be disconnected.
     pub fn reserve_send(self: &Arc<Self>, bytes: usize, memory: Option<&Reservation>) -> bool {
         let added = self.outbound.add(bytes as u64, memory, || self.budget.wait_for(self.address, self.user()));
         if added == Added::Reserved {
@@ -194,7 +204,8 @@ impl Guard {
         added != Added::Refused
     }
 
-    /// Gives back the memory of what the client takes, until it has nearly all. A client that does not is disconnected when others need it.
+    /// Releases memory as the client reads, until it has read nearly all pending data. A client
+    /// that does not read is disconnected when the memory is needed elsewhere.
     async fn give_back(guard: Weak<Self>, cut_off: CancellationToken) {
         loop {
             let is_cut_off = timeout(CHECK_INTERVAL, cut_off.cancelled()).await.is_ok();
@@ -212,13 +223,15 @@ impl Guard {
         }
     }
 
-    /// How many bytes the client may send at once.
+    /// Returns how many bytes the client may send at once, at most `most`.
     pub fn allowance(&self, most: usize) -> usize {
         let state = self.state();
         if state.connected { most } else { state.most_bytes().saturating_sub(state.bytes).min(most) }
     }
 
-    /// Counts bytes of a message that begins to come, or goes on.
+    /// Counts `bytes` more bytes of an incoming message.
+    ///
+    /// Errors: [`Violation::Unconnected`] above the limit for unconnected clients.
     pub fn receives(&self, bytes: u64) -> Result<(), Violation> {
         let mut state = self.state();
         if !state.connected {
@@ -230,7 +243,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Counts a packet, and says what becomes of it.
+    /// Counts a packet and returns what to do with it.
     pub fn packet(&self, packet: Packet) -> Result<Verdict, Violation> {
         if self.ended.is_cancelled() {
             return Err(Violation::Closed);
@@ -255,7 +268,7 @@ impl Guard {
         };
         let user = state.user;
         drop(state);
-        // Events are counted when their turn comes, where they can be refused.
+        // Events are counted when they are processed, where they can be refused with an answer.
         let is_counted_later = matches!(packet, Packet::Transport | Packet::Event | Packet::BinaryEvent { .. });
         match user.filter(|_| !is_counted_later) {
             Some(user) => self.limits.event(user).map(|()| verdict).map_err(|_| Violation::Packets),
@@ -263,13 +276,13 @@ impl Guard {
         }
     }
 
-    /// A socket is connected, in secure mode this user's.
+    /// Records that a socket is connected, in secure mode with its user.
     pub fn connected(&self, user: Option<UserId>) {
         let mut state = self.state();
         *state = State { connected: true, known: true, user, bytes: 0, packets: 0, _place: None, ..*state };
     }
 
-    /// The socket is gone.
+    /// Records that the socket has disconnected.
     pub fn left(self: &Arc<Self>) {
         let mut state = self.state();
         if state.connected {
@@ -281,7 +294,8 @@ impl Guard {
         }
     }
 
-    /// Ends the connection, which has no connected socket after some time.
+    /// Starts a task that ends the connection if it has no connected socket within
+    /// [`CONNECT_TIMEOUT`].
     fn time(guard: &Arc<Self>, state: &mut State) {
         if mem::replace(&mut state.timed, true) {
             return;
@@ -299,7 +313,8 @@ impl Guard {
         });
     }
 
-    /// Ends the connection if it is due. When to look again, if at all.
+    /// Ends the connection if the timeout has passed without a connected socket. Returns when to
+    /// check again, or `None` if no check is needed.
     fn due(self: &Arc<Self>) -> Option<Instant> {
         let mut state = self.state();
         let until = state.since + CONNECT_TIMEOUT;
@@ -315,25 +330,25 @@ impl Guard {
         None
     }
 
-    /// Ends the connection because of what the client has sent.
+    /// Ends the connection because of a violation.
     pub fn violated(self: &Arc<Self>, violation: Violation) {
         if !self.ended.is_cancelled() && refusals::is_first(self.address, "connections closed for what was sent") {
-            tracing::info!(address = %self.address, reason = %violation, "a connection for sockets was closed for what was sent");
+            tracing::info!(address = %self.address, reason = %violation, "socket connection closed after a protocol violation");
         }
         self.end(Duration::ZERO);
     }
 
-    /// Ends the connection when what was sent to the client has reached it, or soon after.
+    /// Ends the connection once the client has read its pending data, or after a short timeout.
     pub fn close(self: &Arc<Self>) {
         self.end(LINGER);
     }
 
-    /// Ends a session of polling whose client has everything.
+    /// Ends the polling session of a client that has read all its data.
     pub fn end_session(&self) {
         self.end_polling(Duration::ZERO);
     }
 
-    /// Ends the connection as soon as the client may have read why its socket was refused.
+    /// Ends the connection after the client had time to read why its socket was refused.
     pub fn close_refused(self: &Arc<Self>) {
         let guard = Arc::clone(self);
         tokio::spawn(async move {
@@ -348,7 +363,7 @@ impl Guard {
         }
         self.ended.cancel();
         self.end_polling(linger);
-        // A websocket sends all that waits before it closes, if its client takes that.
+        // A websocket sends its pending data before it closes, if the client reads it.
         let guard = Arc::downgrade(self);
         tokio::spawn(async move {
             sleep(LINGER).await;

@@ -1,4 +1,4 @@
-//! What each event of a client does.
+//! Handlers of the events that clients send.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -37,45 +37,48 @@ use crate::{
     view::{MarkedView, Post, raw},
 };
 
-/// The most rooms that are entered in one go.
+/// Maximum number of rooms that are entered in one batch.
 const ROOMS_AT_ONCE: u64 = 1_000;
-/// The most entries in the answer to `sync`, of one room and of all.
+/// Maximum number of entries in the answer to `sync`, per room and in total.
 const ENTRIES_OF_A_ROOM: u64 = 1_000;
 const ENTRIES_AT_ONCE: u64 = 5_000;
 
-/// How long a message may be with the settings that come with the server, in bytes.
+/// Maximum length of a message with the default settings, in bytes.
 const LONG_MESSAGE: u64 = 100_000;
 
-/// What the handlers work with.
+/// The dependencies of the event handlers.
 pub struct Handlers {
-    /// Does what people ask for.
+    /// Executes the requests of users.
     pub chat: Chat,
-    /// Knows what sockets have proved.
+    /// Authenticates sockets.
     pub socket_auth: Arc<SocketAuth>,
-    /// The other sockets.
+    /// All connected sockets.
     pub sockets: Sockets,
-    /// The memory that answers may take.
+    /// The memory budget for answers.
     pub budget: Arc<MemoryBudget>,
 }
 
-/// Whose socket it is, as it has said itself: in open mode.
+/// The user that a socket claims to belong to, in open mode.
 #[derive(Clone, Copy)]
 struct Claimed(UserId);
 
-/// Held by a socket from its first moment until it is connected, so that events wait for that.
+/// Held by a socket from its creation until it is connected, so that its events wait until then.
 #[derive(Clone)]
 struct Connecting(#[expect(dead_code, reason = "dropping it is what it is for")] Arc<Ticket>);
 
-/// Makes a socket that is about to connect answer to its client's events, one after the other. This has to come before the client is
-/// told that it is connected: an event that finds nobody listening is lost.
+/// Registers the handler for the events of a socket that is about to connect. Events are processed
+/// one at a time. This must happen before the client is notified that it is connected, because an
+/// event without a handler is lost.
 fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
     let (handlers, event_queue) = (Arc::clone(handlers), Arc::new(EventQueue::default()));
     if let Some(first) = event_queue.take(0) {
         socket.extensions.insert(Connecting(Arc::new(first)));
     }
     socket.on_fallback(move |socket: SocketRef, Event(name): Event, arguments: TryData<Arguments>, ack: AckSender| {
-        // Here and not in the future, since this runs in the order in which the events came in: turns are taken, and what gets none is
-        // refused. Refusals in tasks of their own could come in a crowd long after, and take the places of what the socket is to hear.
+        // Tickets are taken here and not in the future, because this closure runs in the order in
+        // which the events arrived. Events without a ticket are refused here too: refusals sent
+        // from separate tasks could arrive much later in a burst and fill the buffer needed for
+        // other events.
         let ticket = event_queue.take(name.len() + arguments.as_ref().map_or(0, Arguments::bytes));
         let refusal = match (handlers.sockets.events.arrives(), ticket, arguments.0) {
             (Some(arrived), Some(ticket), Ok(Arguments(arguments))) => {
@@ -101,12 +104,13 @@ fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
     });
 }
 
-/// Lets the events run that came in while the socket was connecting.
+/// Starts processing the events that arrived while the socket was connecting.
 pub fn connected(socket: &SocketRef) {
     socket.extensions.remove::<Connecting>();
 }
 
-/// A room that a socket has entered, and the last entry behind which it hears of everything.
+/// A room that a socket has entered, and the last log entry before the socket's subscription. The
+/// socket receives everything after that entry.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Entered {
@@ -114,10 +118,10 @@ struct Entered {
     last_seq: Seq,
 }
 
-/// The most bytes of one in an answer.
+/// Maximum size of an [`Entered`] in an answer, in bytes.
 const ENTERED_BYTES: u64 = 100;
 
-/// The acknowledgement of an event, written.
+/// The serialized acknowledgement of an event.
 type Answer = Box<RawValue>;
 
 fn done() -> Answer {
@@ -125,26 +129,28 @@ fn done() -> Answer {
 }
 
 impl Handlers {
-    /// Lets a socket connect. Errors are for `connect_error`.
+    /// Authenticates and connects a socket. Errors are sent as `connect_error`.
     pub async fn connect(self: Arc<Self>, socket: &SocketRef, auth: Value) -> Result<()> {
-        let guard = Guard::of(socket).ok_or_else(|| Error::internal("a connection that nobody watches over"))?;
+        let guard = Guard::of(socket).ok_or_else(|| Error::internal("connection has no guard"))?;
         let authorized = match handshake::take_slot(socket).await {
             Ok(()) => self.socket_auth.authorize(socket, &auth).await,
             refused => refused,
         };
         if authorized.is_err() && socket.protocol() == ProtocolVersion::V4 {
-            // Clients of socket.io 2 connect when they come, and never again on the same connection.
+            // Clients of socket.io 2 send CONNECT once, when the connection opens, and never retry
+            // on the same connection.
             guard.close_refused();
         }
         authorized?;
-        // Before the client is told that it is connected, since from then on it may leave.
+        // Must happen before the client is notified that it is connected, because it may disconnect
+        // from then on.
         self.sockets.on_disconnect(&self.socket_auth, socket);
         listen(&self, socket);
         guard.connected(socket.extensions.get::<Identity>().map(|identity| identity.user.id));
         Ok(())
     }
 
-    /// Counts an event, in secure mode.
+    /// Counts an event against the user's rate limit, in secure mode.
     fn count(&self, socket: &SocketRef) -> Result<()> {
         let user = socket.extensions.get::<Identity>().map(|identity| identity.user.id);
         user.map_or(Ok(()), |user| self.chat.limits.event(user))
@@ -152,15 +158,16 @@ impl Handlers {
 
     fn acknowledge(socket: &SocketRef, ack: AckSender, outcome: Result<Answer>, memory: Option<&Reservation>) {
         if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
-            // Without the id of the socket: whoever knows that could speak for a client that polls.
+            // Do not log the socket id: anyone who knows it could act for a client that polls.
             let user = socket.extensions.get::<Identity>().map(|identity| display(identity.user.id));
             if refusals::is_first(ClientAddress::of(&socket.req_parts().extensions), "events not carried out") {
-                tracing::error!(user, %cause, "an event was not carried out");
+                tracing::error!(user, %cause, "event handler failed");
             }
         }
         let answer = outcome.unwrap_or_else(|error| raw(&error.to_json()));
         if reserve_send(socket, answer.get().len(), memory) {
-            // A client that has gone away, or reads too slowly to be told, needs no answer.
+            // A failure means that the client has disconnected or reads too slowly; it needs no
+            // answer.
             let _ = ack.send(&answer);
         } else if socket.connected() {
             disconnect_slow(socket);
@@ -195,7 +202,8 @@ impl Handlers {
         }
     }
 
-    /// The caller as the user that they are: proved or, in open mode, said.
+    /// Returns the caller with the user they act as: the authenticated user or, in open mode, the
+    /// claimed one.
     async fn acting(&self, socket: &SocketRef, caller: Caller) -> Result<Caller> {
         if caller.identity.is_some() {
             return Ok(caller);
@@ -206,7 +214,8 @@ impl Handlers {
         Ok(Caller { identity: Some(Identity { user, token }), ..caller })
     }
 
-    /// In open mode a socket belongs to whom it says; in secure mode it belongs to the user of its token already.
+    /// Assigns a socket to the user that it claims, in open mode. In secure mode the socket already
+    /// belongs to the user of its token, and only that user is accepted.
     async fn identify(&self, socket: &SocketRef, caller: &Caller, user: UserId) -> Result<()> {
         let access = &self.chat.access;
         if let Some(authenticated) = caller.user() {
@@ -228,15 +237,18 @@ impl Handlers {
     async fn subscribe(&self, socket: &SocketRef, caller: &Caller, id: &str, other: Option<UserId>) -> Result<()> {
         let room = self.authorize(caller, id, other).await?;
         if self.chat.store.is_shared() {
-            // Where other servers write as well, a room has to be known before anything can be found to have come into its log.
+            // With a shared store, the timeline must know a room before it can detect new entries
+            // in the room's log.
             self.chat.timeline.barrier(vec![room.id], || ()).await?;
         }
         may_subscribe(socket, [room.id])?;
         let siblings = other.map(|other| socket.within(user_name(other)).sockets()).unwrap_or_default();
-        // Without those who are in it already: whatever becomes of this, they have not come in by it.
+        // Excludes sockets that are in the room already, so that a failure does not unsubscribe
+        // them.
         let brought: Vec<_> = siblings.into_iter().filter(|sibling| matches!(subscribe(sibling, room.id), Ok(true))).collect();
         subscribe(socket, room.id)?;
-        // Whoever lost the room meanwhile was taken out of it, perhaps before they were in.
+        // If the user lost access meanwhile, their sockets were unsubscribed, perhaps before this
+        // subscription. Check again.
         let authorized = self.authorize(caller, id, other).await;
         if authorized.is_err() {
             unsubscribe(socket, room.id);
@@ -249,13 +261,15 @@ impl Handlers {
         authorized.map(drop)
     }
 
-    /// Whether the other user is known to be in the room, and so may have subscribed to it themselves.
+    /// Returns whether the other user is a member of the room and so may have subscribed to it
+    /// themselves. False if the database does not answer.
     async fn is_member(&self, room: RoomId, other: Option<UserId>) -> bool {
         let Some(other) = other else { return false };
         self.chat.store.room(room).await.is_ok_and(|room| room.is_some_and(|room| room.has_member(other)))
     }
 
-    /// The room, if the caller may subscribe to it, and in secure mode for the other user too.
+    /// Returns the room if the caller may subscribe to it. In secure mode, `other` must be a member
+    /// too.
     async fn authorize(&self, caller: &Caller, room: &str, other: Option<UserId>) -> Result<Arc<Room>> {
         let access = &self.chat.access;
         let room = access.authorize(caller, Action::Subscribe, room).await?;
@@ -295,7 +309,8 @@ impl Handlers {
         Ok(raw(&Subscribed { success: true, rooms }))
     }
 
-    /// Lets a socket into rooms, between two announcements: what it hears from now on is what comes behind the entries that are answered.
+    /// Subscribes a socket to rooms between two broadcasts, so that it receives exactly the events
+    /// after the log entries in the answer.
     async fn enter(&self, socket: &SocketRef, user: UserId, rooms: Vec<RoomId>) -> Result<Vec<Entered>> {
         let (joining, names) = (socket.clone(), rooms.clone());
         let (tell, told) = oneshot::channel();
@@ -307,7 +322,7 @@ impl Handlers {
                 }
                 Ok(())
             });
-            // Nobody waits for it where the client is gone.
+            // The receiver is dropped if the client has disconnected.
             let _ = tell.send((entered, refused));
         };
         let ends = self.chat.timeline.barrier(rooms, join_all).await?;
@@ -316,14 +331,17 @@ impl Handlers {
             Ok(()) => self.check(socket, user, ends, &mut unchecked).await,
             Err(error) => Err(error),
         };
-        // Where the database gave no answer, the room is gone, or it was one too many.
+        // Left over if the database did not answer, the room is gone, or the subscription limit was
+        // reached.
         for room in unchecked {
             unsubscribe(socket, room);
         }
         checked
     }
 
-    /// Those of the rooms that the user is in. Whoever lost one meanwhile was taken out of it, perhaps before they were in.
+    /// Returns those of the rooms that the user is a member of, and unsubscribes the socket from
+    /// the others. A user who lost access meanwhile was unsubscribed, perhaps before this
+    /// subscription, so membership is checked again.
     async fn check(
         &self,
         socket: &SocketRef,
@@ -353,7 +371,8 @@ impl Handlers {
         Ok(raw(&Sent { success: true, duplicate: posted.duplicate, post: &posted.post }))
     }
 
-    /// Subscribes to rooms and tells what happened in each. One that the caller may not read is refused by itself.
+    /// Subscribes to rooms and returns the log entries that the client has missed in each. A room
+    /// that the caller may not read gets its own error; the others still succeed.
     async fn sync(&self, socket: &SocketRef, caller: &Caller, rooms: HashMap<String, Seq>, memory: &Reservation) -> Result<Answer> {
         #[derive(Serialize)]
         struct Synced {
@@ -379,7 +398,7 @@ impl Handlers {
             }
         }
         if refused > 0 {
-            // A thousand lines, if it were one for each.
+            // One log line for all refused rooms: a request may name a thousand.
             self.chat.access.deny(caller, "read rooms, so many", Some(&refused), Error::NotAMember);
         }
         may_subscribe(socket, authorized.keys().copied())?;
@@ -396,7 +415,7 @@ impl Handlers {
             left = left.saturating_sub(page.entries.len() as u64);
             answers.insert(id.to_string(), raw(&page));
         }
-        // Those that ended while they were being entered.
+        // Rooms that were deleted or lost while they were being entered.
         answers.extend(authorized.into_keys().map(|id| (id.to_string(), raw(&Error::NotAMember.to_json()))));
         Ok(raw(&Synced { success: true, rooms: answers }))
     }

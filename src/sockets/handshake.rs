@@ -1,9 +1,11 @@
-//! What a socket keeps of the request that opened its connection.
+//! The parts of a connection's first request that its sockets keep.
 //!
-//! The layer keeps the request for as long as the socket lives, and every header and the URI point into the buffer that the connection
-//! was read into: one cookie holds on to all of it. So the request goes on with copies, and only of what anybody will ever look at.
+//! The layer keeps the request for the lifetime of the socket. Every header and the URI reference
+//! the buffer that the connection was read into, so a single cookie would keep the whole buffer in
+//! memory. The request is therefore reduced to copies of the parts that are used.
 //!
-//! What comes on top is the [`ConnectionSlot`]: sockets that come one after the other on a connection have this request in common, and their id.
+//! It also carries the [`ConnectionSlot`]: consecutive sockets on a connection share this request
+//! and their id.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,10 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
 
-/// How long a socket waits until nothing is left of the one before it.
+/// How long a new socket waits until the previous one is completely dropped.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The headers that the transports need, and those that say who connects.
+/// The headers that the transports need, and those that identify the client.
 const KEPT: [HeaderName; 8] = [
     header::CONNECTION,
     header::UPGRADE,
@@ -31,17 +33,21 @@ const KEPT: [HeaderName; 8] = [
     header::USER_AGENT,
 ];
 
-/// The place for a socket on a connection. A client may leave and connect again on the same connection, and the next socket then has the id
-/// of the former one. Events of that may still be under way, and the library knows rooms by ids only: what they did to their own socket,
-/// they would do to the next.
+/// The slot for the one socket of a connection. A client may disconnect and reconnect its socket on
+/// the same connection, and the new socket has the same id. Events of the old socket may still be
+/// running, and socketioxide identifies the sockets in a room only by id, so these events would
+/// affect the new socket.
 #[derive(Clone)]
 struct ConnectionSlot(Arc<Semaphore>);
 
-/// Kept by the socket itself, so that the seat is free when nobody has that socket in hand any more: no event, and not the library.
+/// Stored in the socket, so that the slot becomes free when no event and no code of socketioxide
+/// holds the socket any more.
 #[derive(Clone)]
 struct SlotGuard(#[expect(dead_code, reason = "dropping it is what it is for")] Arc<OwnedSemaphorePermit>);
 
-/// Gives a socket the seat on its connection, as soon as nothing is left of the one before it.
+/// Acquires the slot of a connection for a socket, as soon as the previous socket is dropped.
+///
+/// Errors: [`Error::BadEvent`] after [`SLOT_TIMEOUT`].
 pub async fn take_slot(socket: &SocketRef) -> Result<()> {
     const TAKEN: Error = Error::BadEvent("The former socket of this connection is not through yet");
     let ConnectionSlot(slot) = socket.req_parts().extensions.get::<ConnectionSlot>().cloned().ok_or(TAKEN)?;
@@ -50,7 +56,7 @@ pub async fn take_slot(socket: &SocketRef) -> Result<()> {
     Ok(())
 }
 
-/// The request that opens a connection, with copies of what is needed of it.
+/// Returns the request that opens a connection, with copies of the parts that are used.
 pub fn compact_request(mut request: Request) -> Request {
     request.extensions_mut().insert(ConnectionSlot(Arc::new(Semaphore::new(1))));
     *request.headers_mut() = copies(request.headers());
@@ -60,7 +66,7 @@ pub fn compact_request(mut request: Request) -> Request {
     request
 }
 
-/// How many bytes of a request the copies take.
+/// Returns how many bytes of a request are copied.
 pub fn kept_bytes(request: &Request) -> usize {
     let headers = KEPT.iter().filter_map(|name| request.headers().get(name));
     request.uri().path().len() + request.uri().query().map_or(0, str::len) + headers.map(HeaderValue::len).sum::<usize>()

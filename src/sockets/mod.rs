@@ -1,7 +1,8 @@
-//! The sockets: who is connected, who hears what. The rest of the server knows them only through [`SocketHub`].
+//! The Socket.IO server: connected sockets, their subscriptions and the events they receive. The
+//! rest of the server uses only [`SocketHub`].
 //!
-//! Rooms of the Socket.IO layer are nearly all the bookkeeping there is: one for each chat room, one for each user and one for each session,
-//! in which all the sockets of that user or session are.
+//! Most of the state is kept in rooms of the Socket.IO layer: one per chat room, one per user and
+//! one per session. A user's or session's room contains all of its sockets.
 
 mod event_queue;
 mod events;
@@ -65,43 +66,46 @@ use crate::{
     view,
 };
 
-/// The path of Socket.IO.
+/// The request path of the Socket.IO endpoint.
 pub const PATH: &str = "/socket.io";
 
-/// Whether requests with this path are for sockets.
+/// Returns whether a request path belongs to the Socket.IO endpoint.
 #[must_use]
 pub fn is_path(path: &str) -> bool {
     path.strip_prefix(PATH).is_some_and(|behind| behind.is_empty() || behind.starts_with('/'))
 }
 
-/// Bytes that a socket reads at once. Events of clients are small, and every idle socket holds a buffer of this size.
+/// Size of a socket's read buffer, in bytes. Client events are small, and every idle socket holds
+/// one such buffer.
 const READ_BUFFER: usize = 512;
-/// How often what ends by itself is looked after. Twice within the second in which the end of a session or of a membership has to take hold.
+/// Interval between sweeps for expired or ended state. It allows two sweeps within the one second
+/// in which the end of a session or membership must take effect.
 const TICK: Duration = Duration::from_millis(400);
-/// In how many rooms at most it is looked at once for what other servers have written.
+/// Maximum number of rooms checked per tick for log entries written by other servers.
 const ROOMS_AT_ONCE: usize = 500;
 
-/// The largest packet that a client may send, in bytes.
+/// Returns the size of the largest packet that a client may send, in bytes.
 #[must_use]
 pub fn max_packet(config: &SocketConfig) -> usize {
     usize::try_from(config.max_packet_bytes).unwrap_or(usize::MAX)
 }
 
-/// How often it is tried again to tell a client that its socket is closed.
+/// Delay before retrying to notify a client that its socket is closed.
 const CLOSE_RETRY: Duration = Duration::from_millis(250);
 
-/// What the rest of the server may do to sockets.
+/// The operations on sockets that the rest of the server may use.
 pub trait SocketHub: Send + Sync + 'static {
-    /// Sends events, each to every socket in its room. A socket hears the events of a room in the order given, call by call.
+    /// Sends each event to its audience, by default every socket in its room. A socket receives the
+    /// events of a room in the given order, and in the order of the calls.
     fn announce(&self, events: &[Event<'_>]);
 
-    /// Closes every socket of sessions that have ended.
+    /// Closes every socket of the given sessions, which have ended.
     fn close_sessions(&self, sessions: &[SessionId]);
 
-    /// Closes every socket of a user who was deleted.
+    /// Closes every socket of a deleted user.
     fn close_user(&self, user: UserId);
 
-    /// Which of these users are connected, or were a moment ago.
+    /// Returns for each user whether they are connected or were until a moment ago.
     fn online(&self, users: &[UserId]) -> Vec<bool>;
 }
 
@@ -117,7 +121,7 @@ fn session_name(session: SessionId) -> String {
     format!("session:{session}")
 }
 
-/// The session whose room has this name.
+/// Returns the session whose Socket.IO room has this name.
 fn session_of(room: &str) -> Option<SessionId> {
     SessionId::parse(room.strip_prefix("session:")?)
 }
@@ -135,14 +139,15 @@ pub struct Sockets {
     subscriptions: Arc<Subscriptions>,
     transport: Transport,
     events: UnderWay,
-    /// Ends all connections.
+    /// Ends all connections when cancelled.
     stopping: CancellationToken,
-    /// Look after what ends by itself, and after the logs.
+    /// The background tasks that sweep expired state and follow the logs.
     watch: Arc<OnceLock<[AbortHandle; 2]>>,
 }
 
 impl Sockets {
-    /// No sockets yet. Clients of socket.io 2, 3 and 4 connect to them through their [transport](Self::transport).
+    /// Creates a server without sockets. Clients of socket.io 2, 3 and 4 connect through its
+    /// [transport](Self::transport).
     #[must_use]
     pub fn new(config: &SocketConfig, presence: Presence, limits: Arc<Limits>, budget: Arc<MemoryBudget>) -> Self {
         let max_packet = max_packet(config);
@@ -170,13 +175,13 @@ impl Sockets {
         }
     }
 
-    /// Where requests for sockets go.
+    /// Returns the transport that serves requests for sockets.
     #[must_use]
     pub fn transport(&self) -> Transport {
         self.transport.clone()
     }
 
-    /// Lets clients connect.
+    /// Starts accepting clients.
     pub fn listen(&self, handlers: Handlers) {
         let handlers = Arc::new(handlers);
         let connecting = Arc::clone(&handlers);
@@ -196,11 +201,12 @@ impl Sockets {
         let removed_members = RemovedMembers::new(handlers.chat.clone());
         let watching = tokio::spawn(self.clone().watch(Arc::clone(&handlers.socket_auth), removed_members)).abort_handle();
         let following = tokio::spawn(follow_logs(self.io.clone(), handlers.chat.clone())).abort_handle();
-        // Set once, here.
+        // `listen` is called once, so the cell is still empty.
         let _ = self.watch.set([watching, following]);
     }
 
-    /// Sees to it that a socket is forgotten when it goes. What its client has sent before is still done.
+    /// Registers the cleanup that runs when a socket disconnects. Events that its client sent
+    /// before are still processed.
     fn on_disconnect(&self, socket_auth: &Arc<SocketAuth>, socket: &SocketRef) {
         self.subscriptions.begin(socket);
         let (sockets, socket_auth) = (self.clone(), Arc::clone(socket_auth));
@@ -215,19 +221,19 @@ impl Sockets {
         });
     }
 
-    /// Makes a socket that has just connected one of its user's.
+    /// Adds a newly connected socket to the sockets of its user.
     async fn on_connected(&self, socket_auth: &SocketAuth, socket: &SocketRef) {
         if let Some(user) = socket_auth.on_connected(socket).await {
             self.track(socket, user);
         }
     }
 
-    /// Notes whose socket it is.
+    /// Records the user that a socket belongs to.
     fn track(&self, socket: &SocketRef, user: UserId) {
         self.presence.track(self, socket, user);
     }
 
-    /// Tells the others in the room that somebody types, or has stopped.
+    /// Broadcasts to the other members of a room that a user is typing or has stopped.
     fn types(&self, room: RoomId, user: UserId, socket: &SocketRef, begun: bool) {
         let tell = if begun { self.typing.begins(room, user, socket.id) } else { self.typing.stops(room, user) };
         if tell {
@@ -241,7 +247,8 @@ impl Sockets {
         }
     }
 
-    /// Looks after what ends by itself: tokens, sessions and memberships that other servers end, and typing.
+    /// Periodically handles expired tokens and typing states, and sessions and memberships that
+    /// other servers end.
     async fn watch(self, socket_auth: Arc<SocketAuth>, mut removed_members: RemovedMembers) {
         let (mut ticks, mut orphans) = (tokio::time::interval(TICK), OrphanSweeper::new());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -254,13 +261,15 @@ impl Sockets {
         }
     }
 
-    /// Sends an event to those sockets of its audience that have room for it. Whoever has none is disconnected, and no longer among them.
+    /// Sends an event to the sockets of its audience whose buffers have capacity. The others are
+    /// disconnected and removed from `listeners`.
     fn send(&self, event: &Event<'_>, audience: &Audience, listeners: &mut Vec<SocketRef>) {
         if listeners.is_empty() {
             return;
         }
         let json = view::raw(event);
-        // A broadcast writes the event once for all, but does not say whose buffer was full; so that is asked before.
+        // A broadcast serializes the event once for all sockets but does not report whose buffer
+        // was full, so capacity is checked first.
         listeners.retain(|listener| {
             let fits = has_capacity(listener) && reserve_send(listener, json.get().len(), None);
             if !fits {
@@ -273,23 +282,23 @@ impl Sockets {
         }
         let missed = self.broadcast(event.name(), &json, audience);
         if missed > 0 {
-            // Those too who came after the question.
+            // Include the sockets that joined after the capacity check.
             let known: HashSet<_> = listeners.iter().map(|listener| listener.id).collect();
             listeners.extend(self.select(audience).sockets().into_iter().filter(|listener| !known.contains(&listener.id)));
             disconnect_missed(listeners, missed);
         }
     }
 
-    /// How many sockets had no room in their buffers for the event.
+    /// Broadcasts an event. Returns how many sockets had no capacity in their buffers for it.
     fn broadcast(&self, event: &'static str, json: &RawValue, audience: &Audience) -> usize {
         let sending = self.select(audience).emit(event, json);
-        // To sockets of this process everything is sent at once; there is nothing to wait for.
+        // Sockets of this process are sent to synchronously, so the future is ready at once.
         match sending.now_or_never() {
             Some(Err(BroadcastError::Socket(errors))) => {
                 errors.iter().filter(|error| matches!(error, SocketError::InternalChannelFull)).count()
             }
             Some(Err(error)) => {
-                tracing::error!(%error, event, "an event could not be sent");
+                tracing::error!(%error, event, "event broadcast failed");
                 0
             }
             Some(Ok(())) | None => 0,
@@ -297,7 +306,7 @@ impl Sockets {
     }
 
     fn select(&self, audience: &Audience) -> BroadcastOperators {
-        // To the layer no names at all mean everybody.
+        // The layer treats an empty list of rooms as all sockets.
         let names = if audience.names.is_empty() { vec!["nobody".to_owned()] } else { audience.names.clone() };
         let those = self.io.within(names);
         match &audience.except {
@@ -306,7 +315,7 @@ impl Sockets {
         }
     }
 
-    /// What the sockets go through when they have heard of it.
+    /// Updates the subscriptions of the sockets after they have received an event.
     fn follow(&self, event: &Event<'_>) {
         match event {
             Event::MemberRemoved { chat_room_id, user_id, .. } => remove_from_room(&self.io, *chat_room_id, *user_id),
@@ -317,18 +326,19 @@ impl Sockets {
         }
     }
 
-    /// Whether there are sockets in this room.
+    /// Returns whether any sockets are in this room.
     #[must_use]
     pub fn are_in(&self, room: RoomId) -> bool {
         !self.io.within(room_name(room)).sockets().is_empty()
     }
 
-    /// Closes every socket in a room whose clients have missed something: they come back, and catch up.
+    /// Closes every socket in a room whose clients have missed an event. They catch up when they
+    /// reconnect.
     pub fn close_room(&self, room: RoomId) {
         self.io.within(room_name(room)).sockets().iter().for_each(close);
     }
 
-    /// Closes every socket. Clients see their connection end, and try to connect again.
+    /// Closes every socket. Clients see their connection end and try to reconnect.
     pub async fn close(&self) {
         self.watch.get().into_iter().flatten().for_each(AbortHandle::abort);
         self.events.finish().await;
@@ -338,7 +348,7 @@ impl Sockets {
         self.stopping.cancel();
     }
 
-    /// Does nothing more of what clients have sent: there is soon no database for it.
+    /// Stops processing client events, because the database is about to close.
     pub fn drop_events(&self) {
         self.events.drop_all();
     }
@@ -348,7 +358,8 @@ impl SocketHub for Sockets {
     fn announce(&self, events: &[Event<'_>]) {
         for (room, events) in by_room(events) {
             let of_room = Audience { names: room.map(room_name).into_iter().collect(), except: None };
-            // Who is in the room, for as long as nobody comes or goes.
+            // The sockets in the room. Reset after an event with its own audience, which may change
+            // them.
             let mut listeners = None;
             for event in events {
                 match event.audience() {
@@ -381,8 +392,9 @@ impl SocketHub for Sockets {
     }
 }
 
-/// Has the timeline look again and again whether there is anything in the logs, of the rooms in which there are sockets, that was not told:
-/// other servers write there as well. Those rooms take turns.
+/// Repeatedly makes the timeline check the logs for entries that were not broadcast yet, because
+/// other servers write to them too. Covers the rooms that have sockets, in turns of
+/// [`ROOMS_AT_ONCE`].
 async fn follow_logs(io: SocketIo, chat: Chat) {
     if !chat.store.is_shared() {
         return;
@@ -397,7 +409,7 @@ async fn follow_logs(io: SocketIo, chat: Chat) {
         }
         let rooms = left.split_off(left.len().saturating_sub(ROOMS_AT_ONCE));
         if !rooms.is_empty() {
-            // While the database is away nobody knows; it is asked again soon.
+            // If the database is unavailable, a later tick retries.
             let _ = chat.timeline.catch_up(chat.store.as_ref(), &rooms).await;
         }
     }
@@ -409,7 +421,8 @@ async fn rooms_in_use(io: &SocketIo) -> Vec<RoomId> {
     rooms.iter().filter_map(|room| RoomId::parse(room.strip_prefix("room:")?)).collect()
 }
 
-/// Becomes one of the sockets of a user or a session, unless it is closed meanwhile: nobody would ever take it out again.
+/// Adds a socket to the room of a user or session. If the socket closes meanwhile it leaves all
+/// rooms again, because nothing else would remove it.
 fn join(socket: &SocketRef, name: String) {
     socket.join(name);
     if !socket.connected() || is_closing(socket) {
@@ -417,7 +430,8 @@ fn join(socket: &SocketRef, name: String) {
     }
 }
 
-/// The mark of a socket that the server closes: it hears nothing, and nothing that its client has sent counts any more.
+/// Marks a socket that the server is closing. It receives no more events, and events from its
+/// client are rejected.
 #[derive(Clone)]
 struct Closing;
 
@@ -425,8 +439,8 @@ fn is_closing(socket: &SocketRef) -> bool {
     socket.extensions.get::<Closing>().is_some()
 }
 
-/// Closes a socket, and its connection. Its client is told as soon as there is room for that; one that reads nothing at all is given up by
-/// the heartbeat.
+/// Closes a socket and its connection. The client is notified once its buffer has capacity; a
+/// client that reads nothing is disconnected by the heartbeat.
 fn close(socket: &SocketRef) {
     if socket.extensions.insert(Closing).is_some() {
         return;
@@ -451,7 +465,7 @@ fn close_connection(socket: &SocketRef) {
     }
 }
 
-/// The events of each room, in their order; those of no room together.
+/// Groups events by room and keeps their order. Events without a room form one group.
 fn by_room<'a, 'b>(events: &'a [Event<'b>]) -> HashMap<Option<RoomId>, Vec<&'a Event<'b>>> {
     let mut rooms: HashMap<_, Vec<_>> = HashMap::new();
     for event in events {

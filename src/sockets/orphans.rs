@@ -1,4 +1,5 @@
-//! A net below the rest, in secure mode: sockets that would not be found when they have to be closed. There should never be one.
+//! A safety check in secure mode: closes sockets that would not be found when they have to be
+//! closed. There should never be any.
 
 use std::{
     collections::HashSet,
@@ -14,25 +15,28 @@ use crate::{
     model::{SessionId, Timestamp},
 };
 
-/// How often it is looked for them. Longer than a client is given for getting another token.
+/// Interval between checks. It is longer than the time that a client has to replace an expired
+/// token.
 const INTERVAL: Duration = Duration::from_mins(1);
-/// How long after the end of its token a socket should be closed for certain, in milliseconds.
+/// How long after the end of its token a socket must be closed, in milliseconds.
 const LATE: i64 = 60_000;
 
-/// Looks for sockets that are in no room of their session, and for those whose token ended long ago.
+/// Checks for sockets that are not in the room of their session, and for sockets whose token ended
+/// long ago.
 pub struct OrphanSweeper {
     looked: Instant,
-    /// Those who seemed to be so the last time. One that is just changing its session may seem to be once.
+    /// Sockets that looked orphaned at the last check. A socket that is changing its session may
+    /// look so once.
     suspects: HashSet<Sid>,
 }
 
 impl OrphanSweeper {
-    /// None yet.
+    /// Creates a sweeper without suspects.
     pub fn new() -> Self {
         Self { looked: Instant::now(), suspects: HashSet::new() }
     }
 
-    /// Closes those that were strays the last time as well.
+    /// Closes the sockets that looked orphaned at the last check too.
     pub fn sweep(&mut self, io: &SocketIo, now: Timestamp) {
         if self.looked.elapsed() < INTERVAL {
             return;
@@ -41,7 +45,7 @@ impl OrphanSweeper {
         let (lost, new): (Vec<_>, Vec<_>) = orphans(io, now).into_iter().partition(|socket| self.suspects.contains(&socket.id));
         for socket in lost {
             let user = socket.extensions.get::<Identity>().map(|identity| display(identity.user.id));
-            tracing::error!(user, "a socket was not to be found where it ought to be, and is closed");
+            tracing::error!(user, "orphaned socket closed");
             close(&socket);
         }
         self.suspects = new.into_iter().map(|socket| socket.id).collect();

@@ -1,7 +1,8 @@
-//! How much of what a client was sent still waits for it, in bytes.
+//! Counts how many bytes are queued for a client that has not read them yet.
 //!
-//! The library bounds how many packets wait for a client, whatever their size. So it is counted what was handed to the library, and what the
-//! client's connection has taken since. What is more than a little is reserved in the memory budget.
+//! socketioxide bounds the number of packets queued for a client but not their size. This module
+//! therefore counts the bytes handed to socketioxide and the bytes that the client's connection has
+//! taken since. Above a small amount, the bytes are reserved in the memory budget.
 
 use std::sync::{
     Arc, Mutex, Weak,
@@ -13,9 +14,10 @@ use crate::{
     chat::LOG_BYTES,
 };
 
-/// How many bytes may wait for a client for another packet to be added, however large that is.
+/// Number of bytes that may be queued for a client before the next packet is refused. The packet
+/// that exceeds it may have any size.
 const MAX_WAITING_BYTES: u64 = 4 * LOG_BYTES;
-/// How many bytes may wait for a client without being reserved.
+/// Number of bytes that may be queued for a client without a reservation.
 const UNRESERVED: u64 = 64 * 1024;
 
 /// Counts the bytes that the other end of a connection has taken.
@@ -23,7 +25,7 @@ const UNRESERVED: u64 = 64 * 1024;
 pub struct BytesWritten(Arc<AtomicU64>);
 
 impl BytesWritten {
-    /// So many more were taken.
+    /// Adds to the number of bytes taken.
     pub fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -33,40 +35,42 @@ impl BytesWritten {
     }
 }
 
-/// What waits for one client.
+/// The bytes queued for one client.
 #[derive(Default)]
 pub struct OutboundBudget(Mutex<Counts>);
 
 #[derive(Default)]
 struct Counts {
     waiting: u64,
-    /// How many bytes had been taken when that was counted.
+    /// Number of bytes taken at the last count.
     taken: u64,
     polled: u64,
     websocket: Option<Websocket>,
-    /// The memory of what waits, while that is more than a little.
+    /// Memory for the queued bytes, while they exceed [`UNRESERVED`].
     reserved: Option<Reservation>,
 }
 
 struct Websocket {
     taken: Weak<AtomicU64>,
-    /// What had been taken before the connection was one.
+    /// Number of bytes taken before the connection became a websocket.
     before: u64,
 }
 
-/// What became of a packet.
+/// The result of adding a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Added {
-    /// There is no room for it.
+    /// There is no capacity for the packet.
     Refused,
-    /// It is counted.
+    /// The packet is counted.
     Counted,
-    /// It is counted, and from now on memory is reserved, which is to be [given back](Backlog::give_back) bit by bit.
+    /// The packet is counted, and memory is reserved from now on. The caller must [give it
+    /// back](OutboundBudget::give_back) gradually.
     Reserved,
 }
 
 impl OutboundBudget {
-    /// Notes that this connection is the client's websocket, or about to be. False when it has one already.
+    /// Records the client's websocket connection, which may not be upgraded yet. Returns false if
+    /// the client already has one.
     pub fn carried_by(&self, connection: &BytesWritten) -> bool {
         let mut counts = lock(&self.0);
         if counts.websocket.as_ref().is_some_and(|websocket| websocket.taken.strong_count() > 0) {
@@ -76,13 +80,13 @@ impl OutboundBudget {
         true
     }
 
-    /// The answer to a poll took so many bytes along.
+    /// Counts bytes that the client has received in the answer to a poll.
     pub fn polled(&self, bytes: u64) {
         lock(&self.0).polled += bytes;
     }
 
-    /// Adds a packet of so many bytes, for which `memory` was reserved already if it is an answer; `reserve` begins the reservation of what
-    /// waits for this client.
+    /// Adds a packet of `bytes` bytes. `memory` is the memory already reserved for it, if the
+    /// packet is an answer. `reserve` creates the reservation for the queued bytes of this client.
     pub fn add(&self, bytes: u64, memory: Option<&Reservation>, reserve: impl FnOnce() -> Reservation) -> Added {
         let mut counts = lock(&self.0);
         counts.count();
@@ -114,12 +118,13 @@ impl OutboundBudget {
         }
     }
 
-    /// Has `use_it` note the reservation of what waits.
+    /// Calls `use_it` with the reservation for the queued bytes, if there is one.
     pub fn reserved(&self, use_it: impl FnOnce(&Reservation)) {
         lock(&self.0).reserved.as_ref().map(use_it);
     }
 
-    /// Gives back the memory of what was taken. False when none is reserved any more.
+    /// Releases the memory of bytes that the client has taken. Returns false if nothing is reserved
+    /// any more.
     pub fn give_back(&self) -> bool {
         let mut counts = lock(&self.0);
         counts.count();
@@ -158,7 +163,7 @@ mod tests {
         MemoryBudget::new(&MemoryConfig { process_bytes, address_bytes: 0, user_bytes: 0 }, AccessMode::Open)
     }
 
-    /// Adds a packet, with as much memory as there may be need of.
+    /// Adds a packet with an unlimited memory budget.
     fn add(outbound: &OutboundBudget, bytes: u64) -> bool {
         add_with(&budget(0), outbound, bytes) != Added::Refused
     }
@@ -167,7 +172,7 @@ mod tests {
         outbound.add(bytes, None, || budget.wait_for("192.0.2.1".parse::<IpAddr>().unwrap().into(), None))
     }
 
-    /// A backlog that is full.
+    /// Returns a budget whose queue is full.
     fn full() -> OutboundBudget {
         let outbound = OutboundBudget::default();
         assert!(add(&outbound, MAX_WAITING_BYTES));

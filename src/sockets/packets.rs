@@ -1,45 +1,49 @@
-//! The beginning of a client's packet, as far as it decides what becomes of it.
+//! Classifies client packets by their beginning.
 //!
-//! No event takes binary data and only the default namespace exists, but the library keeps announced attachments in memory until the last
-//! one has come, and answers a CONNECT with the name of the namespace, however long. So packets are sorted out before it sees them.
+//! No event takes binary data and only the default namespace exists. However, socketioxide keeps
+//! announced attachments in memory until the last one has arrived, and answers a CONNECT with the
+//! name of the namespace, of any length. Packets are therefore classified before they reach it.
 
-/// The longest beginning that [`sort`] looks at, in bytes.
+/// Maximum number of bytes that [`sort`] reads.
 pub const LONGEST_BEGINNING: usize = 48;
-/// The longest namespace whose CONNECT the library may answer (with `Invalid namespace`).
+/// Maximum length of a namespace whose CONNECT socketioxide may answer (with `Invalid namespace`).
 const LONGEST_NAMESPACE: usize = 32;
-/// The most digits of a number of attachments.
+/// Maximum number of digits in an attachment count.
 const LONGEST_COUNT: usize = 9;
 
-/// What a packet is.
+/// The type of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Packet {
-    /// Of Engine.IO, or none at all: the library answers it, or ends the connection.
+    /// An Engine.IO packet or an invalid one. socketioxide answers it or ends the connection.
     Transport,
-    /// CONNECT. The library refuses another namespace than the default one.
+    /// CONNECT. socketioxide refuses any namespace other than the default one.
     Connect,
     /// An event for the default namespace.
     Event,
-    /// DISCONNECT from the default namespace, or something that no client has a reason to send.
+    /// DISCONNECT from the default namespace, or a packet that no client needs to send.
     Other,
-    /// For another namespace, or a binary acknowledgement: the library must not see it.
+    /// A packet for another namespace or a binary acknowledgement, which must not reach
+    /// socketioxide.
     Ignored {
-        /// How many binary packets belong to it.
+        /// Number of binary packets that belong to it.
         attachments: u32,
     },
-    /// An event with attachments. Without them it is an event like others, with arguments of the wrong type.
+    /// An event with attachments. It is processed without them, as an event whose arguments have
+    /// the wrong type.
     BinaryEvent {
-        /// How many binary packets belong to it.
+        /// Number of binary packets that belong to it.
         attachments: u32,
-        /// How many characters behind the packet's type say so.
+        /// Length of the attachment count and its separator after the packet type, in characters.
         announced: usize,
     },
-    /// A binary packet, written as text.
+    /// A binary packet, encoded as text.
     Binary,
-    /// Not what the protocol allows.
+    /// A packet that violates the protocol.
     Broken,
 }
 
-/// What packet begins like this; `None` when that takes more of it. `is_whole`: there is no more.
+/// Returns the type of a packet with this beginning, or `None` if more bytes are needed. `is_whole`
+/// means that the packet ends here.
 pub fn sort(beginning: &[u8], is_whole: bool) -> Option<Packet> {
     match beginning {
         [b'b', ..] => Some(Packet::Binary),
@@ -79,7 +83,7 @@ enum Namespace {
     Long,
 }
 
-/// The namespace that stands here. It begins with a slash, and ends with a comma or with the packet.
+/// Parses the namespace. It begins with a slash, and ends with a comma or the end of the packet.
 fn namespace(rest: &[u8], is_whole: bool) -> Option<Namespace> {
     match rest {
         [] if !is_whole => None,

@@ -1,8 +1,9 @@
-//! The payloads of clients that poll: many packets in one body, whose framing differs between the versions of Engine.IO.
+//! Payloads of polling clients: several packets in one body, framed differently in each Engine.IO
+//! version.
 //!
-//! engineioxide-core 0.2.3: where the length of a packet of version 3 ends between the two halves of a surrogate pair and more follows, its
-//! decoder runs in circles for ever, and a thread of the runtime with it. So only payloads get there that are made of packets that end where
-//! they say.
+//! In engineioxide-core 0.2.3, the decoder loops forever and blocks a runtime thread if the length
+//! of a version 3 packet ends inside a surrogate pair and more data follows. Only payloads whose
+//! packets end where their lengths say are passed on.
 
 use std::borrow::Cow;
 
@@ -13,23 +14,27 @@ use super::{
     packets::{Packet, sort},
 };
 
-/// How the packets of a payload are told apart.
+/// How the packets of a payload are framed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Framing {
-    /// Version 4: by the record separator.
+    /// Version 4: packets are separated by the record separator.
     Separated,
     /// Version 3, as text: `<length>:<packet>`.
     Counted,
-    /// Version 3, as binary data: a zero, or a one where the packet is binary, the digits of its length, 255, the packet.
+    /// Version 3, as binary data: 0 for a text packet or 1 for a binary packet, the digits of the
+    /// length, 255, and the packet.
     Binary,
 }
 
-/// Separates packets of version 4.
+/// The separator of version 4 packets.
 const SEPARATOR: char = '\x1e';
-/// The most digits of a length, as in the library.
+/// Maximum number of digits in a length, as in engineioxide.
 const LONGEST_LENGTH: usize = 8;
 
-/// The payload without what the library must not see. Every packet is counted by `guard`.
+/// Counts every packet with `guard` and returns the payload without the packets that must not reach
+/// socketioxide.
+///
+/// Errors: the violation, if there is one.
 pub fn screen(payload: Bytes, framing: Framing, guard: &Guard) -> Result<Bytes, Violation> {
     if payload.is_empty() {
         return Ok(payload);
@@ -51,7 +56,8 @@ pub fn screen(payload: Bytes, framing: Framing, guard: &Guard) -> Result<Bytes, 
     Ok(if is_changed { joined(&passed, framing) } else { payload })
 }
 
-/// The packets, and whether each is binary; `None` when the payload is not made of packets.
+/// Splits a payload into packets, each with a flag for binary. Returns `None` if the payload is
+/// malformed.
 fn split(payload: &[u8], framing: Framing) -> Option<Vec<(&str, bool)>> {
     match framing {
         Framing::Separated => Some(str::from_utf8(payload).ok()?.split(SEPARATOR).map(|packet| (packet, false)).collect()),
@@ -71,7 +77,8 @@ fn split_counted(mut payload: &str) -> Option<Vec<(&str, bool)>> {
     Some(packets)
 }
 
-/// How many bytes this many UTF-16 code units, which are what JavaScript counts, take at the start of the text.
+/// Returns how many bytes the first `units` UTF-16 code units of the text take. JavaScript counts
+/// lengths in these units.
 fn bytes_of(text: &str, units: usize) -> Option<usize> {
     let mut left = units;
     for (at, c) in text.char_indices() {

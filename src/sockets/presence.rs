@@ -1,4 +1,5 @@
-//! Who is there: users with a socket that is connected, and for a moment after the last one has gone, since clients come back.
+//! Online status of users. A user is online while they have a connected socket, and for a short
+//! grace period after the last one disconnects, because clients often reconnect.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,45 +21,46 @@ use crate::{
 
 /// How long a user stays online without a socket.
 const GRACE: Duration = Duration::from_secs(3);
-/// How long it takes until it is tried again to find out who is to be told.
+/// Delay before retrying to find the users to notify.
 const RETRY: Duration = Duration::from_secs(1);
-/// How many rooms of a user are looked at in one go.
+/// Number of rooms read per page.
 const ROOMS: u64 = 500;
-/// The most users who are told that one comes or goes.
+/// Maximum number of users who are notified when a user goes online or offline.
 const TOLD: usize = 10_000;
 
-/// Whose socket it is, for as long as it counts as theirs.
+/// The user that a socket counts for, while it does.
 #[derive(Clone, Copy)]
 struct Present(UserId);
 
-/// Knows who is there.
+/// Tracks which users are online.
 pub struct Presence {
     store: Arc<dyn Store>,
     clock: Clock,
-    /// Only those who share a room of at most so many members are told.
+    /// Maximum number of members in a room for its members to be notified.
     listed: usize,
-    /// Whether only those are told who share a room in which the user has written.
+    /// Whether a room counts only if the user has written in it.
     scope: PresenceScope,
     here: Mutex<HashMap<UserId, Here>>,
 }
 
-/// A user who is there, or of whom the others do not know yet that they are gone.
+/// A user who is online, or whose going offline was not broadcast yet.
 struct Here {
     sockets: usize,
-    /// How often their last socket has gone.
+    /// How many times the user's last socket has disconnected.
     left: u64,
     state: State,
-    /// What the others were told.
+    /// The state that was last broadcast.
     told: State,
-    /// Whether a task is telling them. There is never a second one, so that what they are told last is how it is.
+    /// Whether a task is broadcasting changes. There is at most one per user, so that the last
+    /// broadcast always matches the current state.
     is_told: bool,
 }
 
-/// Whether a user is there.
+/// Whether a user is online.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Online,
-    /// Since then.
+    /// Offline since this time.
     Offline(Timestamp),
 }
 
@@ -70,13 +72,13 @@ impl Here {
 }
 
 impl Presence {
-    /// Nobody is there yet.
+    /// Creates a tracker in which no user is online.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Clock, config: &RoomsConfig) -> Self {
         Self { store, clock, listed: config.listed_members, scope: config.presence, here: Mutex::default() }
     }
 
-    /// Counts a socket as this user's.
+    /// Counts a socket for this user.
     pub fn track(self: &Arc<Self>, sockets: &Sockets, socket: &SocketRef, user: UserId) {
         if is_closing(socket) || socket.extensions.get::<Present>().is_some_and(|present| present.0 == user) {
             return;
@@ -91,13 +93,13 @@ impl Presence {
             }
         }
         socket.extensions.insert(Present(user));
-        // It may have gone meanwhile, when there was nothing to count off yet.
+        // The socket may have disconnected before it was counted.
         if !socket.connected() || is_closing(socket) {
             self.untrack(sockets, socket);
         }
     }
 
-    /// Counts a socket as nobody's any more.
+    /// Stops counting a socket for its user.
     pub fn untrack(self: &Arc<Self>, sockets: &Sockets, socket: &SocketRef) {
         let Some(Present(user)) = socket.extensions.remove::<Present>() else { return };
         let at = self.clock.now();
@@ -114,14 +116,14 @@ impl Presence {
         let (presence, sockets) = (Arc::clone(self), sockets.clone());
         tokio::spawn(async move {
             tokio::time::sleep(GRACE).await;
-            // Unless they have come back since they left for that time.
+            // Skip if the user has reconnected since, even if they have disconnected again.
             if let Some(here) = presence.here().get_mut(&user).filter(|here| here.sockets == 0 && here.left == left) {
                 presence.ticket(&sockets, user, here, State::Offline(at));
             }
         });
     }
 
-    /// Notes that a user comes or goes, and has the others told.
+    /// Records a change of state and starts a task that broadcasts it, unless one is running.
     fn ticket(self: &Arc<Self>, sockets: &Sockets, user: UserId, here: &mut Here, state: State) {
         here.state = state;
         if !mem::replace(&mut here.is_told, true) {
@@ -130,20 +132,20 @@ impl Presence {
         }
     }
 
-    /// Tells the others of a user, until they know how it is.
+    /// Broadcasts a user's changes of state until the last broadcast is current.
     async fn tell(&self, sockets: &Sockets, user: UserId) {
         while let Some(state) = self.untold(user) {
             let Ok(others) = self.others(user).await else {
                 tokio::time::sleep(RETRY).await;
                 continue;
             };
-            // What cannot be written down now is told at least to those who listen.
+            // A failed write must not prevent the broadcast.
             if let State::Offline(at) = state
                 && let Err(error) = self.store.update_last_seen(vec![(user, at)]).await
             {
-                tracing::warn!(%error, "when a user was last there could not be written down");
+                tracing::warn!(%error, "updating the last-seen time of a user failed");
             }
-            // That took its time, in which they may have come or gone.
+            // The state may have changed during the database calls.
             if self.is_still(user, state) {
                 sockets.announce(&[match state {
                     State::Online => Event::UserOnline { user_id: user, others: &others },
@@ -153,7 +155,8 @@ impl Presence {
         }
     }
 
-    /// What the others do not know yet of a user. Where there is nothing, the telling has come to its end.
+    /// Returns a state that was not broadcast yet. If there is none, marks the broadcasting task as
+    /// finished.
     fn untold(&self, user: UserId) -> Option<State> {
         let mut all = self.here();
         let here = all.get_mut(&user)?;
@@ -167,7 +170,7 @@ impl Presence {
         None
     }
 
-    /// Whether it is still so; then it counts as told.
+    /// Returns whether the user's state is still this one. If so, marks it as broadcast.
     fn is_still(&self, user: UserId, state: State) -> bool {
         let mut all = self.here();
         let Some(here) = all.get_mut(&user).filter(|here| here.state == state) else { return false };
@@ -175,13 +178,13 @@ impl Presence {
         true
     }
 
-    /// Which of these users are there.
+    /// Returns for each of these users whether they are online.
     pub fn online(&self, users: &[UserId]) -> Vec<bool> {
         let here = self.here();
         users.iter().map(|user| here.get(user).is_some_and(|here| here.state == State::Online)).collect()
     }
 
-    /// Writes down that whoever is there was there until now.
+    /// Stores the last-seen time of all tracked users; for online users it is now.
     pub async fn close(&self) {
         let now = self.clock.now();
         let until = |here: &Here| if let State::Offline(at) = here.state { at } else { now };
@@ -189,11 +192,12 @@ impl Presence {
         if !seen.is_empty()
             && let Err(error) = self.store.update_last_seen(seen).await
         {
-            tracing::warn!(%error, "when users were last there could not be written down");
+            tracing::warn!(%error, "updating the last-seen times of online users failed");
         }
     }
 
-    /// Who is told of this user: whoever shares a room with them; rooms of many do not count.
+    /// Returns the users to notify about this user: the members of their rooms, except large rooms.
+    /// At most [`TOLD`].
     async fn others(&self, user: UserId) -> store::Result<Vec<UserId>> {
         let (mut others, mut after) = (BTreeSet::new(), None);
         loop {
@@ -209,12 +213,14 @@ impl Presence {
         }
     }
 
-    /// Those of these rooms of a user whose members are told that the user comes and goes.
+    /// Returns those of a user's rooms whose members are notified when the user goes online or
+    /// offline.
     async fn where_told(&self, user: UserId, rooms: &[RoomId]) -> store::Result<Vec<Arc<Room>>> {
         let mut told = Vec::new();
         for id in rooms {
             let Some(room) = self.store.room(*id).await? else { continue };
-            // Of a small room it makes no difference who was deleted: they hear nothing.
+            // Deleted members need not be subtracted in a room that is small with them: they
+            // receive nothing.
             if room.members.len() <= self.listed || present_members(self.store.as_ref(), &room).await?.len() <= self.listed {
                 told.push(room);
             }

@@ -1,4 +1,4 @@
-//! Those whom another server takes out of a room: their sockets here are out of it as well, within a second.
+//! Removes the sockets of users whom another server has removed from a room, within a second.
 
 use std::collections::HashSet;
 
@@ -15,24 +15,26 @@ use crate::{
     store::Departed,
 };
 
-/// Looks for those who were taken out of rooms.
+/// Checks for users who were removed from rooms.
 pub struct RemovedMembers {
     chat: Chat,
-    /// Up to when, by the clock of the database, it is known who was.
+    /// The time, by the database clock, up to which removals are known.
     until: Option<Timestamp>,
-    /// Those who were seen to already. They are told several times, and may be back by then.
+    /// Removals that were handled already. The store returns them several times, and the users may
+    /// have been added again by then.
     seen: HashSet<Departed>,
 }
 
 impl RemovedMembers {
-    /// Nobody yet: whoever leaves from now on.
+    /// Creates a checker that handles removals from now on.
     pub fn new(chat: Chat) -> Self {
         Self { chat, until: None, seen: HashSet::new() }
     }
 
-    /// Has the rooms told of those who were taken out since the last time, by which their sockets are out as well. Sockets that are in
-    /// nevertheless are closed: they came in when the room was told of it already, or was not known here, and this server did not know
-    /// better at that moment. While the database is away nobody knows; it is asked again soon.
+    /// Broadcasts the removals since the last sweep, which also unsubscribes the removed users'
+    /// sockets. Sockets that are still in the room are closed: they joined when the removal had
+    /// been broadcast already or the room was not known here, and this server could not know
+    /// better. If the database is unavailable, a later sweep retries.
     pub async fn sweep(&mut self, io: &SocketIo) {
         let Chat { store, timeline, .. } = &self.chat;
         if !store.is_shared() {
@@ -47,7 +49,7 @@ impl RemovedMembers {
         for Departed { room, user, .. } in new {
             for socket in in_room(io, *room, *user) {
                 let Ok(known) = store.room(*room).await else { return };
-                // Whoever is back by now may stay.
+                // A user who was added again may stay.
                 if !known.is_some_and(|room| room.has_member(*user)) {
                     close(&socket);
                 }
@@ -58,12 +60,12 @@ impl RemovedMembers {
     }
 }
 
-/// Those sockets of a user that are in a room.
+/// Returns the sockets of a user that are in a room.
 fn in_room(io: &SocketIo, room: RoomId, user: UserId) -> Vec<SocketRef> {
     io.within(user_name(user)).sockets().into_iter().filter(|socket| is_in(socket, room)).collect()
 }
 
-/// Takes all sockets of a user out of a room.
+/// Unsubscribes all sockets of a user from a room.
 pub fn remove_from_room(io: &SocketIo, room: RoomId, user: UserId) {
     io.within(user_name(user)).sockets().iter().for_each(|socket| unsubscribe(socket, room));
 }

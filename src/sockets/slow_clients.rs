@@ -1,4 +1,5 @@
-//! Clients that read too slowly: whether there is room for what waits for them, and their end where there is none.
+//! Backpressure: checks the capacity of clients' buffers and disconnects clients that read too
+//! slowly.
 
 use std::time::Duration;
 
@@ -10,11 +11,12 @@ use tracing::field::display;
 use super::{Guard, close, is_closing};
 use crate::{access::Identity, address::ClientAddress, budget::Reservation, refusals};
 
-/// How long an answer waits for its place before the client is given up, and how often it is looked.
+/// How long an answer waits for capacity before the client is disconnected, and the interval
+/// between checks.
 const CAPACITY_TIMEOUT: Duration = Duration::from_secs(20);
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What no event is: it cannot be written.
+/// An event that always fails to serialize.
 struct Unwritable;
 
 impl Serialize for Unwritable {
@@ -23,22 +25,25 @@ impl Serialize for Unwritable {
     }
 }
 
-/// Whether one more event fits into the socket's buffer. The layer has no such question; but before it writes an event it takes a place
-/// in the buffer, which it gives back when the event cannot be written.
+/// Returns whether the socket's buffer has capacity for one more event. The layer has no function
+/// for this, but it takes a place in the buffer before it serializes an event, and gives it back
+/// when that fails.
 pub fn has_capacity(socket: &SocketRef) -> bool {
     !matches!(socket.emit("", &Unwritable), Err(SendError::Socket(SocketError::InternalChannelFull)))
 }
 
-/// Counts a packet of so many bytes that is about to be sent to a socket. False where too much waits for its client.
+/// Counts a packet of `bytes` bytes that is about to be sent to a socket. Returns false if too many
+/// bytes are queued for its client.
 pub fn reserve_send(socket: &SocketRef, bytes: usize, memory: Option<&Reservation>) -> bool {
     Guard::of(socket).is_none_or(|guard| guard.reserve_send(bytes, memory))
 }
 
-/// Ends those who have missed an event though they had room for it a moment before: an acknowledgement or a ping took the last place. A
-/// client that reads too slowly has no room now either. Where those are as many as have missed it, it was them; else nobody can say who,
-/// and it may be anybody.
+/// Disconnects sockets that missed an event although they had capacity a moment before, because an
+/// acknowledgement or a ping took the last place. A client that reads too slowly still has no
+/// capacity. If as many sockets are full as missed the event, these are disconnected. Otherwise it
+/// is unknown which ones missed it, and all are.
 pub fn disconnect_missed(listeners: &mut Vec<SocketRef>, missed: usize) {
-    // Each is asked once: whoever gets room meanwhile has missed the event all the same.
+    // Each socket is checked once: one that gains capacity meanwhile has still missed the event.
     let (full, others): (Vec<_>, Vec<_>) = listeners.drain(..).partition(|listener| !has_capacity(listener));
     full.iter().for_each(disconnect_slow);
     if full.len() == missed {
@@ -48,9 +53,10 @@ pub fn disconnect_missed(listeners: &mut Vec<SocketRef>, missed: usize) {
     }
 }
 
-/// Ends a socket whose client reads too slowly: it has missed an event, so it must not hear the next one.
+/// Disconnects a socket whose client reads too slowly. It has missed an event, so it must not
+/// receive the next one.
 pub fn disconnect_slow(socket: &SocketRef) {
-    // Without the id of the socket: whoever knows that could speak for a client that polls.
+    // Do not log the socket id: anyone who knows it could act for a client that polls.
     let user = socket.extensions.get::<Identity>().map(|identity| display(identity.user.id));
     if refusals::is_first(ClientAddress::of(&socket.req_parts().extensions), "clients disconnected that read too slowly") {
         tracing::info!(user, "a client reads too slowly and is disconnected");
@@ -58,7 +64,8 @@ pub fn disconnect_slow(socket: &SocketRef) {
     close(socket);
 }
 
-/// Waits until an answer fits into what waits for the client, which may well ask much in one go. False when it never does.
+/// Waits until an answer fits into the client's buffer. A client may legitimately send many
+/// requests at once. Returns false if the socket is closed or the timeout passes.
 pub async fn wait_for_capacity(socket: &SocketRef) -> bool {
     let deadline = Instant::now() + CAPACITY_TIMEOUT;
     while !has_capacity(socket) {

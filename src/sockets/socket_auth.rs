@@ -1,8 +1,10 @@
-//! What sockets have proved, and until when that is good. In open mode they prove nothing, and there is nothing to watch.
+//! Authentication of sockets and expiry of their tokens. In open mode sockets are not
+//! authenticated, and nothing here applies.
 //!
-//! A socket has the [`Identity`] of its token among its extensions. It is told when the token expires, and closed when no other comes within
-//! [`GRACE`]. When a session ends on this server its sockets are closed at once; sessions that another server may end are looked after
-//! again and again.
+//! An authenticated socket has the [`Identity`] of its token among its extensions. The client is
+//! notified when the token expires, and the socket is closed if no new token arrives within
+//! [`GRACE`]. When a session ends on this server its sockets are closed at once. Sessions that
+//! another server may end are checked periodically.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -25,22 +27,23 @@ use crate::{
     store::Store,
 };
 
-/// How long a socket stays connected whose token has expired.
+/// How long a socket stays connected after its token has expired.
 const GRACE: Duration = Duration::from_secs(30);
-/// How many sessions are asked for at once.
+/// Maximum number of sessions per query.
 const SESSIONS_AT_ONCE: usize = 1_000;
 
-/// What happens to a socket whose token has expired.
+/// The action for a socket whose token has expired.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Then {
     Tell,
-    /// Closed, if its token is still the one that ended then: whoever is given another and told again has the whole time again.
+    /// Closes the socket if its token is still the one that ended at `ended` (in seconds). A socket
+    /// that gets a new token has the whole grace period again when that one expires.
     Close {
         ended: i64,
     },
 }
 
-/// Watches over the tokens of the sockets.
+/// Authenticates sockets and tracks the expiry of their tokens.
 pub struct SocketAuth {
     access: Access,
     store: Arc<dyn Store>,
@@ -48,13 +51,14 @@ pub struct SocketAuth {
 }
 
 impl SocketAuth {
-    /// Proofs that `access` accepts, of sessions that `store` keeps.
+    /// Creates an instance that authenticates with `access` and reads sessions from `store`.
     #[must_use]
     pub fn new(access: Access, store: Arc<dyn Store>) -> Self {
         Self { access, store, due: Mutex::default() }
     }
 
-    /// Lets a socket connect whose client has a valid token; in open mode any. Errors are for `connect_error`.
+    /// Authenticates a socket that is about to connect. In open mode every socket is accepted.
+    /// Errors are sent as `connect_error`.
     pub async fn authorize(&self, socket: &SocketRef, auth: &Value) -> Result<()> {
         if !self.access.is_secure() {
             return Ok(());
@@ -66,14 +70,15 @@ impl SocketAuth {
         };
         let identity = authenticated.inspect_err(|error| {
             if refusals::is_first(address, "sockets refused") {
-                tracing::info!(%address, %error, "a socket was refused");
+                tracing::info!(%address, %error, "socket connection refused");
             }
         })?;
         socket.extensions.insert(identity);
         Ok(())
     }
 
-    /// Makes a socket that has just connected one of its user's, and answers whose; in open mode it is nobody's yet.
+    /// Adds a newly connected socket to the sockets of its user and returns the user; `None` in
+    /// open mode, where the socket has no user yet.
     pub async fn on_connected(&self, socket: &SocketRef) -> Option<UserId> {
         let identity = socket.extensions.get::<Identity>()?;
         let user = identity.user.id;
@@ -81,7 +86,7 @@ impl SocketAuth {
         Some(user)
     }
 
-    /// Gives a socket another token, which has to be of the same user.
+    /// Replaces the token of a socket. The new token must belong to the same user.
     pub async fn replace(&self, socket: &SocketRef, caller: &Caller, token: &str) -> Result<()> {
         let user = caller.user().map(|user| display(user.id));
         let authenticated = self.access.authenticate(token).await;
@@ -110,17 +115,18 @@ impl SocketAuth {
         if let Some(end) = end(token.ends) {
             self.due().insert((end, socket.id, Then::Tell));
         }
-        // It may have gone meanwhile, when there was nothing to forget yet.
+        // The socket may have disconnected before there was anything to forget.
         if !socket.connected() || is_closing(socket) {
             self.forget(socket);
         }
-        // The session may have ended before the socket was where those are found that have to be closed.
+        // The session may have ended before the socket joined its room, where `close_sessions`
+        // looks for it.
         if self.access.revalidate(token).await.is_err_and(|error| is_over(&error)) {
             close(socket);
         }
     }
 
-    /// Watches over the token of a socket no longer.
+    /// Stops tracking the expiry of a socket's token.
     pub fn forget(&self, socket: &SocketRef) {
         let ends = socket.extensions.get::<Identity>().and_then(|identity| end(identity.token.ends));
         if let Some(end) = ends {
@@ -128,7 +134,8 @@ impl SocketAuth {
         }
     }
 
-    /// Who has sent an event, if their token is still good. One that has expired is good for nothing but being replaced.
+    /// Returns the sender of an event if their token is still valid. An expired token is accepted
+    /// only if the event replaces it.
     pub async fn caller(&self, socket: &SocketRef, replaces_token: bool) -> Result<Caller> {
         let address = ClientAddress::of(&socket.req_parts().extensions);
         let identity = match socket.extensions.get::<Identity>() {
@@ -146,12 +153,12 @@ impl SocketAuth {
         authenticated
     }
 
-    /// The time by which tokens end.
+    /// Returns the current time of the clock that token expiry is measured by.
     pub fn now(&self) -> Timestamp {
         self.access.now()
     }
 
-    /// Looks after tokens that expire, and sessions that other servers end.
+    /// Handles expired tokens, and sessions that other servers have ended.
     pub async fn sweep(&self, io: &SocketIo) {
         self.expire(io);
         if self.access.is_secure() && self.store.is_shared() {
@@ -171,13 +178,13 @@ impl SocketAuth {
             match (then, ended) {
                 (Then::Tell, Some(ended)) => {
                     let event = Event::TokenExpired { disconnects_in: GRACE.as_secs() };
-                    // A client that reads too slowly to be told is closed all the same.
+                    // A client that reads too slowly to receive the event is closed all the same.
                     let _ = socket.emit(event.name(), &event);
                     let until = i64::try_from(GRACE.as_millis()).unwrap_or(i64::MAX);
                     self.due().insert((Timestamp(now.0.saturating_add(until)), id, Then::Close { ended }));
                 }
                 (Then::Close { ended }, Some(latest)) if ended == latest => close(&socket),
-                // Another token has come meanwhile.
+                // A new token has arrived meanwhile.
                 (Then::Tell | Then::Close { .. }, _) => {}
             }
         }
@@ -199,7 +206,7 @@ impl SocketAuth {
         let Ok(rooms) = sockets.rooms().await;
         let sessions: Vec<_> = rooms.iter().filter_map(|room| session_of(room)).collect();
         for piece in sessions.chunks(SESSIONS_AT_ONCE) {
-            // While the database is away nobody knows; it is asked again soon.
+            // If the database is unavailable, a later sweep retries.
             let Ok(live) = self.store.live_sessions(piece.to_vec()).await else { return };
             let live: HashSet<_> = live.into_iter().collect();
             for ended in piece.iter().filter(|session| !live.contains(session)) {
@@ -209,17 +216,18 @@ impl SocketAuth {
     }
 }
 
-/// Whether the session itself is over, and not just its access token.
+/// Returns whether the session itself has ended, not just its access token.
 fn is_over(error: &Error) -> bool {
     matches!(error, Error::SessionOver | Error::CallerGone)
 }
 
-/// When a token ends, to the millisecond.
+/// Returns when a token ends, converted from seconds to milliseconds.
 fn end(ends: Option<i64>) -> Option<Timestamp> {
     ends.map(|seconds| Timestamp(seconds.saturating_mul(1_000)))
 }
 
-/// The token with which a client connects: in its `auth`, in the query (socket.io 2), or in the header.
+/// Returns the token of a connecting client: from its `auth`, the query (socket.io 2), or the
+/// header, in this order.
 fn token(auth: &Value, request: &Parts) -> Result<String> {
     if let Some(token) = auth.get("token").and_then(Value::as_str) {
         return Ok(token.to_owned());

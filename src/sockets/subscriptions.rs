@@ -1,4 +1,5 @@
-//! The chat rooms that each socket is in. The library finds the sockets in a room; this finds the rooms of a socket, and counts them.
+//! The chat rooms that each socket has joined. socketioxide finds the sockets in a room; this
+//! module finds and counts the rooms of a socket.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,17 +20,17 @@ use crate::{
 };
 
 const TOO_MANY: Error = Error::BadEvent("Your sockets are in too many rooms together; leave some with unsubscribe, or close a socket");
-/// How many users are counted before those without a socket are looked for.
+/// Number of tracked users before users without sockets are removed.
 const MIN_USERS: usize = 1_024;
 
-/// The subscriptions of all sockets, and how many there may be.
+/// The subscriptions of all sockets, with their limits.
 pub struct Subscriptions {
     all: Arc<Count>,
     users: Mutex<HashMap<UserId, Weak<Count>>>,
     most_of_user: usize,
 }
 
-/// How many subscriptions there are, and may be.
+/// A number of subscriptions and its limit.
 struct Count {
     number: AtomicUsize,
     most: usize,
@@ -39,24 +40,25 @@ struct Count {
 struct SocketRooms {
     rooms: Mutex<Rooms>,
     all: Arc<Count>,
-    /// Of all sockets of its user, where that is proved.
+    /// The count for all sockets of the user, if the user is authenticated.
     user: Option<Arc<Count>>,
 }
 
 #[derive(Default)]
 struct Rooms {
     ids: HashSet<RoomId>,
-    /// The socket is going, and joins nothing more.
+    /// The socket is closing and joins no more rooms.
     is_closed: bool,
 }
 
 impl Subscriptions {
-    /// So many there may be, and of the sockets of one user, where that is proved; 0: any number.
+    /// Creates the limits for all sockets and for the sockets of one authenticated user; 0 means no
+    /// limit.
     pub fn new(most: usize, most_of_user: usize) -> Self {
         Self { all: Count::new(most), users: Mutex::default(), most_of_user }
     }
 
-    /// Has a socket subscribe from now on, of the user whose it is proved to be.
+    /// Prepares a socket for subscriptions, counted for its authenticated user if there is one.
     pub fn begin(&self, socket: &SocketRef) {
         let user = socket.extensions.get::<Identity>().map(|identity| self.of_user(identity.user.id));
         socket.extensions.insert(Arc::new(SocketRooms { rooms: Mutex::default(), all: Arc::clone(&self.all), user }));
@@ -67,7 +69,8 @@ impl Subscriptions {
         if let Some(count) = users.get(&user).and_then(Weak::upgrade) {
             return count;
         }
-        // Grows to twice what is in use at most.
+        // Removes unused entries before the map would grow, so that it holds at most twice the
+        // entries in use.
         if users.len() >= MIN_USERS && users.len() == users.capacity() {
             users.retain(|_, count| count.strong_count() > 0);
         }
@@ -131,8 +134,10 @@ impl Drop for SocketRooms {
     }
 }
 
-/// Whether a socket may join these rooms, some of which it may be in already. Errors: [`Error::BadEvent`] where the sockets of its user are in
-/// too many, [`Error::OutOfMemory`] where all sockets are.
+/// Checks whether a socket may join these rooms, some of which it may have joined already.
+///
+/// Errors: [`Error::BadEvent`] if the user's sockets would be in too many rooms,
+/// [`Error::OutOfMemory`] if all sockets together would.
 pub fn may_subscribe(socket: &SocketRef, rooms: impl IntoIterator<Item = RoomId>) -> Result<()> {
     let Some(own) = own(socket) else { return Ok(()) };
     let more = {
@@ -145,17 +150,20 @@ pub fn may_subscribe(socket: &SocketRef, rooms: impl IntoIterator<Item = RoomId>
     if own.all.has_room_for(more) { Ok(()) } else { Err(Error::OutOfMemory) }
 }
 
-/// Whether a socket is in a room.
+/// Returns whether a socket is in a room.
 pub fn is_in(socket: &SocketRef, room: RoomId) -> bool {
     own(socket).is_some_and(|own| lock(&own.rooms).ids.contains(&room))
 }
 
-/// Joins a room, unless the socket is closed meanwhile: nobody would ever take it out again. False when it is in it already, or closed. Errors:
-/// as those of [`may_subscribe`].
+/// Joins a room. If the socket closes meanwhile it leaves all rooms again, because nothing else
+/// would remove it. Returns false if the socket is in the room already or is closed.
+///
+/// Errors: see [`may_subscribe`].
 pub fn subscribe(socket: &SocketRef, room: RoomId) -> Result<bool> {
     let Some(own) = own(socket) else { return Ok(false) };
     {
-        // Held until the library knows as well: somebody may be taking the socket out of the same room.
+        // Held until socketioxide has joined the room too, because another task may be removing the
+        // socket from the same room.
         let mut rooms = lock(&own.rooms);
         if rooms.is_closed || rooms.ids.contains(&room) {
             return Ok(false);
@@ -181,7 +189,7 @@ pub fn unsubscribe(socket: &SocketRef, room: RoomId) {
     }
 }
 
-/// Leaves all rooms, those of its user and its session as well, for good.
+/// Leaves all rooms permanently, including those of the user and the session.
 pub fn leave_all(socket: &SocketRef) {
     if let Some(own) = own(socket) {
         own.leave_all();

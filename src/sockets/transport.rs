@@ -1,4 +1,5 @@
-//! The transports of Socket.IO: hands requests and websockets to the library, each with the [`Guard`] that watches over its connection.
+//! The transports of Socket.IO: passes requests and websockets to socketioxide, each with the
+//! [`Guard`] of its connection.
 
 use std::{
     collections::HashMap,
@@ -29,13 +30,14 @@ use crate::{
     limits::{Limits, Permit},
 };
 
-/// What the library passes on: nothing, since it gets no other requests.
+/// The inner service of socketioxide. It is never called, because only requests for sockets get
+/// there.
 type Nothing = ServiceFn<fn(Request) -> Ready<Result<Response, Infallible>>>;
 
-/// How many sessions are noted before it is looked for those that are over.
+/// Number of tracked sessions before ended ones are removed.
 const MIN_SESSIONS: usize = 1_024;
 
-/// Hands requests and websockets to the library.
+/// Passes requests and websockets to socketioxide.
 #[derive(Clone)]
 pub struct Transport {
     sessions: Sessions,
@@ -44,7 +46,7 @@ pub struct Transport {
     stopping: CancellationToken,
 }
 
-/// The sessions of clients that have begun with polling.
+/// The sessions of clients that began with polling.
 #[derive(Clone)]
 pub struct Sessions {
     service: SocketIoService<Nothing>,
@@ -54,12 +56,13 @@ pub struct Sessions {
 #[derive(Default)]
 struct Noted {
     guards: HashMap<Sid, Weak<Guard>>,
-    /// How many there were when it was last looked for those that are over.
+    /// Number of sessions left after ended ones were last removed.
     left: usize,
 }
 
 impl Transport {
-    /// The transports of these sockets. Connections end with `stopping`.
+    /// Creates the transports for the sockets of `layer`. Cancelling `stopping` ends all
+    /// connections.
     #[must_use]
     pub fn new(layer: &SocketIoLayer, limits: Arc<Limits>, budget: Arc<MemoryBudget>, stopping: CancellationToken) -> Self {
         let nothing: fn(Request) -> _ = |_| ready(Ok(Error::NoEndpoint.into_response()));
@@ -67,19 +70,19 @@ impl Transport {
         Self { sessions, limits, budget, stopping }
     }
 
-    /// Watches over the connection that begins with a request from this address.
+    /// Creates the guard for a new connection from this address.
     #[must_use]
     pub fn guard(&self, address: ClientAddress, place: Permit) -> Arc<Guard> {
         Guard::begin(Arc::clone(&self.limits), Arc::clone(&self.budget), address, place, &self.stopping)
     }
 
-    /// Who watches over the session with this id.
+    /// Returns the guard of the session with this id.
     #[must_use]
     pub fn session(&self, sid: &str) -> Option<Arc<Guard>> {
         self.sessions.noted().guards.get(&sid.parse().ok()?)?.upgrade()
     }
 
-    /// Begins a session of polling that `guard` watches over.
+    /// Begins a polling session with this guard.
     pub async fn begin(&self, mut request: Request, guard: Arc<Guard>) -> Response {
         request.extensions_mut().insert(Arc::clone(&guard));
         let (parts, body) = self.answer(compact_request(request)).await.into_parts();
@@ -91,15 +94,16 @@ impl Transport {
         Response::from_parts(parts, Body::from(body))
     }
 
-    /// Answers a request of a session.
+    /// Handles a request of a polling session.
     pub async fn answer(&self, mut request: Request) -> Response {
-        // The library would upgrade what it takes for an upgrade, and nobody would watch over it.
+        // socketioxide would upgrade any request that looks like an upgrade, without a guard.
         request.extensions_mut().remove::<OnUpgrade>();
         let Ok(response) = self.sessions.service.clone().oneshot(request).await;
         response.into_response()
     }
 
-    /// Makes a connection a websocket, that of the session where there is one.
+    /// Upgrades a connection to a websocket. `session` is the polling session that it continues, if
+    /// any.
     pub fn upgrade(&self, mut request: Request, key: &HeaderValue, guard: Arc<Guard>, session: Option<Sid>) -> Response {
         let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) else {
             return Error::Malformed("The key of the websocket is not valid".into()).into_response();
@@ -109,11 +113,11 @@ impl Transport {
         let (parts, _) = compact_request(request).into_parts();
         let sessions = self.sessions.clone();
         tokio::spawn(async move {
-            // Otherwise the client has gone before it had the answer.
+            // Fails if the client has disconnected before it received the answer.
             if let Ok(stream) = upgrade.await {
                 let stream = FilteredStream::new(TokioIo::new(stream), guard, session.map(|sid| (sid, sessions.clone())));
                 let websocket = (stream, Request::from_parts(parts, ()));
-                // Of the request everything is known to be right that could be wrong.
+                // The result is ignored, because the request was validated before.
                 let _ = sessions.service.clone().call(websocket).await;
             }
         });
@@ -128,7 +132,7 @@ impl Transport {
         switching.into_response()
     }
 
-    /// Ends all sessions of polling.
+    /// Ends all polling sessions.
     pub async fn close(&self) {
         let sids: Vec<_> = self.sessions.noted().guards.drain().map(|(sid, _)| sid).collect();
         for sid in sids {
@@ -138,7 +142,8 @@ impl Transport {
 }
 
 impl Sessions {
-    /// Ends a session that has not become a websocket. The library has no such function, but does what a client asks for.
+    /// Ends a session that was not upgraded to a websocket. socketioxide has no function for this,
+    /// so it is sent the packet with which a client ends its session.
     pub async fn end(&self, sid: Sid) {
         let uri = format!("{PATH}/?EIO=4&transport=polling&sid={sid}");
         if let Ok(request) = Request::post(uri).body(Body::from("1")) {
@@ -161,7 +166,7 @@ impl Sessions {
     }
 }
 
-/// The id of the session that the library has opened with this answer.
+/// Returns the id of the session that socketioxide has opened with this answer.
 fn opened(answer: &Bytes) -> Option<Sid> {
     let answer = str::from_utf8(answer).ok()?;
     let (_, behind) = answer.split_once("\"sid\":\"")?;

@@ -1,4 +1,5 @@
-//! Who is typing where: told to the others in the room, forgotten by itself, and never kept.
+//! Typing indicators. They are broadcast to the other members in a room, expire automatically and
+//! are never stored.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -10,15 +11,15 @@ use socketioxide::socket::Sid;
 
 use crate::model::{RoomId, UserId};
 
-/// How long somebody types without saying it again.
+/// How long a user counts as typing after the last `typing` event.
 const LASTS: Duration = Duration::from_secs(6);
-/// How often it is told at most that somebody types in a room; and for how long they are not heard of when they have stopped, or saying both
-/// in turns would be a way to tell it as often as one likes.
+/// Minimum interval between `typing` broadcasts for a user in a room. It also applies after the
+/// user has stopped; otherwise alternating `typing` and `stop typing` would bypass the limit.
 const AGAIN: Duration = Duration::from_secs(2);
-/// How many people can be typing, each room counted. Whoever comes on top is not told of.
+/// Maximum number of users typing, counted once per room. Further users are not announced.
 const MAX_TYPING: usize = 100_000;
 
-/// Knows who is typing.
+/// Tracks which users are typing.
 #[derive(Default)]
 pub struct Typing {
     typists: Mutex<HashMap<(RoomId, UserId), Typist>>,
@@ -26,11 +27,11 @@ pub struct Typing {
 
 struct Typist {
     socket: Sid,
-    /// When they are forgotten.
+    /// When the entry expires.
     until: Instant,
-    /// When the others were last told of them.
+    /// When this user was last announced.
     told: Instant,
-    /// Whether the others think that they type.
+    /// Whether the user is currently announced as typing.
     shown: bool,
 }
 
@@ -41,7 +42,7 @@ impl Typist {
 }
 
 impl Typing {
-    /// Somebody types, as this socket says. True when the others should be told.
+    /// Records that a user is typing on this socket. Returns true if it should be broadcast.
     pub fn begins(&self, room: RoomId, user: UserId, socket: Sid) -> bool {
         let now = Instant::now();
         let mut typists = self.typists();
@@ -66,21 +67,21 @@ impl Typing {
         }
     }
 
-    /// Somebody stops. True when the others should be told.
+    /// Records that a user has stopped typing. Returns true if it should be broadcast.
     pub fn stops(&self, room: RoomId, user: UserId) -> bool {
         let mut typists = self.typists();
         let typist = typists.get_mut(&(room, user)).filter(|typist| typist.shown);
         typist.map(|typist| typist.stop(Instant::now())).is_some()
     }
 
-    /// Those who have stopped without a word.
+    /// Removes expired entries. Returns the users who were announced as typing.
     pub fn expired(&self) -> Vec<(RoomId, UserId)> {
         let now = Instant::now();
         let expired = self.typists().extract_if(|_, typist| typist.until <= now).collect::<Vec<_>>();
         expired.into_iter().filter(|(_, typist)| typist.shown).map(|(typing, _)| typing).collect()
     }
 
-    /// Those who cannot go on, since their socket is gone.
+    /// Stops the typing of a closed socket. Returns the users who were announced as typing.
     pub fn gone(&self, socket: Sid) -> Vec<(RoomId, UserId)> {
         let now = Instant::now();
         let mut typists = self.typists();

@@ -1,8 +1,10 @@
-//! Users, rooms and sessions are read at every post, so those in use are kept in memory, in front of any other store.
+//! A cache for users, rooms and sessions, which are read on every post, in front of another store.
 //!
-//! A value read before a change must not be put back after it. A room or a session is read under moka's lock of its key, which its end
-//! takes as well. Users are read many at once, so each read notes how many changes have ended, and keeps what it found only if no more have.
-//! A change is counted under the lock of its user: whoever waits for that lock with what was before the change, finds one more.
+//! A value that was read before a change must not be cached after it. A room or a session is read
+//! under moka's lock on its key, which its removal takes as well. Users are read in batches; so
+//! each read notes the number of completed changes, and caches its result only if that number is
+//! still the same. The number is incremented under the user's lock, so a reader that waits for the
+//! lock with an outdated value sees the new number.
 
 use std::{
     collections::HashMap,
@@ -26,39 +28,40 @@ use crate::model::{
     UserId, Username,
 };
 
-/// How much memory all the kept users may take, in bytes.
+/// The maximum memory for all cached users, in bytes.
 const USER_BYTES: u64 = 32 * 1024 * 1024;
-/// What a user takes beside the names, in bytes.
+/// The memory that a user takes in addition to the names, in bytes.
 const USER_OVERHEAD: usize = 300;
-/// How many members all the kept rooms may have together. A member takes 16 bytes.
+/// The maximum number of members of all cached rooms together. A member takes 16 bytes.
 const ROOM_MEMBERS: u64 = 1_000_000;
 
-/// How many sessions are kept. One takes some 500 bytes.
+/// The maximum number of cached sessions. A session takes about 500 bytes.
 const SESSIONS: u64 = 50_000;
-/// How long anything stays in memory, where other servers may change it in the database: less than the second within which that has to
-/// take hold, since it may have been read a moment before.
+/// How long values are cached if other servers may change them in the database. Changes have to
+/// take effect within one second; this is shorter because a value may have been read a moment
+/// before it was changed.
 const SHARED_LIFETIME: Duration = Duration::from_millis(800);
 
-/// A store with the users, rooms and sessions in use kept in memory.
+/// A store that keeps recently used users, rooms and sessions in memory.
 pub struct Cached<S> {
     store: Arc<S>,
-    /// Deleted users among them: they still are authors.
+    /// Includes deleted users, since they are still the authors of messages.
     users: Cache<UserId, Arc<User>>,
-    /// How many changes of users have ended.
+    /// The number of completed changes of users.
     changes: Arc<AtomicU64>,
     rooms: Cache<RoomId, Arc<Room>>,
-    /// Of large rooms, which members were deleted.
+    /// The deleted members of large rooms.
     absent: Cache<RoomId, Arc<Absent>>,
-    /// How many deletions of users have ended.
+    /// The number of completed deletions of users.
     deletions: Arc<AtomicU64>,
     sessions: Cache<SessionId, Arc<Session>>,
 }
 
-/// Which members of a room were deleted.
+/// The deleted members of a room.
 struct Absent {
     room: Arc<Room>,
     users: Arc<[UserId]>,
-    /// How many deletions had ended before it was found out.
+    /// The number of completed deletions before the users were read.
     deletions: u64,
 }
 
@@ -69,13 +72,14 @@ impl Absent {
 }
 
 impl<S: Store> Cached<S> {
-    /// Puts a cache in front of `store`. Where others change the database as well, what is kept is soon forgotten.
+    /// Puts a cache in front of `store`. If other servers may change the database as well, cached
+    /// values expire after a short time.
     #[must_use]
     pub fn new(store: S) -> Self {
         let rooms = Cache::builder()
             .max_capacity(ROOM_MEMBERS)
             .weigher(|_, room: &Arc<Room>| u32::try_from(room.members.len()).unwrap_or(u32::MAX));
-        // By size, not by number: a name may be as long as a request.
+        // Limited by size, not by number: a name may be as long as a request.
         let users = Cache::builder()
             .max_capacity(USER_BYTES)
             .weigher(|_, user: &Arc<User>| u32::try_from(USER_OVERHEAD + user.first_name.len() + user.last_name.len()).unwrap_or(u32::MAX));
@@ -100,7 +104,7 @@ impl<S: Store> Cached<S> {
         }
     }
 
-    /// Changes sessions in the store, and forgets those that `ended` finds in the outcome.
+    /// Changes sessions in the store, and removes those that `ended` returns from the cache.
     async fn change_sessions<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T>> + Send + 'static,
@@ -110,7 +114,8 @@ impl<S: Store> Cached<S> {
         run_detached(async move {
             let outcome = change.await?;
             for id in ended(&outcome) {
-                // Behind whoever is reading it just now, and keeps what was read before the change.
+                // Waits for readers of this session, which may cache what they read before the
+                // change.
                 sessions.entry(id).and_compute_with(async |_| Op::Remove).await;
             }
             Ok(outcome)
@@ -118,24 +123,24 @@ impl<S: Store> Cached<S> {
         .await
     }
 
-    /// Changes a user in the store, and forgets what is kept.
+    /// Changes a user in the store, and removes the user from the cache.
     async fn change_user<T: Send + 'static>(&self, id: UserId, change: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let (users, changes) = (self.users.clone(), Arc::clone(&self.changes));
         run_detached(async move {
             let mut outcome = None;
             let change = async |_| {
                 outcome = Some(change.await);
-                // Also after a failure: it may have happened all the same.
+                // Also after a failure, since the change may have taken effect nonetheless.
                 changes.fetch_add(1, Ordering::Release);
                 Op::Remove
             };
             users.entry(id).and_compute_with(change).await;
-            outcome.unwrap_or_else(|| Err(StoreError::Fault("a user was not changed".into())))
+            outcome.unwrap_or_else(|| Err(StoreError::Fault("user was not changed".into())))
         })
         .await
     }
 
-    /// Reads users and keeps them.
+    /// Reads users from the store and caches them.
     async fn load_people(&self, ids: &[UserId]) -> Result<HashMap<UserId, Arc<User>>> {
         let changes = self.changes.load(Ordering::Acquire);
         let loaded = self.store.users_by_id(ids).await?;
@@ -150,7 +155,7 @@ impl<S: Store> Cached<S> {
     }
 }
 
-/// What the cache keeps under `key`, or else what `load` finds, kept from now on.
+/// Returns the value cached under `key`, or the result of `load`, which is then cached.
 async fn kept_or_loaded<K, V>(
     cache: &Cache<K, Arc<V>>,
     key: K,
@@ -171,7 +176,8 @@ where
     Ok(entry.map(moka::Entry::into_value))
 }
 
-/// Does the work even when the caller goes away in the middle of it: a deletion that reaches the database has to reach the cache.
+/// Runs `work` in a task of its own, so that it completes even if the caller is dropped: a deletion
+/// that reaches the database has to reach the cache.
 async fn run_detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     tokio::spawn(work).await.unwrap_or_else(|lost| Err(StoreError::Fault(lost.to_string())))
 }
@@ -258,7 +264,7 @@ impl<S: Store> Store for Cached<S> {
         let (store, deletions) = (Arc::clone(&self.store), Arc::clone(&self.deletions));
         let delete = async move {
             let deleted = store.delete_user(id, at).await;
-            // Also after a failure: it may have happened all the same.
+            // Also after a failure, since the deletion may have taken effect nonetheless.
             deletions.fetch_add(1, Ordering::Release);
             deleted
         };
@@ -273,7 +279,7 @@ impl<S: Store> Store for Cached<S> {
         kept_or_loaded(&self.rooms, id, async || self.store.room(id).await).await
     }
 
-    /// Of a small room the members are kept one by one.
+    /// For a small room, uses the cached users.
     async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>> {
         if !is_large(room) {
             let people = self.users_by_id(&room.members).await?;
@@ -344,7 +350,7 @@ impl<S: Store> Store for Cached<S> {
         let (store, rooms) = (Arc::clone(&self.store), self.rooms.clone());
         run_detached(async move {
             let appended = store.append(batch).await;
-            // Also after a failure: some may have been appended.
+            // Also after a failure, since some entries may have been appended.
             for room in changed {
                 rooms.entry(room).and_compute_with(async |_| Op::Remove).await;
             }

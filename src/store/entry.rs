@@ -1,60 +1,63 @@
-//! Entries on their way into the logs, and what becomes of them.
+//! Entries to append to the logs, and the results of appending them.
 
 use super::StoreError;
 use crate::model::{ClientId, Entry, MessageId, RoomId, Seq, Timestamp, UserId};
 
-/// An entry on its way into a room's log: everything but its `seq`.
+/// An entry to append to a room's log: everything except its `seq`.
 #[derive(Clone, Debug)]
 pub struct NewEntry {
-    /// Names the entry. New; that of a message names the message.
+    /// The new id of the entry. For a message, it is the message's id as well.
     pub id: MessageId,
-    /// The room into whose log it goes.
+    /// The room to whose log the entry is appended.
     pub room: RoomId,
-    /// Who does it; [nobody](UserId::NOBODY) where that is not known.
+    /// The user who causes the entry; [`NOBODY`](UserId::NOBODY) if unknown.
     pub author: UserId,
-    /// When. The store moves it forward where the room's log is already later.
+    /// When the entry was created. The store uses the time of the log's last entry if that is
+    /// later.
     pub created_at: Timestamp,
-    /// What it says.
+    /// The change that the entry records.
     pub change: NewEntryKind,
 }
 
-/// What an entry does to its room.
+/// The change that an entry makes to its room.
 ///
-/// To add one: the variant here, its name in `NewEntryKind::kind`, what it does in each store's `changes`, how it reads in each store's
-/// `entries`, the variant of [`EntryKind`](crate::model::What).
+/// To add one: add the variant here and its name in `NewEntryKind::kind`, implement its effect and
+/// its storage format in each store (in SQLite `append.rs` and `rows.rs`, in MongoDB `changes.rs`
+/// and `entries.rs`), and add a variant of [`EntryKind`](crate::model::EntryKind).
 #[derive(Clone, Debug)]
 pub enum NewEntryKind {
     /// Posts a message.
     Message {
-        /// What it says.
+        /// The text of the message.
         text: String,
-        /// What the author's client calls it.
+        /// The id that the author's client gave the message.
         client_id: Option<ClientId>,
     },
-    /// Replaces the text of a message in the same room. That it is the author's own is the caller's to see to.
+    /// Replaces the text of a message in the same room. The caller has to check that the author of
+    /// the entry wrote the message.
     Edit {
         /// The message.
         message: MessageId,
-        /// What it is to say.
+        /// The new text.
         text: String,
     },
     /// Deletes a message in the same room.
     Deletion(MessageId),
-    /// Lets somebody into the room.
+    /// Adds a member to the room.
     AddMember(UserId),
-    /// Takes somebody out of the room.
+    /// Removes a member from the room.
     RemoveMember {
-        /// Whom.
+        /// The member to remove.
         user: UserId,
-        /// Where some are named, one of them at least has to be in the room.
+        /// If not empty, at least one of these users has to be a member of the room.
         required_members: Vec<UserId>,
     },
-    /// Gives the room another name, or none.
+    /// Changes the room's name, or removes it.
     Rename(Option<String>),
 }
 
 impl NewEntryKind {
-    /// The name under which entries of this kind are kept; none for a message.
+    /// Returns the name under which entries of this kind are stored; `None` for a message.
     pub(super) fn kind(&self) -> Option<&'static str> {
         match self {
             Self::Message { .. } => None,
@@ -66,7 +69,7 @@ impl NewEntryKind {
         }
     }
 
-    /// The text of a message, as it is to be.
+    /// Returns the new text of a message.
     pub(crate) fn text(&self) -> Option<&str> {
         match self {
             Self::Message { text, .. } | Self::Edit { text, .. } => Some(text),
@@ -74,22 +77,23 @@ impl NewEntryKind {
         }
     }
 
-    /// Whether the room itself is another afterwards.
+    /// Returns whether the change modifies the room itself.
     pub(super) fn is_of_room(&self) -> bool {
         matches!(self, Self::AddMember(_) | Self::RemoveMember { .. } | Self::Rename(_))
     }
 
-    /// Whether a text is gone afterwards.
+    /// Returns whether the change removes a text.
     pub(super) fn erases(&self) -> bool {
         matches!(self, Self::Edit { .. } | Self::Deletion(_))
     }
 
-    /// Those of whom one has to be in the room, if any.
+    /// Returns the required members, if any: at least one of them has to be in the room.
     pub(super) fn required_members(&self) -> &[UserId] {
         if let Self::RemoveMember { required_members, .. } = self { required_members } else { &[] }
     }
 
-    /// Whether only a member may do this. A message is deleted, and a member removed, also by others, who have been asked for their right.
+    /// Returns whether only a member may make this change. Messages are deleted and members removed
+    /// by other users too, whose permission was checked before.
     pub(super) fn is_for_members(&self) -> bool {
         !matches!(self, Self::Deletion(_) | Self::RemoveMember { .. })
     }
@@ -101,27 +105,30 @@ pub(super) const MEMBER_ADDED: &str = "memberAdded";
 pub(super) const MEMBER_REMOVED: &str = "memberRemoved";
 pub(super) const RENAMED: &str = "renamed";
 
-/// What became of an entry.
+/// The result of appending an entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Appended {
-    /// It stands in the log, and what it says is done.
+    /// The entry is in the log and its effect was applied.
     Placed(LogPosition),
-    /// A message with the same room, author and client id was posted before, and stands there: as it is now, or deleted since.
+    /// A message with the same room, author and client id was posted before; this is its entry in
+    /// its current state, which may be deleted.
     Duplicate(Box<Entry>),
-    /// There is nothing to do: no message with this id in the room, or no longer; the member is in the room already, or is not.
+    /// There is nothing to do: the room has no such message or it was deleted, the user is already
+    /// a member, or is not a member.
     Unchanged,
-    /// The author has been taken out of the room. Told of rooms whose members have ever changed; before that nobody can have been.
+    /// The author was removed from the room. Only checked in rooms whose members have ever changed.
     NotAMember,
-    /// None of those of whom one had to be in the room is.
+    /// None of the required members is a member of the room.
     NoRequiredMember,
-    /// The room is gone.
+    /// The room was deleted or does not exist.
     NoRoom,
-    /// It could not be put into the log, or it stands there and what it says could not be done yet: the store goes on trying.
+    /// The entry could not be appended, or it is in the log but its effect could not be applied
+    /// yet; in that case the store keeps retrying.
     Failed(StoreError),
 }
 
 impl Appended {
-    /// Where the entry came to stand.
+    /// Returns the position of the entry if it was appended.
     #[must_use]
     pub fn placed(&self) -> Option<LogPosition> {
         match self {
@@ -131,11 +138,11 @@ impl Appended {
     }
 }
 
-/// Where an entry came to stand.
+/// The position of an appended entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogPosition {
-    /// Its number in the room's log.
+    /// The sequence number in the room's log.
     pub seq: Seq,
-    /// Its time: never before that of the entry in front of it.
+    /// The time of the entry; never earlier than that of the previous entry.
     pub created_at: Timestamp,
 }

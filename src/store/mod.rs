@@ -1,6 +1,8 @@
-//! What is kept, and what it means. [`Store`] is the specification; the modules below it say how.
+//! The [`Store`] trait, which specifies what the server stores, and its implementations: SQLite,
+//! MongoDB and a cache in front of either.
 //!
-//! To add a store: implement [`Store`], name its URL scheme in [`open`], and run the contract suite of the tests against it.
+//! To add a store: implement [`Store`], add its URL scheme to [`open`], and run the contract suite
+//! in the tests against it.
 
 mod cached;
 mod entry;
@@ -28,30 +30,32 @@ pub use mongo::Mongo;
 pub use search::{EntryPosition, Found, Scope, Search};
 pub use sqlite::Sqlite;
 
-/// Why a store could not answer. What is simply not there is `Ok(None)`, never an error.
+/// Why a store operation failed. A missing item is not an error: it is returned as `Ok(None)`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be reached or cannot write now; the same call may succeed later.
+    /// The database cannot be reached or cannot write at the moment; the same call may succeed
+    /// later.
     #[error("the database is not available: {0}")]
     Unavailable(String),
-    /// The database answered something that it never should.
+    /// The database returned something unexpected.
     #[error("the database failed: {0}")]
     Fault(String),
 }
 
-/// Why a store could not be opened, as one line for the person who starts the server.
+/// Why a store could not be opened, as one line for the operator who starts the server.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// It is not there, and did not come in time: another start may succeed.
+    /// The database is unavailable and did not become available in time; another start may succeed.
     #[error("{0}")]
     Absent(String),
-    /// It cannot be used as it is, or the settings are wrong: somebody has to do something.
+    /// The database cannot be used as it is, or the settings are wrong: the operator has to act.
     #[error("{0}")]
     Unusable(String),
 }
 
 impl OpenError {
-    /// What a start reports that failed so: absent is what may come back.
+    /// Returns the error to report when opening failed with `error`: `Absent` if the database may
+    /// become available again, else `Unusable`.
     pub(crate) fn because(error: &StoreError, text: String) -> Self {
         match error {
             StoreError::Unavailable(_) => Self::Absent(text),
@@ -60,59 +64,60 @@ impl OpenError {
     }
 }
 
-/// What a store answers.
+/// The result of a store operation.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// Which messages of a room are asked for. Deleted messages are never among them and do not count.
+/// Which messages of a room to return. Deleted messages are never returned or counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Page {
-    /// The newest, after leaving out the `skip` newest.
+    /// The newest messages, after skipping the `skip` newest.
     Newest {
-        /// How many messages to leave out.
+        /// The number of messages to skip.
         skip: u64,
     },
-    /// The newest before this entry.
+    /// The newest messages before this log entry.
     Before(Seq),
-    /// The oldest after this entry.
+    /// The oldest messages after this log entry.
     After(Seq),
 }
 
-/// How far somebody has read a room, and what that changed.
+/// The result of marking a room as read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Marked {
-    /// How many messages of others became read.
+    /// The number of messages of other users that became read.
     pub became_read: u64,
-    /// The last entry that is read.
+    /// The last log entry that is read.
     pub last_read: Seq,
-    /// How many messages of others are still unread behind it.
+    /// The number of messages of other users after `last_read`, which are still unread.
     pub unread: u64,
-    /// The mark that was appended; none when it had been read that far already.
+    /// The read mark that was added; `None` if the user had already read that far.
     pub mark: Option<ReadMark>,
 }
 
-/// What somebody has not read in a room.
+/// A user's unread count in a room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unread {
     /// The room.
     pub room: RoomId,
-    /// How many messages of others, written since the user came into the room, stand behind what they have read. Deleted ones do not count.
+    /// The number of messages of other users that were posted since the user joined the room and
+    /// come after the user's last read mark. Deleted messages do not count.
     pub unread: u64,
-    /// The last entry of the room's log; 0 when it is empty.
+    /// The last entry of the room's log; 0 if the log is empty.
     pub last_seq: Seq,
 }
 
-/// Somebody who was taken out of a room.
+/// A user who was removed from a room.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Departed {
     /// The room.
     pub room: RoomId,
-    /// Who was in it.
+    /// The user.
     pub user: UserId,
-    /// The entry that says so.
+    /// The log entry that records the removal.
     pub seq: Seq,
 }
 
-/// The new names of a user, those that change.
+/// The names of a user to change; `None` leaves a name as it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserUpdate {
     /// Given name.
@@ -121,247 +126,277 @@ pub struct UserUpdate {
     pub last_name: Option<String>,
 }
 
-/// How long the refresh token that was used last gives its successor again, in milliseconds.
+/// For how long the last used refresh token still returns its successor, in milliseconds.
 pub const REPEAT_WINDOW: i64 = 10_000;
 
-/// A refresh token that was handed in, and what is to follow it.
+/// A refresh token that a client presented, and what replaces it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rotation {
-    /// The session that the token names.
+    /// The session that the token belongs to.
     pub session: SessionId,
-    /// The token.
+    /// The presented token.
     pub key: RefreshKey,
-    /// The secrets (as SHA-256) of the tokens that may follow it. The first takes its place; by the others it is known that one has.
+    /// The secrets (as SHA-256) of the tokens that may follow this one. The first replaces it; the
+    /// others serve to recognize that one of them already has.
     pub successors: Vec<[u8; 32]>,
-    /// When it was handed in.
+    /// When the token was presented.
     pub at: Timestamp,
-    /// When the session is over then.
+    /// The session's new expiry time.
     pub expires_at: Timestamp,
 }
 
 impl Rotation {
-    /// From when to when the session has to have been refreshed for the former token to count as repeated. The other server's clock may be
-    /// ahead of ours, but a clock that was set back must not keep the former token good for long.
+    /// Returns the range in which the session must have been last refreshed for the previous token
+    /// to count as repeated. The range extends into the future because another server's clock may
+    /// be ahead; it is limited so that a clock that was set back does not keep the previous token
+    /// valid for long.
     fn window(&self) -> (Timestamp, Timestamp) {
         (Timestamp(self.at.0.saturating_sub(REPEAT_WINDOW)), Timestamp(self.at.0.saturating_add(REPEAT_WINDOW)))
     }
 }
 
-/// What came of a refresh token that was handed in. With it stands the secret of the session's latest token, where one has to be known.
+/// The result of presenting a refresh token. The secret is that of the session's latest token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Refresh {
-    /// It was the session's latest, and another has taken its place.
+    /// The token was the session's latest and was replaced.
     Renewed(Arc<Session>, [u8; 32]),
-    /// It was the one before the latest, and used less than [`REPEAT_WINDOW`] ago. Nothing was changed.
+    /// The token was the one before the latest, and was used less than [`REPEAT_WINDOW`] ago.
+    /// Nothing was changed.
     Repeated(Arc<Session>, [u8; 32]),
-    /// It was an earlier one, so somebody has a copy. The session has been ended.
+    /// The token was an earlier one, or the one before the latest and used too late, so it has
+    /// probably been copied. The session was ended.
     Replayed(Arc<Session>),
-    /// It is none, or its session is over.
+    /// No session has such a token, or the session has expired.
     Unknown,
 }
 
-/// Which part of the list of a user's rooms is asked for.
+/// Which page of a user's room list to return.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RoomPage {
-    /// Whose rooms.
+    /// The user whose rooms are listed.
     pub user: UserId,
-    /// Whether a message that was posted before the user came into the room counts as none.
+    /// Whether to ignore messages that were posted before the user joined the room.
     pub since_joined: bool,
-    /// Whether rooms without a message are listed, by their creation; else they are left out.
+    /// Whether to include rooms without a message, ordered by their creation time.
     pub with_empty: bool,
-    /// How many rooms to leave out.
+    /// The number of rooms to skip.
     pub skip: u64,
-    /// The most rooms on the page.
+    /// The maximum number of rooms on the page.
     pub limit: u64,
 }
 
-/// A room in the list of a user's rooms.
+/// A room in a user's room list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListedRoom {
     /// The room.
     pub room: RoomId,
-    /// Its latest message, if it has one.
+    /// The latest message of the room, if any.
     pub latest: Option<Message>,
 }
 
-/// Which of a user's sessions.
+/// Which of a user's sessions to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionSelector {
-    /// This one.
+    /// This session.
     One(SessionId),
-    /// All of them.
+    /// All sessions.
     All,
-    /// All others than this.
+    /// All sessions except this one.
     AllBut(SessionId),
 }
 
-/// Where a listing of users goes on: behind the user created then, with that id.
+/// Where a listing of users continues: after the user with this creation time and id.
 pub type UserCursor = (Timestamp, UserId);
 
-/// Everything that Causerie keeps.
+/// The persistent storage of the server.
 ///
-/// Every method is atomic: it happens whole or not at all, also when the process is killed inside it. What a method that writes has
-/// answered is on disk. Calls may run at once, from any number of tasks. A call that fails as [unavailable](StoreError::Unavailable), or
-/// whose future is dropped, may have happened all the same.
+/// Every method is atomic, also when the process is killed while it runs. When a method that writes
+/// returns, its changes are on disk. Methods may be called concurrently from any number of tasks. A
+/// call that fails as [unavailable](StoreError::Unavailable), or whose future is dropped, may have
+/// taken effect nonetheless.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Adds a user. The id is new. False when somebody else has the username; then nothing is added.
+    /// Adds a user with a new id. Returns false, and adds nothing, if the username is taken.
     async fn add_user(&self, user: User, credentials: Option<Credentials>) -> Result<bool>;
 
-    /// The user with this id, unless there is none or it was deleted.
+    /// Returns the user with this id, or `None` if there is no such user or the user was deleted.
     async fn user(&self, id: UserId) -> Result<Option<Arc<User>>>;
 
-    /// The users with these ids, deleted ones included, in the order of `ids`; ids that were never used are left out.
+    /// Returns the users with these ids, including deleted ones, in the order of `ids`. Unknown ids
+    /// are skipped.
     async fn users_by_id(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>>;
 
-    /// Up to `limit` users that are not deleted, oldest first (by `created_at`, then id), from behind `after`, leaving out the first
-    /// `skip` of them.
+    /// Lists up to `limit` users that are not deleted, oldest first (by `created_at`, then id),
+    /// starting after `after` and skipping the first `skip`.
     async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>>;
 
-    /// Gives a user who is not deleted other names, where they are given. `None` when there is no such user.
+    /// Changes the given names of a user. Returns `None` if there is no such user or the user was
+    /// deleted.
     async fn rename_user(&self, id: UserId, names: UserUpdate, at: Timestamp) -> Result<Option<Arc<User>>>;
 
-    /// Who has this username, and the hash of their password.
+    /// Returns the id and the password hash of the user with this username.
     async fn account(&self, username: &Username) -> Result<Option<(UserId, PasswordHash)>>;
 
-    /// The credentials of a user; `None` for one who has none.
+    /// Returns the credentials of a user; `None` if the user has none.
     async fn credentials(&self, user: UserId) -> Result<Option<Credentials>>;
 
-    /// Gives a user another password in the place of `former`. False when there is no such user, or the password is not that one any more.
+    /// Replaces the password `former` of a user. Returns false if there is no such user or the
+    /// user's password is no longer `former`.
     async fn set_password(&self, user: UserId, former: PasswordHash, password: PasswordHash) -> Result<bool>;
 
-    /// Adds a session for a user who has this password still; `None` when they have not. Where the user has more than [`MOST_SESSIONS`] then,
-    /// the oldest are ended; answers which.
+    /// Adds a session if the user still has this password; returns `None` if not. If the user then
+    /// has more than [`MOST_SESSIONS`] sessions, the oldest are ended; their ids are returned.
     async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>>;
 
-    /// The session with this id, unless it was ended.
+    /// Returns the session with this id, unless it has ended.
     async fn session(&self, id: SessionId) -> Result<Option<Arc<Session>>>;
 
-    /// The sessions of a user that are not over at the time given, the newest first.
+    /// Returns the sessions of a user that have not expired at `at`, newest first.
     async fn sessions(&self, user: UserId, at: Timestamp) -> Result<Vec<Session>>;
 
-    /// Replaces the refresh token of a session that is not over, if it is its latest; ends the session, if it was an earlier one; see
-    /// [`Refresh`].
+    /// Replaces the refresh token of a session that has not expired if it is the latest token, or
+    /// ends the session if it is an earlier one; see [`Refresh`].
     async fn refresh_session(&self, rotation: Rotation) -> Result<Refresh>;
 
-    /// Ends sessions of a user. Answers which there were.
+    /// Ends sessions of a user. Returns the ids of those that existed.
     async fn end_sessions(&self, user: UserId, which: SessionSelector) -> Result<Vec<SessionId>>;
 
-    /// Which of these sessions have not been ended, by whichever server.
+    /// Returns those of the given sessions that have not been ended by any server.
     async fn live_sessions(&self, ids: Vec<SessionId>) -> Result<Vec<SessionId>>;
 
-    /// Deletes a user with the sessions, and erases the names and the credentials, by which the username is free again. False when there
-    /// was none.
+    /// Deletes a user and the user's sessions, and erases the names and the credentials, so that
+    /// the username becomes available again. Returns false if there was no such user.
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool>;
 
-    /// The room of the same kind with the same members, or else this one, added. True when it was added. However many callers ask at
-    /// once, one room is added. A room with a name is always added; it, and one whose members have changed, is found by no members.
+    /// Returns the room of the same kind with the same members, or adds this one; true if it was
+    /// added. Concurrent calls add only one room. A room with a name is always added. A room that
+    /// has a name, or whose members have changed, is never found by its members.
     async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)>;
 
-    /// The room with this id.
+    /// Returns the room with this id.
     async fn room(&self, id: RoomId) -> Result<Option<Arc<Room>>>;
 
-    /// The members of a room who were deleted, ascending. They stay in [`Room::members`]: what they have written and read is still shown.
+    /// Returns the deleted users among the members of a room, ascending. They remain in
+    /// [`Room::members`], because their messages and read marks are still shown.
     async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>>;
 
-    /// Makes the store ready for [`writers_in`](Self::writers_in) and [`written_by`](Self::written_by), which may fail without it. It may
-    /// take long, and makes appending slower.
+    /// Prepares the store for [`writers_in`](Self::writers_in) and
+    /// [`written_by`](Self::written_by), which may fail without it. This may take long, and makes
+    /// appending slower.
     async fn index_writers(&self) -> Result<()>;
 
-    /// The members of a room who have put an entry into its log since they came into it, ascending.
+    /// Returns the members who have added an entry to the room's log since they joined, ascending.
     async fn writers_in(&self, room: &Arc<Room>) -> Result<Vec<UserId>>;
 
-    /// Those of these rooms in whose log the user has put an entry since they came into it.
+    /// Returns those of the given rooms to whose log the user has added an entry since joining.
     async fn written_by(&self, user: UserId, rooms: &[Arc<Room>]) -> Result<Vec<RoomId>>;
 
-    /// Deletes a room with its log and its read marks. Answers how many messages it had; `None` when there was no room.
+    /// Deletes a room with its log and its read marks. Returns the number of messages it had;
+    /// `None` if there was no such room.
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>>;
 
-    /// The rooms that a user is in, at most `limit`, ascending, from behind `after`.
+    /// Returns up to `limit` of the rooms that the user is a member of, ascending, starting after
+    /// `after`.
     async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>>;
 
-    /// Who was taken out of a room since then, by whichever server, and is not in it now; and the time up to which that is told, by the
-    /// clock of the database. Some are told twice. Without `since` only the time; nobody, where no other server works on the database.
+    /// Returns the users that any server has removed from a room since `since` and who are not
+    /// members now, and the database time up to which the list is complete. Some removals may be
+    /// reported twice. Without `since`, only the time is returned. The list is empty if no other
+    /// server can work on the database.
     async fn departed(&self, since: Option<Timestamp>) -> Result<(Vec<Departed>, Timestamp)>;
 
-    /// Appends entries to the logs of their rooms, in the order given, and does what they say: the text of a deleted message is erased
-    /// and its number stays taken, that of an edited one is replaced, members come and go, the room is renamed. Each entry gets the next
-    /// `seq` of its room. One that may not be, or would change nothing, takes no number and does nothing; see [`Appended`]. When the call
-    /// fails, some of them may have been appended.
+    /// Appends entries to the logs of their rooms, in the given order, and applies their effects:
+    /// the text of a deleted message is erased while its sequence number stays in use, the text of
+    /// an edited message is replaced, members are added and removed, the room is renamed. Each
+    /// entry gets the next `seq` of its room. An entry that is not permitted, or that would change
+    /// nothing, gets no sequence number and has no effect; see [`Appended`]. If the call fails,
+    /// some of the entries may have been appended.
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>>;
 
-    /// One page of a room, at most `limit` messages, ascending by `seq`. The cost is that of the page, wherever in the log it lies.
+    /// Returns one page of a room: at most `limit` messages, ascending by `seq`. The cost depends
+    /// on the size of the page, not on its position in the log.
     async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>>;
 
-    /// The message with this id, unless it or its room was deleted.
+    /// Returns the message with this id, unless it or its room was deleted.
     async fn message(&self, id: MessageId) -> Result<Option<Message>>;
 
-    /// A page of the user's rooms, each with its latest message, the latest first.
+    /// Returns a page of the user's rooms, each with its latest message, most recent first.
     async fn recents(&self, page: RoomPage) -> Result<Vec<ListedRoom>>;
 
-    /// The entries of a room behind `after`, up to `up_to` if it is given, at most `limit`: all of them, without a hole. The messages
-    /// that they are about are told as they are now.
+    /// Returns the log entries of a room after `after`, up to `up_to` if given, at most `limit`,
+    /// without gaps. Messages that the entries refer to are returned in their current state.
     async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>>;
 
-    /// Where the logs of these rooms end, in the order of `rooms`: 0 for an empty one; rooms that are not there are left out.
+    /// Returns the last sequence number of each of these rooms, in the order of `rooms`: 0 for an
+    /// empty log. Rooms that do not exist are skipped.
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>>;
 
-    /// Marks as read by `user` what stands in the room's log up to `up_to`, or up to its end as it is now, and nothing that comes later;
-    /// at the time given, or that of the last entry read where it is later: nothing is read before it was written. What was read stays
-    /// read, whatever `up_to` says. `None` when there is no such room or the user is not in it.
+    /// Marks the room's log as read by `user` up to `up_to`, but not beyond the current end of the
+    /// log, which is also the default. The read time is `at`, or the time of the last entry read if
+    /// that is later: nothing is read before it was written. A lower `up_to` does not make read
+    /// entries unread. Returns `None` if there is no such room or the user is not a member.
     async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>>;
 
-    /// For each of `readers` the marks in which entries `first..=last` were first read: ascending from the first mark at or after
-    /// `first` to the first at or after `last`.
+    /// Returns, for each of `readers`, the read marks by which the entries `first..=last` were
+    /// first read: ascending, from the first mark at or after `first` to the first at or after
+    /// `last`.
     async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>>;
 
-    /// What the user has not read, in each of their rooms, or in those of `among` that they are in. In no order.
+    /// Returns the user's unread counts in all of their rooms, or in those of `among` that they are
+    /// a member of. The order is unspecified.
     async fn unread(&self, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>>;
 
-    /// Messages with these words, the newest first, in the order of their [places](Place). Every message that was posted before the call is
-    /// among those that are looked through, as it is now: what it said before an edit finds nothing, nor does one that was deleted. It costs
-    /// as much as the rooms in question and what is found in them; messages in other rooms cost nothing.
+    /// Searches for messages that contain all the given words, newest first, ordered by
+    /// [position](EntryPosition). Every message that was posted before the call is searched in its
+    /// current state: deleted messages and texts replaced by an edit are not found. The cost
+    /// depends on the number of rooms searched and of matches in them, not on messages in other
+    /// rooms.
     async fn search(&self, search: Search) -> Result<Found>;
 
-    /// The key that signs tokens: `candidate` if none was kept yet, and from then on always the same.
+    /// Returns the key that signs tokens: the stored key, or `candidate`, which is stored if there
+    /// is none yet.
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]>;
 
-    /// Notes when users were last there; what is noted already and later stays.
+    /// Records when users were last seen. A later time that is already stored is kept.
     async fn update_last_seen(&self, users: Vec<(UserId, Timestamp)>) -> Result<()>;
 
-    /// When these users were last there, those of whom it is known. In no order.
+    /// Returns when these users were last seen; users without a stored time are skipped. The order
+    /// is unspecified.
     async fn last_seen(&self, users: &[UserId]) -> Result<Vec<(UserId, Timestamp)>>;
 
-    /// The time of the latest entry, room or user, as the ids say that Causerie gave them; `None` when there is none.
+    /// Returns the time of the latest entry, room or user, derived from the ids that the server
+    /// generated; `None` if there is none.
     async fn latest(&self) -> Result<Option<Timestamp>>;
 
-    /// Whether other servers may work on the same database at the same time.
+    /// Returns whether other servers may work on the same database at the same time.
     fn is_shared(&self) -> bool;
 
-    /// How many entries stand in the logs whose effects could not be applied yet, as far as this server knows.
+    /// Returns the number of log entries whose effects could not be applied yet, as far as this
+    /// server knows.
     fn pending_effects(&self) -> usize {
         0
     }
 
-    /// Answers when the database does.
+    /// Returns `Ok` if the database responds.
     async fn ping(&self) -> Result<()>;
 
-    /// Finishes what is under way and closes the database. Calls after it fail.
+    /// Finishes pending operations and closes the database. Later calls fail.
     async fn close(&self);
 }
 
-/// How many sessions a user can have. Who logs in on and on, and never out, loses the oldest.
+/// The maximum number of sessions of a user. Further logins end the oldest sessions.
 pub const MOST_SESSIONS: usize = 100;
 
-/// Up to this many members a room's latest activity is noted down for each of them; in a larger one that would cost too much with every post.
+/// Up to this number of members, the latest activity of a room is stored for each member. In a
+/// larger room, this would make every post too expensive.
 const SMALL: usize = 100;
 
-/// Whether the room has so many members that its activity is not noted down for each.
+/// Returns whether the room has too many members to store its latest activity for each of them.
 fn is_large(room: &Room) -> bool {
     room.members.len() > SMALL
 }
 
-/// Finds a room by its kind and members: their SHA-256.
+/// Returns the key by which a room is found by its members: the SHA-256 of its kind and members.
 fn member_key(room: &Room) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(room.kind.as_str());
@@ -371,7 +406,8 @@ fn member_key(room: &Room) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Opens the store that `url` names beside a server that may be running on it, to add something. Nothing is cached.
+/// Opens the store at `url` while a server may be running on it, in order to add data. Nothing is
+/// cached.
 pub async fn open_shared(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::result::Result<Arc<dyn Store>, OpenError> {
     match url.reveal().split_once(':') {
         Some(("sqlite", path)) => Ok(Arc::new(Sqlite::open_shared(path.into()).await?)),
@@ -380,7 +416,7 @@ pub async fn open_shared(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::resul
     }
 }
 
-/// Opens the store that `url` names, with the users and rooms in use cached in front of it.
+/// Opens the store at `url`, with a cache for users, rooms and sessions in front of it.
 pub async fn open(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::result::Result<Arc<dyn Store>, OpenError> {
     match url.reveal().split_once(':') {
         Some(("sqlite", path)) => Ok(Arc::new(Cached::new(Sqlite::open(path.into()).await?))),

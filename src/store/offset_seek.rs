@@ -1,48 +1,53 @@
-//! Leaving out so many messages from the end of a log: the search for the entry behind which they stand, the same in every store.
+//! Skipping a number of messages from the end of a log: the search for the entry that is followed
+//! by exactly that many messages. All stores use it.
 //!
-//! Numbers have no holes, so how many messages stand behind an entry is known once those entries behind it are counted that are no messages,
-//! or no longer. The further back, the more there are, and so it is enough to count now and then: in leaps that grow, and where one went too
-//! far, in halves of what it leapt over. Each count begins where the last one ended, so all of them together pass over a few times as many
-//! entries as one would that knew where to begin; however many of these are no messages, and wherever they stand.
+//! Sequence numbers have no gaps, so the number of messages after an entry follows from the number
+//! of entries after it that are not messages or are deleted. The number of messages grows towards
+//! the start of the log, so the search counts in leaps that grow, and after a leap that went too
+//! far, bisects the range it leapt over. Each count begins where the last one ended, so all counts
+//! together cover only a few times as many entries as a single count from the right position would,
+//! regardless of the number and position of entries that are not messages.
 
 use crate::model::Seq;
 
-/// How much further each leap goes than the one before.
+/// The factor by which the leaps grow.
 const LEAP: u64 = 4;
 
-/// What the search needs next.
+/// The next step of the search.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
-    /// To be [told](FromTheEnd::told) how many entries in `after < seq <= last` are no messages, or no longer.
+    /// Count the entries in `after < seq <= last` that are not messages or are deleted, and pass
+    /// the result to [`told`](OffsetSeek::told).
     Count { after: Seq, last: Seq },
-    /// Nothing: behind this entry stand exactly as many messages as are to be left out.
+    /// Done: this entry is followed by exactly the number of messages to skip.
     Found(Seq),
-    /// Nothing: there are no more messages than that.
+    /// Done: the log has no more messages than are to be skipped.
     Nowhere,
 }
 
-/// The search.
+/// The state of the search.
 #[derive(Debug)]
 pub(super) struct OffsetSeek {
     skip: u64,
-    /// The entry that was looked at last, and how many messages stand behind it.
+    /// The last examined entry, and the number of messages after it.
     at: u64,
     behind: u64,
-    /// What is looked for is between these, if it is anywhere.
+    /// If the entry exists, it is in this range (both inclusive).
     low: u64,
     high: u64,
-    /// Whether it is sure to be there: some entry has as many messages behind it, or more.
+    /// Whether the entry is known to exist: some entry is followed by at least `skip` messages.
     bounded: bool,
     leap: u64,
 }
 
 impl OffsetSeek {
-    /// Leaves out the `skip` last messages of a log that ends with the entry `end`.
+    /// Starts the search for a log that ends with the entry `end`, to skip its last `skip`
+    /// messages.
     pub fn new(end: Seq, skip: u64) -> Self {
         Self { skip, at: end.0, behind: 0, low: 1, high: end.0.saturating_sub(skip), bounded: skip == 0, leap: 1 }
     }
 
-    /// What to do next.
+    /// Returns the next step.
     pub fn step(&self) -> Step {
         if self.behind == self.skip {
             return Step::Found(Seq(self.at));
@@ -57,7 +62,7 @@ impl OffsetSeek {
         }
     }
 
-    /// The entry that is looked at next.
+    /// Returns the entry to examine next.
     fn next(&self) -> u64 {
         if self.bounded {
             return self.low + (self.high - self.low) / 2;
@@ -66,14 +71,15 @@ impl OffsetSeek {
         self.at.saturating_sub(missing.saturating_mul(self.leap)).max(self.low)
     }
 
-    /// Takes the answer to [`Step::Count`].
+    /// Takes the result of [`Step::Count`].
     pub fn told(&mut self, count: u64) {
         let next = self.next();
         let messages = next.abs_diff(self.at).saturating_sub(count);
-        // Below nothing only where messages were deleted between two counts: it may be wrong by those few then, and ends all the same.
+        // Saturates only if messages were deleted between two counts. The result may then be off by
+        // that number, but the search still ends.
         self.behind = if next < self.at { self.behind + messages } else { self.behind.saturating_sub(messages) };
         self.at = next;
-        // Going on by one entry changes how many stand behind by one at most.
+        // Moving by one entry changes the number of messages after it by at most one.
         if self.behind < self.skip {
             self.high = self.at.saturating_sub(self.skip - self.behind);
             self.leap = self.leap.saturating_mul(LEAP);
@@ -90,7 +96,8 @@ mod tests {
 
     use super::*;
 
-    /// Searches a log in which the entries are messages that say so. Answers also how often was counted, and over how many entries.
+    /// Searches a log given as whether each entry is a message. Returns the result, the number of
+    /// counts, and the number of entries counted.
     fn search(log: &[bool], skip: u64) -> (Option<u64>, u64, u64) {
         let mut search = OffsetSeek::new(Seq(log.len() as u64), skip);
         let (mut counts, mut passed) = (0, 0);

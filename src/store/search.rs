@@ -1,11 +1,13 @@
-//! What is searched for, and what of a text is indexed: the same in every store.
+//! Searching and indexing messages: the parts that all stores share.
 //!
-//! Messages are indexed in the background, some time after they were posted, so that posting does not wait for it. A search reads the texts
-//! of those that are not indexed yet; so it finds them as well, and never writes.
+//! Messages are indexed in the background some time after they were posted, so that posting does
+//! not wait for indexing. A search reads the texts of messages that are not indexed yet; so it
+//! finds them as well, and never writes.
 //!
-//! Of each room a stretch of its log is indexed. At its end new entries come in; at its beginning, in a database from before the index was
-//! changed, old ones, the latest first. What is in front of it is not found until then. To change what a [term](terms) is: begin these
-//! stretches anew, at the end of each log, as the latest migration of each store does.
+//! In each room, one contiguous range of the log is indexed. New entries extend it at its end. In a
+//! database from before the index format changed, old entries extend it at its beginning, newest
+//! first; until then, messages before the range are not found. To change what a [term](terms) is,
+//! restart these ranges at the end of each log, as the latest migration of each store does.
 
 mod emoji;
 mod fold;
@@ -23,102 +25,108 @@ pub(super) use terms::{Query, terms};
 use super::NewEntry;
 use crate::model::{Message, RoomId, Seq, Timestamp, UserId};
 
-/// How often it is looked for new messages to index, when there were none.
+/// How often the indexer checks for new messages after it found none.
 pub(super) const INDEX_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Which messages are looked for.
+/// A search for messages.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Search {
-    /// Where.
+    /// The rooms to search.
     pub scope: Scope,
-    /// Words that all have to be in the message, in any order. Case and accents make no difference. Where there is no word, nothing is found.
+    /// The words to search for. A message has to contain all of them, in any order; case and
+    /// accents are ignored. Without a word, nothing is found.
     pub words: String,
-    /// Only messages before this place. In a single room its number alone counts.
+    /// Only returns messages before this position. In a single room, only its sequence number is
+    /// compared.
     pub before: Option<EntryPosition>,
-    /// The most messages.
+    /// The maximum number of messages.
     pub limit: u64,
 }
 
-/// Where messages are looked for.
+/// The rooms in which to search.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// In one room, behind an entry.
+    /// In one room, after an entry.
     Room {
         /// The room.
         room: RoomId,
-        /// The entry: 0 for the whole room, or whence a member [sees it](crate::model::Room::visible_from).
+        /// The entry: 0 for the whole room, or the entry after which a member [sees the
+        /// room](crate::model::Room::visible_from).
         after: Seq,
     },
     /// In all rooms of a user.
     RoomsOf {
         /// The user.
         user: UserId,
-        /// Only what was posted since they came into each room.
+        /// Whether to search only messages that were posted since the user joined the room.
         since_joined: bool,
     },
 }
 
-/// The place of an entry among those of all rooms: by time, then by number, then by room. It need not be that of an entry.
+/// A position in the order of the entries of all rooms: by time, then by sequence number, then by
+/// room. There need not be an entry at this position.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct EntryPosition {
-    /// The time of the entry.
+    /// The time.
     pub at: Timestamp,
-    /// Its number.
+    /// The sequence number.
     pub seq: Seq,
-    /// Its room.
+    /// The room.
     pub room: RoomId,
 }
 
 impl EntryPosition {
-    /// Returns the place of a message.
+    /// Returns the position of a message.
     #[must_use]
     pub fn of(message: &Message) -> Self {
         Self { at: message.created_at, seq: message.seq, room: message.room }
     }
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found {
     /// The messages, the newest first.
     pub messages: Vec<Message>,
-    /// Where to go on. There may be more before this place: it was not looked further, because there are enough messages, or because that
-    /// would have been too much work for one call.
+    /// The position before which to continue the search. There may be more messages before it: the
+    /// search stopped because it found enough messages or because it reached the work limit of one
+    /// call.
     pub next: Option<EntryPosition>,
 }
 
-/// What has to be indexed. Forgotten when the server stops; the next start looks for it anew.
+/// What has to be indexed. It is lost when the server stops, and determined again at the next
+/// start.
 #[derive(Default)]
 pub(super) struct IndexQueue(Mutex<Changes>);
 
-/// What happened since the index was last told.
+/// The changes since the indexer last took them.
 #[derive(Default)]
 pub(super) struct Changes {
-    /// The rooms in which something was posted.
+    /// The rooms with new entries.
     pub rooms: HashSet<RoomId>,
     /// Whether something was edited or deleted.
     pub erased: bool,
 }
 
 impl IndexQueue {
-    /// Notes a batch.
+    /// Records the changes of a batch.
     pub fn note(&self, batch: &[NewEntry]) {
         let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         changes.rooms.extend(batch.iter().map(|entry| entry.room));
         changes.erased |= batch.iter().any(|entry| entry.change.erases());
     }
 
-    /// Notes rooms with messages that are not indexed.
+    /// Records rooms with messages that are not indexed.
     pub fn note_rooms(&self, rooms: impl Iterator<Item = RoomId>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).rooms.extend(rooms);
     }
 
-    /// Notes that something was erased.
+    /// Records that something was edited or deleted.
     pub fn note_erased(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).erased = true;
     }
 
-    /// Takes what was noted.
+    /// Takes the recorded changes.
     pub fn take(&self) -> Changes {
         mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -1,4 +1,5 @@
-//! Announcing: what is on disk is told to those who listen, each room in the order of its log, and then the callers are answered.
+//! Announces committed entries to subscribers, each room in the order of its log, and then
+//! completes the callers' requests.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,23 +16,24 @@ use crate::{
     store::{self, Appended, Store},
 };
 
-/// The most entries that are told to those who missed them. Whoever missed more catches up by themselves.
+/// The maximum number of missed entries to announce. Clients that missed more must resynchronize.
 const MAX_MISSED: u64 = 20_000;
-/// The most of them that are read and told in one go: fewer than may wait for a client.
+/// The maximum number of missed entries to read and announce at once: fewer than may be queued for
+/// a client.
 const BATCH_SIZE: u64 = 500;
-/// For how many rooms at least it is known up to where they were told.
+/// The minimum number of rooms whose last announced entry is remembered.
 const MIN_ANNOUNCED_SEQS: usize = 100_000;
 
 /// A batch that is on disk.
 pub type Committed = Vec<(PendingAppend, MessageId, Appended)>;
 
-/// What the announcer is handed, in order.
+/// A step of the announcer, processed in order.
 pub enum Step {
     Announce(Committed),
     Tell(RoomEvent, oneshot::Sender<()>),
-    /// With the ends of the logs.
+    /// Includes the ends of the logs.
     Barrier(Barrier, Vec<(RoomId, Seq)>),
-    /// The logs go at least so far, whoever has written there.
+    /// The logs reach at least up to these entries, written by any server.
     CatchUp(Vec<(RoomId, Seq)>, oneshot::Sender<()>),
 }
 
@@ -40,7 +42,7 @@ pub struct Announcer<L> {
     store: Arc<dyn Store>,
     subscribers: L,
     listed_members: usize,
-    /// Where nobody but this server writes into the logs, nothing is ever missed.
+    /// `None` if no other server writes to the logs, so that no entry is ever missed.
     announced_seqs: Option<AnnouncedSeqs>,
 }
 
@@ -50,7 +52,7 @@ impl<L: Subscribers> Announcer<L> {
         Self { store, subscribers, listed_members, announced_seqs }
     }
 
-    /// Announces what it is handed, until that ends.
+    /// Announces the steps it receives, until the channel closes.
     pub async fn run(mut self, mut steps: mpsc::Receiver<Step>) {
         while let Some(step) = steps.recv().await {
             match step {
@@ -81,7 +83,7 @@ impl<L: Subscribers> Announcer<L> {
         let mut placed = Vec::with_capacity(batch.len());
         for (mut waiting, id, appended) in batch {
             if let Some(error) = unseen.get(&id) {
-                // Whoever hears nothing of it has to begin anew.
+                // Subscribers will not get this entry, so they must resynchronize.
                 self.subscribers.interrupt(waiting.room);
                 waiting.answer(Err(error.clone().into()));
                 continue;
@@ -93,11 +95,11 @@ impl<L: Subscribers> Announcer<L> {
                 Appended::NotAMember => waiting.answer(Err(Error::NotAMember)),
                 Appended::NoRequiredMember => waiting.answer(Err(Error::LastSupport)),
                 Appended::NoRoom => waiting.answer(Err(Error::NoRoom)),
-                // Where it stands in the log all the same, it is told with what comes next.
+                // If the entry is in the log nevertheless, it is announced with the next one.
                 Appended::Failed(error) => waiting.answer(Err(error.into())),
             }
         }
-        // A store may have needed several attempts for a batch.
+        // The order may differ, because a store may need several attempts for a batch.
         placed.sort_by_key(|(news, _)| news.placed.seq);
         let (news, waiting): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
         self.tell(&news).await;
@@ -110,7 +112,8 @@ impl<L: Subscribers> Announcer<L> {
         }
     }
 
-    /// Looks who has read the messages that were edited. Answers of which entries that is not known.
+    /// Looks up the read marks of edited messages. Returns the errors, by entry, for those where
+    /// this failed.
     async fn look_for_readers(&self, batch: &mut Committed) -> HashMap<MessageId, store::StoreError> {
         let edits = batch.iter_mut().filter_map(|(waiting, id, appended)| {
             let edited = waiting.shown.as_mut()?.edited.as_mut()?;
@@ -128,12 +131,12 @@ impl<L: Subscribers> Announcer<L> {
         join_all(failed).await.into_iter().flatten().collect()
     }
 
-    /// Tells of entries, and before them of those that stand between them and what was told last.
+    /// Announces entries, and before them those between the last announced entry and them.
     async fn tell(&mut self, news: &[RoomEvent]) {
         if self.announced_seqs.is_none() {
             return self.subscribers.announce(news);
         }
-        // In one go, as far as nothing was missed.
+        // Entries without a gap before them are announced in one call.
         let mut first = 0;
         for (index, RoomEvent { room, placed, .. }) in news.iter().enumerate() {
             let told = self.told(*room);
@@ -142,7 +145,7 @@ impl<L: Subscribers> Announcer<L> {
                 first = index;
                 self.announce_up_to(*room, Seq(placed.seq.0 - 1)).await;
                 if told >= Some(placed.seq) {
-                    // Somebody has looked since it was committed, and it was told then.
+                    // A catch-up after the commit has already announced it.
                     first += 1;
                     continue;
                 }
@@ -152,7 +155,8 @@ impl<L: Subscribers> Announcer<L> {
         self.subscribers.announce(&news[first..]);
     }
 
-    /// Tells what stands in the log of a room up to an entry, as far as it was not told. Answers up to where it is told then.
+    /// Announces the entries of a room up to `end` that have not been announced. Returns up to
+    /// where the log is announced then.
     async fn announce_up_to(&mut self, room: RoomId, end: Seq) -> Seq {
         let told = self.told(room);
         if let Some(told) = told.filter(|told| *told < end && self.subscribers.listen_in(room)) {
@@ -166,8 +170,9 @@ impl<L: Subscribers> Announcer<L> {
         end
     }
 
-    /// Tells what stands in the log of a room behind an entry and up to another. Whoever listens again when it is told that they have left is
-    /// taken out then, and would not know; so they begin anew.
+    /// Announces the entries of a room after `told` and up to `end`. Announcing late that a member
+    /// left removes their subscription, even if they have subscribed again since, and they would
+    /// not notice; so they must resynchronize.
     async fn tell_missed(&self, room: RoomId, mut told: Seq, end: Seq) -> Result<()> {
         let mut removed = HashSet::new();
         while told < end {
@@ -197,7 +202,7 @@ impl<L: Subscribers> Announcer<L> {
     }
 }
 
-/// Up to where the rooms were told. Those of which there was no word for long are forgotten.
+/// The last announced entry of each room. Rooms without events for a long time are dropped.
 #[derive(Default)]
 struct AnnouncedSeqs {
     latest: HashMap<RoomId, Seq>,

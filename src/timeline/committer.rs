@@ -1,4 +1,5 @@
-//! Committing: what gathered while the batch before was on its way becomes the next batch.
+//! Commits drafts in batches: the drafts that arrive while a batch is being committed form the next
+//! one.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,13 +12,14 @@ use crate::{
     store::{Appended, NewEntry, Store},
 };
 
-/// The most drafts in one batch.
+/// The maximum number of drafts in one batch.
 const BATCH: usize = 256;
 
-/// The most bytes of texts in one batch, unless a single one is longer: so long nobody waits for the texts of others.
+/// The maximum number of text bytes in one batch, unless a single text is longer. Bounds how long a
+/// caller waits for the texts of others.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// How many of these drafts make one batch.
+/// Returns how many of these drafts fit into one batch.
 fn fitting(drafts: &[PendingAppend]) -> usize {
     let mut bytes = 0;
     let fits = |draft: &&PendingAppend| {
@@ -27,7 +29,7 @@ fn fitting(drafts: &[PendingAppend]) -> usize {
     drafts.iter().take_while(fits).count().max(1)
 }
 
-/// The thread that commits.
+/// The state of the committing thread.
 pub struct Committer {
     store: Arc<dyn Store>,
     clock: Clock,
@@ -39,10 +41,10 @@ impl Committer {
         Self { store, clock, on_disk }
     }
 
-    /// Commits what is handed in, until that ends.
+    /// Commits the jobs it receives, until the channel closes.
     pub async fn run(self, mut jobs: mpsc::Receiver<Job>, announcer: JoinHandle<()>) {
         let mut gathered = Vec::with_capacity(BATCH);
-        // Dropped when this function ends, by which whoever waits for the end learns of it.
+        // Dropped when this function ends, which notifies the callers that wait for the end.
         let mut closers = Vec::new();
         while jobs.recv_many(&mut gathered, BATCH).await > 0 {
             let mut batch = Vec::with_capacity(gathered.len());
@@ -66,7 +68,7 @@ impl Committer {
                 rest = later;
             }
             for aside in asides {
-                // Refused only where the announcer has panicked, here and below.
+                // Fails only if the announcer has panicked, here and below.
                 let _ = self.on_disk.send(aside).await;
             }
             if !betweens.is_empty() {
@@ -74,7 +76,8 @@ impl Committer {
             }
         }
         drop(self.on_disk);
-        // It ends once it has announced what it was given; a panic in it has been reported by the panic hook.
+        // The announcer ends once it has announced everything it received. If it panicked, the
+        // panic hook has reported that.
         let _ = announcer.await;
     }
 
@@ -84,14 +87,16 @@ impl Committer {
         let ids: Vec<_> = new.iter().map(|entry| entry.id).collect();
         match self.store.append(new).await {
             Ok(appended) => {
-                // A room whose log is later was written by a server whose clock is ahead of this one: other rooms follow.
+                // An entry with a later time means that the room's log was written by a server
+                // whose clock is ahead. The entries of other rooms must follow it in time too.
                 if let Some(latest) =
                     appended.iter().filter_map(Appended::placed).map(|placed| placed.created_at).max().filter(|at| *at > now)
                 {
                     self.clock.advance_past(latest);
                 }
                 let committed = batch.into_iter().zip(ids).zip(appended).map(|((waiting, id), appended)| (waiting, id, appended));
-                // Refused only where the announcer has panicked; the callers are then told that there is no answer.
+                // Fails only if the announcer has panicked; the callers then get an error because
+                // their reply channels are dropped.
                 let _ = self.on_disk.send(Step::Announce(committed.collect())).await;
             }
             Err(error) => {
@@ -102,7 +107,8 @@ impl Committer {
         }
     }
 
-    /// Looks where the logs end, for all who ask at once. Nothing is appended meanwhile, but by other servers.
+    /// Reads the ends of the logs for all barriers at once. Meanwhile only other servers can
+    /// append.
     async fn look(&self, betweens: Vec<Barrier>) {
         let mut rooms: Vec<_> = betweens.iter().flat_map(|between| between.rooms.iter().copied()).collect();
         rooms.sort_unstable();

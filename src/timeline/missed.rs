@@ -1,4 +1,4 @@
-//! What was not told when it happened, read from the log.
+//! Reads from the log the events that were not announced when they happened.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,8 +10,9 @@ use crate::{
     view::{Members, Post},
 };
 
-/// What stands in a room's log behind `after` and up to `up_to`, as it would have been told; messages as they are now. Nothing, if the
-/// room is gone. At most `listed_members` of the room are shown.
+/// Returns the entries of a room's log after `after` and up to `up_to`, as they would have been
+/// announced, with messages in their current state. Empty if the room has been deleted. At most
+/// `listed_members` of the room are listed.
 pub async fn missed(store: &dyn Store, listed_members: usize, room: RoomId, after: Seq, up_to: Seq) -> Result<Vec<RoomEvent>> {
     let Some(room) = store.room(room).await? else { return Ok(Vec::new()) };
     let entries = store.entries(room.id, after, Some(up_to), up_to.0.saturating_sub(after.0)).await?;
@@ -31,7 +32,7 @@ pub async fn missed(store: &dyn Store, listed_members: usize, room: RoomId, afte
     Ok(news)
 }
 
-/// The message that an entry shows, unless it was deleted since.
+/// Returns the message of an entry, unless it has been deleted since.
 fn shown(entry: &Entry) -> Option<&Message> {
     match &entry.what {
         EntryKind::Message(message) | EntryKind::Edit { current: Some(message), .. } => Some(message),
@@ -39,14 +40,15 @@ fn shown(entry: &Entry) -> Option<&Message> {
     }
 }
 
-/// What it takes to show messages of a room as posts.
+/// The data needed to show messages of a room as posts.
 struct Posts<'a> {
     store: &'a dyn Store,
     listed_members: usize,
     room: &'a Arc<Room>,
     people: HashMap<UserId, Arc<User>>,
-    /// Who has read what was posted. In a large room it is told as on its own server, as read by nobody yet: to look for so many readers of
-    /// each post would hold up what is told in all other rooms.
+    /// The read marks of new messages. In a large room they are left out, so posts look unread, as
+    /// in the announcement by their own server: looking up so many readers of each post would delay
+    /// the announcements in all other rooms.
     marks: Vec<ReadMark>,
 }
 
@@ -79,7 +81,7 @@ impl Posts<'_> {
     }
 }
 
-/// An author of whom nothing is known.
+/// Returns a placeholder for an author that the store does not have.
 fn nobody(id: UserId) -> Arc<User> {
     let at = Timestamp::default();
     let (first_name, last_name) = (String::new(), String::new());

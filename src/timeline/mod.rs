@@ -1,14 +1,19 @@
-//! The one door by which entries enter the logs.
+//! Appends entries to the room logs and announces them. Every entry that this server writes goes
+//! through this module.
 //!
-//! Callers hand in a draft and wait. While one batch is being committed the next one gathers: no timer, no latency added when idle. A
-//! batch is committed, then announced in the order of `seq`, then its callers are answered; so nothing is announced or acknowledged
-//! that is not on disk, and whoever listens hears each room in order. Two share the work, so that a batch can be committed while the one
-//! before it is announced to many: a task that announces, and a thread that commits. Every post waits for that thread, and so it stands in
-//! no line behind the requests that the other threads are busy with.
+//! Callers submit a draft and wait. While one batch is being committed, the next one collects:
+//! there is no timer and no added latency when idle. A batch is committed, then announced in the
+//! order of `seq`, then its callers get their results. So nothing is announced or acknowledged that
+//! is not on disk, and subscribers receive the events of each room in order. Two workers share
+//! this, so that a batch can be committed while the previous one is announced to many subscribers:
+//! a task that announces, and a thread that commits. Every post waits for the committing thread, so
+//! it has a thread of its own and does not queue behind requests that keep the runtime's threads
+//! busy.
 //!
-//! Where several servers share a database, entries come into the logs past this one as well, and so do those of a server that was killed
-//! before it could tell of them, or of a batch whose outcome was not learned. Of these the announcer tells when it comes to the gap, or
-//! when somebody [looks](Timeline::catch_up): all that listens in a room hears of every entry once, in order.
+//! If several servers share a database, other servers append entries too. Entries may also be left
+//! unannounced by a server that was killed, or by a batch with an unknown outcome. The announcer
+//! announces such entries when it detects the gap in the sequence numbers, or on
+//! [`catch_up`](Timeline::catch_up). All subscribers of a room get every entry once, in order.
 
 mod announcer;
 mod committer;
@@ -32,66 +37,68 @@ use crate::{
     view::{Members, Post},
 };
 
-/// How many drafts may wait before callers wait to hand theirs in.
+/// The number of drafts that may be queued before callers wait to submit theirs.
 const QUEUE: usize = 1024;
 
-/// A message that somebody wants posted.
+/// A message to be posted.
 #[derive(Debug)]
 pub struct Draft {
-    /// Where.
+    /// The room to post in.
     pub room: Arc<Room>,
-    /// By whom.
+    /// The author.
     pub author: Arc<User>,
-    /// Who is shown as being in the room.
+    /// The members listed with the message.
     pub members: Members,
-    /// What it says.
+    /// The text.
     pub text: String,
-    /// What the author's client calls it, so that sending it again posts nothing.
+    /// The id that the author's client gave the message, so that sending it again posts nothing.
     pub client_id: Option<ClientId>,
 }
 
-/// A message that its author wants to say something else.
+/// An edit of a message by its author.
 #[derive(Debug)]
 pub struct Edit {
-    /// Where.
+    /// The room of the message.
     pub room: Arc<Room>,
-    /// As it is.
+    /// The message before the edit.
     pub message: Message,
-    /// By whom.
+    /// The author.
     pub author: Arc<User>,
-    /// Who is shown as being in the room.
+    /// The members listed with the message.
     pub members: Members,
-    /// What it is to say.
+    /// The new text.
     pub text: String,
-    /// Who has read it, where there are too many to look for them when it is announced: all who listen wait for that. Else it is looked up
-    /// then, so that nobody is missing whose reading was told before.
+    /// The read marks of the message, for rooms with too many members to look them up during the
+    /// announcement, which would delay all subscribers. If `None`, they are looked up then, so that
+    /// every read mark announced before is included.
     pub marks: Option<Vec<ReadMark>>,
 }
 
-/// What became of a draft.
+/// The outcome of a draft.
 #[derive(Debug)]
 pub enum Posted {
-    /// A post.
+    /// The message was posted.
     Now(Post),
-    /// The author's client had sent it before: the message as it is now, without its text when it was deleted since.
+    /// The author's client had sent it before: the message in its current state, without its text
+    /// if it has been deleted since.
     Before(Message),
 }
 
-/// Something that happened in a room, for those who listen.
+/// An event in a room, to be announced to subscribers.
 #[derive(Clone, Debug)]
 pub struct RoomEvent {
-    /// Where.
+    /// The room.
     pub room: RoomId,
-    /// Where it stands in the room's log, and since when.
+    /// The position in the room's log and the time.
     pub placed: LogPosition,
-    /// Who did it; [nobody](UserId::NOBODY) where that is not known.
+    /// The user who caused it; [`NOBODY`](UserId::NOBODY) if unknown.
     pub author: UserId,
-    /// What happened.
+    /// The kind of event.
     pub what: RoomEventKind,
 }
 
 impl RoomEvent {
-    /// Something that is no entry of the log.
+    /// Creates an event that is not a log entry.
     #[must_use]
     pub fn aside(room: RoomId, what: RoomEventKind) -> Self {
         let placed = LogPosition { seq: Seq::default(), created_at: Timestamp::default() };
@@ -99,52 +106,55 @@ impl RoomEvent {
     }
 }
 
-/// Who is told what happens in rooms.
+/// Receives the events of rooms.
 pub trait Subscribers: Send + Sync + 'static {
-    /// Tells all who listen in the rooms, those of each room in the order given.
+    /// Broadcasts events to the subscribers of their rooms, those of each room in the given order.
     fn announce(&self, news: &[RoomEvent]);
 
-    /// Whether anybody listens in this room.
+    /// Returns whether this room has subscribers.
     fn listen_in(&self, room: RoomId) -> bool;
 
-    /// Has everybody who listens in this room begin anew: they have missed something that they cannot be told.
+    /// Makes all subscribers of this room resynchronize: they have missed events that cannot be
+    /// sent.
     fn interrupt(&self, room: RoomId);
 
-    /// Has this user begin anew: they were told late that they had left a room, and may have come in again since.
+    /// Makes this user resynchronize: the announcement that they left a room was late, and they may
+    /// have joined again since.
     fn interrupt_user(&self, user: UserId);
 }
 
-/// What there is to tell of an entry, or besides.
+/// The kind of an event: a log entry, or an event outside the log.
 ///
-/// To add one: the variant here, its cases in `PendingAppend::told` and `missed` where it is an entry, and its event in `lib.rs`.
+/// To add one: add the variant here and its event in `lib.rs`; if it is an entry, also its cases in
+/// `PendingAppend::told` and `missed`.
 #[derive(Clone, Debug)]
 pub enum RoomEventKind {
     /// A message was posted.
     Posted(Post),
-    /// A message was edited: as it is now.
+    /// A message was edited; the post has its current state.
     Edited(Post),
     /// A message was deleted.
     Deleted(MessageId),
-    /// Somebody came into the room.
+    /// A member was added to the room.
     MemberAdded(UserId),
-    /// Somebody is no longer in the room.
+    /// A member was removed from the room.
     MemberRemoved(UserId),
-    /// The room has another name, or none.
+    /// The room was renamed; `None` if the name was removed.
     Renamed(Option<String>),
-    /// Somebody has read up to an entry; not an entry itself.
+    /// A member has read up to an entry. This is not a log entry.
     Read {
-        /// Who, and how far.
+        /// The user and how far they have read.
         mark: ReadMark,
-        /// Whether the room is too large to tell everybody in it.
+        /// Whether the room is too large to broadcast this to all members.
         is_large: bool,
     },
-    /// There is a new room.
+    /// A room was created.
     RoomCreated(Arc<Room>),
-    /// The room is gone, in which these were.
+    /// A room with these members was deleted.
     RoomDeleted(Vec<UserId>),
 }
 
-/// A draft of any kind on its way.
+/// A draft of any kind that is being processed.
 struct PendingAppend {
     room: RoomId,
     author: UserId,
@@ -153,28 +163,28 @@ struct PendingAppend {
     reply: oneshot::Sender<Result<AppendResult>>,
 }
 
-/// What a post shows beside the message.
+/// The data that a post shows in addition to the message.
 struct Shown {
     author: Arc<User>,
     members: Members,
     edited: Option<Edited>,
 }
 
-/// A message that is edited, as it was.
+/// The state of a message before its edit.
 struct Edited {
     room: Arc<Room>,
     message: Message,
     marks: Option<Vec<ReadMark>>,
 }
 
-/// What became of a draft.
+/// The outcome of a draft.
 #[derive(Default)]
 struct AppendResult {
-    /// Where its entry stands; none when there was nothing to do.
+    /// The position of its entry; `None` if nothing had to be done.
     placed: Option<LogPosition>,
-    /// How the message looks.
+    /// The post of the message.
     post: Option<Post>,
-    /// The message that was there already.
+    /// The message that had been posted before with the same client id.
     earlier: Option<Message>,
 }
 
@@ -186,22 +196,23 @@ enum Job {
     Close(oneshot::Sender<()>),
 }
 
-/// Something to be done between two announcements.
+/// An action to run between two announcements.
 struct Barrier {
     rooms: Vec<RoomId>,
     act: Box<dyn FnOnce() + Send>,
     reply: oneshot::Sender<Result<Vec<(RoomId, Seq)>>>,
 }
 
-/// Hands drafts to the thread that commits them.
+/// A handle that submits drafts to the thread that commits them.
 #[derive(Clone)]
 pub struct Timeline {
     queue: mpsc::Sender<Job>,
 }
 
 impl Timeline {
-    /// Starts the task and the thread. They tell the listeners what happens in rooms, of each room in the order of its log; at most
-    /// `listed_members` of a room are shown. An error is the system's, which may have no more threads to give.
+    /// Starts the announcing task and the committing thread. Subscribers get the events of each
+    /// room in the order of its log; at most `listed_members` of a room are listed. Errors: those
+    /// of the operating system, which may have no more threads.
     pub fn start(store: Arc<dyn Store>, clock: Clock, subscribers: impl Subscribers, listed_members: usize) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (on_disk, steps) = mpsc::channel(1);
@@ -212,9 +223,10 @@ impl Timeline {
         Ok(Self { queue })
     }
 
-    /// Posts a message, unless the author's client has sent it before; answers once it is on disk and announced. Dropping the future does
-    /// not take the draft back, here and below. Errors: [`Error::NoRoom`] when the room is gone, [`Error::NotAMember`] when the author has
-    /// been taken out of it, and those of the store.
+    /// Posts a message, unless the author's client has sent it before; returns once it is on disk
+    /// and announced. Dropping the future does not cancel the draft; this holds for the methods
+    /// below too. Errors: [`Error::NoRoom`] if the room has been deleted, [`Error::NotAMember`] if
+    /// the author has been removed from it, and those of the store.
     pub async fn post(&self, draft: Draft) -> Result<Posted> {
         let Draft { room, author, members, text, client_id } = draft;
         let by = author.id;
@@ -223,8 +235,9 @@ impl Timeline {
         done.post.map(Posted::Now).or(done.earlier.map(Posted::Before)).ok_or_else(closed)
     }
 
-    /// Edits a message. `None` when it was deleted meanwhile. Errors as in [`post`](Self::post); one of the store's may mean that it was
-    /// edited and cannot be shown.
+    /// Edits a message. `None` if it was deleted in the meantime. Errors: as in
+    /// [`post`](Self::post); a store error may mean that the message was edited but cannot be
+    /// shown.
     pub async fn edit(&self, edit: Edit) -> Result<Option<(Post, LogPosition)>> {
         let Edit { room, message, author, members, text, marks } = edit;
         let (id, by, change) = (room.id, author.id, NewEntryKind::Edit { message: message.id, text });
@@ -233,18 +246,21 @@ impl Timeline {
         Ok(done.post.zip(done.placed))
     }
 
-    /// Deletes a message. `None` when there is none, or no longer. Errors as in [`post`](Self::post).
+    /// Deletes a message. `None` if it does not exist, or no longer. Errors: as in
+    /// [`post`](Self::post).
     pub async fn delete(&self, room: RoomId, message: MessageId, by: UserId) -> Result<Option<LogPosition>> {
         Ok(self.commit(room, by, NewEntryKind::Deletion(message), None).await?.placed)
     }
 
-    /// Lets somebody into a room. `None` when they are in it. Errors as in [`post`](Self::post).
+    /// Adds a member to a room. `None` if the user already is a member. Errors: as in
+    /// [`post`](Self::post).
     pub async fn add_member(&self, room: RoomId, user: UserId, by: UserId) -> Result<Option<LogPosition>> {
         Ok(self.commit(room, by, NewEntryKind::AddMember(user), None).await?.placed)
     }
 
-    /// Takes somebody out of a room, in which one of the keepers has to be, if there are any. `None` when they are not in it. Errors: as in
-    /// [`post`](Self::post), and [`Error::LastSupport`] when no keeper is there.
+    /// Removes a member from a room. If `required_members` is not empty, at least one of them must
+    /// be a member. `None` if the user is not a member. Errors: as in [`post`](Self::post), and
+    /// [`Error::LastSupport`] if no required member is left.
     pub async fn remove_member(
         &self,
         room: RoomId,
@@ -255,22 +271,25 @@ impl Timeline {
         Ok(self.commit(room, by, NewEntryKind::RemoveMember { user, required_members }, None).await?.placed)
     }
 
-    /// Gives a room another name, or none. `None` when that is its name. Errors as in [`post`](Self::post).
+    /// Renames a room, or removes its name. `None` if the name is unchanged. Errors: as in
+    /// [`post`](Self::post).
     pub async fn rename(&self, room: RoomId, name: Option<String>, by: UserId) -> Result<Option<LogPosition>> {
         Ok(self.commit(room, by, NewEntryKind::Rename(name), None).await?.placed)
     }
 
-    /// Tells those who listen of something that is no entry, behind all that was handed in before it. Answers when it is told.
+    /// Broadcasts an event that is not a log entry, after everything that was submitted before it.
+    /// Returns when it has been announced.
     pub async fn tell(&self, news: RoomEvent) {
         let (reply, told) = oneshot::channel();
         if self.queue.send(Job::Tell(news, reply)).await.is_ok() {
-            // An error: the server is stopping, and nobody listens any more.
+            // An error means that the server is stopping and has no subscribers left.
             let _ = told.await;
         }
     }
 
-    /// Does something between two announcements. Answers where the logs of these rooms end: what stands there has been announced as far
-    /// as this server announces it, and what comes behind has not. Rooms that are not there are left out.
+    /// Runs an action between two announcements. Returns the last sequence numbers of the logs of
+    /// these rooms: entries up to there have been announced, as far as this server announces them,
+    /// and later ones have not. Rooms that do not exist are left out.
     pub async fn barrier(&self, rooms: Vec<RoomId>, act: impl FnOnce() + Send + 'static) -> Result<Vec<(RoomId, Seq)>> {
         let (reply, ends) = oneshot::channel();
         let job = Job::Barrier(Barrier { rooms, act: Box::new(act), reply });
@@ -278,8 +297,8 @@ impl Timeline {
         ends.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Tells those who listen in these rooms what has come into their logs past this server, if anything has. Of a room of which it was not
-    /// known what was told before, what comes from now on will be.
+    /// Announces the entries of these rooms that other servers have appended, if any. For a room
+    /// whose last announced entry is unknown, only entries from now on will be announced.
     pub async fn catch_up(&self, store: &dyn Store, rooms: &[RoomId]) -> Result<()> {
         let ends = store.last_seqs(rooms).await?;
         let (reply, told) = oneshot::channel();
@@ -294,11 +313,12 @@ impl Timeline {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Commits, announces and answers all that was handed in before this call, and takes no more.
+    /// Commits, announces and acknowledges everything that was submitted before this call, and
+    /// accepts nothing more.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.queue.send(Job::Close(done)).await.is_ok() {
-            // An error: the thread has ended and dropped `done`.
+            // An error means that the thread has ended and dropped `done`.
             let _ = closed.await;
         }
     }
@@ -308,7 +328,7 @@ fn closed() -> Error {
     store::StoreError::Unavailable("the server is stopping".into()).into()
 }
 
-/// A message that lost its text. That it was deleted is told as well, further on in the log.
+/// Creates a message without its text. Its deletion is announced too, by a later log entry.
 fn without_text(id: MessageId, room: RoomId, author: UserId, LogPosition { seq, created_at }: LogPosition) -> Message {
     Message { id, room, seq, author, text: String::new(), created_at, edited_at: None, client_id: None }
 }
@@ -319,7 +339,7 @@ impl PendingAppend {
     }
 
     fn told(&mut self, id: MessageId, LogPosition { seq, created_at }: LogPosition) -> RoomEventKind {
-        // Told once, and not needed any more.
+        // It is announced only once, so the change can be taken out.
         match std::mem::replace(&mut self.change, NewEntryKind::Rename(None)) {
             NewEntryKind::Message { text, client_id } => {
                 let (room, author) = (self.room, self.author);
@@ -357,7 +377,7 @@ impl PendingAppend {
     }
 
     fn answer(self, outcome: Result<AppendResult>) {
-        // A caller that has gone away needs no answer.
+        // The caller may have dropped its future.
         let _ = self.reply.send(outcome);
     }
 }

@@ -1,4 +1,4 @@
-//! How rooms look to clients, by themselves and in the list of recent conversations.
+//! The JSON shapes of rooms, by themselves and in the list of recent conversations.
 
 use std::slice;
 
@@ -20,7 +20,7 @@ pub struct RoomView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
     initiator_id: UserId,
-    /// All of them, or in a large room none.
+    /// All members; omitted in a large room.
     #[serde(skip_serializing_if = "Option::is_none")]
     member_ids: Option<&'a [UserId]>,
     member_count: usize,
@@ -28,7 +28,8 @@ pub struct RoomView<'a> {
 }
 
 impl<'a> RoomView<'a> {
-    /// A room with these members, who are named if they are no more than `listed`.
+    /// Creates the view of a room with these members, whose ids are included if there are at most
+    /// `listed`.
     #[must_use]
     pub fn new(room: &'a Room, members: &'a [UserId], listed: usize) -> Self {
         Self {
@@ -43,7 +44,7 @@ impl<'a> RoomView<'a> {
     }
 }
 
-/// A room among the recent conversations, with its latest message, if it has one.
+/// A room in the list of recent conversations, with its latest message, if it has one.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecentConversation<'a> {
@@ -66,7 +67,7 @@ pub struct RecentConversation<'a> {
     read_count: Option<usize>,
     unread_count: u64,
     last_seq: Seq,
-    /// Of the message, or else of the room.
+    /// When the message was posted or, without one, the room was created.
     created_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     edited_at: Option<Timestamp>,
@@ -74,7 +75,7 @@ pub struct RecentConversation<'a> {
     chat_room: Option<RoomView<'a>>,
 }
 
-/// A reader with the user that they are.
+/// A reader with their user.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct NamedReader<'a> {
@@ -84,7 +85,8 @@ struct NamedReader<'a> {
 }
 
 impl<'a> RecentConversation<'a> {
-    /// A room as the list of recent conversations shows it. `people` hold its members, or in a large room the author, and the readers.
+    /// Creates a room as the list of recent conversations shows it. `people` must contain its
+    /// members, or in a large room the author, and the readers.
     #[must_use]
     pub fn new(
         latest: Option<&'a Message>,
@@ -121,7 +123,8 @@ impl<'a> RecentConversation<'a> {
     }
 }
 
-/// The members of a room, each in an array of its own: `[[user], [user]]`. Of a large room the author alone.
+/// The members of a room, each in an array of its own: `[[user], [user]]`. In a large room only the
+/// author.
 struct RoomInfo<'a> {
     listed: &'a [UserId],
     people: &'a People,

@@ -1,4 +1,5 @@
-//! How soon a server ends while much is erased from SQLite, or nothing can be.
+//! Shutdown and response times while large amounts of data are erased from SQLite, or while erasing
+//! is blocked.
 
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,9 @@ use crate::{
     people::{Answer, Person},
 };
 
-/// How many words of three letters a text of 100 KB has.
+/// The number of three-letter words in a text of 100 KB.
 const WORDS: usize = 25_400;
-/// Texts of 100 KB whose words are nearly all different.
+/// Returns texts of 100 KB whose words are nearly all different.
 fn long_texts(count: u64) -> impl Iterator<Item = String> {
     let text = |seed| {
         let mut random = StdRng::seed_from_u64(seed);
@@ -30,7 +31,7 @@ fn long_texts(count: u64) -> impl Iterator<Item = String> {
     (0..count).map(text)
 }
 
-/// Waits until nothing is left of deleted rooms.
+/// Waits until all data of deleted rooms is erased.
 async fn erased(database: &Connection) {
     let begun = Instant::now();
     while database.query_row("SELECT count(*) FROM purges", [], |row| row.get::<_, u64>(0)).unwrap() > 0 {
@@ -93,13 +94,13 @@ async fn a_server_ends_in_time_while_another_program_keeps_it_from_writing() {
     let ended = program.ended().await;
     assert!(ended.success() && asked.elapsed() < Duration::from_secs(11), "{ended:?} after {:?}", asked.elapsed());
     for posted in posting {
-        // Without an answer, or refused.
+        // The post is either left without an answer or refused.
         assert!(!posted.await.unwrap().is_ok_and(|status| status == 200));
     }
 }
 
-/// Long messages of distinct words are posted, edited, deleted one by one and with their room, and the index follows. Meanwhile others post, and
-/// none of them waits for long.
+/// Posts, edits and deletes long messages of distinct words, one by one and with their room, while
+/// the search index follows. Other users post meanwhile, and none of them waits long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_waits_while_long_messages_are_edited_and_deleted() {
     let _turn = TURN.lock().await;

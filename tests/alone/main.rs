@@ -1,5 +1,5 @@
-//! How long things take: tests that need the machine to themselves, and so a program of their own. Cargo runs one program of tests after the
-//! other, and these take turns.
+//! Timing tests. They need the machine to themselves and are therefore a separate test binary:
+//! Cargo runs one test binary after the other, and the tests in this one run in turn.
 
 #[path = "../it/databases.rs"]
 #[expect(dead_code, reason = "the other tests do more with their databases")]
@@ -40,15 +40,16 @@ use memory::member;
 use people::{Answer, Member, NO_REFRESH, PASSWORD, Person, SECURE, registration};
 use wire::Socket;
 
-/// Whose turn it is.
+/// Serializes the tests.
 static TURN: Mutex<()> = Mutex::const_new(());
-/// Of a user that there is not.
+/// The id of a user that does not exist.
 const NOBODY: &str = "0199d1f0c0de7aaa8bbbccccddddeeee";
 
-/// How long the end of a session may take to reach another server: the second that is promised, and what a busy machine adds.
+/// How long the end of a session may take to reach another server: the second that is guaranteed,
+/// plus a margin for a busy machine.
 const SOON: Duration = Duration::from_millis(1_500);
 
-/// How long it takes to refuse this.
+/// Returns how long the server takes to refuse this request.
 async fn refused_after(server: &TestServer, path: &str, body: &Value) -> Duration {
     let asked = Instant::now();
     server.post(path, body).await.refused(401, "Wrong username or password");
@@ -70,7 +71,7 @@ async fn whether_there_is_such_a_user_does_not_show_in_the_time(#[values(Kind::S
         (format!("/login/{NOBODY}"), body("")),
     ];
     let mut times = [const { Vec::new() }; 5];
-    // In turns, so that whatever else the machine does falls on all of them.
+    // Interleaves the requests, so that other load on the machine affects all of them alike.
     for _ in 0..15 {
         for ((path, body), times) in asked.iter().zip(&mut times) {
             times.push(refused_after(&server, path, body).await);
@@ -81,11 +82,12 @@ async fn whether_there_is_such_a_user_does_not_show_in_the_time(#[values(Kind::S
         times[times.len() / 2]
     });
     let (least, most) = (medians.iter().min().unwrap(), medians.iter().max().unwrap());
-    // Without the work for somebody who is not there it is a factor of ten at least.
+    // Without the dummy hash for an unknown user the difference is at least a factor of ten.
     assert!(*most < *least * 2, "{medians:?}");
 }
 
-/// The server is a process of its own, so that what those who flood it do is not measured with it.
+/// The server runs as a separate process, so that the load of the flooding clients is not measured
+/// with it.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_logins_at_once_hold_nobody_up_who_is_in(#[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind) {
@@ -100,10 +102,11 @@ async fn a_thousand_logins_at_once_hold_nobody_up_who_is_in(#[values(Kind::Sqlit
     tokio::time::timeout(PATIENCE, Answer::of(login)).await.expect("the flood is over").ok();
 }
 
-/// A thousand logins at once. The longest that a post of somebody who is in took meanwhile.
+/// Sends a thousand logins at once. Returns the longest time that a post of a logged-in user took
+/// meanwhile.
 async fn flood_with_logins(alice: &Person, room: &str) -> Duration {
     let path = format!("{}/login", alice.base);
-    // On a thread of its own: a post does not wait in line here.
+    // Runs on a separate thread, so that the posts do not queue behind it in this runtime.
     let flood = thread::spawn(move || {
         let http = reqwest::Client::new();
         let login = |n: u32| {
@@ -124,7 +127,7 @@ async fn flood_with_logins(alice: &Person, room: &str) -> Duration {
     }
     assert!(posts > 20, "the flood was over before anybody could be held up: {posts}");
     for status in flood.join().unwrap() {
-        // Whoever would have had to wait for too long is told so.
+        // A login that would have to wait too long gets a 503.
         assert!(matches!(status.unwrap(), 401 | 503));
     }
     longest
@@ -152,7 +155,7 @@ async fn what_ends_on_one_server_is_over_on_the_other_within_a_second(#[values(K
     for (what, method, path, body) in ends {
         let session = first.session_of("alice").await;
         let elsewhere = Member { person: session.at(&second), refresh_token: session.refresh_token.clone() };
-        // Known there, so that it would be remembered.
+        // Makes the other server look up the session, so that a cache would hold it.
         elsewhere.get("/room").await.ok();
         let socket = Socket::signed_in(&elsewhere).await;
         let who = match what {

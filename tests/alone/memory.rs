@@ -1,4 +1,5 @@
-//! How much memory clients can take that ask for more than they read, in secure mode with the settings that come with it.
+//! The memory that clients can make the server use by requesting more than they read, in secure
+//! mode with the default settings.
 
 use std::net::Ipv4Addr;
 
@@ -18,12 +19,13 @@ use crate::{
 };
 
 const TEXT: u8 = 0x81;
-/// What the server may have taken at most for one account, in MiB, as SECURITY.md says: its budget, and what the server needs by itself.
+/// The maximum memory of the server with one attacking account, in MiB, as stated in SECURITY.md:
+/// the account's budget plus the server's base usage.
 const MOST_OF_ONE: u64 = 256;
-/// The same of everybody together.
+/// The maximum memory with all accounts together, in MiB.
 const MOST_OF_ALL: u64 = 512;
 
-/// Somebody who has registered and logged in.
+/// Registers a user and logs in.
 pub async fn member(base: &str, name: &str) -> Person {
     let http = reqwest::Client::new();
     let user = Answer::of(http.post(format!("{base}/users")).json(&registration(name, "consumer"))).await.ok()["user"].take();
@@ -33,26 +35,27 @@ pub async fn member(base: &str, name: &str) -> Person {
     Person { base: base.to_owned(), http, id, token, user }
 }
 
-/// What somebody does who wants the server to have no memory left. Gives the connections on which nothing is read.
+/// The ways to exhaust the server's memory. Each attack returns the connections on which nothing is
+/// read.
 #[derive(Clone, Copy, Debug)]
 enum Attack {
-    /// Asks for long pages.
+    /// Requests long pages.
     Pages,
-    /// Asks for long logs, on websockets.
+    /// Requests long logs over websockets.
     Logs,
-    /// Asks for long logs, and polls for them.
+    /// Requests long logs over HTTP polling.
     Polls,
-    /// Listens to rooms in which others post long messages.
+    /// Subscribes to rooms in which others post long messages.
     Listens,
-    /// Sends all of a large body but its last byte, by REST and on sockets.
+    /// Sends a large body except for its last byte, by REST and on sockets.
     Bodies,
 }
 
-/// Somebody who attacks from an address of their own.
+/// An attacker with a separate IP address.
 struct Mallory {
     person: Person,
     address: Ipv4Addr,
-    /// A room with more in it than one answer holds.
+    /// A room with more messages than one response holds.
     room: String,
 }
 
@@ -121,7 +124,7 @@ impl Mallory {
         connection
     }
 
-    /// Forty sockets, each in a room of its own, so that no two hear the same.
+    /// Opens forty sockets, each in a separate room, so that no two receive the same events.
     async fn listens(&self) -> Vec<Connection> {
         let listening = join_all((0..40).map(async |n| {
             let (room, mut socket) = (self.person.named_room(&format!("room {n}"), &[&self.person]).await, self.socket().await);
@@ -134,7 +137,8 @@ impl Mallory {
         join_all(rooms.iter().map(async |room| {
             for _ in 0..60 {
                 let post = self.person.request(Method::POST, &format!("/room/{room}/message"));
-                // Whoever has no memory left may be refused, or cut off.
+                // The server may refuse the post or close the connection when the memory budget is
+                // used up.
                 let _ = post.json(&json!({ "messageText": text })).send().await;
             }
         }))
@@ -147,7 +151,7 @@ impl Mallory {
         let path = format!("/room/{}/message", self.room);
         let head = format!("{}content-length: 100000\r\n\r\n", self.head("POST", &path));
         connection.send(head.as_bytes()).await;
-        // Whoever has no memory left may be refused before.
+        // The server may refuse the request earlier when the memory budget is used up.
         if n < 20 {
             connection.send(" ".repeat(99_999).as_bytes()).await;
         }
@@ -155,7 +159,8 @@ impl Mallory {
     }
 }
 
-/// A server with the settings that come with it, but that an account may store, post and connect as much as it likes.
+/// A server with the default settings, except that an account may store, post and connect without
+/// limits.
 struct Crowd {
     program: Program,
     mallories: Vec<Mallory>,
@@ -190,7 +195,8 @@ impl Crowd {
         Self { program, mallories: attackers, bob, room, _folder: folder, _database: database }
     }
 
-    /// Whoever does read is answered, for a while, and the server takes no more memory than it may. How often they were.
+    /// Checks for a few seconds that a client that reads gets responses, and that the server uses
+    /// no more memory than `most` MiB. Returns the number of successful responses.
     async fn goes_on(&self, most: u64) -> u32 {
         let page = format!("/room/{}?limit=50", self.room);
         let (begun, mut answered) = (Instant::now(), 0);
@@ -222,7 +228,7 @@ async fn one_account_takes_no_more_memory_than_the_documents_say(
     let unread = mallory.attacks(attack).await;
     assert!(crowd.goes_on(MOST_OF_ONE).await > 3);
     drop(unread);
-    // Who reads what they ask for is answered again, when what they had asked for before is given up.
+    // A client that reads its responses is served again once its earlier requests are dropped.
     let (page, begun) = (format!("/room/{}?limit=50", mallory.room), Instant::now());
     while mallory.person.get(&page).await.status != 200 {
         assert!(begun.elapsed() < PATIENCE, "never answered again");

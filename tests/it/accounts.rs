@@ -1,4 +1,4 @@
-//! Accounts: usernames and passwords, other names.
+//! Accounts: usernames, passwords and changes of name.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -16,7 +16,7 @@ use crate::{
 const PASSWORD: &str = "tall green kettle";
 const USERNAME_TEXT: &str = "please provide 3 to 32 of a-z 0-9 . _ -";
 const PASSWORD_TEXT: &str = "please provide 8 to 256 characters";
-/// White space, and hard to guess.
+/// White space only, of a length that a password may have.
 const BLANK: &str = "\t \u{a0}\u{2003}\t\u{3000}\u{2009} \u{2028}\n\u{feff}";
 const BLANK_TEXT: &str = "this password is nothing but white space";
 
@@ -33,7 +33,7 @@ impl TestServer {
         self.post("/login", &json!({ "username": username, "password": password })).await
     }
 
-    /// Somebody with a password, logged in by it.
+    /// Registers a user with a password and logs in with it.
     async fn account(&self, username: &str) -> Person {
         self.register(username).await;
         let mut login = self.log_in_with(username, PASSWORD).await.ok();

@@ -1,4 +1,4 @@
-//! Catching up: `sync` by REST and by socket, so that nothing is missed and nothing comes twice.
+//! Catching up: `sync` by REST and by socket, without missing or repeated entries.
 
 use rstest_reuse::apply;
 use serde_json::{Value, json};
@@ -116,7 +116,8 @@ async fn each_entry_says_what_it_is_and_shows_messages_as_they_are_now(kind: Kin
         assert_eq!(message["postedByUser"], alice.user);
         assert!(entry(seq).get("deleted").is_none());
     }
-    // In open mode nobody has to say who deletes.
+    // Open mode does not require the client to identify itself for a deletion, so `byUserId` is not
+    // checked here.
     assert_eq!((&entry(2)["messageId"], &entry(2)["deleted"], entry(2).get("message")), (&two["postId"], &json!(true), None));
     assert_eq!(entry(7)["messageId"], two["postId"]);
     for seq in [4, 8] {
@@ -232,7 +233,7 @@ async fn a_wrong_sync_is_refused_and_ends_nothing(kind: Kind) {
     assert_eq!(socket.asks("sync", json!([{ "rooms": { &room: 0 } }])).await["rooms"][&room]["lastSeq"], 0);
 }
 
-/// What a client knows of a room: the entries that it has, from sync and from events.
+/// A client's view of a room: the entries that it has received from `sync` and from events.
 struct View {
     seq: u64,
     messages: Vec<Value>,
@@ -273,7 +274,7 @@ async fn whoever_syncs_in_the_middle_of_it_misses_nothing_and_hears_nothing_twic
             tokio::spawn(async move {
                 let mut view = View { seq: 0, messages: Vec::new() };
                 while view.seq < last {
-                    // Each connection hears some events, and is dropped.
+                    // Each connection receives some events and is then dropped.
                     let mut socket = Socket::by(&person).await;
                     let answer = socket.asks("sync", json!([{ "rooms": { &room: view.seq } }])).await;
                     for entry in answer["rooms"][&room]["entries"].as_array().unwrap() {
@@ -315,7 +316,7 @@ async fn more_than_fits_into_one_answer_is_fetched_piece_by_piece(kind: Kind) {
     for n in 1..1_100 {
         sender.send(&format!("42{}", json!(["send message", { "chatRoomId": room, "messageText": n.to_string() }]))).await;
     }
-    // Events of one socket are carried out in their order.
+    // The server processes the events of one socket in order.
     let last = sender.asks("send message", json!([{ "chatRoomId": room, "messageText": "last" }])).await;
     assert_eq!(last["post"]["seq"], 1_100);
     let mut socket = Socket::by(&bob).await;
@@ -334,7 +335,7 @@ async fn a_slow_reader_is_disconnected_and_catches_up(kind: Kind) {
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut sleeper = Socket::by(&bob).await;
     sleeper.asks("sync", json!([{ "rooms": { &room: 0 } }])).await;
-    // Far more than the buffers of both ends of a connection take.
+    // Far more than the buffers at both ends of a connection hold.
     let text = "x".repeat(90_000);
     let last = 300;
     for _ in 0..last {

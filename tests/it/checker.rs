@@ -1,11 +1,12 @@
-//! The checker (`examples/checker`), for a short while on each way to run Causerie: nothing that was acknowledged is lost, nothing comes twice.
+//! Runs the checker (`examples/checker`) briefly against each deployment: no acknowledged message
+//! is lost, and none is delivered twice.
 
 use std::{path::Path, process::Command};
 
 use rstest::rstest;
 use tokio::task::spawn_blocking;
 
-/// Runs the program that `cargo test` has built beside the server.
+/// Runs the checker program that `cargo test` has built next to the server.
 fn check(arguments: &[&str]) {
     let server = Path::new(env!("CARGO_BIN_EXE_causerie"));
     let program = server.with_file_name("examples").join("checker");

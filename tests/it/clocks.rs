@@ -1,4 +1,4 @@
-//! The order of what is listed by time, whatever the clock says.
+//! The order of lists that are sorted by time, whatever the clock says.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ fn texts(messages: &[Value]) -> Vec<&str> {
     messages.iter().map(|message| message["message"]["messageText"].as_str().unwrap()).collect()
 }
 
-/// Everything that lists these rooms has them in this order, the newest first, and its times agree with that.
+/// Checks that every list of these rooms has them in this order, newest first, and that its
+/// timestamps agree with the order.
 async fn newest_first(person: &Person, expected: &[&str]) {
     let found = person.get("/room/search?q=word").await.ok()["messages"].take();
     for listed in [person.recents("").await, found.as_array().unwrap().clone()] {

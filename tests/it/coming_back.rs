@@ -1,5 +1,5 @@
-//! The clients that the README shows come back by themselves: its code, as it stands there, with the official libraries, while the network
-//! fails and tokens expire.
+//! The clients of the README reconnect without help: its code, verbatim, runs with the official
+//! libraries while the network fails and tokens expire.
 
 use rstest_reuse::apply;
 
@@ -10,7 +10,8 @@ use crate::{
     real_clients::{installed, run},
 };
 
-/// Heartbeats short enough for clients to notice soon that the network is gone, and tokens that expire meanwhile.
+/// Heartbeats short enough for clients to notice a network failure quickly, and tokens that expire
+/// meanwhile.
 const HASTE: [(&str, &str); 3] = [
     ("CAUSERIE_SOCKET__PING_INTERVAL_MS", "300"),
     ("CAUSERIE_SOCKET__PING_TIMEOUT_MS", "1000"),

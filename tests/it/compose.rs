@@ -1,4 +1,4 @@
-//! The files for docker-compose: accepted by docker-compose itself, and promising what the README says of them.
+//! The docker-compose files: docker-compose accepts them, and they match what the README says.
 
 use std::{
     collections::HashMap,
@@ -12,9 +12,10 @@ use std::{
 use causerie::config::{AccessMode, Config};
 use yaml_rust2::{Yaml, YamlLoader};
 
-/// What makes up docker-compose in Python, where there is none.
+/// The Python packages that make up docker-compose, used when it is not installed.
 const REQUIREMENTS: &str = "tests/compose/requirements.txt";
-/// Newer Pythons lack two of the modules that it uses: `setuptools` stands in for `distutils`, and `shlex` can do what it asks of `pipes`.
+/// Newer Python versions lack two of the modules that docker-compose uses: `setuptools` replaces
+/// `distutils`, and `shlex` replaces `pipes`.
 const START: &str = r#"
 import setuptools, shlex, sys
 sys.modules["pipes"] = shlex
@@ -34,7 +35,8 @@ fn run(command: &mut Command) -> Option<Output> {
     command.current_dir(project()).stdin(Stdio::null()).output().ok()
 }
 
-/// A docker-compose that works without a Docker engine: the one that is installed, or else one that is fetched once.
+/// Returns a docker-compose that works without a Docker engine: the installed one, or one that is
+/// downloaded once.
 fn docker_compose() -> Command {
     for words in [&["docker-compose"][..], &["docker", "compose"]] {
         let command = || {
@@ -55,13 +57,13 @@ fn fetched() -> PathBuf {
     let target = project().join("target");
     let folder = target.join("docker-compose");
     fs::create_dir_all(&target).unwrap();
-    // Several test processes may want it at the same time.
+    // Several test processes may need it at the same time.
     let lock = fs::File::create(target.join("docker-compose.lock")).unwrap();
     lock.lock().unwrap();
-    // Written last: what it was made of.
+    // Records the requirements of the installation. It is written last.
     let made_of = folder.join("requirements.txt");
     if fs::read_to_string(&made_of).ok() != Some(read(REQUIREMENTS)) {
-        // Left behind by an attempt that failed, or by other requirements.
+        // Left over from a failed attempt, or from other requirements.
         let _ = fs::remove_dir_all(&folder);
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "--quiet", "install", "--no-deps", "-r", REQUIREMENTS, "--target"]).arg(&folder);
@@ -72,7 +74,7 @@ fn fetched() -> PathBuf {
     folder
 }
 
-/// These files as docker-compose understands them.
+/// Returns the merged configuration as docker-compose parses it.
 fn together(files: &[&str]) -> Yaml {
     let named = files.iter().flat_map(|file| ["-f", file]);
     let output = run(docker_compose().args(named).arg("config")).unwrap();
@@ -85,7 +87,7 @@ fn understood() -> &'static Yaml {
     UNDERSTOOD.get_or_init(|| together(&["docker-compose.yml"]))
 }
 
-/// The settings of the server in its container, with those that the image brings.
+/// Returns the settings of the server in its container, including those of the image.
 fn settings(compose: &Yaml) -> Config {
     let environment = compose["services"]["causerie"]["environment"].as_hash().unwrap();
     let mut settings = HashMap::from([("CAUSERIE_LISTEN".to_owned(), "0.0.0.0:3000".to_owned())]);
@@ -105,7 +107,8 @@ fn texts(yaml: &Yaml) -> Vec<&str> {
     list(yaml).iter().map(|text| text.as_str().unwrap()).collect()
 }
 
-/// A port or a volume in one text. Docker-compose 1 writes it so, 2 in parts.
+/// Formats a port or a volume as one string. Docker-compose 1 prints it so, version 2 prints its
+/// parts.
 fn short(entry: &Yaml, parts: &[&str]) -> String {
     let part = |name: &&str| match &entry[*name] {
         Yaml::Integer(number) => number.to_string(),

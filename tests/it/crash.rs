@@ -1,4 +1,5 @@
-//! The process is killed in the middle of its work, again and again, and nothing that it acknowledged is lost, doubled or out of order.
+//! Kills the process repeatedly under load: no acknowledged message is lost, duplicated or out of
+//! order.
 
 use std::{
     collections::HashMap,
@@ -25,10 +26,10 @@ use crate::{
 const KILLS: usize = 5;
 const ROOMS: usize = 4;
 const POSTERS: usize = 16;
-/// How many posts are acknowledged between two kills.
+/// The number of acknowledged posts between two kills.
 const BETWEEN_KILLS: usize = 300;
 
-/// What was acknowledged: text to room and seq.
+/// The acknowledged messages: maps each text to its room and sequence number.
 type Acknowledged = Arc<Mutex<HashMap<String, (String, u64)>>>;
 
 #[apply(each_deployment)]
@@ -98,7 +99,8 @@ async fn alice_and_her_rooms(base: &str) -> (Person, Vec<String>) {
     (alice, rooms)
 }
 
-/// Every log is whole, and holds each acknowledged message once, where the acknowledgement said.
+/// Checks that every log is complete and holds each acknowledged message once, at the acknowledged
+/// sequence number.
 async fn check(alice: &Person, rooms: &[String], acknowledged: &HashMap<String, (String, u64)>) {
     let mut found = HashMap::new();
     for room in rooms {

@@ -1,4 +1,4 @@
-//! `causerie create-user`, with and without a server that is running.
+//! `causerie create-user`, with and without a running server.
 
 use std::{
     io::Write,
@@ -19,22 +19,22 @@ use crate::{
 
 const PASSWORD: &str = "tall green kettle";
 
-/// The arguments that add this user as support.
+/// Returns the arguments that create a support user with this username.
 fn arguments(username: &str) -> Vec<&str> {
     vec!["create-user", "--type", "support", "--username", username, "--first-name", "Sue", "--last-name", "Support"]
 }
 
-/// Runs it with this on standard input, which is no terminal.
+/// Runs the command with this text on standard input, which is not a terminal.
 fn run(folder: &Path, arguments: &[&str], database: &str, input: &str) -> Output {
     let mut command = Program::command(folder);
     command.args(arguments).env("CAUSERIE_DATABASE", database).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // Whatever is refused at once is not read.
+    // A command that fails at once does not read its standard input.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
 
-/// The id of the user whom it has added.
+/// Checks that the command succeeded, and returns the id of the new user.
 #[track_caller]
 fn added(output: &Output) -> String {
     let id = String::from_utf8(output.stdout.clone()).unwrap();
@@ -43,7 +43,7 @@ fn added(output: &Output) -> String {
     id.trim_end().to_owned()
 }
 
-/// It has added nobody, for this reason.
+/// Checks that the command failed for this reason, without creating a user.
 #[track_caller]
 fn refused(output: &Output, reason: &str) {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
@@ -61,7 +61,8 @@ async fn log_in(base: &str, username: &str) -> Answer {
 async fn a_user_who_is_made_beside_the_server_logs_in_at_once(kind: Kind) {
     let (folder, database) = (TempDir::new().unwrap(), Database::new(kind).await);
     let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", &database.url), ("CAUSERIE_ACCESS", "secure")]);
-    // Asked for before, so that the server would remember if it did remember such a thing.
+    // Attempted before the user exists, so that a server that cached unknown usernames would fail
+    // here.
     log_in(&program.base, "sue").await.refused(401, "Wrong username or password");
     let output = run(folder.path(), &arguments("Sue"), &database.url, &format!("{PASSWORD}\n"));
     let id = added(&output);
@@ -154,8 +155,8 @@ async fn a_server_of_another_version_is_left_alone() {
     }
 }
 
-/// Runs the command after it on a terminal of its own, types the lines of standard input as they are asked for, and prints what stood on the
-/// screen, and the exit code.
+/// A Python program that runs a command on a pseudo-terminal, types the lines of standard input at
+/// its prompts, and prints the screen contents and the exit code.
 const TERMINAL: &str = r#"
 import json, os, pty, sys, termios, time
 lines = sys.stdin.read().splitlines()
@@ -180,7 +181,7 @@ while True:
 print(json.dumps({"screen": seen.decode(), "code": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}))
 "#;
 
-/// What somebody sees who types these lines, and the exit code.
+/// Returns what the terminal shows to a user who types these lines, and the exit code.
 fn on_a_terminal(folder: &Path, typed: &[&str]) -> (String, i64) {
     let program = Program::command(folder);
     let mut command = Command::new("python3");

@@ -1,4 +1,5 @@
-//! What is done is told, also when whoever asked for it goes away in the middle: their request is dropped then, wherever it stands.
+//! A change is completed and announced even if the request is dropped midway because its client
+//! disconnected.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -35,7 +36,7 @@ use crate::{
 
 type Heard = mpsc::UnboundedReceiver<RoomEventKind>;
 
-/// Notes what it is told.
+/// Records the events that are announced to it.
 struct Notes(mpsc::UnboundedSender<RoomEventKind>);
 
 impl Subscribers for Notes {
@@ -77,7 +78,8 @@ async fn told(heard: &mut Heard) -> RoomEventKind {
     timeout(PATIENCE, heard.recv()).await.expect("it was done, and nobody was told").unwrap()
 }
 
-/// The second user, of whose room the server has just read all there is, so that the next request begins with the change.
+/// Returns the second user as a caller. Authorizes this caller first, so that the server has
+/// already read the room and the next request starts with the change.
 async fn second(chat: &Chat, action: Action, room: RoomId) -> Caller {
     let user = chat.store.user(user(2).id).await.unwrap().unwrap();
     let token = Claims { user: user.id, session: None, ends: None };
@@ -95,7 +97,7 @@ async fn what_was_begun_is_told_though_the_caller_is_gone() {
     }
     let room = room(1, &[1, 2]);
     let (id, message) = (room.id, draft(&room, 1, 1));
-    // Once is how often a request is looked after here; then it is dropped.
+    // `now_or_never` polls the request once; then it is dropped.
     drop(chat.initiate(room).now_or_never());
     assert!(matches!(told(&mut heard).await, RoomEventKind::RoomCreated(room) if room.id == id));
 
@@ -109,7 +111,7 @@ async fn what_was_begun_is_told_though_the_caller_is_gone() {
     assert!(matches!(told(&mut heard).await, RoomEventKind::RoomDeleted(members) if members.len() == 2));
 }
 
-/// No sockets. Notes when those of sessions that have ended are to be closed.
+/// A hub without sockets. Records when the sockets of ended sessions are to be closed.
 struct Closed(mpsc::UnboundedSender<()>);
 
 impl SocketHub for Closed {
@@ -160,7 +162,7 @@ async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_cal
         .body(Body::from(change.to_string()))
         .unwrap();
     let mut request = Box::pin(http::router(app, sockets.transport(), 1_000_000).oneshot(request));
-    // Dropped when the sessions of before have ended, and before it is looked after again.
+    // Drops the request after the former sessions have ended and before it is polled again.
     tokio::select! {
         biased;
         first = closed.recv() => first.unwrap(),

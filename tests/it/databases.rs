@@ -1,4 +1,4 @@
-//! The databases that tests run against: one of its own for each test, of each kind of store.
+//! The databases of the tests: a separate one for each test, for each kind of store.
 
 use std::{
     collections::HashMap,
@@ -22,23 +22,24 @@ use crate::{
     mongod::{Mongod, ReplicaSet},
 };
 
-/// The kinds of stores, and of deployments where that makes a difference.
+/// The kinds of stores, and of deployments where these behave differently.
 ///
-/// To add one: its variant, its URL in `Database::new`, its place in the templates of `main.rs`.
+/// To add one, add a variant here, its URL in `Database::new`, and a value in the templates of
+/// `main.rs`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// The embedded store.
+    /// The embedded SQLite store.
     Sqlite,
-    /// MongoDB as a replica set, of one member.
+    /// MongoDB as a replica set of one member.
     ReplicaSet,
-    /// MongoDB as a server of its own.
+    /// MongoDB as a standalone server.
     Standalone,
 }
 
-/// A database of its own for one test.
+/// A database for one test.
 pub struct Database {
     pub url: String,
-    /// Gone with the last who use it.
+    /// The temporary folder, deleted when its last user drops it.
     folder: Arc<TempDir>,
 }
 
@@ -52,22 +53,22 @@ impl Database {
         Self { url, folder }
     }
 
-    /// A database on this server.
+    /// Creates a database on this server.
     pub fn on(server: &Mongod) -> Self {
         Self { url: format!("mongodb://{}/test", server.host()), folder: Arc::new(TempDir::new().unwrap()) }
     }
 
-    /// The same database, for another who uses it.
+    /// Returns another handle of the same database.
     pub fn again(&self) -> Self {
         Self { url: self.url.clone(), folder: Arc::clone(&self.folder) }
     }
 
-    /// The store itself, past the server.
+    /// Opens the store directly, without a server.
     pub async fn open(&self) -> Arc<dyn Store> {
         self.open_with(&[]).await
     }
 
-    /// The same, with these settings.
+    /// Opens the store directly with these settings.
     pub async fn open_with(&self, settings: &[(&str, &str)]) -> Arc<dyn Store> {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mongodb = Config::load(None, &settings).unwrap().mongodb;
@@ -76,21 +77,21 @@ impl Database {
 }
 
 impl Database {
-    /// The file of a SQLite database, past the server.
+    /// Opens the file of a SQLite database directly, without the server.
     pub fn file(&self) -> rusqlite::Connection {
         let file = rusqlite::Connection::open(self.url.strip_prefix("sqlite:").unwrap()).unwrap();
         file.busy_timeout(PATIENCE).unwrap();
         file
     }
 
-    /// A MongoDB database, past the server.
+    /// Opens a MongoDB database directly, without the server.
     pub async fn documents(&self) -> mongodb::Database {
         mongodb::Client::with_uri_str(&self.url).await.unwrap().default_database().unwrap()
     }
 
-    /// Waits until everything is indexed for search, as it is now.
+    /// Waits until the search index is up to date.
     pub async fn indexed(&self) {
-        // A server that was killed may hold the turn for a while.
+        // A killed server may hold the indexing lease for a while.
         let deadline = Instant::now() + 3 * PATIENCE;
         while !(if self.url.starts_with("sqlite:") { is_indexed_in(&self.file()) } else { is_indexed_on(&self.documents().await).await }) {
             if Instant::now() >= deadline {
@@ -114,7 +115,7 @@ async fn is_indexed_on(database: &mongodb::Database) -> bool {
     not_indexed_on(database).await.is_empty()
 }
 
-/// What of a MongoDB database is not indexed.
+/// Lists what is not yet indexed in a MongoDB database.
 async fn not_indexed_on(database: &mongodb::Database) -> Vec<String> {
     let note = database.collection::<Document>("causerie").find_one(doc! { "_id": "search" }).await.unwrap();
     if !note.is_some_and(|note| note.get_bool("complete").unwrap_or_default()) {
@@ -142,7 +143,8 @@ async fn not_indexed_on(database: &mongodb::Database) -> Vec<String> {
     behind
 }
 
-/// A database that nobody else uses, on our own deployment unless the environment names one.
+/// Returns the URL of an unused database, on the deployment of the tests unless the environment
+/// names another one.
 async fn on_mongodb(kind: Kind) -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let deployment = match std::env::var("CAUSERIE_TEST_MONGODB") {
@@ -150,12 +152,12 @@ async fn on_mongodb(kind: Kind) -> String {
         Err(_) if kind == Kind::Standalone => format!("mongodb://{}", standalone().await.host()),
         Err(_) => replica_set().await.url(""),
     };
-    // A deployment that the environment names outlives us, and process ids come again.
+    // A deployment from the environment outlives this process, and process ids are reused.
     let (process, count, random) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed), rand::random::<u32>());
     with_database(&deployment, &format!("test_{kind:?}_{process}_{count}_{random:08x}"))
 }
 
-/// The URL with this database in the place of its own, and whoever it names as known where they were.
+/// Replaces the database in the URL. Credentials in the URL keep their authentication database.
 fn with_database(url: &str, database: &str) -> String {
     let (address, options) = url.split_once('?').unwrap_or((url, ""));
     let (scheme, rest) = address.split_once("://").unwrap();

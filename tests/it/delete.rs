@@ -107,7 +107,7 @@ async fn what_a_deleted_user_wrote_stays(kind: Kind) {
     assert_eq!(alice.marks_read(&room).await, 1);
 }
 
-/// Which of these words stand in the files of a database.
+/// Returns which of these words are in the files of a database.
 fn found<'a>(folder: &Path, words: &[&'a str]) -> Vec<&'a str> {
     let files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
     let holds = |word: &str| files.iter().any(|file| file.windows(word.len()).any(|window| window == word.as_bytes()));
@@ -129,7 +129,7 @@ async fn what_was_erased_is_soon_in_no_file_of_the_database() {
     let edited_and_deleted = alice.says(&room, "penguin").await;
     alice.says(&deleted_room, "quokka").await;
     alice.says(&room, "sparrow").await;
-    // Their words are in the index of search, and all of it in the file itself as well.
+    // The words are then in the search index, and all data is in the database file itself.
     database.indexed().await;
     for word in ["walrus", "ostrich", "penguin", "quokka"] {
         assert_eq!(alice.get(&format!("/room/search?q={word}")).await.ok()["messages"].as_array().unwrap().len(), 1);
@@ -152,7 +152,7 @@ async fn what_was_erased_is_soon_in_no_file_of_the_database() {
     tokio::time::timeout(PATIENCE, erased).await.unwrap_or_else(|_| panic!("{:?} are still there", found(folder, &ERASED)));
     assert_eq!(found(folder, &["sparrow", "eagle"]), ["sparrow", "eagle"], "and nothing else is gone");
 
-    // Also where people go on writing.
+    // Data is erased from a room that is still in use, too.
     let crane = alice.says(&room, "crane").await;
     alice.deletes(&crane["postId"]).await;
     let erased = async {

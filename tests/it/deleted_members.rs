@@ -1,4 +1,5 @@
-//! Members of rooms who were deleted: they are listed and counted nowhere, and what they have written and read stays.
+//! Deleted users who are still members of rooms: they are neither listed nor counted, and what they
+//! have written and read stays.
 
 use std::time::Instant;
 
@@ -19,7 +20,8 @@ use crate::{
     wire::Socket,
 };
 
-/// A room of eight, three of whom are deleted after all have written and read in it; in the order of their ids.
+/// A room of eight users in the order of their ids. Three of them are deleted after all have
+/// written and read in it.
 struct Group {
     server: TestServer,
     here: Vec<Person>,
@@ -41,12 +43,12 @@ impl Group {
         }
         for person in &people {
             person.marks_read(&room).await;
-            // Whatever is kept in memory is kept by now.
+            // Fills the caches of the server.
             person.get(&format!("/room/{room}/members")).await.ok();
         }
         let mut group = Self { server, here: Vec::new(), gone: Vec::new(), room };
         for (n, person) in people.into_iter().enumerate() {
-            // Two in a row, as a page of two might be, and the last.
+            // Two in succession, which could fill a page of two, and the last one.
             if [2, 3, 7].contains(&n) {
                 group.server.delete(&format!("/users/{}", person.id)).await.ok();
                 group.gone.push(person);
@@ -154,7 +156,7 @@ async fn a_room_is_large_by_those_who_are_there(kind: Kind) {
     assert_eq!((recent["roomInfo"].as_array().unwrap().len(), recent.get("memberCount")), (5, None));
 }
 
-/// In a room of more than a hundred it is not kept member by member who was deleted.
+/// In a room of more than a hundred members, deleted members are not tracked one by one.
 #[apply(each_store)]
 #[tokio::test]
 async fn whoever_is_deleted_is_not_counted_from_then_on(kind: Kind) {
@@ -199,7 +201,7 @@ async fn whoever_is_deleted_at_one_server_is_soon_not_counted_at_the_other(#[val
     }
 }
 
-/// In the original application a deleted user leaves nothing behind but an id in rooms.
+/// In the original application a deleted user leaves nothing but an id in rooms.
 #[rstest]
 #[tokio::test]
 async fn members_of_whom_nothing_is_known_are_not_counted(
@@ -216,7 +218,7 @@ async fn members_of_whom_nothing_is_known_are_not_counted(
     server.stop().await;
     mongodb.collection::<Document>("users").insert_many([user(1), user(3)]).await.unwrap();
     mongodb.collection::<Document>("chatrooms").insert_one(room).await.unwrap();
-    // What the first version left, or no version.
+    // The state that the first version of the schema left, or a database without a version.
     let version = if later {
         doc! { "$set": { "version": 1_i64 } }
     } else {
@@ -231,7 +233,7 @@ async fn members_of_whom_nothing_is_known_are_not_counted(
     assert_eq!(alice.says(&id(9), "hello").await["memberCount"], 2);
 }
 
-/// Users of the original application whose ids have another form are nobody here.
+/// Users of the original application whose ids have another format are ignored.
 #[rstest]
 #[tokio::test]
 async fn a_page_of_users_is_full_whatever_else_is_in_the_database(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {

@@ -1,4 +1,5 @@
-//! The MongoDB servers of the tests do what the tests ask of them: a test that kills a server would prove nothing on one that lives.
+//! Tests of the MongoDB servers that the other tests use: a test that kills a server proves nothing
+//! if that server survives.
 
 use mongodb::{
     Client, Collection,

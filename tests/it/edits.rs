@@ -1,4 +1,4 @@
-//! Edits and deletions: who may, who hears of it, what is left.
+//! Edits and deletions: permissions, events, and what remains.
 
 use mongodb::bson::{Document, doc};
 use reqwest::Method;
@@ -69,7 +69,8 @@ async fn an_edited_message_shows_who_has_read_it_as_the_conversation_does(kind: 
     assert!(edited.get("readCount").is_none());
 }
 
-/// The edit stands in the log, but there is nothing to tell that is true.
+/// The edit is in the log, but its read state cannot be loaded, so there is no correct event to
+/// send.
 #[tokio::test]
 async fn an_edit_of_which_it_is_not_known_who_has_read_it_is_learned_by_beginning_anew() {
     let mongod = Mongod::obedient();
@@ -212,10 +213,11 @@ async fn edits_and_deletions_at_the_same_moment_end_in_one_truth(kind: Kind) {
     assert!(!text.contains("round") && !text.contains("another text"), "{text}");
 }
 
-/// What no other text says.
+/// Texts that occur nowhere else.
 const SECRETS: [&str; 3] = ["qqfirstdraftqq", "qqsecondthoughtqq", "qqregrettedqq"];
 
-/// What the tools of the database find of the texts: the raw bytes of the file and its journals, or every document.
+/// Returns everything that tools of the database find of the texts: the raw bytes of the file and
+/// its journals, or every document.
 async fn kept(server: &TestServer, kind: Kind) -> String {
     let url = server.database().url;
     if kind == Kind::Sqlite {

@@ -1,5 +1,5 @@
-//! Rooms that change: named groups, people who come and go, names, and what sockets hear of it. Secure mode and hidden history are in
-//! `groups_secure`.
+//! Rooms that change: named groups, members that join and leave, room names, and the events about
+//! them. `groups_secure` tests secure mode and hidden history.
 
 use reqwest::Method;
 use rstest_reuse::apply;

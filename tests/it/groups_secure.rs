@@ -1,4 +1,4 @@
-//! Rooms that change, in secure mode, and where history is hidden from those who come later.
+//! Rooms that change in secure mode, and rooms where history is hidden from members who join later.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -135,7 +135,8 @@ async fn whoever_takes_all_support_users_out_at_once_leaves_one(kind: Kind) {
     }
 }
 
-/// Alice's room in which something was said, edited and deleted before Carol came, and something after.
+/// Creates a room of Alice in which messages were posted, edited and deleted before Carol joined,
+/// and posted afterwards.
 async fn with_a_latecomer(server: &TestServer) -> (Person, Person, String) {
     let [alice, bob, carol] = [server.person("Alice").await, server.person("Bob").await, server.person("Carol").await];
     let room = alice.named_room("room", &[&bob]).await;

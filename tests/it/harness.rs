@@ -1,4 +1,5 @@
-//! Servers for tests: in this process, with the production `Server` on port 0, or the real program as a process of its own.
+//! Servers for tests: the production `Server` in this process on port 0, or the real program as a
+//! separate process.
 
 use std::{
     collections::HashMap,
@@ -17,10 +18,10 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::databases::{Database, Kind};
 
-/// How long a test waits for what it expects before it gives up.
+/// How long a test waits for an expected result before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A server in this process, with a database of its own.
+/// A server in this process with a separate database.
 pub struct TestServer {
     pub base: String,
     pub http: reqwest::Client,
@@ -35,12 +36,12 @@ impl TestServer {
         Self::with(kind, &[]).await
     }
 
-    /// A server with these settings, named as in the environment.
+    /// Starts a server with these settings, named as in the environment.
     pub async fn with(kind: Kind, settings: &[(&str, &str)]) -> Self {
         Self::on(Database::new(kind).await, settings).await
     }
 
-    /// A server on this database.
+    /// Starts a server on this database.
     pub async fn on(database: Database, settings: &[(&str, &str)]) -> Self {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut server =
@@ -64,12 +65,12 @@ impl TestServer {
         self.running = Some((stop, running));
     }
 
-    /// The database that it works on, for another who uses it.
+    /// Returns another handle of the server's database.
     pub fn database(&self) -> Database {
         self.database.again()
     }
 
-    /// Moves the server's clock.
+    /// Moves the server's clock, in milliseconds.
     pub fn turn_clock(&self, by: i64) {
         self.offset_ms.fetch_add(by, Ordering::Relaxed);
     }
@@ -80,7 +81,7 @@ impl TestServer {
         tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap();
     }
 
-    /// Stops the server and starts it again on the same database, at another port.
+    /// Restarts the server on the same database and another port.
     pub async fn restart(&mut self) {
         if self.running.is_some() {
             self.stop().await;
@@ -93,7 +94,7 @@ pub fn machine_time() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// The real program, as a process of its own.
+/// The real program as a separate process.
 pub struct Program {
     pub base: String,
     child: Child,
@@ -101,7 +102,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// The command that starts it with nothing of this process's environment that could be a setting.
+    /// Returns the command that starts the program, without environment variables of this process
+    /// that could be settings.
     pub fn command(folder: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_causerie"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAUSERIE_") || name == "PORT") {
@@ -111,12 +113,13 @@ impl Program {
         command
     }
 
-    /// Starts it in `folder` and waits until it says that it is ready. Its log goes to `log` in that folder.
+    /// Starts the program in `folder` and waits until it reports that it is ready. It logs to the
+    /// file `log` in that folder.
     pub fn start(folder: &Path, settings: &[(&str, &str)]) -> Self {
         Self::started_by(&mut Self::command(folder), folder, settings)
     }
 
-    /// The same, by a command that may do something else before.
+    /// Starts the program with a given command, which may do something else first.
     pub fn started_by(command: &mut Command, folder: &Path, settings: &[(&str, &str)]) -> Self {
         let log = folder.join("log");
         command.env("CAUSERIE_LISTEN", "127.0.0.1:0").envs(settings.iter().copied());
@@ -133,14 +136,15 @@ impl Program {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// The most memory it ever had, in MiB; none where the system does not tell.
+    /// Returns the peak memory of the process in MiB, or `None` where the system does not report
+    /// it.
     pub fn peak_memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let peak: u64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?.parse().ok()?;
         Some(peak / 1024)
     }
 
-    /// Kills it, as a power cut would.
+    /// Kills the process, as a power cut would.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -151,7 +155,7 @@ impl Program {
         assert!(killed.success());
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     pub async fn ended(mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -166,7 +170,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Already ended where the test waited for it.
+        // The process has already ended if the test waited for it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

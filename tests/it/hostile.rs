@@ -1,4 +1,5 @@
-//! Bodies that no honest client sends: values of the wrong type, absurd structures, and every text there is.
+//! Malformed request bodies: values of the wrong type, extreme structures, and texts from all of
+//! Unicode.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,10 +10,10 @@ use rstest_reuse::apply;
 
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
-/// What a body may be at most, in bytes.
+/// The maximum size of a body, in bytes.
 const MOST: usize = 102_400;
 
-/// JSON texts that are right nowhere in a body.
+/// JSON texts that are not valid anywhere in a body.
 const WRONG_VALUES: [&str; 29] = [
     "null",
     "true",
@@ -46,7 +47,7 @@ const WRONG_VALUES: [&str; 29] = [
 ];
 
 impl LoadedServer {
-    /// The endpoints that take a body, with a valid one, as fields and their JSON texts.
+    /// The endpoints that take a body, each with a valid body as fields and their JSON texts.
     pub fn bodies(&self) -> [(String, Vec<(&'static str, String)>); 4] {
         let text = |text: &str| format!("\"{text}\"");
         let user = vec![("firstName", text("Mallory")), ("lastName", text("Test")), ("type", text("consumer"))];
@@ -61,7 +62,8 @@ impl LoadedServer {
         ]
     }
 
-    /// What Alice is answered to this body.
+    /// Sends this body as Alice. Checks that the response is no server error and that its `success`
+    /// matches its status.
     async fn sends(&self, method: Method, path: &str, kind: &str, body: impl Into<Vec<u8>>) -> Answer {
         let answer = Answer::of(self.alice.request(method, path).header("content-type", kind).body(body.into())).await;
         assert!(answer.status < 500, "{path}: {answer:?}");
@@ -89,7 +91,8 @@ async fn no_field_takes_a_value_of_another_type(kind: Kind) {
                 (*wrong).clone_into(&mut fields[at].1);
                 let answer = loaded.sends(Method::POST, &path, JSON, object(&fields)).await;
                 assert_eq!(answer.status, 400, "{field}: {wrong}: {}", answer.body);
-                // A number too large for any number type is not JSON to us.
+                // A number too large for any number type makes the body invalid JSON, without an
+                // error for the field.
                 assert!(answer.body["errors"][field].is_string() || *wrong == "1e400", "{field}: {wrong}: {}", answer.body);
             }
         }
@@ -117,7 +120,8 @@ async fn a_body_where_none_is_expected_is_of_no_interest(kind: Kind) {
             }
         }
     }
-    // Where a body may say something but need not, one that says nothing is as good as none, and one that cannot be read is refused.
+    // Where a JSON body is optional, an empty body, an object and an array are accepted, and any
+    // other body is rejected.
     for body in WRONG_VALUES.iter().chain(&["", "{", "\u{0}", r#"{"userId":{"$gt":""}}"#]) {
         let is_object = body.is_empty() || body.starts_with('[') || (body.starts_with('{') && *body != "{");
         assert_eq!(loaded.sends(Method::POST, &login, JSON, *body).await.status, if is_object { 200 } else { 400 }, "{body}");
@@ -139,7 +143,7 @@ async fn a_body_where_none_is_expected_is_of_no_interest(kind: Kind) {
     loaded.ends_well().await;
 }
 
-/// As often as it fits into the largest body.
+/// Repeats the piece as often as it fits into the largest body.
 fn full_of(piece: &str, frame: &str) -> String {
     piece.repeat((MOST - frame.len()) / piece.len())
 }
@@ -158,7 +162,7 @@ async fn absurdly_nested_bodies_are_refused(kind: Kind) {
                     fields[at].1 = format!("{open}0{close}");
                     assert_eq!(loaded.sends(Method::POST, &path, JSON, object(&fields)).await.status, 400);
                 }
-                // (An array counts as an empty object.)
+                // An array counts as an empty object.
                 assert_eq!(loaded.sends(Method::POST, &path, JSON, format!("{open}0{close}")).await.status, 400);
             }
         }
@@ -280,7 +284,7 @@ async fn forms_of_any_kind_are_answered(kind: Kind) {
     loaded.ends_well().await;
 }
 
-/// Texts from every plane, and those that confuse.
+/// Returns texts from every Unicode plane, and texts that confuse parsers or readers.
 fn all_kinds_of_texts() -> Vec<String> {
     let plane = |plane: u32| -> String {
         let points = (0..=0xffff).step_by(17).chain(0xfff0..=0xffff).map(|point| (plane << 16) | point);
@@ -308,12 +312,14 @@ fn all_kinds_of_texts() -> Vec<String> {
     texts
 }
 
-/// What a name may not hold: controls, line breaks, and what overrides the direction of the text around it.
+/// Characters that a name may not contain: controls, line breaks, and characters that override the
+/// direction of the surrounding text.
 fn is_disruptive(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}')
 }
 
-/// Written with nothing but ASCII, characters beyond the first plane as two halves.
+/// Encodes the text as an ASCII-only JSON string. Characters beyond the first plane become
+/// surrogate pairs.
 fn escaped(text: &str) -> String {
     let units = text.encode_utf16().map(|unit| format!("\\u{unit:04x}"));
     format!("\"{}\"", units.collect::<String>())
@@ -353,7 +359,8 @@ async fn every_name_comes_back_as_it_was_written(kind: Kind) {
     let mut users = Vec::new();
     for text in all_kinds_of_texts() {
         let allowed: Vec<_> = text.chars().filter(|c| !is_disruptive(*c)).collect();
-        // Of a long one as many characters as a name may have, from all over it. A mark of its own stands on a letter.
+        // Takes as many characters of a long text as a name may have, spread evenly. The leading
+        // letter is the base of a combining mark.
         let some = allowed.iter().step_by(allowed.len().div_ceil(199));
         let text: String = ['a'].iter().chain(some).collect();
         for (first, last) in [(text.as_str(), "x"), ("x", text.as_str())] {

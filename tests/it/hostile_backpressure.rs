@@ -1,4 +1,5 @@
-//! Clients that ask for more than they read: of what they are answered not more may wait for them than a few answers hold.
+//! Clients that request more than they read: the server queues no more than a few responses for
+//! each of them.
 
 use std::time::Instant;
 
@@ -18,12 +19,12 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 enum Transport {
     Websocket,
-    /// It has begun with polling.
+    /// Starts with polling and upgrades to a websocket.
     Upgraded,
     Polling,
 }
 
-/// A connected socket of Bob's.
+/// A connected socket of Bob.
 enum Client<'a> {
     Websocket(Connection),
     Polling(Session<'a>),
@@ -48,7 +49,8 @@ impl<'a> Client<'a> {
         client
     }
 
-    /// Sends a packet, and reads up to the one that begins as the answer does. Answers how long that is.
+    /// Sends a packet and reads up to the packet that begins with `answer`. Returns the length of
+    /// that packet.
     async fn asks(&mut self, packet: String, answer: &str) -> usize {
         self.sends(&[packet]).await;
         loop {
@@ -69,7 +71,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// The packets that come next; none when the connection ended.
+    /// Returns the next packets, or `None` when the connection has ended.
     async fn reads(&mut self) -> Option<Vec<String>> {
         match self {
             Self::Websocket(connection) => Some(vec![String::from_utf8(connection.frame().await?.1).unwrap()]),
@@ -81,7 +83,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// With more in its room than one answer holds.
+/// Starts a server with a room that holds more than one response can.
 async fn loaded() -> LoadedServer {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let text = "x".repeat(90_000);

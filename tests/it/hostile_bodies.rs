@@ -11,7 +11,7 @@ use crate::{
 };
 use rstest_reuse::apply;
 
-/// How many random bodies an endpoint gets.
+/// The number of random bodies for each endpoint.
 const BODIES: usize = 10_000;
 const CONNECTIONS: usize = 8;
 
@@ -32,7 +32,8 @@ const KINDS: [&[u8]; 14] = [
     b"application/json, application/json",
 ];
 
-/// Three quarters of the bodies are a valid one with mistakes, or with none; the others are anything.
+/// Returns a random body: three quarters are a valid body with errors or without, the others are
+/// arbitrary bytes.
 fn random_body(random: &mut impl Rng, path: &str, token: &str, valid: &[Vec<u8>]) -> Request {
     let body = match random.random_range(0..8) {
         0 => noise(random, 500),
@@ -137,7 +138,8 @@ const QUERIES: [&[u8]; 20] = [
     b"NaN",
 ];
 
-/// A path of real and unreal segments with a query of the same kind, asked for with a token or what looks like one.
+/// Returns a request for a path of valid and invalid segments with a similar query, with a token or
+/// something that resembles one.
 fn random_target(random: &mut impl Rng, mallory: &Person, room: &str) -> Request {
     let ids = [mallory.id.as_bytes(), room.as_bytes(), b"0199d1f0c0de7aaa8bbbccccddddeeee"];
     let mut target = Vec::new();
@@ -159,7 +161,7 @@ fn random_target(random: &mut impl Rng, mallory: &Person, room: &str) -> Request
     Request::new(method, &target, &[("authorization", &token)], b"")
 }
 
-/// Without the bytes that no request line and no header may have: those are for `hostile_http`.
+/// Removes the bytes that are not allowed in request lines and headers. `hostile_http` tests those.
 fn legal(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().copied().filter(|byte| byte.is_ascii_graphic() && !b"#\"<>`{}|^\\".contains(byte)).collect()
 }
@@ -169,7 +171,7 @@ fn legal(bytes: &[u8]) -> Vec<u8> {
 async fn thousands_of_random_paths_are_answered(kind: Kind) {
     let loaded = LoadedServer::begins(kind).await;
     let mallory = somebody(&loaded.base, "Mallory").await;
-    // One that random requests may post to, read and delete.
+    // A room that the random requests may post to, read and delete.
     let room = mallory.room_with(&[]).await;
     let mut random = random();
     let requests: Vec<_> = (0..4_000).map(|_| random_target(&mut random, &mallory, &room)).collect();

@@ -1,6 +1,7 @@
-//! Websockets: broken frames, broken packets, and events that are well formed but make no sense.
+//! Websockets: malformed frames, malformed packets, and well-formed events with invalid contents.
 //!
-//! What is only about frames and packets runs on one store: it never gets as far as the database, or asks it for a room and no more.
+//! Tests of frames and packets alone run on one store, because the server does not use the database
+//! for them beyond looking up a room.
 
 use futures_util::future::join_all;
 use rand::{Rng, RngExt};
@@ -19,13 +20,13 @@ use crate::{
 
 pub const WEBSOCKET: &str = "/socket.io/?EIO=4&transport=websocket";
 pub const WEBSOCKET_3: &str = "/socket.io/?EIO=3&transport=websocket";
-/// The first byte of frames: a text, binary data, a close, a ping, each whole.
+/// The first byte of unfragmented frames: text, binary, close and ping.
 pub const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 
-/// A frame with this length in its head and nothing behind it.
+/// Returns a frame with this length in its header and without the payload.
 fn claims(first: u8, length: u64) -> Vec<u8> {
     [&[first, 0xff][..], &length.to_be_bytes(), &[0; 4], b"42[]"].concat()
 }
@@ -46,7 +47,7 @@ async fn a_broken_frame_ends_its_connection_and_nothing_else() {
         frame(0x80, b"what does this continue?"),
         [frame(0x01, b"42["), frame(TEXT, b"40")].concat(),
         [frame(0x01, b"42["), frame(0x80, b"\xff")].concat(),
-        // More than the largest packet, in small pieces.
+        // A message larger than the largest packet, in small fragments.
         [frame(0x01, b"42["), frame(0x00, &[b' '; 1_000]).repeat(101)].concat(),
         frame(CLOSE, b"x"),
         frame(CLOSE, b"\x03\xe8\xff\xfe"),
@@ -61,7 +62,7 @@ async fn a_broken_frame_ends_its_connection_and_nothing_else() {
         let mut connection = Connection::websocket(&loaded.base, path).await;
         connection.send(&frame(TEXT, b"40")).await;
         connection.send(bytes).await;
-        // It ends of itself: this side goes on listening.
+        // The server must close the connection while this side keeps reading.
         while connection.frame().await.is_some() {}
     }))
     .await;
@@ -76,14 +77,14 @@ async fn unusual_frames_are_as_good_as_others() {
     connection.hears("40{").await;
     let mut bytes = frame(0x8a, b"an answer to no ping");
     let event = json!(["subscribe", loaded.room, "😀"]).to_string();
-    // One byte a frame, pings between them.
+    // A fragment for each byte, with pings between the fragments.
     bytes.extend(frame(0x01, b"421"));
     for byte in event.as_bytes() {
         bytes.extend([frame(0x00, &[*byte]), frame(PING, b"?")].concat());
     }
     bytes.extend(frame(0x00, b"").repeat(1_000));
     bytes.extend(frame(0x80, b""));
-    // A length of nine written in eight bytes.
+    // A length of nine, encoded in eight bytes.
     bytes.extend([&[TEXT, 0xff, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0], &b"422[\"x\"]\n"[..]].concat());
     assert!(connection.send(&bytes).await);
     let mut heard = Vec::new();
@@ -115,7 +116,7 @@ async fn a_packet_may_be_as_large_as_the_setting_says_and_no_larger() {
     loaded.ends_well().await;
 }
 
-/// Sockets for packets that may or may not end them.
+/// Opens sockets for packets that may or may not close them.
 struct Sockets<'a> {
     base: &'a str,
     socket: Socket,
@@ -126,7 +127,8 @@ impl<'a> Sockets<'a> {
         Self { base: &loaded.base, socket: Socket::connect(&loaded.base).await }
     }
 
-    /// Sends these frames one by one, and looks at what became of the connection. A new one takes its place when it has ended.
+    /// Sends these frames one by one and checks whether the connection survives. Replaces it with a
+    /// new one when it has ended.
     async fn survive(&mut self, frames: Vec<Message>) -> bool {
         for frame in frames {
             if !self.socket.tries(frame).await {
@@ -201,7 +203,7 @@ async fn no_payload_of_an_event_ends_the_connection(kind: Kind) {
                 let packet = format!("42{ack}[\"{event}\"{comma}{payload}]");
                 assert!(sockets.survive(vec![Message::text(packet)]).await, "{event} {payload:.40} {ack}");
             }
-            // The same with data beside it: asked for or not.
+            // The same with binary data attached, with and without an acknowledgement id.
             let packet = format!("451-1[\"{event}\"{comma}{payload}]");
             assert!(sockets.survive(vec![Message::text(packet), Message::binary(&b"\xff\0"[..])]).await, "{event} {payload:.40}, binary");
         }
@@ -221,7 +223,8 @@ async fn a_socket_goes_on_in_its_room_after_every_refusal(kind: Kind) {
     let mut socket = Socket::of(&loaded.bob, &loaded.room).await;
     for event in EVENTS {
         for payload in [json!([]), json!([{ "$gt": "" }]), json!([["a"]]), json!(["\u{0}"]), json!([loaded.room, { "$ne": null }])] {
-            // What comes on top of a room is of no interest there, and without a room it is all of one's rooms.
+            // Arguments after the room are ignored, and `subscribe` without a room subscribes to
+            // all rooms of the user.
             let is_right = match event {
                 "unsubscribe" => true,
                 "subscribe" => payload == json!([]),
@@ -238,7 +241,7 @@ async fn a_socket_goes_on_in_its_room_after_every_refusal(kind: Kind) {
     loaded.ends_well().await;
 }
 
-/// Packets that are none, or none that a client may send.
+/// Packets that are malformed, or that a client may not send.
 const BROKEN: [&str; 60] = [
     "",
     " ",
@@ -313,7 +316,7 @@ async fn a_broken_packet_ends_at_most_its_own_connection() {
         sockets.survive(vec![Message::binary(packet.as_bytes().to_vec())]).await;
         sockets.survive(vec![Message::text(packet); 3]).await;
     }
-    // Data that was announced and does not come, or comes twice.
+    // Attachments that are announced but not sent, or sent twice.
     let announced = || Message::text(r#"452-["identity",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#);
     let data = || Message::binary(&b"x"[..]);
     for frames in [vec![announced()], vec![announced(), data()], vec![announced(), announced()], vec![announced(), data(), data(), data()]]
@@ -324,7 +327,7 @@ async fn a_broken_packet_ends_at_most_its_own_connection() {
     loaded.ends_well().await;
 }
 
-/// A packet like one that a client sends, mostly with mistakes.
+/// Returns a packet like those that clients send, mostly with errors.
 fn random_frame(random: &mut impl Rng, packets: &[Vec<u8>]) -> Message {
     let bytes = match random.random_range(0..10) {
         0 => noise(random, 200),
@@ -383,7 +386,8 @@ async fn ten_thousand_events_at_once_take_little_memory_and_end_nothing(kind: Ki
         let event = json!([one_of(&mut rand::rng(), &["subscribe", "unsubscribe"]), loaded.room]);
         assert!(socket.tries(Message::text(format!("42{n}{event}"))).await);
     }
-    // Many were refused, and answers for which there was no room have been dropped: one asks until one is in.
+    // Many events were refused, and acknowledgements were dropped when the queue was full, so the
+    // client retries until a subscription succeeds.
     for n in 10_000.. {
         assert!(socket.tries(Message::text(format!("42{n}{}", json!(["subscribe", loaded.room])))).await);
         let subscribed =

@@ -1,6 +1,7 @@
-//! Requests that are no HTTP, or that are and look as if they were not.
+//! Malformed HTTP requests, and valid ones that look malformed.
 //!
-//! What is refused before it is a request, or for its token, runs on one store: it never gets as far as the database.
+//! What the server refuses before it is a request, or because of its token, runs on one store,
+//! because it does not use the database.
 
 use crate::{
     databases::Kind,
@@ -13,26 +14,28 @@ use rstest_reuse::apply;
 use serde_json::{Value, json};
 
 impl LoadedServer {
-    /// The answer to this, sound as it has to be, after which the server waits for more or ends the connection, but answers nothing else.
+    /// Returns the response to these bytes, after checking that it is well formed. The server must
+    /// then wait for more or close the connection, without another response.
     async fn answer_to(&self, bytes: impl AsRef<[u8]>) -> (u16, Value) {
         let bytes = bytes.as_ref();
         let mut connection = Connection::open(&self.base).await;
         connection.send(bytes).await;
         let reply = connection.reply("GET").await.unwrap_or_else(|| panic!("no answer to {}", beginning(bytes)));
-        // Not before: to the server a client that says no more has gone away.
+        // Not earlier: the server treats a client that has closed its sending side as disconnected.
         connection.finish().await;
         assert!(connection.reply("GET").await.is_none(), "{}", beginning(bytes));
         (reply.status, reply.sound(beginning(bytes)))
     }
 
-    /// Nothing in these bytes is carried out: there are only refusals, or no answer at all, until the server ends the connection.
+    /// Checks that the server executes nothing in these bytes: it sends only refusals, or nothing,
+    /// until it closes the connection.
     async fn refuses(&self, bytes: impl AsRef<[u8]>) {
         let mut connection = Connection::open(&self.base).await;
         connection.send(bytes.as_ref()).await;
         only_refusals(connection, bytes.as_ref()).await;
     }
 
-    /// The same for a client that stops in the middle.
+    /// Checks the same for a client that stops midway.
     async fn refuses_part(&self, bytes: impl AsRef<[u8]>) {
         let mut connection = Connection::open(&self.base).await;
         connection.send(bytes.as_ref()).await;
@@ -56,7 +59,7 @@ fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nhost: x\r\n\r\n")
 }
 
-/// A request to create a user, with these headers, and whatever is sent as its body.
+/// Returns a request that creates a user, with these headers and this body.
 fn create(headers: &str, body: &str) -> String {
     format!("POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{headers}\r\n{body}")
 }
@@ -66,7 +69,7 @@ const USER: &str = r#"{"firstName":"Mallory","lastName":"Test","type":"consumer"
 #[tokio::test]
 async fn what_is_no_http_is_refused() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
-    // More than the 64 KiB that the head of a request may have, and than what hyper reads before it notices.
+    // More than the 64 KiB that a request head may have, and than hyper reads before it notices.
     let long = "a".repeat(200_000);
     let with = |header: &str| format!("GET /health HTTP/1.1\r\nhost: x\r\n{header}\r\n\r\n");
     for bytes in [
@@ -121,7 +124,7 @@ async fn what_is_no_http_is_refused() {
         &create("transfer-encoding: chunked\r\n", "fffffffffffffffff\r\n{}"),
         &create("transfer-encoding: chunked\r\n", &format!("3b;{long}\r\n{USER}\r\n0\r\n\r\n")),
         &create("transfer-encoding: chunked\r\n", &format!("3b\r\n{USER}\r\n0\r\n{}\r\n", "name: x\r\n".repeat(20_000))),
-        // Of the four bytes `{"fi` one cannot make a user, and what follows is no request.
+        // The four bytes `{"fi` do not create a user, and the rest is not a valid request.
         &create("content-length: 4\r\n", USER),
     ] {
         loaded.refuses(bytes).await;
@@ -255,7 +258,7 @@ async fn unusual_requests_are_answered_in_the_envelope(kind: Kind) {
     ] {
         assert_eq!(loaded.answer_to(bytes).await.0, status, "{}", beginning(bytes.as_bytes()));
     }
-    // The layer for CORS takes every OPTIONS for the question of a browser, whose answer has no body.
+    // The CORS layer answers every OPTIONS request as a preflight, without a body.
     for target in ["*", "/users", "/nothing", "http://elsewhere.example"] {
         let mut connection = Connection::open(&loaded.base).await;
         connection.send(format!("OPTIONS {target} HTTP/1.1\r\n\r\n").as_bytes()).await;
@@ -299,7 +302,7 @@ async fn whatever_stands_in_the_authorization_header_is_answered() {
         assert_eq!(loaded.answer_to(ask(&[&value])).await.0, 401, "{}", beginning(&value));
     }
     assert_eq!(loaded.answer_to(ask(&[b""])).await.0, 400);
-    // A proxy in front may check one of two, and we would take the other.
+    // A proxy in front of the server may check one header while the server uses the other.
     for two in [[good.as_bytes(), b"Bearer x"], [b"Bearer x", good.as_bytes()], [good.as_bytes(), good.as_bytes()], [b"", good.as_bytes()]]
     {
         let (status, body) = loaded.answer_to(ask(&two)).await;
@@ -318,7 +321,7 @@ async fn requests_sent_at_once_are_answered_in_their_order(kind: Kind) {
     let user = |n: u32| format!(r#"{{"firstName":"{n}","lastName":"Test","type":"consumer"}}"#);
     let requests: String = (0..200).map(|n| create(&format!("content-length: {}\r\n", user(n).len()), &user(n))).collect();
     let mut connection = Connection::open(&loaded.base).await;
-    // In pieces that end wherever they end.
+    // In pieces that end at arbitrary positions.
     for piece in requests.as_bytes().chunks(101) {
         assert!(connection.send(piece).await);
     }
@@ -332,7 +335,8 @@ async fn requests_sent_at_once_are_answered_in_their_order(kind: Kind) {
 #[tokio::test]
 async fn a_body_with_two_lengths_is_read_once() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
-    // Whichever length counts, what a proxy may have taken for the body must not be carried out as a request of its own.
+    // Whichever length counts, the server must not execute as a separate request what a proxy may
+    // have taken for the body.
     let hidden = "DELETE /delete/room/none HTTP/1.1\r\nhost: x\r\n\r\n";
     for headers in [
         format!("content-length: {}\r\ntransfer-encoding: chunked\r\n", 5 + hidden.len()),

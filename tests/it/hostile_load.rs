@@ -1,4 +1,5 @@
-//! What all the assaults have in common: the real program, people who go on using it, and the look at it afterwards.
+//! Shared parts of the `hostile` tests: the real program, users that keep using it, and the checks
+//! at the end.
 
 use std::fs;
 
@@ -14,15 +15,16 @@ use crate::{
     wire::Socket,
 };
 
-/// More than the server ever needs in these tests, in MiB.
+/// More memory than the server ever needs in these tests, in MiB.
 const ENOUGH_MEMORY: u64 = 400;
 
-/// The real program, since only a process of its own shows a panic in whatever task, a thread that hangs, or how much memory it took.
+/// The real program. Only a separate process shows a panic in any task, a hanging thread, or the
+/// memory that was used.
 pub struct LoadedServer {
     pub base: String,
     pub alice: Person,
     pub bob: Person,
-    /// Alice's and Bob's.
+    /// The room of Alice and Bob.
     pub room: String,
     program: Program,
     folder: TempDir,
@@ -34,7 +36,7 @@ impl LoadedServer {
         Self::with(kind, &[]).await
     }
 
-    /// With these settings beside those of a siege.
+    /// Starts the program with these settings in addition to those of the `hostile` tests.
     pub async fn with(kind: Kind, settings: &[(&str, &str)]) -> Self {
         let (folder, database) = (TempDir::new().unwrap(), Database::new(kind).await);
         let ours = [("CAUSERIE_LOG", "warn"), ("CAUSERIE_DATABASE", &database.url)];
@@ -45,8 +47,9 @@ impl LoadedServer {
         Self { base, alice, bob, room, program, folder, _database: database }
     }
 
-    /// Everybody goes on as before: they create, log in, initiate, post, read and hear. The server stops in good order, and has nothing to
-    /// report.
+    /// Checks that the server still works: a new user can log in, initiate a room, post, read and
+    /// receive events. Then checks that the server has used little memory, shuts down cleanly and
+    /// has logged neither panics nor errors.
     pub async fn ends_well(self) {
         let carol = somebody(&self.base, "Carol").await;
         let room = self.alice.room_with(&[&carol]).await;
@@ -65,7 +68,8 @@ impl LoadedServer {
         assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
     }
 
-    /// Sends these requests over one connection, as long as the server keeps it open, and checks each answer.
+    /// Sends these requests over one connection, as long as the server keeps it open, and checks
+    /// each response.
     pub async fn answers_all(&self, requests: &[Request]) {
         let mut left = requests;
         while !left.is_empty() {
@@ -87,7 +91,7 @@ impl LoadedServer {
     }
 }
 
-/// How many requests are sent before the first answer is read.
+/// The number of requests that are sent before the first response is read.
 const PIPELINED: usize = 16;
 
 impl Connection {
@@ -104,7 +108,7 @@ impl Connection {
     }
 }
 
-/// A request, as bytes that may be anything.
+/// A request of arbitrary bytes.
 pub struct Request {
     method: &'static str,
     bytes: Vec<u8>,
@@ -126,7 +130,7 @@ impl Request {
 
     fn check(&self, reply: &Reply) {
         match self.method {
-            // No body to look at. (The layer for CORS takes every OPTIONS for the question of a browser.)
+            // No body to check. The CORS layer answers every OPTIONS request as a preflight.
             "HEAD" | "OPTIONS" => assert!(reply.status < 500, "{self:?}: {reply:?}"),
             _ => _ = reply.sound(self),
         }
@@ -139,7 +143,8 @@ impl std::fmt::Debug for Request {
     }
 }
 
-/// Random numbers, different each time. The seed is printed, for the output of a test is shown when it fails.
+/// Returns a random number generator with a new seed. Prints the seed, because the output of a test
+/// is shown when it fails.
 pub fn random() -> StdRng {
     let seed = std::env::var("HOSTILE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     println!("HOSTILE_SEED={seed}");
@@ -150,14 +155,14 @@ pub fn one_of<'a, T>(random: &mut impl Rng, choice: &'a [T]) -> &'a T {
     &choice[random.random_range(..choice.len())]
 }
 
-/// Bytes of any value, at most this many.
+/// Returns random bytes, at most `most` of them.
 pub fn noise(random: &mut impl Rng, most: usize) -> Vec<u8> {
     let mut bytes = vec![0; random.random_range(0..=most)];
     random.fill_bytes(&mut bytes);
     bytes
 }
 
-/// What parsers stumble over.
+/// Inputs that often break parsers.
 const STUMBLING_BLOCKS: [&[u8]; 28] = [
     b"\"",
     b"\\",
@@ -189,7 +194,7 @@ const STUMBLING_BLOCKS: [&[u8]; 28] = [
     b"=",
 ];
 
-/// The bytes with one to four changes.
+/// Returns the bytes with one to four random changes.
 pub fn mutated(random: &mut impl Rng, bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for _ in 0..random.random_range(1..=4) {

@@ -1,6 +1,7 @@
-//! HTTP polling: rubbish in the query, in the payload, and in the order of things.
+//! HTTP polling: malformed queries and payloads, and requests in the wrong order.
 //!
-//! What is only about sessions and payloads runs on one store: it never gets as far as the database, or asks it for a room and no more.
+//! Tests of sessions and payloads alone run on one store, because the server does not use the
+//! database for them beyond looking up a room.
 
 use futures_util::future::join_all;
 use rand::RngExt;
@@ -18,7 +19,7 @@ use crate::{
     wire::Socket,
 };
 
-/// A session of a client that polls.
+/// The session of a polling client.
 pub struct Session<'a> {
     loaded: &'a LoadedServer,
     path: String,
@@ -36,7 +37,7 @@ impl LoadedServer {
         Session { loaded: self, path: format!("{path}&sid={sid}") }
     }
 
-    /// The answer of the sockets' path, which is never a fault of ours.
+    /// Returns the response of the Socket.IO path, which must not be a server error.
     async fn polls(&self, method: Method, path: &str, kind: &str, body: impl Into<Vec<u8>>) -> (u16, String) {
         let request = self.alice.http.request(method, format!("{}{path}", self.base)).header("content-type", kind).body(body.into());
         let answer = tokio::time::timeout(PATIENCE, request.send()).await.expect("no answer").unwrap();
@@ -55,7 +56,7 @@ impl Session<'_> {
         self.loaded.polls(Method::GET, &self.path, "text/plain", "").await
     }
 
-    /// Says that the client is there: 400 when the session is not.
+    /// Sends a heartbeat and returns the status, which is 400 when the session does not exist.
     async fn pings(&self) -> u16 {
         self.sends("text/plain", if self.path.contains("EIO=3") { "1:2" } else { "3" }).await
     }
@@ -68,7 +69,7 @@ impl Session<'_> {
 #[tokio::test]
 async fn a_payload_whose_length_splits_a_character_does_not_keep_the_server_busy_for_ever() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
-    // More of them than a machine has threads.
+    // More sessions than a machine has threads.
     let sessions: Vec<_> = join_all((0..32).map(|_| loaded.session(3))).await;
     for status in join_all(sessions.iter().map(|session| session.sends("text/plain;charset=UTF-8", "1:😀x"))).await {
         assert_eq!(status, 400);
@@ -139,10 +140,10 @@ async fn payloads_of_version_3_that_lie_about_their_lengths_are_refused() {
 async fn a_client_of_version_3_is_understood(kind: Kind) {
     let loaded = LoadedServer::begins(kind).await;
     let session = loaded.session(3).await;
-    // Clients send events when they know that they are connected.
+    // Clients send events once they know that they are connected.
     while !session.hears().await.1.contains(":40") {}
     let event = format!("4217[\"subscribe\",\"{}\",\"é😀\"]", loaded.room);
-    // JavaScript counts the two halves of the last character.
+    // JavaScript counts UTF-16 code units: the last character has two.
     assert_eq!(session.sends("text/plain;charset=UTF-8", format!("1:2{}:{event}1:2", event.encode_utf16().count())).await, 200);
     let mut heard = String::new();
     while !heard.contains("4317[{\"success\":true}]") {
@@ -237,7 +238,7 @@ async fn requests_that_belong_to_no_session_are_refused() {
     for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::HEAD] {
         assert_eq!(loaded.polls(method, &session.path, "text/plain", "2").await.0, 400);
     }
-    // Beside the path, not on it.
+    // A path that only begins like the Socket.IO path.
     assert_eq!(loaded.polls(Method::GET, "/socket.iox/?EIO=4&transport=polling", "text/plain", "").await.0, 404);
     assert_eq!(session.sends("text/plain", "40").await, 200, "the session is as it was");
     loaded.ends_well().await;
@@ -248,7 +249,7 @@ async fn two_polls_at_once_end_the_session() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
     for version in [3, 4] {
         let session = loaded.session(version).await;
-        // What was waiting for the client is taken away, so that the next poll waits.
+        // One poll takes the queued packets, so that the next poll waits.
         let (first, second, third) = tokio::join!(session.hears(), session.hears(), session.hears());
         let mut statuses = [first.0, second.0, third.0];
         statuses.sort_unstable();
@@ -287,7 +288,7 @@ async fn an_upgrade_in_the_wrong_order_ends_its_session_and_nothing_else() {
             websocket.send(order).await;
             websocket.finish().await;
             while websocket.frame().await.is_some() {}
-            // The connection ends a moment before the session does.
+            // The connection closes a moment before the session ends.
             let gone = async { while session.pings().await == 200 {} };
             tokio::time::timeout(PATIENCE, gone).await.unwrap_or_else(|_| panic!("the session goes on after {}", order.escape_ascii()));
         }
@@ -310,7 +311,7 @@ async fn a_second_websocket_for_a_session_is_refused() {
         second.send(format!("GET {} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n\r\n", session.as_websocket()).as_bytes()).await;
         assert_eq!(second.reply("GET").await.unwrap().status, 400);
     };
-    // While the first one says nothing yet, when it is there, and at once.
+    // While the first websocket is silent, when the upgrade is complete, and many at once.
     refused().await;
     websocket.send(&[frame(TEXT, b"2probe"), frame(TEXT, b"5"), frame(TEXT, b"40")].concat()).await;
     websocket.hears("3probe").await;
@@ -384,7 +385,7 @@ async fn a_session_that_no_longer_polls_takes_little_however_much_is_sent_to_it(
     let event = format!("42[\"subscribe\",\"{}\"]", loaded.room);
     let events = vec![event.as_str(); 1_000].join("\x1e");
     session.sends("text/plain", "40").await;
-    // Not before it is connected, when next to nothing may be sent.
+    // Waits for the connection, because hardly anything may be sent before.
     session.hears().await;
     for _ in 0..10 {
         session.sends("text/plain", events.clone()).await;

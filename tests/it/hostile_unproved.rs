@@ -1,4 +1,5 @@
-//! What a client gets that has not proved who it is, and what comes of packets that no client has a reason to send.
+//! What unauthenticated clients may do, and how the server handles packets that no client has a
+//! reason to send.
 
 use std::{
     process::Stdio,
@@ -27,7 +28,7 @@ fn text(packet: &str) -> Vec<u8> {
     frame(TEXT, packet.as_bytes())
 }
 
-/// Whether the server closes the connection. What it says until then.
+/// Waits until the server closes the connection. Returns the payloads received until then.
 async fn ends(connection: &mut Connection) -> Vec<String> {
     let mut heard = Vec::new();
     while let Some((_, payload)) = connection.frame().await {
@@ -36,7 +37,7 @@ async fn ends(connection: &mut Connection) -> Vec<String> {
     heard
 }
 
-/// The id of a new session of polling.
+/// Returns the id of a new polling session.
 async fn session(server: &TestServer, query: &str) -> String {
     let path = format!("/socket.io/?transport=polling&{query}");
     let opening = server.http.get(format!("{}{path}", server.base)).send().await.unwrap().text().await.unwrap();
@@ -121,7 +122,8 @@ async fn who_has_proved_nothing_may_post_next_to_nothing_to_a_session(#[values(3
         framed(if version == 3 { "b4AAAA" } else { "bAAAA" }),
     ];
     for payload in payloads {
-        // A client of version 3 is connected when it comes: with a token, so that it is not closed for want of that.
+        // A version 3 client is connected as soon as its session is open. The token keeps the
+        // server from closing it as unauthenticated.
         let session = session(&server, &format!("EIO={version}&token={}", alice.token)).await;
         if version == 3 {
             while !polls(&server, &session).await.1.contains("40") {}
@@ -137,7 +139,7 @@ async fn who_has_proved_nothing_may_post_next_to_nothing_to_a_session(#[values(3
         }
         assert!(is_connected || answered <= 16, "{answered} times: {payload:.30}");
         if is_connected {
-            // Nothing is stored and next to nothing is answered of what was sent.
+            // The server stores nothing of what was sent, and answers hardly any of it.
             sends(&server, &session, framed("420[\"identity\",5]")).await;
             let mut heard = 0;
             loop {
@@ -175,7 +177,7 @@ async fn attachments_are_never_kept(#[values(WEBSOCKET, WEBSOCKET_3)] path: &str
         connection.hears("438[").await;
     }))
     .await;
-    // 45 MB were sent.
+    // The clients have sent 45 MB.
     loaded.ends_well().await;
 }
 
@@ -195,7 +197,7 @@ async fn connecting_and_leaving_in_a_loop_counts_as_events() {
             if payload.starts_with(b"40{") {
                 break;
             }
-            // Ignored while the server has not noticed yet that the former socket has left.
+            // The server ignores the packet until it has noticed that the previous socket left.
             connection.send(&connect).await;
         }
         connection.send(&text("41")).await;
@@ -257,7 +259,7 @@ async fn an_ended_session_closes_the_transport_as_well() {
 async fn one_address_opens_only_so_many_connections_at_once() {
     let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__UNCONNECTED_PER_ADDRESS", "2")]).await;
     let alice = server.member("alice").await;
-    // Those that are connected do not count.
+    // Connected sockets do not count against the limit.
     let mut sockets = Vec::new();
     for _ in 0..4 {
         sockets.push(Socket::with(&server.base, &Shown::Auth(json!({ "token": alice.token }))).await.unwrap());

@@ -1,4 +1,5 @@
-//! Connections between requests: how long they stay open, and that no request is lost which has begun to come in.
+//! Idle connections: how long they stay open, and that no request is lost once the server has begun
+//! to receive it.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ async fn an_idle_connection_is_kept_for_longer_than_a_head_may_take() {
         assert!(answered(&mut connection).await);
         sleep(Duration::from_millis(200)).await;
     }
-    // The head has its limit all the same, on this connection and on a new one.
+    // The timeout for the request head still applies, on this connection and on a new one.
     for mut connection in [connection, Connection::open(&server.base).await] {
         connection.send(b"GET /health HT").await;
         assert!(connection.reply("GET").await.is_none());
@@ -79,7 +80,8 @@ async fn at_the_border_of_the_idle_time_a_request_is_answered_or_the_connection_
             (false, false) => lost += 1,
         }
     }
-    // The client may look just before the server closes, and send just after.
+    // A client may check just before the server closes the connection and send just after, so a few
+    // requests may be lost.
     assert!(answers > 0 && lost <= TRIES / 50, "{answers} answered, {closed} closed before, {lost} lost");
 }
 
@@ -89,7 +91,7 @@ async fn neither_a_slow_answer_nor_a_websocket_counts_as_idle() {
     let server = TestServer::with(Kind::Sqlite, &settings).await;
     let mut socket = Connection::websocket(&server.base, "/socket.io/?EIO=4&transport=websocket").await;
     assert!(socket.frame().await.is_some(), "the handshake");
-    // A poll is answered when there is something to tell, which is after the time for a connection without one.
+    // The poll is answered when there is a packet to send, which is after the idle timeout.
     let text = server.http.get(format!("{}/socket.io/?EIO=4&transport=polling", server.base)).send().await.unwrap().text().await.unwrap();
     let sid = serde_json::from_str::<serde_json::Value>(&text[1..]).unwrap()["sid"].as_str().unwrap().to_owned();
     let mut poll = Connection::open(&server.base).await;

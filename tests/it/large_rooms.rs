@@ -16,7 +16,7 @@ use crate::{
     wire::Socket,
 };
 
-/// A server on which five members are too many to list, a room of so many, and one of four.
+/// Starts a server that lists at most four members, with a room of five members and one of four.
 async fn five(kind: Kind) -> (TestServer, Vec<Person>, String, String) {
     let server = TestServer::with(kind, &[("CAUSERIE_ROOMS__LISTED_MEMBERS", "4")]).await;
     let mut people = Vec::new();
@@ -126,7 +126,8 @@ async fn a_room_becomes_large_and_small_again_with_its_members(kind: Kind) {
     assert_eq!((post["chatRoomInfo"].as_array().unwrap().len(), post.get("memberCount")), (4, None));
 }
 
-/// A server on this database, and a room of so many, two of whom are people.
+/// Starts a server on this database, with a room of `members` members. Only two of them exist as
+/// users.
 async fn crowded(database: Database, members: u128) -> (TestServer, [Person; 2], String) {
     let store = database.open().await;
     let mut members: Vec<_> = (2..members).map(|n| UserId::from_bytes((n + (1 << 120)).to_be_bytes())).collect();
@@ -157,7 +158,7 @@ async fn crowded(database: Database, members: u128) -> (TestServer, [Person; 2],
     (server, people, room.id.to_string())
 }
 
-/// So many more users.
+/// Adds `count` users and returns their ids.
 async fn newcomers(database: &Database, count: u128) -> Vec<String> {
     let store = database.open().await;
     let users: Vec<_> = (0..count).map(|n| User { id: UserId::from_bytes((n + (2 << 120)).to_be_bytes()), ..user(1) }).collect();

@@ -1,4 +1,4 @@
-//! What a client has sent before it left, or its connection was lost: it is done, in order.
+//! Events that a client sent before it disconnected or lost its connection are processed, in order.
 
 use std::time::Instant;
 
@@ -23,11 +23,11 @@ enum Mode {
 /// How a client leaves.
 #[derive(Clone, Copy, Debug)]
 enum Way {
-    /// From the namespace.
+    /// Leaves the namespace.
     Disconnect,
-    /// With a packet that closes the transport.
+    /// Sends a packet that closes the transport.
     Close,
-    /// Without a word.
+    /// Drops the connection.
     Gone,
 }
 
@@ -48,7 +48,7 @@ async fn two_in(mode: Mode, kind: Kind) -> (TestServer, Person, Person) {
     }
 }
 
-/// What a client sends in one go when it is connected.
+/// Returns the packets that a connected client sends at once.
 fn packets(alice: &Person, room: &str, mode: Mode, way: Way) -> Vec<String> {
     let mut packets = Vec::new();
     if matches!(mode, Mode::Open) {
@@ -148,7 +148,7 @@ async fn what_was_sent_before_the_server_was_asked_to_stop_is_done() {
     let mut packets = packets(&alice, &room, Mode::Open, Way::Gone);
     packets[0] = packets[0].replacen("42", "420", 1);
     connection.send(&packets.iter().flat_map(|packet| frame(TEXT, packet.as_bytes())).collect::<Vec<_>>()).await;
-    // All of them came in one go.
+    // All packets arrived at once.
     connection.hears("430[").await;
     server.restart().await;
     are_posted(&alice.at(&server), &room).await;

@@ -115,7 +115,7 @@ async fn nobody_logs_in_as_nobody(kind: Kind) {
     }
 }
 
-/// RFC 4648, section 5, without padding.
+/// Decodes base64url without padding (RFC 4648, section 5).
 fn decode_base64url(text: &str) -> Vec<u8> {
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let bits = text.bytes().fold((Vec::new(), 0_u32, 0), |(mut bytes, buffer, count), letter| {

@@ -1,16 +1,17 @@
-//! Pages of long messages: they end before they are too much for anybody's memory, say that there is more, and go on where they ended.
+//! Pages of long messages: they end before they use too much memory, report that there is more, and
+//! the next page continues where they ended.
 
 use rstest_reuse::apply;
 use serde_json::Value;
 
 use crate::{databases::Kind, each_store, harness::TestServer, people::Person};
 
-/// The most bytes of messages in one answer.
+/// The maximum size of the messages in one response, in bytes.
 const MOST: usize = 4 * 1024 * 1024;
-/// More messages than fit into it, of either kind.
+/// More messages than fit into one response, for both kinds of text.
 const COUNT: u64 = 75;
 
-/// A text that is long, or one that is short and long when it is written.
+/// Returns a long text, or a short one that is long when encoded as JSON.
 fn text(n: u64) -> String {
     format!("word {n} {}", if n.is_multiple_of(2) { "x".repeat(70_000) } else { "\u{1}".repeat(12_000) })
 }
@@ -23,11 +24,12 @@ async fn with_long_messages(alice: &Person) -> String {
     room
 }
 
-/// The numbers of what is on a page, and whether there is more. It is no longer than it may be.
+/// Returns the sequence numbers of the entries on a page, and the body. Checks that the page is not
+/// larger than allowed.
 async fn page(person: &Person, path: &str, list: &str) -> (Vec<u64>, Value) {
     let body = person.get(path).await.ok();
     let size = body[list].to_string().len();
-    // The commas and brackets are not counted.
+    // The limit does not count commas and brackets.
     assert!(size < MOST + 1_000, "{path}: {size}");
     (seqs(&body[list]), body)
 }

@@ -1,5 +1,7 @@
-//! Through the front door: real servers on free ports, real databases, real clients. `harness` starts and stops servers, `people` are the
-//! clients with roles, `wire` speaks Socket.IO, `raw` sends any bytes; the rest is a file per noun, and `hostile*` is what nobody ought to send.
+//! End-to-end tests: real servers on free ports, real databases, real clients. `harness` starts and
+//! stops servers, `people` has the REST clients, `wire` is a Socket.IO client, `raw` sends
+//! arbitrary bytes. The other modules test one subject each, and `hostile*` test what no client
+//! should send.
 
 mod databases;
 mod harness;
@@ -10,17 +12,17 @@ mod wire;
 
 use rstest_reuse::template;
 
-/// A test that is written once and runs on each store.
+/// A test that runs on each store.
 #[template]
 #[rstest::rstest]
 fn each_store(#[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind) {}
 
-/// A test that runs on each store, and on each deployment of it where that makes a difference.
+/// A test that runs on each store, and on each deployment of it where these behave differently.
 #[template]
 #[rstest::rstest]
 fn each_deployment(#[values(Kind::Sqlite, Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {}
 
-/// A test of what only MongoDB can do.
+/// A test of what only MongoDB supports.
 #[template]
 #[rstest::rstest]
 fn each_mongodb(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {}

@@ -276,7 +276,7 @@ async fn a_form_in_parts_is_refused_as_such() {
         }
     }
     send(&path, "multipart/form-data; boundary=x", part.repeat(2_000)).await.refused(415, message);
-    // What has nothing in it, and any other type, counts as an empty object, as ever.
+    // An empty body, and one of any other content type, counts as an empty object.
     let empty = json!({ "messageText": "please provide a string" });
     for (kind, body) in [("multipart/form-data; boundary=x", ""), ("multipart/mixed; boundary=x", part), ("text/plain", part), ("", part)] {
         send(&path, kind, body.to_owned()).await.invalid(empty.clone());

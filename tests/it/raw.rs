@@ -1,5 +1,5 @@
-//! A connection for what no HTTP client would send: any bytes go out, and whatever comes back is read as answers, or as frames of a
-//! websocket.
+//! A connection for what no HTTP client would send: it sends arbitrary bytes and parses what it
+//! receives as HTTP responses or websocket frames.
 
 use std::{
     fmt::Debug,
@@ -25,7 +25,7 @@ impl Connection {
         Self::open_from(Ipv4Addr::LOCALHOST, base).await
     }
 
-    /// A connection from this address of the machine.
+    /// Opens a connection from this local address.
     pub async fn open_from(address: Ipv4Addr, base: &str) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from((address, 0))).unwrap();
@@ -34,12 +34,12 @@ impl Connection {
         Self { stream: BufReader::new(stream) }
     }
 
-    /// A websocket that speaks to this path and query.
+    /// Opens a websocket at this path and query.
     pub async fn websocket(base: &str, path: &str) -> Self {
         Self::websocket_from(Ipv4Addr::LOCALHOST, base, path).await
     }
 
-    /// The same, from this address of the machine.
+    /// Opens a websocket from this local address.
     pub async fn websocket_from(address: Ipv4Addr, base: &str, path: &str) -> Self {
         let mut connection = Self::open_from(address, base).await;
         connection.asks_for_websocket(path).await;
@@ -47,30 +47,31 @@ impl Connection {
         connection
     }
 
-    /// Sends a request for a websocket.
+    /// Sends a websocket upgrade request.
     pub async fn asks_for_websocket(&mut self, path: &str) {
         let upgrade =
             "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
         self.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n\r\n").as_bytes()).await;
     }
 
-    /// Sends these bytes; false when the server no longer takes any.
+    /// Sends these bytes. Returns false when the server no longer accepts any.
     pub async fn send(&mut self, bytes: &[u8]) -> bool {
         timeout(PATIENCE, self.stream.get_mut().write_all(bytes)).await.expect("the server neither reads nor closes").is_ok()
     }
 
-    /// Whether the server is known to have closed the connection.
+    /// Returns whether the server has closed the connection.
     pub fn is_closed(&self) -> bool {
         !matches!(self.stream.get_ref().try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes the sending side.
     pub async fn finish(&mut self) {
-        // Already closed from the other side.
+        // The server may have closed the connection already.
         let _ = self.stream.get_mut().shutdown().await;
     }
 
-    /// The next answer to a request with this method; none when the connection ended instead.
+    /// Returns the next response to a request with this method, or `None` when the connection ended
+    /// instead.
     pub async fn reply(&mut self, method: &str) -> Option<Reply> {
         timeout(PATIENCE, self.read_reply(method == "HEAD")).await.expect("neither an answer nor the end of the connection").ok()
     }
@@ -90,7 +91,7 @@ impl Connection {
         }
     }
 
-    /// Up to the empty line, in lower case.
+    /// Reads up to the empty line and converts the head to lower case.
     async fn read_head(&mut self) -> io::Result<String> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -124,12 +125,13 @@ impl Connection {
         Ok(body)
     }
 
-    /// The first byte and the payload of the next websocket frame; none when the connection ended.
+    /// Returns the first byte and the payload of the next websocket frame, or `None` when the
+    /// connection ended.
     pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         timeout(PATIENCE, self.read_frame()).await.expect("neither a frame nor the end of the connection").ok()
     }
 
-    /// Waits for a frame whose payload begins like this. Pings may come in between.
+    /// Waits for a frame whose payload begins with this text. Skips other frames.
     pub async fn hears(&mut self, beginning: &str) {
         while !self.frame().await.expect("the connection goes on").1.starts_with(beginning.as_bytes()) {}
     }
@@ -147,7 +149,8 @@ impl Connection {
     }
 }
 
-/// A frame as a client has to send it: masked. `first` holds FIN, the reserved bits and the opcode.
+/// Returns a masked frame, as clients have to send it. `first` holds FIN, the reserved bits and the
+/// opcode.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x12, 0x34, 0x56, 0x78];
     let mut frame = vec![first];
@@ -167,11 +170,11 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// An answer as it came.
+/// A response as it was received.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
-    /// Status line and headers, in lower case.
+    /// The status line and headers, in lower case.
     pub head: String,
     pub body: Vec<u8>,
 }
@@ -181,12 +184,14 @@ impl Reply {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    /// The body, if this is what the API may answer to anything at all: no fault of ours, and JSON that says whether it went well.
+    /// Checks that this is a response that the API may give to any request: no server error, and
+    /// JSON with a matching `success`. Returns the body.
     #[track_caller]
     pub fn sound(&self, asked: impl Debug) -> Value {
         assert!(self.status < 500, "{asked:?}: {self:?}");
         if self.header("x-request-id").is_none() {
-            // What is no HTTP never reaches us: hyper answers it, without a body, and closes the connection.
+            // Bytes that are not HTTP do not reach the application: hyper answers them without a
+            // body and closes the connection.
             assert!(matches!(self.status, 400 | 414 | 431) && self.body.is_empty(), "{asked:?}: {self:?}");
             return Value::Null;
         }

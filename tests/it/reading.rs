@@ -1,4 +1,4 @@
-//! Read state: marking up to an entry, events, what is unread.
+//! Read state: marking up to an entry, events, unread counts.
 
 use reqwest::Method;
 use rstest_reuse::apply;
@@ -17,7 +17,7 @@ impl Person {
         self.calls(Method::PUT, &format!("/room/{room}/mark-read"), &json!({ "upToSeq": seq })).await
     }
 
-    /// The total, and each room with what is unread in it.
+    /// Returns the total, and for each room its id, unread count and last sequence number.
     async fn unread(&self) -> (u64, Vec<(String, u64, u64)>) {
         let body = self.get("/room/unread").await.ok();
         let room = |room: &Value| {

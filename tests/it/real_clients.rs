@@ -1,5 +1,6 @@
-//! The official clients: socket.io 2, 3 and 4, and Postman's collection in newman. They come from the npm registry at first use, at the
-//! versions of the lock file in `tests/clients`.
+//! The official clients: socket.io 2, 3 and 4, and Postman's collection in newman. They are
+//! downloaded from the npm registry at first use, at the versions of the lock file in
+//! `tests/clients`.
 
 use std::{
     path::PathBuf,
@@ -17,7 +18,7 @@ fn folder() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "clients"].iter().collect()
 }
 
-/// Runs a command among the clients; its output is shown when it fails.
+/// Runs a command in the folder of the clients. Shows its output when it fails.
 pub async fn run(program: &str, arguments: &[&str]) {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder()).stdin(Stdio::null());
@@ -35,7 +36,7 @@ pub async fn installed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_generations_of_clients_over_every_transport_share_a_room(kind: Kind) {
     installed().await;
-    // Short enough for the clients to see a few heartbeats.
+    // Short enough for the clients to receive a few heartbeats.
     let settings = [("CAUSERIE_SOCKET__PING_INTERVAL_MS", "500"), ("CAUSERIE_SOCKET__PING_TIMEOUT_MS", "2000")];
     let server = TestServer::with(kind, &settings).await;
     run("node", &["generations.mjs", &server.base]).await;

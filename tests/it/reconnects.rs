@@ -1,5 +1,5 @@
-//! Sockets that come one after the other on the same connection, as some clients have them: the protocol lets a client leave and connect
-//! again. To the library they all have the same id.
+//! Several sockets in succession on the same connection: the protocol lets a client disconnect and
+//! connect again. The library gives them all the same id.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,12 @@ use crate::{
     wire::Socket,
 };
 
-/// Somebody's second socket on one connection, in the room. The first has left behind more than the server could do by then, and at the
-/// end another token, which ends earlier.
+/// Returns a user's second socket on one connection, subscribed to the room. The first socket has
+/// left more events than the server could process by then, and last a refresh with another token,
+/// which expires earlier.
 async fn comes_back(member: &Member, room: &str, other_token: &str) -> Socket {
     let mut socket = Socket::signed_in(member).await;
-    // Posts take the longest, since they go to the disk one by one.
+    // Posts take the longest, because they are written to the disk one by one.
     for _ in 0..200 {
         socket.send(&format!("42{}", json!(["send message", { "chatRoomId": room, "messageText": "wait" }]))).await;
     }
@@ -29,7 +30,7 @@ async fn comes_back(member: &Member, room: &str, other_token: &str) -> Socket {
     while !(is_through && is_back) {
         assert!(Instant::now() < deadline, "through: {is_through}, back: {is_back}");
         if !is_back {
-            // Ignored while the server has not noticed yet that the first has left.
+            // The server ignores the packet until it has noticed that the first socket left.
             socket.send(&format!("40{}", json!({ "token": member.token }))).await;
         }
         if let Ok(packet) = tokio::time::timeout(Duration::from_millis(20), socket.receive()).await {
@@ -74,7 +75,8 @@ async fn the_token_of_whoever_left_and_came_back_on_the_same_connection_expires(
     let room = bob.room_with(&[]).await;
     let mut other = Socket::signed_in(&first).await;
     let mut socket = comes_back(&bob, &room, &first.token).await;
-    // By which the test knows that the server has looked at its clock between the ends of the two tokens.
+    // The second socket shows that the server has checked its clock between the expiries of the two
+    // tokens.
     server.turn_clock(895_000);
     assert_eq!(other.hears_of("token expired").await, json!({ "disconnectsIn": 30 }));
     server.turn_clock(10_000);

@@ -1,5 +1,6 @@
-//! The transcript of the original application, step by step: our answers hold every field of its answers, with the same values but for
-//! ids, dates and tokens. Ids are bound at their first sight, and must stay the same from then on.
+//! Replays the transcript of the original application step by step: the server's responses contain
+//! every field of the recorded ones, with the same values except for ids, dates and tokens. Ids are
+//! bound when they first occur and must stay the same afterwards.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,7 @@ use crate::{databases::Kind, each_store};
 use crate::{harness::TestServer, people::Answer};
 use rstest_reuse::apply;
 
-/// What the transcript calls things, and what they are called here.
+/// Maps the ids and tokens of the transcript to those of this server.
 #[derive(Default)]
 struct Bindings {
     ids: HashMap<String, String>,
@@ -22,14 +23,15 @@ impl Bindings {
         self.ids.iter().fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
     }
 
-    /// Whether our answer holds theirs; the error says where it does not.
+    /// Checks that the server's value contains that of the transcript. The error gives the place
+    /// where it does not.
     fn compare(&mut self, place: &str, theirs: &Value, ours: &Value) -> Result<(), String> {
         match (theirs, ours) {
             (Value::Object(theirs), Value::Object(ours)) => {
                 for (key, value) in theirs.iter().filter(|(key, _)| *key != "__v") {
                     let ours = ours.get(key).ok_or_else(|| format!("{place}.{key} is missing"))?;
                     match (key.as_str(), value, ours) {
-                        // The original gives these in no order.
+                        // The original application returns these in no particular order.
                         ("chatRoomInfo" | "roomInfo", Value::Array(theirs), Value::Array(ours)) => self.compare_sets(key, theirs, ours)?,
                         _ => self.compare(&format!("{place}.{key}"), value, ours)?,
                     }
@@ -110,7 +112,8 @@ async fn clients_of_the_original_application_see_what_they_know(kind: Kind) {
     }
 }
 
-/// The transcript is a part of a longer one, in which some of the users that it lists were created.
+/// Creates the listed users that the transcript does not: it is a part of a longer one, in which
+/// they were created.
 async fn create_those_unknown(server: &TestServer, bindings: &Bindings, users: &Value) {
     for user in users.as_array().unwrap().iter().filter(|user| !bindings.ids.contains_key(user["_id"].as_str().unwrap())) {
         let body = json!({ "firstName": user["firstName"], "lastName": user["lastName"], "type": user["type"] });

@@ -1,4 +1,4 @@
-//! The list of rooms, with those that have no message, and what a room is like, by REST alone.
+//! The list of rooms, including those without messages, and the details of a room, by REST alone.
 
 use reqwest::Method;
 use rstest_reuse::apply;
@@ -12,7 +12,7 @@ fn ids(rooms: &[Value]) -> Vec<Value> {
     rooms.iter().map(|room| room["chatRoomId"].clone()).collect()
 }
 
-/// All pages of two rooms, one after the other; each is full as long as there is more.
+/// Returns the rooms of all pages of two rooms. Each page is full as long as there is more.
 async fn in_pages(person: &Person, query: &str) -> Vec<Value> {
     let mut rooms = Vec::new();
     for page in 0.. {
@@ -72,7 +72,7 @@ async fn rooms_without_a_message_are_listed_by_their_creation_where_that_is_aske
     assert_eq!(in_pages(&alice, "").await, alice.recents("").await);
     assert!(alice.recents("").await[0].get("chatRoom").is_none());
 
-    // What a room without a message looks like, and one with a message.
+    // The fields of a room without a message, and of one with a message.
     let (empty, written) = (&all[0], &all[1]);
     for (field, value) in [
         ("_id", json!(newest)),
@@ -96,18 +96,18 @@ async fn rooms_without_a_message_are_listed_by_their_creation_where_that_is_aske
     assert_eq!(without, alice.recents("").await[0]);
     assert_eq!(written["chatRoom"]["initiatorId"], *alice.id);
 
-    // A room that has lost its only message has none.
+    // A room that has lost its only message has no message.
     alice.deletes(&deleted["postId"]).await;
     assert_eq!(ids(&alice.recents(ALL).await), order(&[1, 6, 5, 4, 3, 2, 0]));
     assert_eq!(ids(&in_pages(&alice, "&empty=include").await), order(&[1, 6, 5, 4, 3, 2, 0]));
-    // Nor has one in which something else has happened.
+    // Other changes do not count as messages either.
     server.turn_clock(10);
     let carol = server.person("Carol").await;
     alice.adds(&rooms[2], &[&carol]).await.ok();
     alice.calls(Method::PUT, &format!("/room/{}", rooms[3]), json!({ "name": "another" })).await.ok();
     assert_eq!(ids(&alice.recents(ALL).await), order(&[1, 6, 5, 4, 3, 2, 0]));
     assert_eq!(ids(&carol.recents(ALL).await), [json!(rooms[2])]);
-    // Who leaves a room has it in no list.
+    // A room that the user has left is in no list.
     alice.removes(&rooms[6], &alice).await.ok();
     assert_eq!(ids(&alice.recents(ALL).await), order(&[1, 5, 4, 3, 2, 0]));
 }
@@ -134,7 +134,8 @@ async fn large_rooms_without_a_message_are_in_the_list_too(kind: Kind) {
     assert_eq!(ids(&alice.recents("").await), [json!(large)]);
 }
 
-/// Where history is hidden, a message from before one came counts as none: the room is left out, or listed by its creation.
+/// Where history is hidden, a message from before the user joined does not count: the room is left
+/// out, or listed by its creation.
 #[apply(each_store)]
 #[tokio::test]
 async fn hidden_messages_leave_no_holes_in_pages(kind: Kind) {
@@ -177,7 +178,7 @@ async fn anything_else_that_is_asked_for_of_empty_rooms_is_refused(kind: Kind) {
     server.get("/room?empty=nonsense").await.refused(400, "No access token provided");
 }
 
-/// Whoever may not see a room gets nothing of what it is like.
+/// A user who may not see a room gets none of its details.
 #[apply(each_store)]
 #[tokio::test]
 async fn a_stranger_is_told_nothing_of_a_room(kind: Kind) {

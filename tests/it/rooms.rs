@@ -1,4 +1,4 @@
-//! Rooms: initiate, find again, recent conversations.
+//! Rooms: initiating, finding an existing room, recent conversations.
 
 use reqwest::Method;
 use serde_json::{Value, json};

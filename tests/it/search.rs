@@ -1,4 +1,4 @@
-//! Search: words, order, paging, and what is found no more.
+//! Search: words, order, paging, and messages that are no longer found.
 
 use rstest_reuse::apply;
 use serde_json::{Value, json};
@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use crate::{databases::Kind, each_store, harness::TestServer, people::Person};
 
 impl Person {
-    /// The answer to a search, with `q` as it is.
+    /// Returns the response to a search. `words` is sent unchanged as `q`.
     async fn searches(&self, scope: &str, words: &str, rest: &str) -> Value {
         let query = form_urlencoded::Serializer::new(String::new()).append_pair("q", words).finish();
         self.get(&format!("/room/{scope}?{query}{rest}")).await.ok()
     }
 
-    /// The texts that are found.
+    /// Returns the texts that are found.
     async fn finds(&self, scope: &str, words: &str) -> Vec<String> {
         texts(&self.searches(scope, words, "").await)
     }
@@ -159,7 +159,7 @@ async fn messages_of_the_same_moment_are_all_found_once(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let other = alice.named_room("other", &[&bob]).await;
-    // A clock that has been set back goes on by single milliseconds for a while.
+    // After a clock is set back, timestamps advance by single milliseconds for a while.
     server.turn_clock(3_600_000);
     alice.says(&room, "word first").await;
     alice.says(&other, "word first").await;

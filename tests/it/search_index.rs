@@ -1,4 +1,5 @@
-//! The index of search: what is found in which script, how it follows the messages, and how that of an earlier version is made anew.
+//! The search index: matches in different scripts, how it follows the messages, and how the index
+//! of an earlier version is rebuilt.
 
 use std::{sync::Arc, time::Instant};
 
@@ -18,7 +19,7 @@ use crate::{
     store_search::{found, in_room, in_rooms_of, numbers, says, with_room},
 };
 
-/// A text, what is found in it, and what is not.
+/// A text, words that find it, and words that do not.
 type Line = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const LINES: &[Line] = &[
@@ -76,7 +77,7 @@ async fn words_are_found_in_every_script_before_they_are_indexed_and_after(kind:
     }
 }
 
-/// So many different words of three letters.
+/// Returns `count` different words of three letters, or of four if `seed` is not 0.
 fn many_words(count: usize, seed: usize) -> String {
     let letter = |n: usize| char::from(b'a' + u8::try_from(n % 26).unwrap());
     let long = if seed == 0 { "" } else { "z" };
@@ -166,12 +167,12 @@ async fn a_search_waits_for_nobody_who_writes() {
     file.execute_batch("ROLLBACK").unwrap();
 }
 
-/// How many messages are in a database of an earlier version.
+/// The number of messages in a database of an earlier version.
 const OLD: u64 = 3_000;
-/// How many rooms.
+/// The number of rooms in it.
 const OLD_ROOMS: u8 = 20;
 
-/// A database as an earlier version left it: with an index that holds other words.
+/// Returns a database as an earlier version left it, with an index that holds other words.
 async fn of_earlier_version(kind: Kind) -> (Database, Vec<Room>) {
     let new = Database::new(kind).await;
     let store = new.open().await;
@@ -188,7 +189,7 @@ async fn of_earlier_version(kind: Kind) -> (Database, Vec<Room>) {
     if kind == Kind::Sqlite { (file_of_version_5(&new).await, rooms) } else { (on_version_1(new).await, rooms) }
 }
 
-/// Copies the rows into a file of the schema of that version, and indexes them as it did.
+/// Copies the rows into a file with the schema of version 5, and indexes them as that version did.
 async fn file_of_version_5(new: &Database) -> Database {
     let old = Database::new(Kind::Sqlite).await;
     let file = old.file();
@@ -235,7 +236,7 @@ async fn on_version_1(database: Database) -> Database {
     database
 }
 
-/// Nothing is left of the earlier index.
+/// Checks that nothing is left of the earlier index.
 async fn former_index_is_gone(database: &Database) {
     if database.url.starts_with("sqlite:") {
         let left =
@@ -256,7 +257,7 @@ async fn an_earlier_index_is_made_anew_while_people_search(kind: Kind) {
     let (database, rooms) = of_earlier_version(kind).await;
     let store = database.open().await;
     let everywhere = in_rooms_of(user_id(1));
-    // What is new is found at once, wherever it is, and what is deleted is not.
+    // New messages are found at once, wherever they are, and deleted ones are not.
     for (room, n) in rooms.iter().zip(OLD + 1..) {
         append(&store, says(room, n, "a new message 上海")).await;
     }
@@ -311,7 +312,7 @@ async fn making_the_index_anew_survives_kills(kind: Kind) {
     store.close().await;
 }
 
-/// How many old entries are indexed.
+/// Returns how many old entries are indexed.
 async fn rows_indexed(database: &Database) -> u64 {
     if database.url.starts_with("sqlite:") {
         let indexed = "SELECT coalesce(sum(up_to - above), 0) FROM search_logs";

@@ -1,4 +1,5 @@
-//! The table of `access.rs` in secure mode: each row as it is allowed, and as it is refused. Sockets are in `secure_sockets`.
+//! The permission table of `access.rs` in secure mode: each row as it is allowed and as it is
+//! refused. `secure_sockets` tests sockets.
 
 use reqwest::Method;
 use rstest_reuse::apply;
@@ -16,7 +17,7 @@ pub const NO_TOKEN: &str = "No access token provided";
 const NOT_A_MEMBER: &str = "You are not a member of this room";
 const NOT_TO_DELETE: &str = "This is not yours to delete, or it is not there";
 const NOT_YOURS: &str = "You can only change your own account";
-/// An id that nothing has.
+/// An id that does not exist.
 pub const NOBODY: &str = "0199d1f0c0de7aaa8bbbccccddddeeee";
 
 #[apply(each_store)]
@@ -132,7 +133,7 @@ async fn whoever_has_a_token_initiates_rooms_and_a_room_with_support_has_support
     sue.calls(Method::POST, "/room/initiate", room(&[&bob], support)).await.ok();
 }
 
-/// What members may do in a room, with its answer where it is allowed.
+/// Returns the responses to what members may do in a room.
 async fn in_room(person: &Person, room: &str) -> [Answer; 3] {
     [
         person.get(&format!("/room/{room}")).await,
@@ -204,7 +205,7 @@ async fn a_message_is_deleted_by_its_author_or_by_support(kind: Kind) {
     let of = |id: &Value| format!("/delete/message/{}", id.as_str().unwrap());
     let [one, two] = [of(&conversation[0]["_id"]), of(&conversation[1]["_id"])];
     server.delete(&one).await.refused(400, NO_TOKEN);
-    // The initiator of the room is not the author.
+    // The initiator of the room is not the author of the message.
     for other in [&alice, &stranger] {
         for path in [&one, &of(&json!(NOBODY)), &of(&json!("none"))] {
             other.calls(Method::DELETE, path, json!({})).await.refused(403, NOT_TO_DELETE);
@@ -219,7 +220,8 @@ async fn a_message_is_deleted_by_its_author_or_by_support(kind: Kind) {
     assert!(alice.reads(&room, "").await.is_empty());
 }
 
-/// Every byte of the answer, but for what differs between two answers to the same request.
+/// Returns every byte of the response, except for what differs between two responses to the same
+/// request.
 async fn bytes_of(person: &Person, method: Method, path: &str, body: &Value) -> String {
     let answer = person.request(method, path).json(body).send().await.unwrap();
     let mut headers = answer.headers().clone();
@@ -277,7 +279,7 @@ async fn somebody_who_was_deleted_does_nothing_any_more(kind: Kind) {
     let own = bob.room_with(&[]).await;
     let posted = bob.posts(&room, "hello").await.ok();
     let message = posted["post"]["postId"].as_str().unwrap();
-    // One session was used, and the other has only just begun.
+    // One session has been used, and the other has only just begun.
     let other = server.session_of("bob").await;
     server.support("sue").await.calls(Method::DELETE, &format!("/users/{}", bob.id), json!({})).await.ok();
     let body = json!({

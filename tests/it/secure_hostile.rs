@@ -1,4 +1,5 @@
-//! Secure mode among enemies: what is no string, no id and no header, guesses, floods, and where secrets might be found.
+//! Attacks in secure mode: values that are not strings, ids or headers, guesses, floods, and places
+//! where secrets might leak.
 
 use std::collections::HashMap;
 
@@ -25,7 +26,7 @@ use crate::{
     wire::{Shown, Socket},
 };
 
-/// What a query of a database could be made of.
+/// Returns values that could act as operators of a database query.
 fn operators() -> Vec<Value> {
     vec![
         json!({ "$gt": "" }),
@@ -86,7 +87,8 @@ async fn no_field_takes_an_operator_for_a_string(kind: Kind) {
     assert_eq!(alice.get("/users?limit=9").await.ok()["users"].as_array().unwrap().len(), 2);
 }
 
-/// The status and JSON body of the answer to these bytes; none where the connection is closed instead.
+/// Returns the status and JSON body of the response to this request, or `None` if the connection is
+/// closed instead.
 async fn answer_to(base: &str, request: &str) -> Option<(u16, Value)> {
     let mut connection = Connection::open(base).await;
     connection.send(request.as_bytes()).await;
@@ -176,7 +178,7 @@ async fn a_token_is_not_smuggled_past_whoever_looks_at_headers(kind: Kind) {
         let answer = answer_to(&server.base, &request(method, path, &format!("authorization: {too_long}\r\n"))).await;
         assert!(answer.is_none_or(|(status, _)| status == 431), "{method} {path}");
     }
-    // Neither another header nor the query is a place for the token of a request.
+    // A token in any other header or in the query does not authenticate a request.
     for headers in ["x-authorization", "proxy-authorization", "cookie", "x-access-token"] {
         let (status, _) = answer_to(&server.base, &request("GET", &room, &format!("{headers}: {good}\r\n"))).await.unwrap();
         assert_eq!(status, 400);
@@ -238,7 +240,7 @@ async fn whoever_guesses_the_old_password_has_to_wait_as_at_the_login() {
     assert_eq!(server.enters("alice", PASSWORD).await.status, 429, "it is one account, and one limit");
 }
 
-/// Everything that the database keeps, as text or bytes.
+/// Returns everything that the database stores, as text or bytes.
 async fn everything_in(database: &Database) -> Vec<u8> {
     if let Some(file) = database.url.strip_prefix("sqlite:") {
         return std::fs::read(file).unwrap();
@@ -278,7 +280,7 @@ async fn no_secret_is_found_in_the_log_or_in_the_database(kind: Kind) {
     let base = program.base.clone();
     told(&base, "/users", &registration("alice", "consumer")).await;
     let first = told(&base, "/login", &json!({ "username": "alice", "password": PASSWORD })).await;
-    // The last one may be repeated for a while, any older one may not.
+    // The refresh token used last may be repeated for a while, an older one may not.
     let between = told(&base, "/login/refresh", &json!({ "refreshToken": first["refreshToken"] })).await;
     let second = told(&base, "/login/refresh", &json!({ "refreshToken": between["refreshToken"] })).await;
     let text = |answer: &Value, field: &str| answer[field].as_str().unwrap().to_owned();
@@ -294,10 +296,11 @@ async fn no_secret_is_found_in_the_log_or_in_the_database(kind: Kind) {
     }
     sockets[0].succeeds("refresh token", json!([old])).await;
     sockets[0].is_refused("refresh token", json!(["no token"])).await;
-    // For the new password to end.
+    // A session that the change of password ends.
     let login = json!({ "username": "alice", "password": PASSWORD });
     Answer::of(alice.http.post(format!("{base}/login")).json(&login)).await.ok();
-    // What is refused is written about, and is no less a secret: a password with a letter too much is nearly one.
+    // Refused requests are logged, and their passwords are secrets too: one with an extra letter is
+    // nearly the real one.
     let new = "short red kettle";
     let wrong = json!({ "oldPassword": "tall green kettle?", "newPassword": new });
     alice.calls(Method::PUT, &format!("/users/{}/password", alice.id), wrong).await.refused(403, "The old password is wrong");

@@ -1,4 +1,5 @@
-//! Sessions in secure mode: how they begin, go on and end, and that what has ended is over everywhere.
+//! Sessions in secure mode: how they begin, continue and end, and that a session that has ended is
+//! refused everywhere.
 
 use futures_util::future::{join, join_all};
 use reqwest::Method;
@@ -29,7 +30,7 @@ impl Member {
         self.calls(Method::DELETE, &format!("/sessions/{id}"), json!({})).await
     }
 
-    /// The id of the session that asks.
+    /// Returns the id of the session that makes the request.
     async fn session(&self) -> String {
         let sessions = self.lists_sessions().await;
         sessions.iter().find(|session| session["current"] == true).unwrap()["_id"].as_str().unwrap().to_owned()
@@ -40,7 +41,7 @@ impl Member {
         self.calls(Method::PUT, &format!("/users/{}/password", self.id), body).await
     }
 
-    /// The session goes on.
+    /// Checks that the session is still valid.
     async fn is_in(&self) {
         self.get("/room").await.ok();
     }
@@ -133,7 +134,7 @@ async fn a_refresh_token_that_was_made_up_ends_nothing(kind: Kind) {
     bob.refreshes().await.ok();
 }
 
-/// Tabs of one browser share a refresh token, and find out at the same moment that they need the next.
+/// The tabs of one browser share a refresh token, and may all use it at the same moment.
 #[apply(each_store)]
 #[tokio::test]
 async fn tabs_that_refresh_at_once_all_go_on_with_the_same_token(kind: Kind) {
@@ -155,7 +156,8 @@ async fn a_former_refresh_token_is_good_for_ten_seconds_and_no_longer(kind: Kind
     let server = TestServer::secure(kind).await;
     let alice = server.member("alice").await;
     let next = alice.with(&alice.refreshes().await.ok());
-    // Each repeat comes less than ten seconds behind the one before it; what counts is the time since the token was used first.
+    // Each repeat is less than ten seconds after the one before it, but what counts is the time
+    // since the token was first used.
     for _ in 0..2 {
         server.turn_clock(4_500);
         let again = alice.with(&alice.refreshes().await.ok());

@@ -1,4 +1,5 @@
-//! Sockets in secure mode: they speak for the user of their token, for as long as that is good. How tokens are refused is in `secure_tokens`.
+//! Sockets in secure mode: they act for the user of their token as long as it is valid.
+//! `secure_tokens` tests how tokens are refused.
 
 use std::time::Instant;
 
@@ -71,7 +72,7 @@ async fn a_socket_joins_the_rooms_of_its_user_and_no_others(kind: Kind) {
     for socket in [&mut alices, &mut bobs] {
         assert_eq!(socket.hears_post().await, post);
     }
-    // Whatever was sent to them would have come before this.
+    // An event that had been sent to them would have arrived before this one.
     for (socket, who) in outside.iter_mut().zip([&stranger, &sue]) {
         let own = who.room_with(&[]).await;
         socket.succeeds("subscribe", json!([own])).await;
@@ -92,7 +93,7 @@ async fn nobody_gets_the_messages_of_another_by_taking_their_identity(kind: Kind
     for identity in [json!([bob.id]), json!([bob.id, mallory.id]), json!([mallory.id, bob.id]), json!([{ "$gt": "" }])] {
         let _ = socket.asks("identity", identity).await;
     }
-    // A second connect on the same connection, with whatever it says, changes nothing either.
+    // A second connect packet on the same connection changes nothing either, whatever it contains.
     socket.send(&format!("40{}", json!({ "token": bob.token }))).await;
     let mut alices = Socket::signed_in(&alice).await;
     alices.succeeds("subscribe", json!([room, bob.id])).await;
@@ -120,7 +121,7 @@ async fn a_socket_is_given_the_next_token_of_its_user_and_no_other(kind: Kind) {
     }
     socket.succeeds("identity", json!([alice.id])).await;
 
-    // A token of another session: from then on the socket is of that one.
+    // With a token of another session, the socket belongs to that session from then on.
     let other = server.session_of("alice").await;
     socket.succeeds("refresh token", json!([other.token])).await;
     alice.calls(Method::POST, "/logout", json!({})).await.ok();
@@ -131,7 +132,7 @@ async fn a_socket_is_given_the_next_token_of_its_user_and_no_other(kind: Kind) {
     socket.ends().await;
 }
 
-/// Hears that its token has expired.
+/// Waits for the event that the socket's token has expired.
 async fn hears_of_the_end(socket: &mut Socket) {
     assert_eq!(socket.hears().await, json!(["token expired", { "disconnectsIn": 30 }]));
 }
@@ -171,15 +172,16 @@ async fn whoever_is_told_a_second_time_has_half_a_minute_again() {
     server.turn_clock(10_000);
     let second = first.with(&first.refreshes().await.ok());
     server.turn_clock(23_000);
-    // Whose token ends at 133 seconds, by which the test knows that the server has looked at its clock.
+    // Its token expires at 133 seconds, which shows the test that the server has checked its clock.
     let latecomer = server.session_of("alice").await;
     let mut other = Socket::signed_in(&latecomer).await;
     server.turn_clock(68_000);
-    // At 101: whoever goes on with the first token, which ended at 100, has until 131.
+    // At 101 seconds. The first token expired at 100, so with it the socket would stay open until
+    // 131.
     hears_of_the_end(&mut socket).await;
     socket.succeeds("refresh token", json!([second.token])).await;
     server.turn_clock(10_000);
-    // At 111: the second ended at 110, and so it is 141.
+    // At 111 seconds. The second token expired at 110, so the socket stays open until 141.
     hears_of_the_end(&mut socket).await;
     server.turn_clock(23_000);
     hears_of_the_end(&mut other).await;
@@ -188,7 +190,7 @@ async fn whoever_is_told_a_second_time_has_half_a_minute_again() {
     socket.ends().await;
 }
 
-/// What makes somebody's sockets close: who does it, and what.
+/// Ends Alice's session in one of several ways, which makes its sockets close.
 async fn end_by(server: &TestServer, way: usize, alice: &Member, sue: &Member) {
     let other = server.session_of("alice").await;
     let all = alice.get("/sessions").await.ok()["sessions"].clone();
@@ -203,7 +205,7 @@ async fn end_by(server: &TestServer, way: usize, alice: &Member, sue: &Member) {
         }
         4 => {
             alice.refreshes().await.ok();
-            // Not a second tab that refreshes at the same time.
+            // Later than a second tab that refreshes at the same time.
             server.turn_clock(11_000);
             alice.refreshes().await.refused(401, "The refresh token is not valid, please log in again")
         }
@@ -226,7 +228,7 @@ async fn sockets_close_at_once_with_their_session(kind: Kind) {
         let post = bob.posts(&room, "among us").await.ok()["post"].clone();
         assert_eq!(bobs.hears_post().await, post);
         for socket in sockets {
-            // At once: what was posted after the answer is not heard any more.
+            // Closed at once: a post after the response is not received any more.
             assert_eq!(tokio::time::timeout(PATIENCE, socket.ends()).await.unwrap(), Vec::<Value>::new(), "way {way}");
         }
     }
@@ -310,7 +312,7 @@ async fn connections_count_whether_they_have_a_token_or_not() {
     drop(connections);
     let deadline = Instant::now() + PATIENCE;
     loop {
-        // Free again as soon as the server has noticed.
+        // The slot is free again as soon as the server has noticed.
         let mut connection = open().await;
         connection.send(upgrade(4).as_bytes()).await;
         if connection.reply("GET").await.unwrap().status == 101 {

@@ -1,4 +1,4 @@
-//! Access tokens in secure mode: what is no token of ours, or no longer, is refused by REST and by the handshake of a socket.
+//! Access tokens in secure mode: REST and the socket handshake refuse invalid and expired tokens.
 
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use reqwest::Method;
@@ -25,7 +25,8 @@ fn base64url(bytes: &[u8]) -> String {
     bytes.chunks(3).map(digits).collect()
 }
 
-/// A token with this header, whatever it says, and these claims, with the signature of `key` by `algorithm`.
+/// Returns a token with this header, which may be anything, and these claims, signed with `key` by
+/// `algorithm`.
 fn token(header: &Value, claims: &Value, key: &str, algorithm: Algorithm) -> String {
     let signed = [header, claims].map(|part| base64url(part.to_string().as_bytes())).join(".");
     let signature = crypto::sign(signed.as_bytes(), &EncodingKey::from_secret(key.as_bytes()), algorithm).unwrap();
@@ -37,7 +38,7 @@ fn header(algorithm: &str) -> Value {
 }
 
 impl TestServer {
-    /// Whoever shows this token is refused with this text, by REST and by the handshake.
+    /// Checks that REST and the socket handshake refuse this token with this message.
     async fn turns_away(&self, token: &str, message: &str) {
         let bearer = format!("Bearer {token}");
         for (method, path) in
@@ -67,7 +68,7 @@ async fn forged_tokens_are_refused_with_the_reason(kind: Kind) {
         claims[field] = value;
         hs256(&claims)
     };
-    // What is right passes, so that what follows is refused for what is wrong with it.
+    // A valid token passes, so the following ones are refused because of their defects.
     alice.get("/room").await.ok();
     Answer::of(server.request(Method::GET, "/room").header("authorization", format!("Bearer {}", hs256(&claims)))).await.ok();
 
@@ -154,7 +155,7 @@ async fn what_open_mode_gave_out_is_worth_nothing(kind: Kind) {
     for token in [&alice.token, &bob.token] {
         secure.turns_away(token, "invalid token").await;
     }
-    // Nor does anybody get another by the way of open mode.
+    // The login of open mode does not issue a token either.
     secure.post(&format!("/login/{}", alice.id), &json!({})).await.invalid(json!({ "password": "please provide a string" }));
     for password in ["undefined", "null", "x"] {
         let login = json!({ "password": password });

@@ -1,4 +1,4 @@
-//! Sending once: `clientMessageId` by REST and by socket, and `send message`.
+//! Posting exactly once: `clientMessageId` by REST and by socket, and `send message`.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -183,7 +183,7 @@ async fn a_message_with_a_long_id_of_any_characters_is_known_again_and_in_nobody
     for id in ["\u{1f600}".repeat(64), format!("a{}", "日".repeat(63))] {
         let first = alice.sends_as(&room, "once", &id).await.ok();
         assert_eq!(first["duplicate"], false);
-        // Those who post at the same time share its batches.
+        // Concurrent posts share a batch.
         let again = join_all((0..20).map(|_| alice.sends_as(&room, "once", &id)));
         let others = join_all((0..20).map(|_| bob.posts(&room, "another")));
         let (again, others) = join!(again, others);
@@ -244,6 +244,6 @@ async fn who_may_not_post_is_refused_in_the_acknowledgement(kind: Kind) {
     }
     assert_eq!(bob.reads(&room, "").await, Vec::<String>::new());
     server.delete(&format!("/users/{}", bob.id)).await.ok();
-    // Their sockets were closed.
+    // The sockets of the deleted user were closed.
     while bobs.receive().await.is_some_and(|packet| packet != "41") {}
 }

@@ -1,4 +1,5 @@
-//! What the outside world puts into settings, tried on the real program: variables of others, `.env` files, URLs with secrets.
+//! Settings from the environment, tested with the real program: unrelated variables, `.env` files,
+//! URLs with secrets.
 
 use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path, process::Output};
 
@@ -17,7 +18,7 @@ fn run(folder: &Path, arguments: &[&str], settings: &[(&str, &[u8])]) -> Output 
     Program::command(folder).args(arguments).envs(settings).output().unwrap()
 }
 
-/// The settings in force.
+/// Returns the effective settings.
 #[track_caller]
 fn in_force(settings: &[(&str, &str)]) -> String {
     let folder = TempDir::new().unwrap();
@@ -27,7 +28,8 @@ fn in_force(settings: &[(&str, &str)]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// It does not start: exit code 2, and this one line.
+/// Checks that the program refuses to start, with exit code 2 and one line of output. Returns that
+/// line.
 #[track_caller]
 fn refused(folder: &Path, arguments: &[&str], settings: &[(&str, &[u8])]) -> String {
     let output = run(folder, arguments, settings);
@@ -142,7 +144,8 @@ fn a_level_that_is_not_known_does_not_turn_the_log_off() {
     }
 }
 
-/// The origin that the answer allows, and whether caches are told that it depends on that.
+/// Returns the origin that the response allows, and whether it tells caches that it depends on the
+/// origin.
 async fn allowed(server: &TestServer, method: Method, origin: &str) -> (Option<String>, bool) {
     let request = server.request(method, "/users").header("origin", origin).header("access-control-request-method", "POST");
     let answer = request.send().await.unwrap();

@@ -1,4 +1,5 @@
-//! Sockets: identity, subscribe, unsubscribe, disconnect, and what they hear. The official clients are tried in `real_clients`.
+//! Sockets: `identity`, `subscribe`, `unsubscribe`, disconnecting, and the events that they
+//! receive. `real_clients` tests the official clients.
 
 use serde_json::json;
 
@@ -146,7 +147,7 @@ async fn a_wrong_payload_is_refused_and_ends_nothing(kind: Kind) {
         for payload in
             [json!([]), json!([null]), json!([5]), json!([{}]), json!([["a"]]), json!(["nope"]), json!([""]), json!(["x".repeat(10_000)])]
         {
-            // Without a room it is all of one's rooms.
+            // Without a room, `subscribe` subscribes to all rooms of the user.
             if event != "subscribe" || payload != json!([]) {
                 let message = socket.is_refused(event, payload).await;
                 assert!(!message.is_empty());
@@ -187,7 +188,7 @@ async fn a_client_that_reads_nothing_slows_nobody_down_and_is_disconnected(kind:
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut sleeper = Socket::of(&bob, &room).await;
     let mut reader = Socket::of(&bob, &room).await;
-    // Far more than the buffers of both ends of a connection take.
+    // Far more than the buffers at both ends of a connection hold.
     let text = "x".repeat(90_000);
     let posts = 400;
     let posting = {

@@ -1,4 +1,5 @@
-//! The files of SQLite: who else uses them, who may use them, and what a start that fails leaves of them.
+//! The files of SQLite: other processes that use them, their permissions, and what a failed start
+//! leaves behind.
 
 use std::{
     fs,
@@ -28,7 +29,7 @@ fn database(path: &Path) -> String {
     format!("sqlite:{}", path.display())
 }
 
-/// It ends at once with this exit code, and one line that mentions this.
+/// Checks that the program has ended with this exit code and one line that contains `mention`.
 #[track_caller]
 fn ends(output: &Output, code: i32, mention: &str) {
     let text = String::from_utf8_lossy(&output.stderr);
@@ -41,7 +42,7 @@ fn start_on(folder: &Path, path: &Path) -> Output {
     Program::command(folder).envs(settings).output().unwrap()
 }
 
-/// The files of the write-ahead log that there are.
+/// Returns the existing files of the write-ahead log.
 fn logs(path: &Path) -> Vec<PathBuf> {
     let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", path.display()));
     [beside("-wal"), beside("-shm")].into_iter().filter(|path| path.exists()).collect()
@@ -74,7 +75,7 @@ async fn a_second_server_is_turned_away_by_whatever_name_it_comes() {
     ends(&start_on(folder.path(), &at("data/c.db")), 2, "is in use by another server");
     program.kill();
     let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:hard/c.db")]);
-    // A server that was killed holds nothing. Lines of the log are written in the background.
+    // A killed server holds no lock. Log lines are written in the background.
     let warned = async {
         while !program.log().contains("hard links") {
             sleep(Duration::from_millis(10)).await;
@@ -92,7 +93,7 @@ async fn a_link_to_a_database_that_is_not_there_makes_it_where_the_link_points()
     assert_eq!(fs::metadata(folder.path().join("data/c.db")).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
-/// Runs the program as a user without rights, with a copy of it where that user can reach it.
+/// Runs a copy of the program as an unprivileged user, in a folder that this user can access.
 struct Unprivileged {
     folder: TempDir,
     program: PathBuf,
@@ -152,7 +153,7 @@ async fn a_start_without_permission_says_so_and_leaves_nothing_that_breaks_the_n
         mode(&path, 0o600);
         mode(&beside("-lock"), 0o600);
     }
-    // What a server that was killed has left, which is of another user.
+    // Files that a killed server has left, owned by another user.
     Program::start(unprivileged.folder.path(), &settings).kill();
     assert_eq!(logs(&path).len(), 2);
     mode(&data, 0o777);
@@ -175,7 +176,7 @@ async fn what_is_no_file_is_refused_as_a_database() {
     assert!(made.success());
     for path in ["folder.db", "fifo.db", "/dev/null", "."] {
         let path = folder.path().join(path);
-        // A pipe that is opened waits for its other end.
+        // Opening a pipe blocks until its other end is opened.
         let (folder, asked) = (folder.path().to_owned(), path.clone());
         let output = timeout(Duration::from_secs(10), tokio::task::spawn_blocking(move || start_on(&folder, &asked))).await;
         ends(&output.expect("it waits for something").unwrap(), 2, "is not a file");
@@ -189,7 +190,7 @@ async fn reads_go_on_while_another_program_writes() {
     let (mut alice, bob, room) = server.two_in_a_room().await;
     let said = alice.says(&room, "hello").await;
     alice.edits(&room, &said["postId"], "hello again").await.ok();
-    // Written in the last moment before.
+    // Written just before the lock is taken.
     alice.says(&room, "and again").await;
     let url = server.database().url;
     let other = Connection::open(url.strip_prefix("sqlite:").unwrap()).unwrap();
@@ -216,7 +217,7 @@ async fn reads_go_on_while_another_program_writes() {
         let synced = timeout(PATIENCE, socket.asks("sync", json!([{ "rooms": { &room: 0 } }]))).await;
         assert_eq!(synced.expect("sync waits for another program")["success"], true);
     }
-    // A write does need the lock, and whoever waits for it keeps nobody from reading.
+    // A write needs the lock, and a write that waits for it does not block reads.
     let (poster, to) = (bob.at(&server), room.clone());
     let posting = tokio::spawn(async move { poster.posts(&to, "when it is over").await });
     for path in [page.as_str(), &sync] {

@@ -1,4 +1,5 @@
-//! The start on MongoDB, when it is not there yet, or not as it should be: what the operator reads, and the exit code.
+//! Starting on a MongoDB that is not available yet or not set up as required: messages to the
+//! operator, and exit codes.
 
 use std::{path::Path, process::Output};
 
@@ -27,7 +28,8 @@ async fn start(url: &str) -> Output {
     tokio::task::spawn_blocking(run).await.unwrap()
 }
 
-/// It does not start: this exit code, and a last line that mentions this.
+/// Checks that the program does not start: this exit code, and a last line that contains `mention`.
+/// Returns the output.
 #[track_caller]
 fn refused(output: &Output, code: i32, mention: &str) -> String {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
@@ -70,7 +72,7 @@ async fn whoever_may_not_in_is_told_so() {
     let user = |name: &str, role: &str| {
         doc! { "createUser": name, "pwd": "secret", "roles": [{ "role": role, "db": if role == "root" { "admin" } else { "chat" } }] }
     };
-    // Whoever is on the same machine may create the first user.
+    // A client on the same machine may create the first user.
     mongod.admin(user("root", "root")).await;
     let client = Client::with_uri_str(format!("mongodb://root:secret@{}", mongod.host())).await.unwrap();
     client.database("admin").run_command(user("reader", "read")).await.unwrap();
@@ -136,7 +138,8 @@ async fn a_server_that_is_too_old_is_refused() {
     refused(&start(&format!("mongodb://{address}/chat")).await, 2, "the server is too old: MongoDB 4.4 or later is needed");
 }
 
-/// Answers whatever it is asked as a server of 2017 answers to a greeting. The two kinds of messages are those of MongoDB's wire protocol,
+/// Answers every request as a server of 2017 answers a greeting. The two kinds of messages are
+/// those of MongoDB's wire protocol,
 /// <https://www.mongodb.com/docs/manual/reference/mongodb-wire-protocol/>.
 async fn answer_as_mongodb_3_6(mut connection: TcpStream) {
     const OP_REPLY: i32 = 1;

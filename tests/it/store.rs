@@ -1,5 +1,5 @@
-//! The contract of `Store`, pinned at its awkward places. Every store has to pass. What happens to messages stands in `store_log`, who is in
-//! the rooms and what they have read in `store_members`.
+//! The contract of `Store`, with its edge cases. Every store has to pass. `store_log` tests changes
+//! of messages, `store_members` tests membership and read state.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub fn room(n: u8, members: &[u8]) -> Room {
     }
 }
 
-/// A message by member `author`, whose id ascends with `n`.
+/// Returns a message by member `author`, whose id increases with `n`.
 pub fn draft(room: &Room, author: u8, n: u64) -> NewEntry {
     NewEntry {
         id: MessageId::from_bytes(u128::from(n).to_be_bytes()),
@@ -54,14 +54,14 @@ pub fn draft(room: &Room, author: u8, n: u64) -> NewEntry {
     }
 }
 
-/// An entry by member `author` that is no message. It is made at the beginning of time, and so at that of the entry in front of it.
+/// Returns an entry by member `author` that is not a message. Its timestamp is as early as
+/// possible, so it gets that of the preceding entry.
 pub fn change(room: &Room, author: u8, change: NewEntryKind) -> NewEntry {
     let id = uuid::Uuid::new_v4().into();
     NewEntry { id, room: room.id, author: user_id(author), created_at: Timestamp(1), change }
 }
 
-/// Appends one entry.
-/// The latest messages of the rooms of a user.
+/// Returns the latest messages of a user's rooms.
 pub async fn recents(store: &Arc<dyn Store>, user: u8, skip: u64, limit: u64) -> Vec<Message> {
     let page = RoomPage { user: user_id(user), since_joined: false, with_empty: false, skip, limit };
     store.recents(page).await.unwrap().into_iter().map(|listed| listed.latest.unwrap()).collect()
@@ -71,14 +71,14 @@ pub async fn append(store: &Arc<dyn Store>, entry: NewEntry) -> Appended {
     store.append(vec![entry]).await.unwrap().remove(0)
 }
 
-/// Deletes message `n`, by member 1. False when there was none.
+/// Deletes message `n` as member 1. Returns false when there was none.
 pub async fn delete(store: &Arc<dyn Store>, room: &Room, n: u64) -> bool {
     let outcome = append(store, change(room, 1, NewEntryKind::Deletion(draft(room, 1, n).id))).await;
     assert!(matches!(outcome, Appended::Placed(_) | Appended::Unchanged | Appended::NoRoom), "{outcome:?}");
     outcome.placed().is_some()
 }
 
-/// How many messages become read when the user reads to the end.
+/// Marks the room as read to the end. Returns how many messages became read.
 async fn mark_read(store: &Arc<dyn Store>, room: &Room, user: UserId, at: i64) -> u64 {
     store.mark_read(room.id, user, None, Timestamp(at)).await.unwrap().unwrap().became_read
 }
@@ -87,7 +87,8 @@ pub fn seqs(messages: &[Message]) -> Vec<u64> {
     messages.iter().map(|message| message.seq.0).collect()
 }
 
-/// A store with one room of users 1 and 2, in which messages 1 to `count` stand, by the two in turn, 1 first.
+/// Returns a store with a room of users 1 and 2, which holds messages 1 to `count`. The two take
+/// turns as authors, beginning with user 1.
 pub async fn with_messages(database: &Database, count: u64) -> (Arc<dyn Store>, Room) {
     let store = database.open().await;
     for n in [1, 2] {
@@ -135,7 +136,7 @@ async fn users_are_listed_by_age_and_stay_as_authors_when_deleted(kind: Kind) {
     let database = Database::new(kind).await;
     let store = database.open().await;
     let mut users = [user(3), user(1), user(2)];
-    // The same moment: the id decides.
+    // With the same time, the id decides.
     users[2].created_at = users[0].created_at;
     for user in &users {
         store.add_user(user.clone(), None).await.unwrap();
@@ -272,7 +273,7 @@ async fn marks_count_what_became_read_and_remember_when(kind: Kind) {
     store.append(vec![draft(&room, 1, 12), draft(&room, 1, 13)]).await.unwrap();
     assert_eq!(mark_read(&store, &room, two, 20_400).await, 2);
     assert_eq!(mark_read(&store, &room, one, 5).await, 6);
-    // One marks by a clock that is behind: nothing is read before it was written.
+    // The clock of user 1 is behind: a message is never read before it was written.
     let mark = |user, up_to, at| ReadMark { user, up_to: Seq(up_to), read_at: Timestamp(at) };
     let marks = async |readers: &[UserId], first, last| store.read_marks(room.id, readers, Seq(first), Seq(last)).await.unwrap();
     let all = [mark(one, 14, 10_013), mark(two, 11, 20_100), mark(two, 12, 20_300), mark(two, 14, 20_400)];
@@ -289,7 +290,7 @@ async fn marks_count_long_stretches_exactly(kind: Kind) {
     let store = database.open().await;
     let room = room(100, &[1, 2, 3]);
     store.find_or_add_room(room.clone()).await.unwrap();
-    // Who posted what, in stretches of uneven length.
+    // The author of each message, in runs of uneven length.
     let author = |n: u64| u8::try_from(1 + n * n % 7 % 3).unwrap();
     let mut end = 0;
     let mut gone = Vec::new();
@@ -349,7 +350,7 @@ async fn recents_are_in_order_among_many_rooms_small_and_large(kind: Kind) {
     for room in &rooms {
         store.find_or_add_room(room.clone()).await.unwrap();
     }
-    // Each room gets two messages, now this one, now that.
+    // Each room gets two messages, in mixed order.
     let mut latest = vec![Vec::new(); rooms.len()];
     for n in 1..=122_u32 {
         let index = usize::try_from(n * 37 % 61).unwrap();
@@ -386,7 +387,8 @@ async fn a_room_goes_with_all_it_holds_however_much_that_is(kind: Kind) {
     let again = Room { id: RoomId::from_bytes([55; 16]), ..room.clone() };
     assert!(store.find_or_add_room(again).await.unwrap().1);
     store.close().await;
-    // Whatever was left to take away is taken away, now or after the next start; how soon depends on it.
+    // Data of the deleted room that is left is removed now or after the next start. The operation
+    // timeout determines how soon.
     let store = database.open_with(&[("CAUSERIE_MONGODB__OPERATION_TIMEOUT_MS", "2000")]).await;
     let deadline = std::time::Instant::now() + crate::harness::PATIENCE;
     while !store.messages(room.id, Page::After(Seq(0)), 10).await.unwrap().is_empty() {

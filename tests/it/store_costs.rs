@@ -1,4 +1,4 @@
-//! What MongoDB has to do for what is asked of it: its profiler counts, and so the tests need no clock.
+//! The cost of queries on MongoDB, as counted by its profiler, so that the tests need no clock.
 
 use causerie::{
     model::{Room, Seq, Timestamp, UserId},
@@ -21,12 +21,12 @@ async fn raw(database: &Database) -> mongodb::Database {
     Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap()
 }
 
-/// What the database did with the messages meanwhile.
+/// Returns the profiled operations on messages during `work`.
 async fn done_by<T>(database: &Database, work: impl Future<Output = T>) -> (T, Vec<Document>) {
     done_with("chatmessages", database, work).await
 }
 
-/// What the database did with this collection meanwhile.
+/// Returns the profiled operations on this collection during `work`.
 async fn done_with<T>(collection: &str, database: &Database, work: impl Future<Output = T>) -> (T, Vec<Document>) {
     let database = raw(database).await;
     let of_collection = doc! { "ns": format!("{}.{collection}", database.name()) };
@@ -49,7 +49,7 @@ async fn a_page_behind_many_deletions_is_found_by_a_few_counts() {
     let (store, room) = with_messages(&database, 500).await;
     let deletions = (3..=500).rev().map(|n| change(&room, 1, NewEntryKind::Deletion(draft(&room, 1, n).id))).collect();
     store.append(deletions).await.unwrap();
-    // What is done for search is done to the same collection.
+    // Indexing for search works on the same collection.
     database.indexed().await;
     let (page, done) = done_by(&database, store.messages(room.id, Page::Newest { skip: 1 }, 10)).await;
     assert_eq!(seqs(&page.unwrap()), [1]);

@@ -1,4 +1,5 @@
-//! The contract of `Store` about what happens to messages: posted twice, edited, deleted, and told to whoever catches up.
+//! The contract of `Store` about messages: duplicate posts, edits, deletions, and reading the log
+//! to catch up.
 
 use std::{
     sync::Arc,
@@ -21,7 +22,7 @@ use crate::{
     store::{append, change, delete, draft, recents, room, seqs, user, user_id, with_messages},
 };
 
-/// How long a server remembers the ends of logs without having looked which rooms are gone.
+/// How long a server caches the ends of logs without checking which rooms are deleted.
 const LEASE: Duration = Duration::from_secs(8);
 
 fn id(n: u64) -> MessageId {
@@ -32,7 +33,7 @@ fn edit(n: u64, text: &str) -> NewEntryKind {
     NewEntryKind::Edit { message: id(n), text: text.into() }
 }
 
-/// Message `n` under a client id.
+/// Returns message `n` with a client id.
 fn sent(room: &Room, author: u8, n: u64, client_id: &str) -> NewEntry {
     let client_id = ClientId::parse(client_id);
     NewEntry { change: NewEntryKind::Message { text: format!("text {n}"), client_id }, ..draft(room, author, n) }
@@ -42,7 +43,7 @@ fn placed(seq: u64, at: i64) -> Appended {
     Appended::Placed(LogPosition { seq: Seq(seq), created_at: Timestamp(at) })
 }
 
-/// The message that was sent before.
+/// Returns the message that was sent earlier.
 fn earlier(appended: &Appended) -> (u64, &EntryKind) {
     match appended {
         Appended::Duplicate(entry) => (entry.seq.0, &entry.what),
@@ -204,7 +205,7 @@ async fn a_message_sent_twice_stands_in_the_log_once(kind: Kind) {
 async fn a_message_sent_by_many_at_once_stands_in_the_log_once(kind: Kind) {
     let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 0).await;
-    // Where the database can be shared, through two servers.
+    // Through two servers where the database can be shared.
     let second = if kind == Kind::Sqlite { Arc::clone(&store) } else { database.open().await };
     let senders: Vec<_> = (0..40_u64)
         .map(|n| {
@@ -244,14 +245,15 @@ async fn through_two_servers_what_is_deleted_first_is_edited_no_more(#[values(Ki
     assert_eq!(log(&second, &room).await, log(&first, &room).await);
 }
 
-/// Two servers remember an end of the log that has long not been the last one. Where the second would put its entry another stands; when the
-/// third comes that is taken away, but it has forgotten by then what it remembered.
+/// Two servers have cached an outdated end of the log. Where the second would insert its entry
+/// there is another one. That one is removed before the third appends, but by then the third no
+/// longer has its cached end.
 #[rstest]
 #[tokio::test]
 async fn nothing_is_posted_where_a_room_was(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
     let database = Database::new(kind).await;
     let (first, room) = with_messages(&database, 3).await;
-    // How soon what is left of the room is taken away depends on it.
+    // The operation timeout determines how soon the data of the deleted room is removed.
     let quick = [("CAUSERIE_MONGODB__OPERATION_TIMEOUT_MS", "3000")];
     let (second, third) = (database.open_with(&quick).await, database.open_with(&quick).await);
     append(&second, draft(&room, 1, 4)).await;
@@ -262,7 +264,7 @@ async fn nothing_is_posted_where_a_room_was(#[values(Kind::ReplicaSet, Kind::Sta
     let deleted = Instant::now();
     assert_eq!(first.delete_room(room.id).await.unwrap(), Some(9));
     let mongodb = mongodb::Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap();
-    // The majority got to know of it much later.
+    // As if the majority had learned of the deletion much later.
     let long_ago = doc! { "$set": { "deletedAt": DateTime::from_millis(0) } };
     mongodb.collection::<Document>("chatrooms").update_one(doc! { "_id": room.id.to_string() }, long_ago).await.unwrap();
     let messages = mongodb.collection::<Document>("chatmessages");
@@ -279,7 +281,8 @@ async fn nothing_is_posted_where_a_room_was(#[values(Kind::ReplicaSet, Kind::Sta
     assert_eq!(append(&third, draft(&room, 1, 11)).await, Appended::NoRoom);
 }
 
-/// Each piece of a large room takes its time. Meanwhile it is looked for other things that are left to do.
+/// Each batch of a large room takes time to delete. Meanwhile the server processes other pending
+/// work.
 #[tokio::test]
 async fn other_work_goes_on_while_a_large_room_is_taken_away() {
     let server = Mongod::obedient();
@@ -335,7 +338,8 @@ async fn what_a_killed_server_left_undone_is_done(#[values(Kind::ReplicaSet, Kin
     leave(7, "edit", id(2).to_string()).await;
     leave(8, "deletion", id(2).to_string()).await;
     leave(9, "memberRemoved", user_id(2).to_string()).await;
-    // Whoever reads the log reads it as it is to be, whoever appends does so behind it, and an older edit does not come through late.
+    // A reader gets the log with the pending changes applied, an append comes after them, and an
+    // older edit does not overwrite a newer one.
     assert!(matches!(&log(&store, &room).await[4].what, EntryKind::Edit { current: Some(current), .. } if current.text == "text of 6"));
     leave(10, "edit", id(3).to_string()).await;
     assert_eq!(append(&store, draft(&room, 2, 20)).await, Appended::NotAMember);
@@ -361,7 +365,7 @@ async fn what_others_have_done_is_not_done_again_with_what_is_left(#[values(Kind
     let database = Database::new(kind).await;
     let (store, room) = with_messages(&database, 0).await;
     let mongodb = mongodb::Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap();
-    // 7 came and went, of which only the latter is marked as done.
+    // User 7 was added and removed, and only the removal is marked as done.
     let done = doc! { "$set": { "changedSeq": 2_i64, "joined": [] }, "$unset": { "memberKey": "" } };
     mongodb.collection::<Document>("chatrooms").update_one(doc! { "_id": room.id.to_string() }, done).await.unwrap();
     let entry = |(seq, what, user): (i64, &str, u8)| {

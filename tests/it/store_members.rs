@@ -1,4 +1,4 @@
-//! The contract of `Store` about who is in the rooms, and what they have read.
+//! The contract of `Store` about membership and read state.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -212,15 +212,15 @@ async fn one_reads_up_to_anywhere_and_never_back(kind: Kind) {
     assert_eq!(store.unread(user_id(1), None).await.unwrap(), [Unread { room: room.id, unread: 5, last_seq: Seq(10) }]);
 }
 
-/// What is told of a room's log, and what a recount makes of it.
+/// A room with its expected read state, to be compared with a recount of its log.
 struct Model {
     room: Room,
-    /// How far each has read.
+    /// How far each member has read.
     read: BTreeMap<u8, u64>,
 }
 
 impl Model {
-    /// How many messages of others in `after < seq <= last` are unread: by reading all of them.
+    /// Counts the unread messages of others in `after < seq <= last` by reading all entries.
     async fn recount(&self, store: &Arc<dyn Store>, reader: u8, after: u64, last: u64) -> u64 {
         let entries = store.entries(self.room.id, Seq(after), Some(Seq(last)), u64::MAX >> 40).await.unwrap();
         let unread = entries.iter().filter(|entry| entry.author != user_id(reader) && matches!(entry.what, EntryKind::Message(_)));

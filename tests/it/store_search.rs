@@ -1,4 +1,4 @@
-//! The contract of `Store` about search: what is found, in what order, and what is not.
+//! The contract of `Store` about search: matches, their order, and what is not found.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
     store::{append, change, delete, draft, room, user_id},
 };
 
-/// Message `n` that says this.
+/// Returns message `n` with this text.
 pub fn says(room: &Room, n: u64, text: &str) -> NewEntry {
     NewEntry { change: NewEntryKind::Message { text: text.into(), client_id: None }, ..draft(room, 1, n) }
 }
@@ -43,7 +43,7 @@ pub async fn found(store: &Arc<dyn Store>, scope: Scope, words: &str, before: Op
     }
 }
 
-/// The numbers of the messages that are found.
+/// Returns the numbers of the messages that are found.
 pub async fn numbers(store: &Arc<dyn Store>, scope: Scope, words: &str) -> Vec<u64> {
     let number = |message: &Message| u64::try_from(u128::from_be_bytes(*message.id.as_bytes())).unwrap();
     found(store, scope, words, None, 100).await.iter().map(number).collect()
@@ -124,7 +124,7 @@ async fn what_a_message_said_once_is_not_found(kind: Kind) {
         let message = MessageId::from_bytes(u128::from(n).to_be_bytes());
         change(&room, 1, NewEntryKind::Edit { message, text: text.into() })
     };
-    // Before and after they are in the index.
+    // Both before and after the messages are indexed.
     append(&store, edit(1, "something else")).await;
     assert_eq!(of(&store, "secret").await, [3, 2]);
     append(&store, edit(2, "another thing")).await;
@@ -166,7 +166,8 @@ async fn one_searches_the_rooms_one_is_in_newest_first(kind: Kind) {
     for room in &rooms {
         store.find_or_add_room(room.clone()).await.unwrap();
     }
-    // Several of the same time, in rooms that are indexed one after the other, some of them before the others are posted.
+    // Several messages with the same time, in rooms that are indexed one after the other, some of
+    // them before the others are posted.
     for n in 1..=90 {
         let created_at = Timestamp(10_000 + i64::try_from(n / 4).unwrap());
         let room = &rooms[usize::try_from(n % 3).unwrap()];
@@ -190,7 +191,7 @@ async fn one_searches_the_rooms_one_is_in_newest_first(kind: Kind) {
     let of_room = numbers(&store, in_room(&rooms[2]), "word").await;
     assert_eq!(of_room, (1..=90).rev().filter(|n| n % 3 == 2).collect::<Vec<u64>>());
     assert_eq!(found(&store, in_rooms_of(user_id(1)), "even", None, 0).await, []);
-    // A cursor holds also when its message is gone meanwhile.
+    // A cursor stays valid when its message is deleted.
     delete(&store, &rooms[usize::from(pages[3].room == rooms[1].id)], u128::from_be_bytes(*pages[3].id.as_bytes()).try_into().unwrap())
         .await;
     assert_eq!(found(&store, in_rooms_of(user_id(1)), "even", Some(&pages[3]), 5).await, pages[4..9]);

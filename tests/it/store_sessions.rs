@@ -1,4 +1,5 @@
-//! The contract of `Store` about accounts and sessions, pinned at its awkward places. Every store has to pass.
+//! The contract of `Store` about accounts and sessions, with its edge cases. Every store has to
+//! pass.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::{
     mongod::Mongod,
 };
 
-/// When the sessions of these tests begin, and how long they last.
+/// The beginning and the lifetime of the sessions of these tests, in milliseconds.
 const BEGIN: i64 = 1_800_000_000_000;
 const LIFE: i64 = 1_000_000;
 
@@ -38,7 +39,7 @@ fn id(n: u8) -> SessionId {
     SessionId::from_bytes([n; 16])
 }
 
-/// Session `n` of user `of`; the later, the higher its number.
+/// Returns session `n` of user `of`. A higher number is a later session.
 fn session(n: u8, of: u8) -> Session {
     let created_at = Timestamp(BEGIN + i64::from(n));
     let expires_at = Timestamp(created_at.0 + LIFE);
@@ -49,7 +50,7 @@ fn key(line: u8, secret: u8) -> RefreshKey {
     RefreshKey { line: [line; 32], secret: [secret; 32] }
 }
 
-/// A store with two users who have passwords, and one who has none.
+/// Returns a store with two users who have passwords, and one who has none.
 async fn with_accounts(database: &Database) -> Arc<dyn Store> {
     let store = database.open().await;
     for n in [1, 2] {
@@ -65,7 +66,7 @@ async fn begin(store: &Arc<dyn Store>, n: u8, of: u8) -> Option<Vec<SessionId>> 
     store.add_session(session(n, of), key(n, n), hash("old")).await.unwrap()
 }
 
-/// Hands in a token whose successors are these.
+/// Redeems a refresh token with these successors.
 async fn refresh(store: &Arc<dyn Store>, n: u8, key: RefreshKey, successors: &[u8], after: i64) -> Refresh {
     let at = Timestamp(BEGIN + after);
     let successors = successors.iter().map(|secret| [*secret; 32]).collect();
@@ -160,7 +161,7 @@ async fn a_refresh_token_is_good_for_one_time(kind: Kind) {
     assert_eq!(refresh(&store, 1, key(1, 11), &[12], 600).await, Refresh::Unknown, "the session has ended");
     assert_eq!(store.session(id(1)).await.unwrap(), None);
     assert_eq!(store.live_sessions(vec![id(1), id(2)]).await.unwrap(), [id(2)]);
-    // One that is over is neither renewed nor counted as stolen.
+    // An expired session is neither renewed nor treated as stolen.
     for wrong in [key(2, 2), key(2, 99)] {
         assert_eq!(refresh(&store, 2, wrong, &[12], LIFE + 2).await, Refresh::Unknown);
     }
@@ -177,7 +178,7 @@ async fn the_token_that_was_used_last_is_repeated_for_a_moment(kind: Kind) {
         begin(&store, n, 1).await.unwrap();
         let next = 10 + n;
         assert!(matches!(refresh(&store, n, key(n, n), &[next], 500).await, Refresh::Renewed(..)));
-        // Under another key of the server it has another successor.
+        // With another key of the server it has another successor.
         let repeated = Refresh::Repeated(Arc::new(used(session(n, 1), 500)), [next; 32]);
         assert_eq!(refresh(&store, n, key(n, n), &[99, next], 500 + REPEAT_WINDOW).await, repeated);
         assert_eq!(store.session(id(n)).await.unwrap().as_deref(), Some(&used(session(n, 1), 500)), "nothing has changed");

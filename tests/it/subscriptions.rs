@@ -1,4 +1,4 @@
-//! In how many rooms sockets may be together, counted socket by socket.
+//! The limits on subscriptions, which are counted per socket.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -9,7 +9,7 @@ use crate::{databases::Kind, each_store, harness::TestServer, people::Person, wi
 
 const TOO_MANY: &str = "Your sockets are in too many rooms together; leave some with unsubscribe, or close a socket";
 
-/// Three rooms of somebody with themselves.
+/// Creates three rooms in which the user is the only member.
 async fn three_rooms(person: &Person) -> [String; 3] {
     let mut rooms = Vec::new();
     for name in ["one", "two", "three"] {
@@ -18,7 +18,8 @@ async fn three_rooms(person: &Person) -> [String; 3] {
     rooms.try_into().unwrap()
 }
 
-/// Whether a socket may do this by now: that another has gone takes a moment to be known.
+/// Retries until the socket may do this: the server notices with a delay that another socket has
+/// left.
 async fn may_soon(socket: &mut Socket, event: &str, arguments: Value) {
     while socket.asks(event, arguments.clone()).await["success"] != true {}
 }
@@ -30,8 +31,8 @@ async fn the_sockets_of_a_user_are_in_no_more_rooms_than_the_limit(kind: Kind) {
     let (alice, bob, shared) = server.two_members().await;
     let [one, two, three] = three_rooms(&alice).await;
     let mut first = Socket::signed_in(&alice).await;
-    // The room with bob among them.
-    // The second time it is in all of them already.
+    // Four rooms, with the one shared with Bob. The second time the socket is subscribed to all of
+    // them already.
     for _ in 0..2 {
         assert_eq!(first.asks("subscribe", json!([])).await["rooms"].as_array().unwrap().len(), 4);
     }
@@ -81,10 +82,10 @@ async fn many_sockets_at_once_are_in_no_more_rooms_than_the_limit(kind: Kind) {
     let [one, ..] = three_rooms(&alice).await;
     let mut sockets = join_all((0..10).map(|_| Socket::signed_in(&alice))).await;
     let answers = join_all(sockets.iter_mut().map(|socket| socket.asks("subscribe", json!([])))).await;
-    // Not even one, where each was in the way of another.
+    // Possibly none, where concurrent subscriptions blocked one another.
     let subscribed = answers.iter().filter(|answer| answer["success"] == true).count();
     assert!(subscribed <= 1, "{answers:?}");
-    // And nothing is left of those that were refused.
+    // The refused subscriptions do not count against the limit.
     let mut free = 4 - 3 * subscribed;
     for socket in &mut sockets {
         if socket.asks("subscribe", json!([one])).await["success"] == true && free > 0 {

@@ -1,4 +1,5 @@
-//! A database that the original application wrote: everything in it is there, where its clients know it, and goes on from there.
+//! Taking over a database of the original application: all its data is available where its clients
+//! expect it, and new data continues from there.
 
 use std::{
     process::Stdio,
@@ -20,7 +21,7 @@ use crate::{
     people::Person,
 };
 
-/// A time on the day on which the original application ran.
+/// Returns a time on the day on which the original application ran.
 fn at(millis: i64) -> DateTime {
     DateTime::from_millis(1_600_000_000_000 + millis)
 }
@@ -29,7 +30,7 @@ fn iso(millis: i64) -> Value {
     Timestamp(at(millis).timestamp_millis()).to_string().into()
 }
 
-/// An id as the original application made them.
+/// Returns an id as the original application generated them.
 fn id(n: u32) -> String {
     format!("{:08x}4d1e4f0a9c3b2a{:010x}", n.wrapping_mul(0x9e37_79b9), n)
 }
@@ -43,7 +44,7 @@ fn room(n: u32, members: &[u32], created: i64) -> Document {
     doc! { "_id": id(n), "userIds": &members, "type": "consumer-to-consumer", "chatInitiator": &members[0], "createdAt": at(created), "updatedAt": at(created), "__v": 0 }
 }
 
-/// A message with its author's own entry among the readers, as there always was one, and those of others.
+/// Returns a message with these readers. Its author's own read entry is included, as it always was.
 fn message(n: u32, room: u32, author: u32, created: i64, readers: &[(u32, i64)]) -> Document {
     let mut read = vec![doc! { "readByUserId": id(author), "readAt": at(created) }];
     read.extend(readers.iter().map(|(reader, when)| doc! { "readByUserId": id(*reader), "readAt": at(*when) }));
@@ -56,14 +57,14 @@ fn message(n: u32, room: u32, author: u32, created: i64, readers: &[(u32, i64)])
 const ALICE: u32 = 1;
 const BOB: u32 = 2;
 const CAROL: u32 = 3;
-/// Wrote and read, and was deleted.
+/// A deleted user who wrote and read.
 const GONE: u32 = 4;
 const ROOM: u32 = 10;
-/// Has the same members, and is younger.
+/// A newer room with the same members.
 const DOUBLE: u32 = 11;
-/// Names Alice twice.
+/// A room that lists Alice twice.
 const TWICE: u32 = 12;
-/// Has messages, but is no more.
+/// A deleted room that still has messages.
 const NO_ROOM: u32 = 13;
 
 async fn contents(database: &Mongodb, collection: &str) -> Vec<Document> {
@@ -75,7 +76,7 @@ async fn contents(database: &Mongodb, collection: &str) -> Vec<Document> {
     documents
 }
 
-/// The database as the original application left it.
+/// Fills the database as the original application left it.
 async fn original(url: &str) -> Mongodb {
     let database = Client::with_uri_str(url).await.unwrap().default_database().unwrap();
     let insert = async |collection: &str, documents: Vec<Document>| {
@@ -85,7 +86,7 @@ async fn original(url: &str) -> Mongodb {
     insert("chatrooms", vec![room(DOUBLE, &[BOB, ALICE], 60), room(ROOM, &[ALICE, BOB], 50), room(TWICE, &[ALICE, ALICE, CAROL], 70)])
         .await;
     let messages = vec![
-        // Stored in another order than that of their times; two at the same time.
+        // Stored in another order than that of their times; two have the same time.
         message(105, ROOM, GONE, 1_400, &[]),
         message(103, ROOM, BOB, 1_200, &[(ALICE, 5_000)]),
         message(101, ROOM, ALICE, 1_000, &[(BOB, 2_000), (GONE, 2_500)]),
@@ -123,7 +124,7 @@ async fn what_the_original_application_wrote_is_there(#[values(Kind::ReplicaSet,
     assert_eq!(users.as_array().unwrap().iter().map(|user| user["_id"].clone()).collect::<Vec<_>>(), [id(ALICE), id(BOB), id(CAROL)]);
     assert_eq!(users[0]["createdAt"], iso(ALICE.into()));
 
-    // By time, then by id; ids of the same time decide as texts.
+    // By time, then by id. Ids of the same time are compared as texts.
     let mut same_time = [id(101), id(102)];
     same_time.sort();
     let room = id(ROOM);
@@ -172,7 +173,7 @@ async fn nothing_of_the_original_is_changed_and_the_second_start_changes_nothing
         before.push(contents(&mongodb, collection).await);
     }
     let mut server = TestServer::on(database, &[]).await;
-    // Which adds to the messages, on the side.
+    // Indexing adds to the messages in the background.
     server.database().indexed().await;
     let mut after = Vec::new();
     for (collection, before) in collections.iter().zip(&before) {
@@ -194,7 +195,7 @@ async fn nothing_of_the_original_is_changed_and_the_second_start_changes_nothing
     assert_eq!(contents(&mongodb, "readmarks").await, marks);
 }
 
-/// Many messages in a few rooms; Bob has read every third.
+/// Inserts many messages in a few rooms. Bob has read every third.
 async fn many_messages(mongodb: &Mongodb, count: u32) {
     let rooms: Vec<_> = (0..5).map(|n| room(ROOM + n, &[ALICE, BOB, 1_000 + n], 50)).collect();
     mongodb.collection::<Document>("users").insert_many([user(ALICE), user(BOB)]).await.unwrap();
@@ -211,7 +212,8 @@ async fn many_messages(mongodb: &Mongodb, count: u32) {
     }
 }
 
-/// Every room's messages are numbered from 1 by their times, and every mark is there.
+/// Checks that the messages of every room are numbered from 1 by their times, and that every read
+/// mark exists.
 async fn check_taken_over(mongodb: &Mongodb, count: u32) {
     let mut messages = contents(mongodb, "chatmessages").await;
     assert_eq!(messages.len(), usize::try_from(count).unwrap());
@@ -237,12 +239,12 @@ async fn a_takeover_that_is_killed_goes_on_where_it_was() {
     let folder = TempDir::new().unwrap();
     let messages = mongodb.collection::<Document>("chatmessages");
     let numbered = async || messages.count_documents(doc! { "seq": { "$gt": 0 } }).hint(by_id()).await.unwrap();
-    // Killed before anything is done, and then whenever some more is done.
+    // Killed before any progress, and then each time more has been done.
     for share in [0, 1, 2, 3] {
         let mut command = Program::command(folder.path());
         command.env("CAUSERIE_LISTEN", "127.0.0.1:0").env("CAUSERIE_DATABASE", &database.url);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // The turn of the one that was killed has to run out first.
+        // The lease of the killed process has to expire first.
         let deadline = Instant::now() + 3 * PATIENCE;
         while numbered().await < u64::from(MESSAGES) * share / 5 {
             assert!(Instant::now() < deadline, "the takeover is not getting anywhere");

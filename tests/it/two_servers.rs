@@ -1,4 +1,5 @@
-//! Two servers on one MongoDB database: one log for each room, one room for each set of members, and what ends on one ends on the other.
+//! Two servers on one MongoDB database: one log for each room, one room for each set of members,
+//! and what ends on one server ends on the other.
 
 use std::{
     collections::HashMap,
@@ -28,7 +29,7 @@ async fn two_servers(kind: Kind, settings: &[(&str, &str)]) -> [TestServer; 2] {
     [first, second]
 }
 
-/// Two servers, and somebody who is known to both.
+/// Starts two servers, with a user who is known to both.
 async fn two_servers_and_alice(kind: Kind) -> ([TestServer; 2], [Person; 2]) {
     let servers = two_servers(kind, &[]).await;
     let alice = servers[0].person("Alice").await;
@@ -36,7 +37,7 @@ async fn two_servers_and_alice(kind: Kind) -> ([TestServer; 2], [Person; 2]) {
     (servers, [alice, at_second])
 }
 
-/// The second server knows the room as it was a moment ago; what counts is the log.
+/// The second server has an outdated version of the room in its cache, but the log decides.
 #[rstest]
 #[tokio::test]
 async fn whoever_is_added_at_one_server_is_removed_at_the_other(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
@@ -53,7 +54,7 @@ async fn whoever_is_added_at_one_server_is_removed_at_the_other(#[values(Kind::R
 #[tokio::test]
 async fn tabs_that_refresh_at_two_servers_go_on_with_the_same_token(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
     let [first, second] = two_servers(kind, &SECURE).await;
-    // Their clocks are never quite the same.
+    // The clocks of two servers are never exactly the same.
     second.turn_clock(-3_000);
     let alice = first.member("alice").await;
     let there = alice.at(&second);
@@ -84,7 +85,7 @@ async fn an_edit_at_one_server_shows_who_has_read_the_message_at_the_other(
     assert_eq!(socket.hears_of("message edited").await["message"], edited);
 }
 
-/// Tries until it is so.
+/// Retries until the condition holds.
 async fn until(otherwise: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so().await {
@@ -92,7 +93,7 @@ async fn until(otherwise: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Whether a post at this server is heard by any of these sockets.
+/// Returns whether any of these sockets receives a post made at this server.
 async fn post_is_heard(author: &Person, room: &str, sockets: &mut [Socket]) -> bool {
     let post = author.posts(room, "who hears this?").await.ok()["post"].clone();
     let mut heard = false;
@@ -102,7 +103,8 @@ async fn post_is_heard(author: &Person, room: &str, sockets: &mut [Socket]) -> b
     heard
 }
 
-/// The second server learns of it, and of nothing twice: who is back by then stays.
+/// The second server learns of the removal, and applies nothing twice: a member who has been added
+/// again by then stays.
 #[rstest]
 #[tokio::test]
 async fn whoever_is_removed_at_one_server_soon_hears_nothing_at_the_other(
@@ -129,7 +131,7 @@ async fn whoever_is_removed_at_one_server_soon_hears_nothing_at_the_other(
         alice.removes(&room, &bob).await.ok();
         until("who was removed goes on hearing", async || !post_is_heard(&alice_at_second, &room, &mut sockets).await).await;
         alice.adds(&room, &[&bob]).await.ok();
-        // The second server may not know yet that he is back.
+        // The second server may not know yet that he is a member again.
         until("who is back cannot subscribe", async || sockets[0].asks("subscribe", json!([room])).await["success"] == true).await;
         let looked_after = Instant::now() + Duration::from_secs(1);
         while Instant::now() < looked_after {
@@ -138,8 +140,9 @@ async fn whoever_is_removed_at_one_server_soon_hears_nothing_at_the_other(
     }
 }
 
-/// Also where the second server is told of it in some other way first: by a look at the log of a room that is new to it, or by what is
-/// posted there, while it still takes the member for one.
+/// The same where the second server learns of the removal in another way first: by reading the log
+/// of a room that is new to it, or from what is posted there, while it still treats the user as a
+/// member.
 #[rstest]
 #[tokio::test]
 async fn whoever_subscribes_at_one_server_while_removed_at_the_other_is_out_soon(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
@@ -155,7 +158,7 @@ async fn whoever_subscribes_at_one_server_while_removed_at_the_other_is_out_soon
         }
         alice.removes(&room, &bob).await.ok();
         if again {
-            // Told by the next entry, at which he comes in again.
+            // The next entry announces the removal, and the socket then subscribes again.
             while !socket.has_heard().await.iter().any(|event| event[0] == "member removed") {
                 alice_at_second.posts(&room, "more").await.ok();
             }
@@ -169,7 +172,8 @@ async fn whoever_subscribes_at_one_server_while_removed_at_the_other_is_out_soon
     }
 }
 
-/// What was posted, edited, deleted and changed through the other server comes in its place, before what came through one's own.
+/// Entries posted, edited, deleted and changed through the other server arrive in order, before
+/// those that came later through the socket's own server.
 #[rstest]
 #[tokio::test]
 async fn sockets_hear_of_everything_once_whichever_server_it_went_through(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
@@ -207,7 +211,8 @@ async fn sockets_hear_of_everything_once_whichever_server_it_went_through(#[valu
     }
 }
 
-/// Whoever subscribes first and reads second has all: what comes behind that is heard, though the server has never looked at the room before.
+/// A client that subscribes first and reads second misses nothing: it receives every later entry,
+/// although the server has never read the room before.
 #[rstest]
 #[tokio::test]
 async fn whoever_has_subscribed_hears_what_goes_through_the_other_server_at_once(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
@@ -224,7 +229,8 @@ async fn whoever_has_subscribed_hears_what_goes_through_the_other_server_at_once
     drop(second);
 }
 
-/// As an entry that a killed server had sent to the database, or one of a batch that came to no answer.
+/// As with an entry that a killed server had sent to the database, or one of a batch that got no
+/// answer.
 #[rstest]
 #[tokio::test]
 async fn an_entry_that_nobody_has_told_of_is_told_though_nothing_follows(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
@@ -244,7 +250,7 @@ async fn an_entry_that_nobody_has_told_of_is_told_though_nothing_follows(#[value
     assert_eq!(socket.hears_post().await["seq"], 3);
 }
 
-/// The document of a message.
+/// Returns the document of a message.
 fn entry(author: &Person, room: &str, seq: i64) -> Document {
     let at = mongodb::bson::DateTime::now();
     doc! {
@@ -258,7 +264,7 @@ async fn messages_of(database: &Database) -> mongodb::Collection<Document> {
     client.default_database().unwrap().collection("chatmessages")
 }
 
-/// As in a room in which much is posted through another server. Nobody is disconnected who reads.
+/// As in a room with many posts through another server. A client that reads is not disconnected.
 #[rstest]
 #[tokio::test]
 async fn whoever_reads_hears_all_however_much_goes_through_the_other_server(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
@@ -284,7 +290,8 @@ async fn post_all(author: Person, rooms: Vec<String>, name: String) -> Vec<(Stri
     acknowledged
 }
 
-/// The texts of a room's log by number; the numbers have no hole.
+/// Returns the texts of a room's log with their sequence numbers, and checks that these have no
+/// gaps.
 pub async fn log_of(reader: &Person, room: &str) -> HashMap<String, u64> {
     let (mut texts, mut last) = (HashMap::new(), 0);
     loop {
@@ -339,7 +346,7 @@ async fn members_get_one_room_through_both(#[values(Kind::ReplicaSet, Kind::Stan
     assert_eq!(rooms.iter().filter(|room| room["isNew"] == true).count(), 1);
 }
 
-/// Asks until it is answered so.
+/// Retries until the response has this status and message.
 async fn comes_to(status: u16, message: &str, ask: impl AsyncFn() -> Answer) {
     let is_answered_so = async || {
         let answer = ask().await;
@@ -372,7 +379,7 @@ async fn what_ends_on_one_ends_on_the_other(#[values(Kind::ReplicaSet, Kind::Sta
     comes_to(401, "No user with this id found", || post(&bob)).await;
 
     servers[0].delete(&format!("/delete/room/{room}")).await.ok();
-    // Refused at once: the log is closed, also for a server that still remembers the room.
+    // Refused at once: the log is closed, even for a server that still has the room in its cache.
     post(&alice[1]).await.refused(400, "No room exists for this id");
     let conversation = format!("/room/{room}");
     comes_to(400, "No room exists for this id", || alice[1].get(&conversation)).await;

@@ -1,5 +1,5 @@
-//! Texts in all of Unicode: what shows nothing counts as empty, names do not disturb what stands around them, and a password is the same however
-//! a keyboard writes it.
+//! Texts from all of Unicode: invisible text counts as empty, names do not affect the text around
+//! them, and a password is the same in whichever form a keyboard enters it.
 
 use argon2::{Argon2, password_hash::PasswordHasher};
 use causerie::model::{Credentials, PasswordHash, Username};
@@ -19,7 +19,7 @@ use crate::{
 const EMPTY: &str = "string cannot be empty";
 const CHARACTERS: &str = "please leave out control characters, line breaks and characters that override the direction of text";
 const LENGTH: &str = "please provide 1 to 200 characters";
-/// They show nothing.
+/// Texts that show nothing.
 const BLANK: [&str; 10] = [
     "\u{200b}",
     "\u{2800}",
@@ -32,9 +32,9 @@ const BLANK: [&str; 10] = [
     "\u{202e}\u{202c}",
     "\u{feff}\u{fe0f}",
 ];
-/// They disturb what stands around them.
+/// Texts that affect the text around them.
 const DISRUPTIVE: [&str; 6] = ["a\u{202e}b", "\u{2066}a\u{2069}", "a\0b", "a\nb", "a\u{2028}b", "a\u{85}"];
-/// They are names.
+/// Valid names.
 const NAMES: [&str; 7] = [
     "می\u{200c}خواهم",
     "क\u{94d}\u{200d}ष",
@@ -59,7 +59,7 @@ async fn a_message_that_shows_nothing_is_empty_by_every_way(kind: Kind) {
         assert!(refused.starts_with("send message takes"), "{blank:?}: {refused}");
     }
     assert_eq!(alice.reads(&room, "").await, ["hello"]);
-    // What shows anything is kept as it was sent, whatever else is in it.
+    // A text that shows anything is kept as it was sent, whatever else it contains.
     for text in ["\u{200b}\u{202e}a\0\n", "\u{301}", "❤\u{fe0f}"] {
         assert_eq!(alice.says(&room, text).await["message"]["messageText"], *text);
         assert_eq!(alice.edits(&room, &post["postId"], text).await.ok()["post"]["message"]["messageText"], *text);
@@ -102,7 +102,7 @@ async fn the_name_of_a_room_shows_something_and_leaves_the_text_around_it_alone(
     }
 }
 
-/// One password, as different keyboards write it: composed or not, with another space.
+/// One password as different keyboards enter it: composed or decomposed, with different spaces.
 const TYPED: [&str; 3] = ["grüner Kessel Å", "gru\u{308}ner Kessel A\u{30a}", "grüner\u{a0}Kessel\u{3000}\u{212b}"];
 
 fn registration(username: &str, password: &str) -> Value {
@@ -139,7 +139,7 @@ async fn a_password_is_the_same_however_it_is_typed(kind: Kind) {
 async fn a_hash_of_a_password_as_it_was_typed_goes_on_verifying_and_is_replaced(kind: Kind) {
     let database = Database::new(kind).await;
     let store = database.open().await;
-    // The last could not be registered now.
+    // The last one could not be registered today.
     for (n, typed) in (1..).zip(TYPED.iter().chain(&["tall\tgreen\u{a0}kettle\n"])) {
         let hash = Argon2::default().hash_password(typed.as_bytes()).unwrap().to_string();
         let credentials = Credentials { username: Username::parse(&format!("carol{n}")).unwrap(), password: PasswordHash(hash) };
@@ -148,7 +148,8 @@ async fn a_hash_of_a_password_as_it_was_typed_goes_on_verifying_and_is_replaced(
     store.close().await;
     drop(store);
     let server = TestServer::on(database, &SECURE).await;
-    // In the form in which it was registered first; from then on in any.
+    // The first login needs the form in which the password was registered; later ones accept any
+    // form.
     for (n, typed) in (1..).zip(TYPED) {
         let username = format!("carol{n}");
         server.enters(&username, "tall green kettle").await.refused(401, "Wrong username or password");

@@ -1,4 +1,4 @@
-//! Users: create, list, get, delete.
+//! Users: creating, listing, getting, deleting.
 
 use causerie::model::User;
 use reqwest::Method;
@@ -132,7 +132,7 @@ async fn a_name_is_no_longer_than_two_hundred_characters_and_older_ones_stay(kin
 async fn all_users_are_listed_oldest_first_and_by_page(kind: Kind) {
     let server = TestServer::start(kind).await;
     assert_eq!(server.get("/users").await.ok()["users"], json!([]));
-    // More than are read at once.
+    // More users than are read at once.
     let mut ids = Vec::new();
     for n in 0..1_001 {
         let user = server.post("/users", &json!({ "firstName": format!("{n}"), "lastName": "x", "type": "consumer" })).await.ok();

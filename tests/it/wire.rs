@@ -1,4 +1,4 @@
-//! A client of Socket.IO 3 and 4 over websocket, as small as the protocol allows: what the tests send is what goes over the wire.
+//! A minimal client of Socket.IO 3 and 4 over websockets: the tests control exactly what is sent.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -14,16 +14,16 @@ use crate::{harness::PATIENCE, people::Person};
 pub struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     acks: u64,
-    /// Events that came while something else was waited for.
+    /// Events that arrived while the client waited for something else.
     heard: Vec<Value>,
-    /// Whether to hear who comes online and goes, too.
+    /// Whether to keep presence events, too.
     pub hears_presence: bool,
 }
 
-/// How a client shows its token when it connects.
+/// How a client presents its token when it connects.
 pub enum Shown<'a> {
     Nowhere,
-    /// In the `auth` of clients of socket.io 3 and 4, which may be anything.
+    /// In the `auth` of socket.io 3 and 4 clients, which may be any JSON.
     Auth(Value),
     /// In the query, with this version of Engine.IO.
     Query(u8, &'a str),
@@ -36,7 +36,8 @@ impl Socket {
         Self::with(base, &Shown::Nowhere).await.unwrap()
     }
 
-    /// Connects with a token, or whatever is shown in its place. The text of `connect_error`, where that is the answer.
+    /// Connects with a token, or with anything in its place. Returns the message of `connect_error`
+    /// if the server refuses.
     pub async fn with(base: &str, shown: &Shown<'_>) -> Result<Self, String> {
         let (version, query) = match shown {
             Shown::Query(version, token) => (*version, format!("&token={token}")),
@@ -47,13 +48,14 @@ impl Socket {
         if let Shown::Header(value) = shown {
             request.headers_mut().insert("authorization", value.parse().unwrap());
         }
-        // Without Nagle's algorithm: it would hold back each second of two small packets for as long as the server says nothing.
+        // Without Nagle's algorithm, which would delay every second small packet until the server
+        // sends something.
         let (stream, _) = connect_async_with_config(request, None, true).await.unwrap();
         let mut socket = Self { stream, acks: 0, heard: Vec::new(), hears_presence: false };
         assert!(socket.receive().await.unwrap().starts_with("0{"));
         match shown {
             Shown::Auth(auth) => socket.send(&format!("40{auth}")).await,
-            // Clients of socket.io 2 are connected when they come.
+            // Clients of socket.io 2 are connected without a packet.
             _ if version == 3 => {}
             _ => socket.send("40").await,
         }
@@ -65,19 +67,19 @@ impl Socket {
         Ok(socket)
     }
 
-    /// A socket with this person's token.
+    /// Connects with this user's token.
     pub async fn signed_in(person: &Person) -> Self {
         Self::with(&person.base, &Shown::Auth(json!({ "token": person.token }))).await.unwrap()
     }
 
-    /// The same, in this room.
+    /// Connects with this user's token and subscribes to this room.
     pub async fn signed_in_to(person: &Person, room: &str) -> Self {
         let mut socket = Self::signed_in(person).await;
         socket.succeeds("subscribe", json!([room])).await;
         socket
     }
 
-    /// Waits until the server closes the socket. What it heard until then.
+    /// Waits until the server closes the socket. Returns the events received until then.
     pub async fn ends(mut self) -> Vec<Value> {
         while let Some(packet) = self.receive().await.filter(|packet| packet != "41") {
             self.keep(&packet);
@@ -85,26 +87,26 @@ impl Socket {
         self.heard
     }
 
-    /// A socket that belongs to this person and is in no room.
+    /// Connects and identifies as this user, without a subscription.
     pub async fn by(person: &Person) -> Self {
         let mut socket = Self::connect(&person.base).await;
         socket.succeeds("identity", json!([person.id])).await;
         socket
     }
 
-    /// A socket that belongs to this person and is in this room.
+    /// Connects, identifies as this user and subscribes to this room.
     pub async fn of(person: &Person, room: &str) -> Self {
         let mut socket = Self::by(person).await;
         socket.succeeds("subscribe", json!([room])).await;
         socket
     }
 
-    /// Sends this frame, whatever is in it; false when the connection has ended.
+    /// Sends this frame, which may hold anything. Returns false when the connection has ended.
     pub async fn tries(&mut self, frame: Message) -> bool {
         tokio::time::timeout(PATIENCE, self.stream.send(frame)).await.expect("the server neither reads nor closes").is_ok()
     }
 
-    /// Whether the server still answers to events on this connection, after whatever else it has to say.
+    /// Returns whether the server still answers events on this connection, after any other packets.
     pub async fn answers(&mut self) -> bool {
         self.acks += 1;
         let id = 1_000_000 + self.acks;
@@ -124,7 +126,7 @@ impl Socket {
         self.stream.send(Message::text(packet)).await.unwrap();
     }
 
-    /// The next packet, pings answered; none when the server closed the connection.
+    /// Returns the next packet, or `None` when the server closed the connection. Answers pings.
     pub async fn receive(&mut self) -> Option<String> {
         loop {
             let frame = tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("nothing came");
@@ -137,7 +139,7 @@ impl Socket {
         }
     }
 
-    /// Sends an event with an acknowledgement and waits for that.
+    /// Sends an event and waits for its acknowledgement.
     pub async fn asks(&mut self, event: &str, arguments: Value) -> Value {
         self.acks += 1;
         let id = self.acks;
@@ -164,14 +166,14 @@ impl Socket {
         }
     }
 
-    /// The refusal in the acknowledgement.
+    /// Sends an event that must be refused, and returns the message of the acknowledgement.
     pub async fn is_refused(&mut self, event: &str, arguments: Value) -> String {
         let answer = self.asks(event, arguments.clone()).await;
         assert_eq!(answer["success"], false, "{event} {arguments}: {answer}");
         answer["message"].as_str().unwrap().to_owned()
     }
 
-    /// The next event, with its name in front.
+    /// Returns the next event, as an array with its name first.
     pub async fn hears(&mut self) -> Value {
         while self.heard.is_empty() {
             let packet = self.receive().await.expect("the connection ended before the event");
@@ -180,27 +182,28 @@ impl Socket {
         self.heard.remove(0)
     }
 
-    /// The post of the next event, which is `new message`.
+    /// Returns the post of the next event, which must be `new message`.
     pub async fn hears_post(&mut self) -> Value {
         let mut event = self.hears().await;
         assert_eq!(event[0], "new message");
         event[1]["message"].take()
     }
 
-    /// What the next event says, which has this name.
+    /// Returns the payload of the next event, which must have this name.
     pub async fn hears_of(&mut self, name: &str) -> Value {
         let mut event = self.hears().await;
         assert_eq!(event[0], name, "{event}");
         event[1].take()
     }
 
-    /// The events that were sent already and not waited for.
+    /// Returns the events that have been sent so far and not been read.
     pub async fn has_heard(&mut self) -> Vec<Value> {
         self.is_refused("unsubscribe", json!([""])).await;
         std::mem::take(&mut self.heard)
     }
 
-    /// The events that were sent already and not waited for; none when the server has closed the socket.
+    /// Returns the events that have been sent so far and not been read, or `None` when the server
+    /// has closed the socket.
     pub async fn hears_still(&mut self) -> Option<Vec<Value>> {
         self.acks += 1;
         let id = self.acks;
@@ -217,7 +220,7 @@ impl Socket {
         None
     }
 
-    /// Fails if there is an event that was sent already and not waited for.
+    /// Checks that no unread event has been sent so far.
     pub async fn hears_nothing_more(&mut self) {
         assert_eq!(self.has_heard().await, Vec::<Value>::new());
     }

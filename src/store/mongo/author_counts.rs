@@ -1,9 +1,11 @@
-//! Whose the entries of a log are, in MongoDB: counted once for each block of them, and kept.
+//! The number of entries per author in a log, in MongoDB, counted once for each block of entries
+//! and stored.
 //!
-//! Whoever marks a conversation as read wants to know how many entries of a long stretch are their own. An index by author would tell, at
-//! the price of a sixth of every post. So the entries of a log are tallied in blocks: by whoever appends the last entry of a block, on the
-//! side, and if that did not happen, because the server was killed or the log was taken over, by whoever needs the tally. An entry never changes its author, so a
-//! tally stays true.
+//! When a user marks a conversation as read, the number of their own entries in a long range is
+//! needed. An index by author would provide it, but costs a sixth of every post. So the entries of
+//! a log are counted in blocks: by the server that appends the last entry of a block, in the
+//! background, or, if that did not happen because the server was killed or the log was imported, by
+//! the server that needs the count. An entry never changes its author, so the counts stay valid.
 
 use std::ops::Range;
 
@@ -21,15 +23,15 @@ use crate::{
     store::Result,
 };
 
-/// How many entries a block has.
+/// The number of entries in a block.
 pub const BLOCK: u64 = 1_000;
 
-/// The block that ends with this entry.
+/// Returns the block that ends with this entry, if any.
 pub fn ends_with(last: Seq) -> Option<u64> {
     (last.0 > 0 && last.0.is_multiple_of(BLOCK)).then(|| last.0 / BLOCK - 1)
 }
 
-/// How many entries in `after < seq <= last` are by this author, deleted or not.
+/// Counts the entries in `after < seq <= last` by this author, deleted or not.
 pub async fn posted_by(connection: &Connection, author: UserId, room: RoomId, after: Seq, last: Seq) -> Result<u64> {
     let blocks = after.0.div_ceil(BLOCK)..last.0 / BLOCK;
     if blocks.is_empty() {
@@ -44,7 +46,7 @@ pub async fn posted_by(connection: &Connection, author: UserId, room: RoomId, af
     Ok(before + within + behind)
 }
 
-/// Looks at every entry.
+/// Counts by reading every entry.
 async fn count(connection: &Connection, author: UserId, room: RoomId, after: Seq, last: Seq) -> Result<u64> {
     if after >= last {
         return Ok(0);
@@ -64,11 +66,12 @@ async fn in_blocks(connection: &Connection, author: UserId, room: RoomId, blocks
     if tallied == blocks.end - blocks.start {
         return Ok(own);
     }
-    // The majority is behind, so that a block could not be tallied yet.
+    // A block could not be counted yet, because the majority is behind.
     count(connection, author, room, Seq(blocks.start * BLOCK), Seq(blocks.end * BLOCK)).await
 }
 
-/// How many entries are the author's in those of the blocks that have been tallied, and how many these are.
+/// Returns the number of the author's entries in the counted ones of the blocks, and how many
+/// blocks are counted.
 async fn sum(connection: &Connection, author: UserId, room: RoomId, blocks: &Range<u64>) -> Result<(u64, u64)> {
     let sum = doc! { "$group": { "_id": null, "own": { "$sum": format!("$authors.{author}") }, "tallied": { "$sum": 1 } } };
     let sum = connection.author_counts.aggregate([doc! { "$match": these(room, blocks) }, sum]);
@@ -76,12 +79,13 @@ async fn sum(connection: &Connection, author: UserId, room: RoomId, blocks: &Ran
     Ok(found.first().copied().unwrap_or_default())
 }
 
-/// Tallies those of the blocks that have not been.
+/// Counts the blocks that are not counted yet.
 async fn tally_missing(connection: &Connection, room: RoomId, blocks: Range<u64>) -> Result<()> {
     let there = connection.author_counts.find(these(room, &blocks)).projection(doc! { "_id": 1 });
     let there = connection.all(there, |tally| Some(documents::text_in(tally, "_id").to_owned())).await?;
     if connection.standalone {
-        // A server alone shows what is in its memory only. Once it is on disk, it stays.
+        // A standalone server also returns entries that are only in memory. After the flush they
+        // are on disk.
         connection.flush().await?;
     }
     for block in blocks {
@@ -92,7 +96,7 @@ async fn tally_missing(connection: &Connection, room: RoomId, blocks: Range<u64>
     Ok(())
 }
 
-/// Tallies a block whose entries are sure to stay.
+/// Counts a block whose entries are durable. Does nothing if the block is incomplete.
 pub async fn count_block(connection: &Connection, room: RoomId, block: u64) -> Result<()> {
     let entries = entries_between(room, Seq(block * BLOCK), Seq((block + 1) * BLOCK));
     let by_author = doc! { "$group": { "_id": "$postedByUser", "count": { "$sum": 1 } } };
@@ -106,12 +110,12 @@ pub async fn count_block(connection: &Connection, room: RoomId, block: u64) -> R
     connection.add(&connection.author_counts, &doc! { "_id": id(room, block), "authors": authors }).await.map(|_| ())
 }
 
-/// Takes away the tallies of a deleted room.
+/// Deletes the counts of a deleted room.
 pub async fn purge(connection: &Connection, room: RoomId) -> Result<()> {
     connection.within(connection.author_counts.delete_many(these(room, &(0..u64::MAX)))).await.map(|_| ())
 }
 
-/// Ids ascend with the blocks, whose numbers have as many digits as any.
+/// Block numbers are padded with zeros, so that ids sort in the order of the blocks.
 fn id(room: RoomId, block: u64) -> String {
     format!("{room}:{block:020}")
 }

@@ -1,4 +1,4 @@
-//! A batch of entries on its way into the logs of MongoDB, attempt by attempt.
+//! A batch of entries that is appended to the room logs in MongoDB, in one or more attempts.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,29 +22,33 @@ use crate::{
     store::{Appended, LogPosition, NewEntry, NewEntryKind, Result, StoreError},
 };
 
-/// How far ahead a room counts as active, in milliseconds: as often is it written down while the room is.
+/// How far ahead `activeUntil` of a room is set, in milliseconds. While a room is active, its
+/// document is updated about this often.
 const ACTIVE: i64 = 250;
-/// The most bytes of entries in one insert; MongoDB takes 16 MiB.
+/// The most bytes of entries in one insert. MongoDB accepts commands of up to 16 MiB.
 const INSERT: usize = 8 << 20;
 
-/// A batch on its way into the logs.
+/// A batch of entries being appended to the room logs.
 pub struct Batch<'a> {
     entries: &'a [NewEntry],
     answers: Vec<Option<Appended>>,
-    /// Which entries are still to be inserted, in order.
+    /// The indices of the entries that are still to be inserted, in order.
     waiting: Vec<usize>,
-    /// Whether some of these may be in their logs already, or arrive there by themselves.
+    /// Whether some of the waiting entries may be in their logs already, or may still arrive there
+    /// from an earlier attempt.
     unclear: bool,
-    /// Whether some of these were, or may have been, sent before under the same client id.
+    /// Whether some of the waiting messages were, or may have been, sent before under the same
+    /// client id.
     sent_before: bool,
-    /// Those of the entries in the logs that say something to be done. They are answered once it is, or has turned out not to be possible now.
+    /// The entries in the logs whose effects are not applied yet. Each is answered once its effect
+    /// is applied, or is found to be impossible for now.
     dues: Vec<(usize, PendingEffect)>,
     since: Instant,
 }
 
-/// How an attempt went.
+/// The outcome of an attempt.
 pub enum Progress {
-    /// What was inserted came into the logs.
+    /// All entries of the insert are in their logs.
     Complete,
     /// Another server appended to the same rooms.
     Conflict,
@@ -56,23 +60,24 @@ impl<'a> Batch<'a> {
         Self { entries, answers, waiting, unclear: false, sent_before: false, dues: Vec::new(), since: Instant::now() }
     }
 
-    /// Whether every entry has its answer.
+    /// Returns whether every entry has its answer.
     pub fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.dues.is_empty()
     }
 
-    /// What became of each entry.
+    /// Returns the outcome of each entry.
     pub fn into_answers(self) -> Vec<Appended> {
         self.answers.into_iter().map(|answer| answer.unwrap_or(Appended::NoRoom)).collect()
     }
 
-    /// What the last attempt did is not known, nor whether it was refused because of a message that was sent before.
+    /// Notes that the outcome of the last attempt is unknown, so that the next attempt looks for
+    /// entries that are in their logs already and for messages that were sent before.
     pub fn outcome_is_unclear(&mut self) {
         self.unclear = true;
         self.sent_before = true;
     }
 
-    /// Inserts as many of the waiting entries as it can, and does what they say.
+    /// Inserts as many of the waiting entries as possible, and applies their effects.
     pub async fn try_append(&mut self, connection: &Connection, heads: &mut Heads) -> Result<Progress> {
         if self.unclear {
             self.find_placed(connection).await?;
@@ -107,7 +112,8 @@ impl<'a> Batch<'a> {
         Ok(if came_through || self.waiting.is_empty() { Progress::Complete } else { Progress::Conflict })
     }
 
-    /// The entry is in its log.
+    /// Notes that the entry is in its log: answers a message, and queues the effect of any other
+    /// entry.
     fn stands(&mut self, index: usize, placed: LogPosition) {
         let entry = &self.entries[index];
         if let NewEntryKind::Message { .. } = entry.change {
@@ -125,14 +131,15 @@ impl<'a> Batch<'a> {
         self.leave_out_answered();
     }
 
-    /// Those that are in their logs wait no longer.
+    /// Removes the entries from the waiting list that are answered or in their logs.
     fn leave_out_answered(&mut self) {
         let (answers, dues) = (&self.answers, &self.dues);
         self.waiting.retain(|index| answers[*index].is_none() && dues.iter().all(|(due, _)| due != index));
     }
 
-    /// Does what the entries say that came into the logs. Until it is done the ends of these logs are not known, so that whoever comes next
-    /// looks whether something is left to do; and where members came or went, the room is looked at anew.
+    /// Applies the effects of the entries that are in the logs. Until this is done, the heads of
+    /// these logs are not cached, so that the next append looks for pending effects. The heads of
+    /// rooms whose document changed are dropped for good, so that these rooms are read again.
     async fn apply_effects(&mut self, connection: &Connection, heads: &mut Heads) -> Result<()> {
         if self.dues.is_empty() {
             return Ok(());
@@ -140,7 +147,8 @@ impl<'a> Batch<'a> {
         let dues: Vec<_> = self.dues.iter().map(|(_, due)| due.clone()).collect();
         let mut held: HashMap<_, _> = dues.iter().filter_map(|due| Some((due.room, heads.remove(&due.room)?))).collect();
         if let Err(error) = effects::apply(connection, &dues).await {
-            // The others of the batch do not wait for it until the time is over.
+            // Within the first half of the time limit the batch is retried; after that the effects
+            // become pending, so that the other entries of the batch do not wait until the timeout.
             if self.since.elapsed() < connection.limit / 2 {
                 return Err(error);
             }
@@ -166,7 +174,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Looks which of the waiting entries are in their logs.
+    /// Finds the waiting entries that are in their logs already.
     async fn find_placed(&mut self, connection: &Connection) -> Result<()> {
         let ids: Vec<_> = self.waiting.iter().map(|index| self.entries[*index].id.to_string()).collect();
         let found = read_durable(connection, || placed(connection, ids.clone())).await?;
@@ -179,7 +187,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Looks which of the waiting messages were sent before.
+    /// Finds the waiting messages that were sent before under the same client id.
     async fn find_sent(&mut self, connection: &Connection) -> Result<()> {
         let named: Vec<_> = self.waiting.iter().filter_map(|index| Some((*index, name(&self.entries[*index])?))).collect();
         let asked: Vec<_> = named.iter().map(|(_, name)| name.clone()).collect();
@@ -187,7 +195,7 @@ impl<'a> Batch<'a> {
         let answer = |(index, name): (usize, Name)| {
             let (id, earlier) = found.get(&name)?;
             let placed = LogPosition { seq: earlier.seq, created_at: earlier.created_at };
-            // Where it was unclear whether a message came in, it may be this one.
+            // After an unclear outcome, the message that is found may be this very one.
             let itself = *id == self.entries[index].id;
             Some((index, if itself { Appended::Placed(placed) } else { Appended::Duplicate(Box::new(earlier.clone())) }))
         };
@@ -197,7 +205,8 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Learns where the logs end that we do not know, and leaves out the entries for rooms that are gone.
+    /// Reads the heads of the logs that are not cached, and answers the entries for deleted rooms
+    /// with [`Appended::NoRoom`].
     async fn learn_heads(&mut self, connection: &Connection, heads: &mut Heads) -> Result<()> {
         let unknown: HashSet<_> = self.rooms().filter(|room| !heads.contains_key(room)).collect();
         if unknown.is_empty() {
@@ -212,8 +221,10 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Has the documents of the rooms say that they are active. It need not be known to be on disk: whatever is written afterwards only
-    /// gets there together with it. The rooms that would be next come along, so that busy rooms cost one update and not one each.
+    /// Sets `activeUntil` in the documents of the rooms. The write concern `w: 1` is enough: a
+    /// later write cannot become durable without this one. When at least one room has to be
+    /// updated, the rooms that are due soon are updated with it, so that busy rooms share one
+    /// command.
     async fn activate(&self, connection: &Connection, heads: &mut Heads) -> Result<()> {
         let (mut active, mut must) = (HashMap::new(), false);
         for index in &self.waiting {
@@ -237,7 +248,7 @@ impl<'a> Batch<'a> {
         let command = doc! { "update": connection.rooms.name(), "updates": updates, "writeConcern": { "w": 1 } };
         let reply = connection.within(connection.database.run_command(command)).await?;
         if reply.contains_key("writeErrors") {
-            return Err(StoreError::Fault(format!("rooms could not be told that they are active: {reply}")));
+            return Err(StoreError::Fault(format!("failed to update activeUntil of rooms: {reply}")));
         }
         for (room, until) in active {
             heads.entry(room).and_modify(|head| head.active_until = Some(until));
@@ -249,14 +260,16 @@ impl<'a> Batch<'a> {
         self.waiting.iter().map(|index| self.entries[*index].room)
     }
 
-    /// What is known of the ends of these logs is not so.
+    /// Drops the cached heads of the rooms of the waiting entries, since they turned out to be
+    /// stale.
     pub fn forget_heads(&self, heads: &mut Heads) {
         for room in self.rooms() {
             heads.remove(&room);
         }
     }
 
-    /// Gives the next numbers to as many of the first waiting entries as fit into one insert. Those whose room is not known wait on.
+    /// Assigns the next sequence numbers to as many of the first waiting entries as fit into one
+    /// insert. Entries whose room has no known head keep waiting.
     fn number(&self, first: usize, heads: &Heads) -> (Vec<(usize, Head)>, Vec<RawDocumentBuf>) {
         let mut ends = HashMap::new();
         let (mut numbered, mut documents, mut size) = (Vec::with_capacity(first), Vec::with_capacity(first), 0);
@@ -277,34 +290,35 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Why an entry did not come into its log.
+/// The reason why an entry was not inserted.
 #[derive(PartialEq, Eq, Debug)]
 enum Refusal {
-    /// Its number is taken.
+    /// The sequence number is taken.
     NumberTaken,
-    /// A message with its client id is there.
+    /// The log has a message with the same client id already.
     SentBefore,
-    /// The database does not take it, for this reason.
+    /// The database refuses the entry, for this reason.
     Impossible(String),
 }
 
-/// Inserts the entries in order, up to the first that is refused. Answers how many came in, which are then on the disks of the majority,
-/// and why not all of them.
+/// Inserts the entries in order, up to the first that is refused. Returns how many were inserted,
+/// which are then on disk on the majority, and why the next one was refused.
 async fn insert(connection: &Connection, documents: Vec<RawDocumentBuf>) -> Result<(usize, Option<Refusal>)> {
     let count = documents.len();
     let mut entries = RawArrayBuf::new();
     for document in documents {
         entries.push(document);
     }
-    // As a command of our own: the driver's `insert_many` would copy each document twice more, and its way of retrying costs the server a
-    // record per entry, where we have the ids of the entries.
+    // A raw command: the driver's `insert_many` copies each document twice more, and its retryable
+    // writes cost the server one record per entry. Retries are handled here, by the ids of the
+    // entries.
     let mut command = RawDocumentBuf::new();
     command.append(cstr!("insert"), connection.messages.name());
     command.append(cstr!("documents"), entries);
     command.append(cstr!("ordered"), true);
     command.append(cstr!("writeConcern"), connection.durable.clone());
-    // A refusal quotes the key that is taken, and where that is long MongoDB cuts it, be it inside a character: then nothing in the answer
-    // can be read.
+    // A refusal quotes the duplicate key. MongoDB truncates a long key, possibly inside a
+    // character, and then the whole reply cannot be decoded.
     let reply = connection.within(readable(connection.database.run_raw_command(command))).await?;
     let reply = reply.ok_or_else(|| StoreError::Unavailable("the answer to an insert cannot be read".into()))?;
     if let Ok(concern) = reply.get_document("writeConcernError") {
@@ -315,9 +329,9 @@ async fn insert(connection: &Connection, documents: Vec<RawDocumentBuf>) -> Resu
         None => Ok((count, None)),
         Some(refused) => {
             let index = refused.get_i32("index").ok().and_then(|index| usize::try_from(index).ok()).filter(|index| *index < count);
-            let index = index.ok_or_else(|| StoreError::Fault(format!("a refusal without an index: {refused}")))?;
+            let index = index.ok_or_else(|| StoreError::Fault(format!("write error without an index: {refused}")))?;
             if refused.get_i32("code").ok() != Some(DUPLICATE_KEY) {
-                return Ok((index, Some(Refusal::Impossible(format!("an entry was refused: {refused}")))));
+                return Ok((index, Some(Refusal::Impossible(format!("entry refused by the database: {refused}")))));
             }
             let by_client_id = refused.get_document("keyPattern").is_ok_and(|keys| keys.contains_key("clientMessageId"));
             Ok((index, Some(if by_client_id { Refusal::SentBefore } else { Refusal::NumberTaken })))
@@ -325,17 +339,18 @@ async fn insert(connection: &Connection, documents: Vec<RawDocumentBuf>) -> Resu
     }
 }
 
-/// Tallies a block on the side.
+/// Counts the entries of a block by author, in the background.
 fn count_block(connection: &Connection, room: RoomId, block: u64) {
     let connection = connection.clone();
     tokio::spawn(async move {
         if let Err(error) = author_counts::count_block(&connection, room, block).await {
-            tracing::debug!(%error, %room, "a block of entries was not tallied; whoever needs it tallies it");
+            tracing::debug!(%error, %room, "failed to count a block of entries; it is counted when needed");
         }
     });
 }
 
-/// Marks entries as done, on the side. Where that does not happen, they are done once more.
+/// Marks entries as applied, in the background. If that fails, their effects are applied once more
+/// later.
 fn mark_applied(connection: &Connection, dues: Vec<PendingEffect>) {
     if dues.is_empty() {
         return;
@@ -343,12 +358,12 @@ fn mark_applied(connection: &Connection, dues: Vec<PendingEffect>) {
     let connection = connection.clone();
     tokio::spawn(async move {
         if let Err(error) = effects::mark_applied(&connection, &dues).await {
-            tracing::debug!(%error, "entries are still marked as pending; whoever comes by does them again");
+            tracing::debug!(%error, "failed to mark entries as applied; they are applied again later");
         }
     });
 }
 
-/// Where these entries stand, those of them that are in a log.
+/// Returns the positions of those of these entries that are in a log.
 async fn placed(connection: &Connection, ids: Vec<String>) -> Result<HashMap<MessageId, LogPosition>> {
     let found = connection.messages.find(doc! { "_id": { "$in": ids } }).projection(doc! { "seq": 1, "createdAt": 1 });
     let placed = |entry: &RawDocument| {
@@ -358,7 +373,7 @@ async fn placed(connection: &Connection, ids: Vec<String>) -> Result<HashMap<Mes
     Ok(connection.all(found, placed).await?.into_iter().collect())
 }
 
-/// What a message is known by to its author's client.
+/// The key of a message that has a client id.
 type Name = (RoomId, UserId, String);
 
 fn name(entry: &NewEntry) -> Option<Name> {
@@ -368,7 +383,7 @@ fn name(entry: &NewEntry) -> Option<Name> {
     }
 }
 
-/// The messages of these names, deleted or not.
+/// Returns the messages with these names, deleted or not.
 async fn sent(connection: &Connection, names: &[Name]) -> Result<HashMap<Name, (MessageId, Entry)>> {
     let rooms: HashSet<_> = names.iter().map(|(room, ..)| room.to_string()).collect();
     let authors: HashSet<_> = names.iter().map(|(_, author, _)| author.to_string()).collect();

@@ -1,12 +1,16 @@
-//! Doing what the entries say that are no messages, in MongoDB.
+//! The updates that apply the effects of entries to messages and rooms, in MongoDB.
 //!
-//! The log is the truth: the entry comes first, and the documents of messages and rooms follow it. Until that is done the entry is marked as
-//! pending. Doing it twice, or late, does no harm: an edit knows the number of the latest edit, and a room that of its latest change; what is
-//! older does nothing. A message that is deleted stays so. The changes of a room are done in order, and so whoever is about to do one first
-//! does those before it; see [`apply_pending`](super::effects::finish). Where one of these cannot be done, the room notes its number, so that it can be done later.
+//! The log is authoritative: an entry is inserted first, and the documents of messages and rooms
+//! are updated after it. Until then the entry is marked as pending. Applying an effect twice, or
+//! late, does no harm: a message stores the sequence number of its latest edit, and a room that of
+//! its latest change, and older effects do nothing. A deleted message stays deleted. The changes of
+//! a room are applied in order, so the earlier ones are applied first; see
+//! [`apply_pending`](super::effects::apply_pending). If an earlier one cannot be applied, the room
+//! records its number, so that it can be applied later.
 //!
-//! If a server is killed in between, the next that wants to append to the room, or to tell somebody how far its log goes, does what is left;
-//! besides, every server looks for such entries now and then. How the updates are sent is in `effects`.
+//! If a server is killed in between, the next server that appends to the room, or reads the end of
+//! its log for a client, applies the remaining effects. In addition, every server looks for pending
+//! entries periodically. `effects` sends the updates.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,12 +27,13 @@ use crate::{
     store::{self, NewEntryKind, search},
 };
 
-/// How many members come and go in one update.
+/// The most members that one update adds and removes.
 const TOGETHER: usize = 500;
-/// The most users of whom a room tells that they were taken out of it: with the members the document stays far below 16 MiB.
+/// The most removals that a room stores. With them and the members, its document stays far below 16
+/// MiB.
 const DEPARTURES: i32 = 10_000;
 
-/// What an entry does to a message.
+/// Returns the update that an entry makes to a message.
 pub fn of_message(due: &PendingEffect) -> Option<Document> {
     match &due.change {
         NewEntryKind::Edit { message, text } => Some(doc! {
@@ -49,11 +54,12 @@ pub fn of_message(due: &PendingEffect) -> Option<Document> {
     }
 }
 
-/// Changes of one room that one update does.
+/// The changes of one room that are applied by one update.
 type Together<'a> = Vec<&'a PendingEffect>;
 
-/// Divides changes of rooms into those that can be done first, together for each room, and the others. Those who come and go one after the
-/// other do so in one update, since each writes the whole list of members; whoever comes and goes again does it in two.
+/// Divides the changes of rooms into those that can be applied first, grouped by room, and the
+/// rest. Consecutive additions and removals of different members are applied by one update, since
+/// each update writes the whole list of members. Two changes of the same member need two updates.
 pub fn first_of_each_room(dues: Vec<&PendingEffect>) -> (Vec<Together<'_>>, Vec<&PendingEffect>) {
     let mut first: Vec<Together<'_>> = Vec::new();
     let (mut of_room, mut later, mut full) = (HashMap::new(), Vec::new(), HashSet::new());
@@ -67,7 +73,7 @@ pub fn first_of_each_room(dues: Vec<&PendingEffect>) -> (Vec<Together<'_>>, Vec<
         if fits && !full.contains(&due.room) {
             together.push(due);
         } else {
-            // In order: what comes behind it waits as well.
+            // The order is kept: later changes of the room have to wait as well.
             full.insert(due.room);
             later.push(due);
         }
@@ -79,7 +85,7 @@ fn are_of_two_members(one: &PendingEffect, other: &PendingEffect) -> bool {
     member(one).zip(member(other)).is_some_and(|(one, other)| one != other)
 }
 
-/// Who comes or goes.
+/// Returns the member who is added or removed.
 fn member(due: &PendingEffect) -> Option<UserId> {
     match &due.change {
         NewEntryKind::AddMember(user) | NewEntryKind::RemoveMember { user, .. } => Some(*user),
@@ -87,15 +93,17 @@ fn member(due: &PendingEffect) -> Option<UserId> {
     }
 }
 
-/// What these entries do to their room: one of any kind, or several by which different members come and go.
+/// Returns the update that these entries make to their room: a single entry of any kind, or several
+/// that add or remove different members.
 ///
-/// The room has the number of its latest change, and of those before it that were overtaken because they could not be applied: what is
-/// neither later nor among these does nothing.
+/// The room stores the sequence number of its latest change, and those of earlier changes that were
+/// overtaken because they could not be applied. An entry that is neither later than the former nor
+/// among the latter does nothing.
 pub fn of_room(dues: &[&PendingEffect], pending: &Pending) -> Option<Document> {
     let last = dues.last()?;
     let mut stages = match &last.change {
         NewEntryKind::AddMember(_) | NewEntryKind::RemoveMember { .. } => members(dues, last.at),
-        // As it is, also where it looks like an expression.
+        // `$literal`: the name may look like an expression.
         NewEntryKind::Rename(Some(name)) => vec![doc! { "$set": { "name": { "$literal": name } } }],
         NewEntryKind::Rename(None) => vec![doc! { "$unset": "name" }],
         NewEntryKind::Message { .. } | NewEntryKind::Edit { .. } | NewEntryKind::Deletion(_) => return None,
@@ -123,11 +131,14 @@ fn numbers(seqs: Vec<Seq>) -> impl Iterator<Item = i64> {
     seqs.into_iter().map(|seq| number(seq.0))
 }
 
-/// Lets people in and out. Of these entries the first may have been done, and others after them: those count that are behind the latest
-/// change of the room, or were overtaken by it. A room whose members ever changed has the field `joined`, and is not found by its members.
+/// Returns the update stages that add and remove members. Some of these entries may be applied
+/// already; only those count that are after the latest change of the room, or were overtaken by it.
+/// A room whose members ever changed has the field `joined`, and has no member key, so it is not
+/// found by its members.
 ///
-/// A room that was large may no longer be, and then has to say how long it is active; nothing before the entry is later than that. One that
-/// is large afterwards says what it did, which nobody reads: the index has it for every member, and each change would cost as many keys.
+/// A room that is no longer large needs `activeUntil`; no earlier entry is later than this one. A
+/// room that is large afterwards keeps its old `activeUntil`, which is not used: the index has it
+/// for every member, so each change would rewrite that many keys.
 fn members(dues: &[&PendingEffect], at: Timestamp) -> Vec<Document> {
     let (mut coming, mut going) = (Vec::new(), Vec::new());
     for due in dues {
@@ -158,7 +169,8 @@ fn members(dues: &[&PendingEffect], at: Timestamp) -> Vec<Document> {
     stages
 }
 
-/// Has the room tell for a while who was taken out of it, each once, for the other servers; see [`rooms::departed`].
+/// Returns the stage that stores who was removed from the room, each user once, for other servers
+/// to read; see [`rooms::departed`].
 fn departures() -> Document {
     let told = doc! { "$gte": ["$$this.at", { "$subtract": ["$$NOW", rooms::DEPARTURES_TOLD] }] };
     let others = doc! { "$not": [{ "$in": ["$$this.userId", "$going.userId"] }] };

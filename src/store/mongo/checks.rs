@@ -1,4 +1,4 @@
-//! What may not be appended, in MongoDB, or would change nothing.
+//! Checks which entries may not be appended, or would change nothing, in MongoDB.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +16,7 @@ use crate::{
     store::{Appended, NewEntry, NewEntryKind, Result},
 };
 
-/// What entries of one batch may have to do with each other.
+/// The subject of a change, by which entries of one batch can depend on each other.
 #[derive(PartialEq, Eq, Hash)]
 enum Subject {
     Message(MessageId),
@@ -24,7 +24,7 @@ enum Subject {
     Name(RoomId),
 }
 
-/// What the entry changes.
+/// Returns the subject that the entry changes.
 fn changed_by(entry: &NewEntry) -> Subject {
     match &entry.change {
         NewEntryKind::Message { .. } => Subject::Message(entry.id),
@@ -34,8 +34,8 @@ fn changed_by(entry: &NewEntry) -> Subject {
     }
 }
 
-/// How many of the waiting entries, from the first on, have nothing to do with what those before them change. Only these can be judged by
-/// how things are now.
+/// Returns how many of the waiting entries, from the first on, do not depend on a change by an
+/// entry before them. Only these can be checked against the current state.
 pub fn first_wave(entries: &[NewEntry], waiting: &[usize]) -> usize {
     if waiting.iter().all(|index| matches!(entries[*index].change, NewEntryKind::Message { .. })) {
         return waiting.len();
@@ -57,8 +57,8 @@ pub fn first_wave(entries: &[NewEntry], waiting: &[usize]) -> usize {
     waiting.len()
 }
 
-/// Which of these entries may not be appended, or would change nothing. Nothing is looked up for a message in a room whose members never
-/// changed.
+/// Returns the entries that may not be appended or would change nothing, with their answers.
+/// Queries nothing for a message in a room whose members never changed.
 pub async fn refused(connection: &Connection, entries: &[NewEntry], wave: &[usize], heads: &Heads) -> Result<HashMap<usize, Appended>> {
     let asked: Vec<_> = wave.iter().filter_map(|index| Some((*index, &entries[*index], heads.get(&entries[*index].room)?))).collect();
     let messages = messages(connection, &asked);
@@ -70,10 +70,10 @@ pub async fn refused(connection: &Connection, entries: &[NewEntry], wave: &[usiz
 
 type Asked<'a> = [(usize, &'a NewEntry, &'a Head)];
 
-/// What has to be known of a room.
+/// The state of a room, as far as the checks need it.
 struct Known {
     name: Option<String>,
-    /// Those of the people in question who are in it.
+    /// The relevant users who are members.
     members: HashSet<UserId>,
 }
 
@@ -96,7 +96,7 @@ fn refusal(entry: &NewEntry, head: &Head, messages: &HashSet<(RoomId, MessageId)
     (!changes).then_some(Appended::Unchanged)
 }
 
-/// Those of the messages in question that are there.
+/// Returns those of the messages to edit or delete that exist.
 async fn messages(connection: &Connection, asked: &Asked<'_>) -> Result<HashSet<(RoomId, MessageId)>> {
     let target = |entry: &NewEntry| match &entry.change {
         NewEntryKind::Edit { message, .. } | NewEntryKind::Deletion(message) => Some(message.to_string()),
@@ -113,7 +113,7 @@ async fn messages(connection: &Connection, asked: &Asked<'_>) -> Result<HashSet<
     Ok(there)
 }
 
-/// What there is to know of the rooms in question: of each those members who matter.
+/// Returns the state of the rooms, each with the relevant members, without pending removals.
 async fn rooms(connection: &Connection, asked: &Asked<'_>) -> Result<HashMap<RoomId, Known>> {
     let mut known = rooms_as_kept(connection, asked).await?;
     for (room, known) in &mut known {
@@ -123,7 +123,7 @@ async fn rooms(connection: &Connection, asked: &Asked<'_>) -> Result<HashMap<Roo
     Ok(known)
 }
 
-/// The same, whatever is pending.
+/// Returns the same from the documents only, regardless of pending effects.
 async fn rooms_as_kept(connection: &Connection, asked: &Asked<'_>) -> Result<HashMap<RoomId, Known>> {
     let matters = |entry: &NewEntry, head: &Head| entry.change.is_of_room() || (head.members_changed && entry.change.is_for_members());
     let asked: Vec<_> = asked.iter().filter(|(_, entry, head)| matters(entry, head)).collect();
@@ -155,8 +155,9 @@ async fn rooms_as_kept(connection: &Connection, asked: &Asked<'_>) -> Result<Has
     Ok(known)
 }
 
-/// Those of the large rooms that do not change themselves, and whose authors are all in them, as it is with nearly every post. To find that
-/// out takes MongoDB a fraction of the time in which it would say who of some is among many.
+/// Returns the large rooms that no entry of the batch changes, and whose authors are all members,
+/// as with nearly every post. Checking this with `$all` takes MongoDB a fraction of the time of
+/// intersecting a few users with many members.
 async fn large_rooms(connection: &Connection, asked: &[&(usize, &NewEntry, &Head)]) -> Result<HashMap<RoomId, Known>> {
     let mut authors: HashMap<_, HashSet<_>> = HashMap::new();
     for (_, entry, _) in asked.iter().filter(|(_, _, head)| head.active_until.is_none()) {

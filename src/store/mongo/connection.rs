@@ -1,4 +1,5 @@
-//! How MongoDB is spoken to: the options, the time limit, what its errors mean, and the wait for it at start.
+//! The connection to MongoDB: its options, the time limit, the classification of errors, and the
+//! wait for the database at start.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,36 +21,38 @@ use super::pending::Pending;
 
 pub use code::DUPLICATE_KEY;
 
-/// The database, where the URL names none.
+/// The database that is used when the URL names none.
 const DEFAULT_DATABASE: &str = "causerie";
 
-/// The most bytes of the name of a database.
+/// The maximum length of a database name, in bytes.
 const LONGEST_NAME: usize = 63;
 
-/// How long an operation waits for a server that can carry it out. A server that restarts within it goes unnoticed.
+/// How long an operation waits for a server that can execute it. A server restart that is shorter
+/// than this causes no error.
 const SELECTION: Duration = Duration::from_secs(2);
-/// How long a connection may take to come about.
+/// The timeout for establishing a connection.
 const CONNECT: Duration = Duration::from_secs(4);
-/// The pause between two attempts at start.
+/// The pause between two connection attempts at start.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
-/// The most connections at once, unless the URL says how many.
+/// The maximum size of the connection pool, unless the URL sets one.
 const POOL: u32 = 32;
-/// The version of the wire protocol that MongoDB 4.4 speaks, the oldest that the driver supports.
+/// The wire protocol version of MongoDB 4.4, the oldest release that the driver supports.
 const OLDEST_WIRE_VERSION: i32 = 9;
 
-/// MongoDB's codes of errors: <https://www.mongodb.com/docs/manual/reference/error-codes/>.
+/// MongoDB's error codes: <https://www.mongodb.com/docs/manual/reference/error-codes/>.
 mod code {
     pub const UNAUTHORIZED: i32 = 13;
     pub const AUTHENTICATION_FAILED: i32 = 18;
     pub const INVALID_NAMESPACE: i32 = 73;
     pub const DUPLICATE_KEY: i32 = 11_000;
-    /// There is a database whose name differs in case alone.
+    /// A database exists whose name differs only in case.
     pub const OTHER_CASE: i32 = 13_297;
-    /// The server is not, or no longer, the one that writes; it is stopping or recovering; or the majority did not answer in time.
+    /// Transient errors: the server is not, or no longer, the primary; it is stopping or
+    /// recovering; it could not be reached; or the majority did not answer in time.
     pub const PASSING: [i32; 14] = [6, 7, 50, 64, 89, 91, 112, 189, 9001, 10_107, 11_600, 11_602, 13_435, 13_436];
 }
 
-/// An open connection, with the collections.
+/// An open connection, with its collections.
 #[derive(Clone)]
 pub struct Connection {
     options: Arc<ClientOptions>,
@@ -59,24 +62,26 @@ pub struct Connection {
     pub rooms: Collection<RawDocumentBuf>,
     pub messages: Collection<RawDocumentBuf>,
     pub marks: Collection<RawDocumentBuf>,
-    /// How many entries of a stretch of a log are whose.
+    /// How many entries of each block of a log each author posted.
     pub author_counts: Collection<RawDocumentBuf>,
-    /// Logins with a password.
+    /// The sessions of users who logged in with a password.
     pub sessions: Collection<RawDocumentBuf>,
-    /// What Causerie notes down for itself: the version of the schema, the key that signs tokens.
+    /// The server's own documents: the schema version, the secret that signs tokens, leases and
+    /// progress.
     pub metadata: Collection<RawDocumentBuf>,
-    /// The longest time for one operation.
+    /// The time limit of one operation.
     pub limit: Duration,
-    /// The write concern of commands that are put together by hand.
+    /// The write concern of commands that are built by hand.
     pub durable: RawDocumentBuf,
-    /// No replica set: what is read there may still be in memory only.
+    /// Whether the database is a single server without a replica set. Data that is read from it may
+    /// not be on disk yet.
     pub standalone: bool,
     /// The effects of entries that could not be applied yet.
     pub pending: Arc<Pending>,
 }
 
 impl Connection {
-    /// Connects, waiting for a database that is not there yet.
+    /// Connects, and waits for a database that is not reachable yet.
     pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
         let limit = Duration::from(config.operation_timeout_ms);
         let options = options(url.reveal(), limit).await.map_err(|error| unusable(url, &plain(&error)))?;
@@ -86,7 +91,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// To the server that the options name, whether it is there or not.
+    /// Creates a client with these options. Does not wait for the server.
     fn new(options: Arc<ClientOptions>, limit: Duration) -> mongodb::error::Result<Self> {
         let client = Client::with_options(ClientOptions::clone(&options))?;
         let database = client.default_database().unwrap_or_else(|| client.database(DEFAULT_DATABASE));
@@ -108,7 +113,7 @@ impl Connection {
         })
     }
 
-    /// Another one to the same database.
+    /// Creates another client for the same database.
     pub fn new_client(&self) -> Result<Self> {
         let another = Self::new(Arc::clone(&self.options), self.limit).map_err(|error| failure(&error))?;
         Ok(Self { standalone: self.standalone, pending: Arc::clone(&self.pending), ..another })
@@ -135,7 +140,8 @@ impl Connection {
         unreachable!("attempts have no end but those above")
     }
 
-    /// Learns what kind of server it is, and that it lets us write.
+    /// Checks the version of the server and whether it accepts writes, and detects a standalone
+    /// server.
     async fn greet(&mut self) -> mongodb::error::Result<()> {
         let hello = self.database.run_command(doc! { "hello": 1 }).await?;
         if hello.get_i32("maxWireVersion").unwrap_or_default() < OLDEST_WIRE_VERSION {
@@ -145,30 +151,30 @@ impl Connection {
         self.write_through().await
     }
 
-    /// Writes a note that says nothing. Once it is on disk, so is all that was written before it.
+    /// Writes a document without content. Once this write is on disk, so are all writes before it.
     async fn write_through(&self) -> mongodb::error::Result<()> {
         let now = doc! { "$currentDate": { "at": true } };
         self.metadata.update_one(doc! { "_id": "lastWrite" }, now).upsert(true).await.map(|_| ())
     }
 
-    /// What time it is by the database's clock.
+    /// Returns the current time by the database's clock.
     pub async fn now(&self) -> Result<Timestamp> {
         let hello = self.within(self.database.run_command(doc! { "hello": 1 })).await?;
-        let now = hello.get_datetime("localTime").map_err(|_| StoreError::Fault("the database does not tell the time".into()))?;
+        let now = hello.get_datetime("localTime").map_err(|_| StoreError::Fault("reply of the database has no localTime".into()))?;
         Ok(Timestamp(now.timestamp_millis()))
     }
 
-    /// Answers once everything that was written before, by whomever, is on disk.
+    /// Returns once everything that any client wrote before is on disk.
     pub async fn flush(&self) -> Result<()> {
         self.within(self.write_through()).await
     }
 
-    /// Carries out an operation within the time limit.
+    /// Runs an operation within the time limit.
     pub async fn within<T>(&self, operation: impl IntoFuture<Output = mongodb::error::Result<T>>) -> Result<T> {
         self.within_time(self.limit, operation).await
     }
 
-    /// Carries out an operation within a time limit of its own.
+    /// Runs an operation within the given time limit.
     pub async fn within_time<T>(&self, limit: Duration, operation: impl IntoFuture<Output = mongodb::error::Result<T>>) -> Result<T> {
         match timeout(limit, operation).await {
             Ok(outcome) => outcome.map_err(|error| failure(&error)),
@@ -176,7 +182,8 @@ impl Connection {
         }
     }
 
-    /// What `read` makes of all that a query finds.
+    /// Runs a query and returns the results of `read` for all documents, without those for which it
+    /// returns `None`.
     pub async fn all<T, D>(
         &self,
         query: impl IntoFuture<Output = mongodb::error::Result<Cursor<D>>>,
@@ -193,7 +200,7 @@ impl Connection {
         self.within(found).await
     }
 
-    /// What `read` makes of the one document that a query finds.
+    /// Runs a query for one document and returns the result of `read` for it.
     pub async fn one<T>(
         &self,
         query: impl IntoFuture<Output = mongodb::error::Result<Option<RawDocumentBuf>>>,
@@ -202,7 +209,7 @@ impl Connection {
         Ok(self.within(query).await?.and_then(|document| read(&document)))
     }
 
-    /// Adds a document. False when one with the same unique key is there.
+    /// Inserts a document. Returns false when a document with the same unique key exists.
     pub async fn add(&self, collection: &Collection<RawDocumentBuf>, document: &Document) -> Result<bool> {
         let insert = async {
             match collection.clone_with_type::<Document>().insert_one(document).await {
@@ -214,12 +221,12 @@ impl Connection {
         self.within(insert).await
     }
 
-    /// The write concern of commands that are put together as documents.
+    /// Returns the write concern of commands that are built as [`Document`]s.
     pub fn durable(&self) -> Document {
         Document::try_from(&self.durable).unwrap_or_else(|_| doc! { "w": "majority", "j": true })
     }
 
-    /// Ends all connections. Operations after it fail.
+    /// Closes all connections. Later operations fail.
     pub async fn close(&self) {
         self.client.clone().shutdown().immediate(true).await;
     }
@@ -231,14 +238,15 @@ async fn options(url: &str, limit: Duration) -> mongodb::error::Result<ClientOpt
     options.max_pool_size.get_or_insert(POOL);
     options.server_selection_timeout = Some(SELECTION);
     options.connect_timeout = Some(CONNECT);
-    // What the promises of a store rest on, whatever the URL asks for.
+    // The guarantees of `Store` depend on these options, so they override
+    // the URL.
     options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
     options.read_concern = Some(ReadConcern::majority());
     options.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(limit).build());
     Ok(options)
 }
 
-/// Refuses what MongoDB takes for the name of no database, on whichever system it runs:
+/// Rejects names that MongoDB does not accept for a database on some operating system:
 /// <https://www.mongodb.com/docs/manual/reference/limits/#naming-restrictions>.
 fn check_name(name: &str) -> std::result::Result<(), String> {
     let problem = if name.len() > LONGEST_NAME {
@@ -255,14 +263,15 @@ fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The server is older than the driver supports.
+/// The error of a server that is older than the driver supports.
 #[derive(Clone, Copy, Debug)]
 struct TooOld;
 
 const WRONG_LOGIN: &str = "the user name or the password is wrong";
 const TOO_OLD: &str = "the server is too old: MongoDB 4.4 or later is needed";
 
-/// Why it is no use to wait any longer, in words for the person who starts the server.
+/// Returns the reason why waiting for the database is useless, worded for the operator, or `None`
+/// if another attempt may succeed.
 fn refusal(error: &Error) -> Option<String> {
     match error.kind.as_ref() {
         ErrorKind::Authentication { .. } => Some(WRONG_LOGIN.into()),
@@ -289,7 +298,7 @@ fn unusable(url: &DatabaseUrl, reason: &str) -> OpenError {
     OpenError::Unusable(format!("database: cannot use {url}: {}", url.mask_in(reason)))
 }
 
-/// An error in one line.
+/// Formats an error as one line.
 fn plain(error: &Error) -> String {
     error.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -314,7 +323,8 @@ pub fn is_duplicate(error: &Error) -> bool {
     matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::DUPLICATE_KEY)
 }
 
-/// What an operation answers; `None` where that cannot be read, and says nothing of what happened.
+/// Returns the reply of an operation, or `None` when it cannot be decoded, which leaves the outcome
+/// unknown.
 pub async fn readable<T>(operation: impl IntoFuture<Output = mongodb::error::Result<T>>) -> mongodb::error::Result<Option<T>> {
     match operation.await {
         Err(error) if matches!(error.kind.as_ref(), ErrorKind::Bson(_)) => Ok(None),

@@ -1,8 +1,9 @@
-//! How the nouns of the model stand in documents: in the field names of the original application, so that the tools of MongoDB show
-//! familiar data.
+//! The document format of the model, with the field names of the original application, so that
+//! MongoDB tools show familiar data.
 //!
-//! What the original application wrote is read as well, and it was less strict: a field may be missing or of another type. Whatever names
-//! nothing (an id that is none) is left out, and for the rest there is a value that harms nobody.
+//! Documents of the original application are read as well. They are less strict: a field may be
+//! missing or have another type. Documents and list items with an invalid id are skipped; for other
+//! fields there is a harmless default.
 
 use mongodb::bson::{DateTime, Document, RawDocument, doc};
 
@@ -11,43 +12,43 @@ use crate::{
     store,
 };
 
-/// A point in time as MongoDB keeps it: in milliseconds as well.
+/// Converts a time to MongoDB's type, which also has millisecond precision.
 pub fn date(at: Timestamp) -> DateTime {
     DateTime::from_millis(at.0)
 }
 
-/// A number as MongoDB keeps it; what it cannot hold is more than there is.
+/// Converts a number to MongoDB's type, capped at `i64::MAX`.
 pub fn number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// The number in a field; 0 if there is none.
+/// Returns the number in a field, or 0 if there is none.
 pub fn number_in(document: &RawDocument, field: &str) -> u64 {
     let number = document.get_i64(field).or_else(|_| document.get_i32(field).map(i64::from));
     number.ok().and_then(|number| u64::try_from(number).ok()).unwrap_or_default()
 }
 
-/// The entry number in a field; 0 if there is none.
+/// Returns the sequence number in a field, or 0 if there is none.
 pub fn seq_in(document: &RawDocument, field: &str) -> Seq {
     Seq(number_in(document, field))
 }
 
-/// The time in a field; the beginning of time if there is none.
+/// Returns the time in a field, or the Unix epoch if there is none.
 pub fn time_in(document: &RawDocument, field: &str) -> Timestamp {
     document.get_datetime(field).map(|date| Timestamp(date.timestamp_millis())).unwrap_or_default()
 }
 
-/// The text in a field; empty if there is none.
+/// Returns the text in a field, or an empty string if there is none.
 pub fn text_in<'a>(document: &'a RawDocument, field: &str) -> &'a str {
     document.get_str(field).unwrap_or_default()
 }
 
-/// Whether a field says `true`.
+/// Returns whether a field is `true`.
 pub fn flag_in(document: &RawDocument, field: &str) -> bool {
     document.get_bool(field).unwrap_or_default()
 }
 
-/// The document of a new user.
+/// Returns the document of a new user.
 pub fn from_user(user: &User) -> Document {
     doc! {
         "_id": user.id.to_string(),
@@ -59,7 +60,7 @@ pub fn from_user(user: &User) -> Document {
     }
 }
 
-/// A user, deleted or not.
+/// Reads a user, deleted or not.
 pub fn user(document: &RawDocument) -> Option<User> {
     Some(User {
         id: UserId::parse(text_in(document, "_id"))?,
@@ -72,7 +73,8 @@ pub fn user(document: &RawDocument) -> Option<User> {
     })
 }
 
-/// The document of a new room. One that has a name is found by no members.
+/// Returns the document of a new room. A named room has no member key, so it is not found by its
+/// members.
 pub fn from_room(room: &Room) -> Document {
     let mut document = doc! {
         "_id": room.id.to_string(),
@@ -90,7 +92,8 @@ pub fn from_room(room: &Room) -> Document {
     document
 }
 
-/// A room, unless it is being deleted. Its members are a set, also where the original application named one twice.
+/// Reads a room, unless it is being deleted. The members are deduplicated, since the original
+/// application may have listed one twice.
 pub fn room(document: &RawDocument) -> Option<Room> {
     if document.get("deletedAt").is_ok_and(|field| field.is_some()) {
         return None;
@@ -110,7 +113,7 @@ pub fn room(document: &RawDocument) -> Option<Room> {
     })
 }
 
-/// The members of a room who came later, each with the entry that says so.
+/// Returns the members who joined a room after its creation, each with the entry that added them.
 pub fn joined(room: &RawDocument) -> Vec<(UserId, Seq)> {
     let listed = room.get_array("joined").ok().into_iter().flatten().flatten();
     let member = |entry: &RawDocument| Some((UserId::parse(text_in(entry, "userId"))?, seq_in(entry, "seq")));
@@ -119,17 +122,18 @@ pub fn joined(room: &RawDocument) -> Vec<(UserId, Seq)> {
     joined
 }
 
-/// The user in a field; nobody in particular, where it does not tell.
+/// Returns the user in a field, or [`UserId::NOBODY`] if there is none.
 pub fn user_in(document: &RawDocument, field: &str) -> UserId {
     UserId::parse(text_in(document, field)).unwrap_or(UserId::NOBODY)
 }
 
-/// The member key of a room, in hex digits.
+/// Returns the member key of a room, in hex digits.
 pub fn member_key(room: &Room) -> String {
     store::member_key(room).iter().fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
 }
 
-/// The document of the entry that closes the log of a deleted room. Its id is that of no message.
+/// Returns the document of the entry that closes the log of a deleted room. Its id is not a message
+/// id.
 pub fn closing(room: RoomId, seq: Seq, at: Timestamp) -> Document {
     doc! {
         "_id": format!("{room}:closed"),
@@ -141,7 +145,7 @@ pub fn closing(room: RoomId, seq: Seq, at: Timestamp) -> Document {
     }
 }
 
-/// A message, unless the entry is not one, or no longer.
+/// Reads a message, unless the entry is not a message or is a deleted one.
 pub fn message(document: &RawDocument) -> Option<Message> {
     if flag_in(document, "deleted") {
         return None;
@@ -159,8 +163,8 @@ pub fn message(document: &RawDocument) -> Option<Message> {
     })
 }
 
-/// The document of the mark that follows the one up to `after`. Its id makes a chain of a reader's marks: two that would follow the same
-/// one cannot both be kept.
+/// Returns the document of the read mark that follows the one up to `after`. Its id chains a
+/// reader's marks: two marks that follow the same one cannot both be inserted.
 pub fn from_read_mark(room: RoomId, after: Seq, mark: &ReadMark) -> Document {
     doc! {
         "_id": format!("{room}:{}:{}", mark.user, after.0),
@@ -171,7 +175,7 @@ pub fn from_read_mark(room: RoomId, after: Seq, mark: &ReadMark) -> Document {
     }
 }
 
-/// A read mark.
+/// Reads a read mark.
 pub fn read_mark(document: &RawDocument) -> Option<ReadMark> {
     Some(ReadMark {
         user: UserId::parse(text_in(document, "readByUserId"))?,

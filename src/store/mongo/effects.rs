@@ -1,4 +1,5 @@
-//! Applying the effects of entries, in MongoDB: each command bounded in bytes, and an effect that cannot be applied apart from the others.
+//! Applies the effects of entries, in MongoDB. Each command is bounded in bytes, and an effect that
+//! cannot be applied does not block the others.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,16 +21,19 @@ use crate::{
     store::{Result, StoreError},
 };
 
-/// The most bytes of effects in one command, unless a single one is larger. MongoDB takes 16 MiB, but has to be done within a part of the time
-/// limit. The largest effect is an edit to a text of 15,000,000 bytes (`http.max_body_bytes`), beside which its terms take less than 1 MiB.
+/// The most bytes of effects in one command, unless a single effect is larger. MongoDB accepts 16
+/// MiB, but the command has to finish within a part of the time limit. The largest effect is an
+/// edit to a text of 15,000,000 bytes (`http.max_body_bytes`), whose terms take less than 1 MiB.
 const COMMAND: usize = 2 << 20;
 /// The most effects in one command.
 const BATCH_SIZE: usize = 256;
-/// How long one pass tries pending effects again.
+/// For how long one pass retries pending effects.
 const PASS: Duration = Duration::from_secs(2);
 
-/// Applies effects, each room's in the order of their numbers. Those that the database refuses are [pending](super::pending) then. An error is that the database
-/// is not available, or did not answer in half of the time limit.
+/// Applies effects, those of each room in the order of their sequence numbers. Effects that the
+/// database refuses become [pending](super::pending).
+///
+/// Errors: the database is unavailable, or did not answer within half of the time limit.
 pub async fn apply(connection: &Connection, dues: &[PendingEffect]) -> Result<()> {
     let mut group = Group::new(connection, connection.messages.name());
     for due in dues {
@@ -40,7 +44,8 @@ pub async fn apply(connection: &Connection, dues: &[PendingEffect]) -> Result<()
     group.send().await?;
     let mut rest: Vec<_> = dues.iter().filter(|due| due.change.is_of_room()).collect();
     while !rest.is_empty() {
-        // One update per room and command: which effects it overtakes is known when those before it have been tried.
+        // One update per room and command: which effects an update overtakes is known only after
+        // the earlier ones have been tried.
         let (wave, later) = changes::first_of_each_room(rest);
         let mut group = Group::new(connection, connection.rooms.name());
         for together in wave {
@@ -54,7 +59,7 @@ pub async fn apply(connection: &Connection, dues: &[PendingEffect]) -> Result<()
     Ok(())
 }
 
-/// Updates that are sent together.
+/// Updates that are sent in one command.
 struct Group<'a> {
     connection: &'a Connection,
     collection: &'a str,
@@ -67,7 +72,8 @@ impl<'a> Group<'a> {
         Self { connection, collection, updates: Vec::new(), bytes: 0 }
     }
 
-    /// Adds the update by which these effects are applied, after sending the others when it would be too much with them.
+    /// Adds the update that applies these effects. Sends the collected updates first if the command
+    /// would become too large.
     async fn add(&mut self, dues: Vec<&'a PendingEffect>, update: &Document) -> Result<()> {
         let update = match RawDocumentBuf::try_from(update) {
             Ok(update) => update,
@@ -102,7 +108,7 @@ impl<'a> Group<'a> {
                 (None, dues) => self.connection.pending.applied(dues),
                 (Some(reason), [due]) if alone => self.connection.pending.failed([*due], reason),
                 (Some(_), [due]) => self.send_alone(due, update).await?,
-                // Some of them may be what is refused.
+                // Only some of these effects may be the reason for the refusal.
                 (Some(_), dues) => {
                     for due in dues {
                         if let Some(update) = changes::of_room(&[due], &self.connection.pending) {
@@ -129,7 +135,8 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Sends updates, and waits until they are on disk. Answers which of them were refused, and why.
+/// Sends updates and waits until they are on disk on the majority. Returns the indices of the
+/// refused updates, with the reasons.
 async fn send(connection: &Connection, collection: &str, updates: impl Iterator<Item = &RawDocumentBuf>) -> Result<HashMap<usize, String>> {
     let mut list = RawArrayBuf::new();
     updates.for_each(|update| list.push(update.clone()));
@@ -149,7 +156,7 @@ async fn send(connection: &Connection, collection: &str, updates: impl Iterator<
     Ok(errors.filter_map(|error| Some((index(error)?, reason(error)))).collect())
 }
 
-/// Marks entries as done.
+/// Marks entries as applied.
 pub async fn mark_applied(connection: &Connection, dues: &[PendingEffect]) -> Result<()> {
     let ids: Vec<_> = dues.iter().map(|due| due.id.to_string()).collect();
     let done = doc! { "$unset": { "pending": "", "newText": "" } };
@@ -164,7 +171,7 @@ struct Found {
     due: Option<PendingEffect>,
 }
 
-/// The entries that are marked as pending in these rooms, or everywhere.
+/// Returns the entries that are marked as pending, in these rooms or in all.
 async fn find(connection: &Connection, rooms: Option<Vec<String>>) -> Result<Vec<Found>> {
     let mut pending = doc! { "pending": true };
     if let Some(rooms) = rooms {
@@ -179,8 +186,9 @@ async fn find(connection: &Connection, rooms: Option<Vec<String>>) -> Result<Vec
     connection.all(pending.hint(by_name(schema::PENDING)), found).await
 }
 
-/// Applies what is pending in these rooms, or everywhere, as far as that was not tried before. What cannot be applied, or not in half of the
-/// time limit, is left to [`retry`]: nobody waits for it.
+/// Applies the pending effects in these rooms, or in all, that were not tried before. Effects that
+/// fail, or that take longer than half of the time limit, are left to [`retry`], so that the caller
+/// does not wait for them.
 pub async fn apply_pending(connection: &Connection, rooms: Option<Vec<String>>) -> Result<()> {
     let found = find(connection, rooms).await?;
     finish_new(connection, &found).await;
@@ -219,7 +227,8 @@ fn readable<'a>(connection: &Connection, found: &'a Found) -> Option<(usize, &'a
     found.due.as_ref().map(|due| (found.bytes, due))
 }
 
-/// Applies these effects and marks the entries of those that are applied. Their texts are read only now.
+/// Applies these effects, and marks the entries whose effects are applied. The texts are read only
+/// now.
 async fn finish_some(connection: &Connection, some: &[(usize, &PendingEffect)]) -> Result<()> {
     let ids: Vec<_> = some.iter().map(|(_, due)| due.id.to_string()).collect();
     let still_pending = connection.messages.find(doc! { "_id": { "$in": ids }, "pending": true });
@@ -230,12 +239,12 @@ async fn finish_some(connection: &Connection, some: &[(usize, &PendingEffect)]) 
     if !dues.is_empty()
         && let Err(error) = mark_applied(connection, &dues).await
     {
-        tracing::debug!(%error, "entries are still marked as pending; they are applied once more");
+        tracing::debug!(%error, "failed to mark entries as applied; they are applied again later");
     }
     Ok(())
 }
 
-/// Applies what is pending everywhere, and tries again what could not be applied, one by one, when it is time for it.
+/// Applies all new pending effects, and retries failed ones one by one when their pause is over.
 pub async fn retry(connection: &Connection) -> Result<()> {
     let as_of = Instant::now();
     let found = find(connection, None).await?;

@@ -1,7 +1,8 @@
-//! How the entries of the logs stand in documents.
+//! The document format of log entries.
 //!
-//! An entry that is no message says so in `type`, and counts as deleted: it has no text. As long as `pending` is set, what it says may not
-//! have been done; only so long does an edit hold its text.
+//! An entry that is not a message has its kind in `type`, and is marked as deleted, since it has no
+//! text. While `pending` is set, its effect may not be applied yet; an edit stores its text only
+//! during that time.
 
 use mongodb::bson::{RawDocument, RawDocumentBuf, raw::cstr};
 
@@ -14,7 +15,8 @@ use crate::{
     },
 };
 
-/// The document of an entry that gets this place in the log. Put together without detours: this is the hot path.
+/// Returns the document of an entry at this position in the log. It is built directly as raw BSON,
+/// since this is the hot path.
 pub fn from_entry(entry: &NewEntry, seq: Seq, created_at: Timestamp) -> RawDocumentBuf {
     let mut document = RawDocumentBuf::new();
     document.append(cstr!("_id"), entry.id.to_string());
@@ -53,7 +55,8 @@ fn append_change(document: &mut RawDocumentBuf, change: &NewEntryKind) {
     document.append(cstr!("pending"), true);
 }
 
-/// An entry, unless it is the one that closes the log. What became of an edited message has yet to be looked up.
+/// Reads an entry, unless it is the one that closes the log. The current state of an edited message
+/// is not filled in.
 pub fn entry(document: &RawDocument) -> Option<Entry> {
     if flag_in(document, "closed") {
         return None;
@@ -78,10 +81,10 @@ fn what(document: &RawDocument) -> Option<EntryKind> {
     })
 }
 
-/// Something that an entry says and that is to be done.
+/// The effect of an entry that is to be applied.
 #[derive(Clone, Debug)]
 pub struct PendingEffect {
-    /// The entry.
+    /// The id of the entry.
     pub id: MessageId,
     pub room: RoomId,
     pub seq: Seq,
@@ -89,7 +92,7 @@ pub struct PendingEffect {
     pub change: NewEntryKind,
 }
 
-/// What a pending entry says.
+/// Reads the effect of a pending entry.
 pub fn due(document: &RawDocument) -> Option<PendingEffect> {
     let message = || MessageId::parse(text_in(document, "target"));
     let user = || UserId::parse(text_in(document, "target"));

@@ -1,8 +1,9 @@
-//! Takes over a database that the original application wrote.
+//! Imports a database that the original application wrote.
 //!
-//! Its messages get numbers, in the order of their times; what is kept there with each message about its readers becomes read marks; its
-//! rooms become findable by their members. Nothing is taken away. Every step finds out anew what is left to do and does the same thing
-//! whenever it is done, so that it can be killed at any point, and done by two at once.
+//! Messages get sequence numbers in the order of their times. The readers that are stored with each
+//! message become read marks. Rooms get the key by which they are found by their members. No data
+//! is deleted. Each step determines what is left to do and always gives the same result, so that it
+//! can be killed at any point, and two servers can run it at once.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,14 +23,14 @@ use crate::{
     store::{Result, StoreError, is_large},
 };
 
-/// How many changes are sent at once.
+/// How many changes are sent in one batch.
 const BATCH_SIZE: usize = 1_000;
-/// After how many messages there is a line in the log.
+/// How many messages are processed between two progress lines in the log.
 const PROGRESS: u64 = 20_000;
-/// The index by which the messages, and the rooms, are gone through. Only for as long as that takes.
+/// The temporary index for reading all messages or rooms in order.
 const PASSAGE: &str = "takeover";
 
-/// Takes over all that there is to take over; nothing in an empty database.
+/// Imports all data of the original application. Does nothing in an empty database.
 pub async fn import(connection: &Connection) -> Result<()> {
     if !is_empty(connection, &connection.rooms).await? {
         take_over_rooms(connection).await?;
@@ -45,8 +46,8 @@ pub async fn is_empty(connection: &Connection, collection: &Collection<RawDocume
     Ok(connection.one(any, |_| Some(())).await?.is_none())
 }
 
-/// Remembers the members of rooms who were deleted in the original application, as people who were deleted. Those who had written or read
-/// something were remembered from the first version on; the others were members of whom nothing was known.
+/// Adds members of rooms whom the original application deleted, as deleted users. Authors and
+/// readers have been added since schema version 1; the other members were unknown.
 pub async fn remember_gone_members(connection: &Connection) -> Result<()> {
     let all = connection.rooms.find(doc! {}).projection(doc! { "userIds": 1 });
     let mut rooms = connection.within(all).await?;
@@ -58,7 +59,8 @@ pub async fn remember_gone_members(connection: &Connection) -> Result<()> {
     remember_the_gone(connection, &members).await
 }
 
-/// Gives every room its key, the oldest first: where several have the same members, the unique index keeps the key for that one.
+/// Gives every room its member key, the oldest first. Of several rooms with the same members, the
+/// unique index lets only the oldest have the key.
 async fn take_over_rooms(connection: &Connection) -> Result<()> {
     let passage = schema::index(PASSAGE, doc! { "createdAt": 1, "_id": 1 });
     schema::build(&connection.rooms, vec![schema::member_key_index(), passage]).await?;
@@ -112,20 +114,21 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// What is found out about the messages, in the order of rooms and times, and not yet sent.
+/// The changes for the messages, collected in the order of rooms and times and not sent yet.
 #[derive(Default)]
 struct Work {
-    /// Whose messages are being taken. Where that is no text, something odd that is a room all the same, as far as numbers go.
+    /// The room of the current messages. `None` if `chatRoomId` is not a string; such messages are
+    /// numbered together, as if in one room.
     room: Option<String>,
     last: Seq,
     last_at: Timestamp,
-    /// For each reader the latest mark, and where the one before it ends.
+    /// The latest mark of each reader, and the sequence number where the mark before it ends.
     reading: HashMap<UserId, (Seq, ReadMark)>,
     numbers: Vec<Document>,
     marks: Vec<Document>,
-    /// Until when the rooms are active.
+    /// The updates of `activeUntil` of the rooms.
     activity: Vec<Document>,
-    /// Everybody who wrote or read something.
+    /// All authors and readers.
     people: HashSet<UserId>,
 }
 
@@ -146,7 +149,7 @@ impl Work {
         if seq != self.last
             && let Some(id) = message.get("_id").ok().flatten().and_then(|id| Bson::try_from(id).ok())
         {
-            // Unless somebody else has done it meanwhile.
+            // Does not match if another server has set the number meanwhile.
             let as_it_was = Some(number(seq.0)).filter(|seq| *seq > 0);
             self.numbers.push(doc! { "q": { "_id": id, "seq": as_it_was }, "u": { "$set": { "seq": number(self.last.0) } } });
         }
@@ -160,7 +163,8 @@ impl Work {
         }
     }
 
-    /// The last message was read by somebody then. Messages that were read at the same time are one mark.
+    /// Notes that the user read the latest message at this time. Messages that were read at the
+    /// same time share one mark.
     fn read(&mut self, user: UserId, read_at: Timestamp) {
         let mark = ReadMark { user, up_to: self.last, read_at };
         let Some((after, latest)) = self.reading.get_mut(&user) else {
@@ -196,7 +200,7 @@ fn mark_document(room: Option<&str>, after: Seq, mark: &ReadMark) -> Option<Docu
     Some(documents::from_read_mark(RoomId::parse(room?)?, after, mark))
 }
 
-/// Who read the message, each once, and when first.
+/// Returns the readers of a message, each once, with the earliest time.
 fn readers(message: &RawDocument) -> Vec<(UserId, Timestamp)> {
     let listed = message.get_array("readByRecipients").ok().into_iter().flatten().flatten();
     let reader = |entry: &RawDocument| Some((UserId::parse(text_in(entry, "readByUserId"))?, time_in(entry, "readAt")));
@@ -206,7 +210,7 @@ fn readers(message: &RawDocument) -> Vec<(UserId, Timestamp)> {
     readers
 }
 
-/// Those who wrote or read something and were deleted since are remembered, as people who were deleted.
+/// Adds authors and readers who no longer exist, as deleted users.
 async fn remember_the_gone(connection: &Connection, people: &HashSet<UserId>) -> Result<()> {
     let ids: Vec<_> = people.iter().map(ToString::to_string).collect();
     for ids in ids.chunks(BATCH_SIZE) {
@@ -223,9 +227,9 @@ async fn remember_the_gone(connection: &Connection, people: &HashSet<UserId>) ->
     Ok(())
 }
 
-/// Drops an index, if it is there.
+/// Drops an index if it exists.
 pub async fn drop_index(connection: &Connection, collection: &Collection<RawDocumentBuf>, index: &str) -> Result<()> {
-    /// MongoDB's code for an index that is not there: another server has dropped it.
+    /// MongoDB's code for a missing index: another server has dropped it.
     const INDEX_NOT_FOUND: i32 = 27;
     let command = doc! { "dropIndexes": collection.name(), "index": index };
     match connection.database.run_command(command).await {
@@ -234,12 +238,12 @@ pub async fn drop_index(connection: &Connection, collection: &Collection<RawDocu
     }
 }
 
-/// Sends updates. Those that a unique index refuses are left out.
+/// Sends updates. Those that a unique index refuses are skipped.
 async fn update(connection: &Connection, collection: &Collection<RawDocumentBuf>, updates: Vec<Document>) -> Result<()> {
     write(connection, updates, |updates| doc! { "update": collection.name(), "updates": updates, "ordered": false }).await
 }
 
-/// Adds documents. Those that are there already are left out.
+/// Inserts documents. Those that exist already are skipped.
 async fn insert(connection: &Connection, collection: &Collection<RawDocumentBuf>, documents: Vec<Document>) -> Result<()> {
     write(connection, documents, |documents| doc! { "insert": collection.name(), "documents": documents, "ordered": false }).await
 }
@@ -253,7 +257,7 @@ async fn write(connection: &Connection, items: Vec<Document>, command: impl FnOn
     let reply = connection.within(connection.database.run_command(command)).await?;
     let errors = reply.get_array("writeErrors").into_iter().flatten().filter_map(|error| error.as_document());
     match errors.into_iter().find(|error| error.get_i32("code").ok() != Some(DUPLICATE_KEY)) {
-        Some(error) => Err(StoreError::Fault(format!("a change was refused: {error}"))),
+        Some(error) => Err(StoreError::Fault(format!("write refused by the database: {error}"))),
         None => Ok(()),
     }
 }

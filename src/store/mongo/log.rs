@@ -1,22 +1,29 @@
 //! Appending to the logs, in MongoDB.
 //!
-//! This module knows where the logs end, and tries until a batch has its place; `batch` is one attempt, `checks` says what may not be
-//! appended, `changes` does what the entries say.
+//! This module caches the heads of the logs, and retries until a batch is appended. `batch` is one
+//! attempt, `checks` decides what may not be appended, and `changes` builds the updates for the
+//! effects of entries.
 //!
-//! Optimistic, since any number of processes may append to a room: entries are inserted with the next number as far as we know, and where
-//! another process took that number the unique index refuses, and we go on from behind it. A number is only ever built on an entry that is
-//! sure to stay, and a batch is inserted in order, so that there can be no hole, whenever somebody is killed.
+//! Appending is optimistic, since any number of processes may append to a room. Entries are
+//! inserted with the next known sequence number. If another process took that number, the unique
+//! index refuses the insert, and the next attempt continues after the new head. A number is
+//! assigned only after an entry that is durable, and a batch is inserted in order; so a log has no
+//! gaps, even if a process is killed.
 //!
-//! Before a room that was quiet gets a message, its document is told that it is active, for a while ahead: no message of a room is later
-//! than that. So recent conversations are found by it, and posting at a high rate rewrites no room.
+//! Before an inactive room gets a message, `activeUntil` in its document is set to a time shortly
+//! ahead. No message of a room is later than that. Recent conversations are found by this field,
+//! and posting at a high rate does not rewrite the room's document for each message.
 //!
-//! When it is unclear whether an insert has happened, because the connection broke, the primary changed or the answer cannot be read, the
-//! next attempt looks first which of its messages are there, and which were sent before. A late arrival of the first attempt cannot add a
-//! second copy: the id of a message is unique, and its number is either taken by itself or by another.
+//! The outcome of an insert is unknown if the connection breaks, the primary changes, or the reply
+//! cannot be decoded. The next attempt then first looks for entries of the batch that are in the
+//! log, and for messages that were sent before. If the first insert arrives late, it cannot add a
+//! second copy: the id of a message is unique, and its number is taken, either by itself or by
+//! another entry.
 //!
-//! What may be appended is decided by how the messages and rooms are at the end of the log as we know it. If it is no longer the end, the
-//! number is taken, and it is decided anew: so nobody edits what was deleted before, or posts where they were taken out before, whichever
-//! server that went through.
+//! Whether an entry may be appended is decided by the messages and rooms as of the known head. If
+//! that head is stale, the number is taken, the insert is refused, and the decision is made again.
+//! So no user can edit a message that was deleted earlier in the log, or post after their removal,
+//! whichever server handled the requests.
 
 use std::{
     collections::HashMap,
@@ -41,16 +48,16 @@ use crate::{
     store::{Appended, NewEntry, Result, StoreError},
 };
 
-/// How many rooms' ends are remembered.
+/// How many heads are cached.
 const HEADS: usize = 200_000;
-/// How long they are remembered without having heard which rooms have ended on other servers.
+/// How long heads may be cached without checking which rooms other servers have deleted.
 const LEASE: Duration = Duration::from_secs(8);
-/// More than it takes to carry out what was sent in time.
+/// A margin that is longer than the database takes to execute a request that was sent in time.
 const SLACK: Duration = Duration::from_secs(2);
-/// The pauses between attempts grow from the first to the second.
+/// The first and the longest pause between attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
 
-/// Why it may take long.
+/// The reason for a timeout after conflicts.
 const OTHERS: &str = "other servers append to the same rooms all the time";
 
 /// The end of a room's log.
@@ -59,11 +66,12 @@ pub struct Head {
     pub seq: Seq,
     /// The time of the last entry.
     pub at: Timestamp,
-    /// Whether the last entry closes the log: the room is gone.
+    /// Whether the last entry closes the log, because the room is deleted.
     pub closed: bool,
-    /// No later message is in the log, as the room's document says; a large room's says nothing.
+    /// `activeUntil` in the room's document: no message in the log is later. `None` for a large
+    /// room.
     pub active_until: Option<Timestamp>,
-    /// Whether the room ever got or lost a member.
+    /// Whether a member was ever added to or removed from the room.
     pub members_changed: bool,
 }
 
@@ -73,15 +81,17 @@ impl Head {
     }
 }
 
-/// The ends of the logs that are known.
+/// The cached heads of the logs.
 pub type Heads = HashMap<RoomId, Head>;
 
-/// How long the entries of a room that has ended hold their numbers, from when a server first saw that it is gone. A server that remembers
-/// an end of its log which is not the last would put an entry there, if that place were free, and nobody would ever see it.
+/// Returns how long the entries of a deleted room must keep their sequence numbers, from when this
+/// server first saw the deletion. Otherwise a server with a stale cached head could insert an entry
+/// at a number that became free, and no client would ever see it.
 ///
-/// What one has seen is with the majority, and so is seen by all who look from then on: whoever has not seen it last looked before, and
-/// remembers no end for longer than the lease from there. When the room says it went is another matter, since the majority may have got to
-/// know much later; and it is told by another clock.
+/// A deletion that one server has seen is committed on the majority, so every later check by any
+/// server sees it. A server that has not seen it made its last check before, and caches no head for
+/// longer than the lease after that check. The deletion time in the room's document cannot be used
+/// instead: the majority may have received it much later, and it comes from another clock.
 pub fn held(connection: &Connection) -> Duration {
     LEASE + 2 * connection.limit + SLACK
 }
@@ -92,9 +102,10 @@ pub struct Log {
 }
 
 struct Known {
-    /// Entries that are sure to stay: they may be behind the end of the log, never beyond it.
+    /// The cached heads. Their entries are durable; a cached head may be before the end of its log,
+    /// never after it.
     heads: Heads,
-    /// Up to when it is known which rooms have ended.
+    /// The time up to which this server knows which rooms are deleted.
     as_of: Instant,
 }
 
@@ -103,7 +114,8 @@ impl Log {
         Self { known: Mutex::new(Known { heads: Heads::new(), as_of: Instant::now() }) }
     }
 
-    /// Forgets where the logs of rooms end that are gone: all that were when this was found out.
+    /// Drops the cached heads of deleted rooms. `gone` are all rooms that were deleted as of
+    /// `as_of`.
     pub async fn forget(&self, gone: &[RoomId], as_of: Instant) {
         let mut known = self.known.lock().await;
         for room in gone {
@@ -112,7 +124,7 @@ impl Log {
         known.as_of = as_of;
     }
 
-    /// Forgets where the log of a room ends that is going.
+    /// Drops the cached head of a room that is being deleted.
     pub async fn forget_one(&self, going: RoomId) {
         self.known.lock().await.heads.remove(&going);
     }
@@ -126,7 +138,7 @@ impl Log {
         }
     }
 
-    /// Tries until every entry has its place. `trouble` is why that takes so long.
+    /// Retries until every entry has its answer. `trouble` is set to the reason for the retries.
     async fn append_with_retry(&self, connection: &Connection, batch: &mut Batch<'_>, trouble: &mut String) -> Result<()> {
         let mut known = self.known.lock().await;
         if known.heads.len() > HEADS || known.as_of.elapsed() > LEASE {
@@ -151,7 +163,8 @@ impl Log {
     }
 }
 
-/// Ends the log of a room that is being deleted. Answers the number of the entry that says so; nothing ever comes behind it.
+/// Closes the log of a room that is being deleted. Returns the sequence number of the closing
+/// entry, which is the last one.
 pub async fn close(connection: &Connection, room: RoomId) -> Result<Seq> {
     let closing = async {
         let mut pause = PAUSES.0;
@@ -173,14 +186,15 @@ pub async fn close(connection: &Connection, room: RoomId) -> Result<Seq> {
     timeout(connection.limit, closing).await.unwrap_or_else(|_| Err(StoreError::Unavailable(OTHERS.into())))
 }
 
-/// Gets out of the way of others, the longer the more often.
+/// Sleeps before the next attempt, and doubles the pause up to its limit.
 async fn back_off(pause: &mut Duration) {
     sleep(*pause).await;
     *pause = (*pause * 2).min(PAUSES.1);
 }
 
-/// What `read` finds and is sure to stay. A replica set only tells what the majority has. A server alone tells what it has in memory, which
-/// a crash may take; so there the disk has to catch up, and what counts is what is still the same afterwards.
+/// Returns the results of `read` that are durable. A replica set returns only majority-committed
+/// data. A standalone server also returns data that is only in memory and can be lost in a crash;
+/// so the read is repeated after a flush, and only unchanged results are returned.
 pub async fn read_durable<K: Eq + Hash, V: PartialEq, F>(connection: &Connection, read: impl Fn() -> F) -> Result<HashMap<K, V>>
 where
     F: Future<Output = Result<HashMap<K, V>>>,
@@ -194,11 +208,13 @@ where
     Ok(found)
 }
 
-/// Where the logs of these rooms end; a room that is not there counts as closed. What the entries up to there say is done: the documents
-/// of the messages and rooms are at least as new.
+/// Returns the heads of these logs; a room that does not exist counts as closed. The effects of the
+/// entries up to the heads are applied, or known to be pending, so the documents of messages and
+/// rooms are at least as new as the heads.
 pub async fn heads_of_rooms(connection: &Connection, rooms: Vec<RoomId>) -> Result<HashMap<RoomId, Head>> {
     let ids = texts(&rooms);
-    // One after the other: a room's document says what its entries made of it only when these are done, and which there are says the log.
+    // The order matters: the heads must be read first, because the document of a room is current
+    // only after the effects of the entries up to its head are applied.
     let mut found = heads(connection, rooms).await?;
     effects::apply_pending(connection, Some(ids.clone())).await?;
     let there = connection.rooms.find(doc! { "_id": { "$in": ids }, "deletedAt": null });
@@ -220,7 +236,7 @@ pub async fn heads_of_rooms(connection: &Connection, rooms: Vec<RoomId>) -> Resu
     Ok(found)
 }
 
-/// Where the logs of these rooms end, at 0 for an empty one.
+/// Returns the heads of these logs, at 0 for an empty log.
 pub async fn heads(connection: &Connection, rooms: Vec<RoomId>) -> Result<HashMap<RoomId, Head>> {
     let ends = connection.messages.aggregate(schema::last_entry_of_each(texts(&rooms))).hint(schema::by_name(schema::LOG));
     let head = |end: &RawDocument| {

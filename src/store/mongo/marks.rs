@@ -1,7 +1,7 @@
-//! How far the logs have been read, in MongoDB.
+//! Read marks and unread counts, in MongoDB.
 //!
-//! Unread is what stands behind the user's last mark, but for the entries that are their own and those of others that are no messages, or no
-//! longer.
+//! The unread count of a room is the number of entries after the user's last read mark, without the
+//! user's own entries and without those of others that are not messages or are deleted messages.
 
 use std::collections::HashMap;
 
@@ -23,13 +23,13 @@ use crate::{
     store::{Marked, Result, StoreError, Unread},
 };
 
-/// How often a reader's mark is tried when the same reader marks from several places at once.
+/// How often a read mark is tried when the same reader marks the room from several clients at once.
 const ATTEMPTS: usize = 10;
-/// In how many rooms unread messages are counted in one go.
+/// For how many rooms one query counts unread messages.
 const ROOMS_AT_ONCE: usize = 100;
-/// For how many users and rooms it is remembered how many of the unread entries are their own. One takes some 150 bytes.
+/// How many pairs of user and room the cache of own entries holds. An entry takes about 150 bytes.
 const STRETCHES: u64 = 200_000;
-/// How many such counts are under way at once.
+/// How many count queries run at once.
 const COUNTS_AT_ONCE: usize = 4;
 
 pub async fn mark_read(connection: &Connection, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>> {
@@ -69,7 +69,7 @@ async fn time_of(connection: &Connection, room: RoomId, seq: Seq) -> Result<Time
     Ok(connection.one(entry, |entry| Some(documents::time_in(entry, "createdAt"))).await?.unwrap_or_default())
 }
 
-/// How far the user has read.
+/// Returns how far the user has read, by the last read mark.
 async fn last_mark(connection: &Connection, room: RoomId, user: UserId) -> Result<Seq> {
     let last =
         connection.marks.find_one(doc! { "chatRoomId": room.to_string(), "readByUserId": user.to_string() }).sort(doc! { "upToSeq": -1 });
@@ -77,7 +77,7 @@ async fn last_mark(connection: &Connection, room: RoomId, user: UserId) -> Resul
     Ok(read.map(|mark| mark.up_to).unwrap_or_default())
 }
 
-/// What stands behind what a user has read in a room.
+/// The entries of a room that a user has not read: those with `read < seq <= end`.
 #[derive(Clone, Copy)]
 pub struct SeqRange {
     room: RoomId,
@@ -85,17 +85,17 @@ pub struct SeqRange {
     end: Seq,
 }
 
-/// How many entries of a stretch are the user's own: that stays as it is, however often it is asked for. So whoever asks again has only those
-/// counted that came since.
+/// A cache of how many entries of a range are the user's own. The count of a given range never
+/// changes, so only the entries that were added since the last request are counted.
 pub struct OwnCounts(Cache<(UserId, RoomId), (SeqRange, u64)>);
 
 impl OwnCounts {
-    /// Nothing is known yet.
+    /// Creates an empty cache.
     pub fn new() -> Self {
         Self(Cache::new(STRETCHES))
     }
 
-    /// How many are known to be in the beginning of a stretch, and the rest of it.
+    /// Returns the cached count for the beginning of a range, and the rest of the range.
     fn known(&self, user: UserId, stretch: SeqRange) -> (u64, SeqRange) {
         match self.0.get(&(user, stretch.room)) {
             Some((known, own)) if known.read == stretch.read && known.end <= stretch.end => (own, SeqRange { read: known.end, ..stretch }),
@@ -104,7 +104,8 @@ impl OwnCounts {
     }
 }
 
-/// What the user has not read, in all their rooms or in those of `among` that they are in.
+/// Returns the unread counts of the user, in all their rooms or in those of `among` of which they
+/// are a member.
 pub async fn unread(connection: &Connection, known: &OwnCounts, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
     let joined = rooms::joined_of(connection, user, among).await?;
     let ids: Vec<_> = joined.iter().map(|(room, _)| *room).collect();
@@ -125,7 +126,7 @@ pub async fn unread(connection: &Connection, known: &OwnCounts, user: UserId, am
     Ok(stretches.into_iter().map(unread).collect())
 }
 
-/// How many messages of others stand in these stretches.
+/// Counts the messages of other users in these ranges.
 async fn count(connection: &Connection, known: &OwnCounts, user: UserId, stretches: Vec<SeqRange>) -> Result<Vec<(RoomId, u64)>> {
     let no_messages = doc! { "deleted": true, "closed": null, "postedByUser": { "$ne": user.to_string() } };
     let no_messages = count_each(connection, &stretches, no_messages, schema::DELETED);
@@ -137,7 +138,7 @@ async fn count(connection: &Connection, known: &OwnCounts, user: UserId, stretch
     Ok(stretches.iter().map(unread).collect())
 }
 
-/// How many entries of each of these stretches are the user's own.
+/// Counts the user's own entries in each of these ranges.
 async fn own(connection: &Connection, known: &OwnCounts, user: UserId, stretches: &[SeqRange]) -> Result<HashMap<RoomId, u64>> {
     let (mut own, rest): (HashMap<_, _>, Vec<_>) = stretches
         .iter()
@@ -150,7 +151,8 @@ async fn own(connection: &Connection, known: &OwnCounts, user: UserId, stretches
     let mut counted = count_own(connection, user, &rest).await?;
     let mut before = counted.clone();
     if connection.standalone && !rest.is_empty() {
-        // A server alone also counts what it has in memory only. What is the same once that is on disk stays so.
+        // A standalone server also counts entries that are only in memory. A count that is the same
+        // after a flush covers only entries on disk, and can be cached.
         connection.flush().await?;
         counted = count_own(connection, user, &rest).await?;
     }
@@ -175,7 +177,7 @@ async fn count_own(connection: &Connection, user: UserId, stretches: &[SeqRange]
     Ok(own)
 }
 
-/// How many entries in each of these stretches are such.
+/// Counts the entries in each of these ranges that match a filter.
 async fn count_each(connection: &Connection, stretches: &[SeqRange], such: Document, index: &str) -> Result<HashMap<RoomId, u64>> {
     if stretches.is_empty() {
         return Ok(HashMap::new());
@@ -192,7 +194,8 @@ async fn count_each(connection: &Connection, stretches: &[SeqRange], such: Docum
     Ok(connection.all(by_room, count).await?.into_iter().collect())
 }
 
-/// How far the user has read these rooms, those of them in which they have read anything. One step in the index per room.
+/// Returns how far the user has read each of these rooms, without rooms that have no mark. It takes
+/// one index step per room.
 async fn last_marks(connection: &Connection, user: UserId, rooms: &[RoomId]) -> Result<HashMap<RoomId, Seq>> {
     let mut marks = HashMap::with_capacity(rooms.len());
     for rooms in rooms.chunks(rooms::ROOMS_AT_ONCE) {
@@ -223,7 +226,7 @@ pub async fn read_marks(connection: &Connection, room: RoomId, readers: &[UserId
         let within = of_readers(doc! { "$gte": number(first.0), "$lt": number(last.0) });
         connection.all(connection.marks.find(within), documents::read_mark).await
     };
-    // One step in the index per reader, however many marks come later.
+    // One index step per reader, however many later marks there are.
     let first_behind = connection.marks.aggregate([
         doc! { "$match": of_readers(doc! { "$gte": number(last.0) }) },
         doc! { "$sort": { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 } },

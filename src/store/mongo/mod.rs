@@ -1,13 +1,18 @@
 //! The store for production: MongoDB, shared by any number of servers.
 //!
-//! Every write is on the disks of the majority before anybody hears of it, and every read sees only that. There are no transactions, which
-//! a server of its own would not have: each method comes down to one change of one document that either happens or does not, or to steps
-//! that can be repeated. This module is the [`Store`]; [`connection`] speaks to the database, [`schema`] makes it ready, [`legacy_import`] takes
-//! over that of the original application, [`documents`] and [`entries`] are what is kept, and the queries stand by noun in
-//! `users`, `sessions`, `rooms`, `log` with `batch`, `checks`, `changes`, `effects` and `pending` (appending), `pages` (reading), `marks` (how far it was read),
-//! `author_counts` (counting) and `search`.
+//! A write is on disk on the majority before it is announced, and reads see only such writes. There
+//! are no transactions, because a standalone MongoDB server has none: each method is either one
+//! atomic change of one document, or a sequence of repeatable steps.
 //!
-//! In a sharded cluster the collections `chatmessages`, by `{chatRoomId: 1, seq: 1}`, and `readmarks`, by `{chatRoomId: 1}`, can be sharded.
+//! This module implements [`Store`]. [`connection`] talks to the database, [`schema`] creates the
+//! indexes and runs the migrations, and [`legacy_import`] imports the data of the original
+//! application. [`documents`] and [`entries`] define the document format. The queries are in one
+//! module per subject: `users`, `sessions` and `rooms`; `log`, with `batch`, `checks`, `changes`,
+//! `effects` and `pending`, for appending; `pages` and `recents` for reading; `marks` for read
+//! marks and unread counts; `author_counts` and `writers` for the authors of entries; and `search`.
+//!
+//! In a sharded cluster, `chatmessages` can be sharded by `{chatRoomId: 1, seq: 1}` and `readmarks`
+//! by `{chatRoomId: 1}`.
 
 mod author_counts;
 mod batch;
@@ -55,21 +60,21 @@ use connection::Connection;
 use log::Log;
 use marks::OwnCounts;
 
-/// How often every server looks for entries that say something that was not done, and for deleted rooms.
+/// How often each server looks for pending effects and for deleted rooms.
 const FINISH: Duration = Duration::from_secs(2);
 
-/// Behind every entry.
+/// A sequence number after that of every entry.
 const END: Seq = Seq(u64::MAX);
 
 /// A store in a MongoDB database.
 pub struct Mongo {
     shared: Arc<Shared>,
-    /// How many of what people have not read is their own.
+    /// The cache of how many of a user's unread entries are the user's own.
     own: OwnCounts,
-    /// What is to be indexed for search, and how far that is.
+    /// The rooms with messages that are to be indexed for search, and the state of the index.
     behind: Arc<IndexQueue>,
     indexed: Arc<search::State>,
-    /// Apply effects that are pending, see to deleted rooms, and index messages.
+    /// The background tasks: they apply pending effects, purge deleted rooms, and index messages.
     on_the_side: [AbortHandle; 3],
 }
 
@@ -81,18 +86,20 @@ impl Drop for Mongo {
 
 struct Shared {
     connection: Connection,
-    /// The connection that appends, made by the first append. What keeps a connection going runs where it was made; the timeline has a
-    /// thread of its own, and there it does not stand in line behind requests.
+    /// The client for appending, created by the first append. The driver's background tasks run on
+    /// the runtime that creates the client. The timeline has a thread of its own, and there these
+    /// tasks do not queue behind those of requests.
     appending: OnceCell<Connection>,
     log: Log,
 }
 
 impl Mongo {
-    /// Connects to the database, waits for it if it is not there yet, and makes it ready.
+    /// Connects to the database, waits for it if it is not reachable yet, and prepares it.
     pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
         let connection = Connection::open(url, config).await?;
         schema::prepare(&connection).await?;
-        // What is pending has to be known before somebody reads; as much of it as there is time for is applied.
+        // Pending effects must be known before the first read. Those that fit into the time limit
+        // are applied now.
         effects::apply_pending(&connection, None).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
         let (behind, indexed) = (Arc::<IndexQueue>::default(), Arc::<search::State>::default());
         indexed.learn(&connection).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
@@ -105,7 +112,7 @@ impl Mongo {
         Ok(Self { shared, own: OwnCounts::new(), behind, indexed, on_the_side })
     }
 
-    /// Ends what is done on the side.
+    /// Aborts the background tasks.
     fn stop(&self) {
         self.on_the_side.iter().for_each(AbortHandle::abort);
     }
@@ -115,25 +122,25 @@ impl Mongo {
     }
 }
 
-/// Applies what servers that were killed have left, and tries again what could not be applied.
+/// Applies effects that killed servers left pending, and retries those that failed.
 async fn apply_now_and_then(connection: Connection) {
     loop {
         if let Err(error) = effects::retry(&connection).await {
-            tracing::debug!(%error, "pending effects are left for later");
+            tracing::debug!(%error, "failed to apply pending effects; retrying later");
         }
         sleep(FINISH).await;
     }
 }
 
-/// Sees to deleted rooms. What these held is taken away beside it, one after the other:
-/// with a large one that takes longer than this server may go without looking.
+/// Looks for deleted rooms and purges their data. The purge runs in a task of its own, because with
+/// a large room it takes longer than this server may go without looking for deleted rooms.
 async fn see_to_deleted_rooms(shared: Arc<Shared>) {
     let mut gone = rooms::Gone::new();
-    // Ends what is in it when it is dropped.
+    // Dropping the set aborts the purge.
     let mut purge = JoinSet::new();
     loop {
         if let Err(error) = rooms::sweep_deleted(&shared.connection, &shared.log, &mut gone).await {
-            tracing::debug!(%error, "which rooms are gone will be known later");
+            tracing::debug!(%error, "failed to look for deleted rooms; retrying later");
         }
         while purge.try_join_next().is_some() {}
         let forgotten = rooms::forgotten(&shared.connection, &gone);
@@ -141,7 +148,7 @@ async fn see_to_deleted_rooms(shared: Arc<Shared>) {
             let connection = shared.connection.clone();
             purge.spawn(async move {
                 if let Err(error) = rooms::purge(&connection, forgotten).await {
-                    tracing::debug!(%error, "what deleted rooms held is left for later");
+                    tracing::debug!(%error, "failed to purge deleted rooms; retrying later");
                 }
             });
         }
@@ -149,7 +156,7 @@ async fn see_to_deleted_rooms(shared: Arc<Shared>) {
     }
 }
 
-/// A number of documents as MongoDB takes it; nobody has more.
+/// Converts a number of documents to MongoDB's type, capped at `i32::MAX`.
 fn rows(number: u64) -> i64 {
     i64::from(i32::try_from(number).unwrap_or(i32::MAX))
 }
@@ -258,7 +265,8 @@ impl Store for Mongo {
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
         let appending = self.shared.appending.get_or_try_init(|| async { self.connection().new_client() }).await?;
         let appended = self.shared.log.append(appending, &batch).await;
-        // Not before, when there would be nothing to index yet; and after an error too, since some of it may be there.
+        // Not before the append, when there is nothing to index yet. Also after an error, since
+        // part of the batch may be in the logs.
         self.behind.note(&batch);
         appended
     }
@@ -283,7 +291,8 @@ impl Store for Mongo {
         let rooms = rooms::there(self.connection(), rooms).await?;
         let mut ends = pages::ends(self.connection(), &rooms).await?;
         if self.connection().standalone && !ends.is_empty() {
-            // A server alone shows what is in its memory only. What was there before the disk has caught up, and is after, stays there.
+            // A standalone server also returns entries that are only in memory. An entry that is
+            // read both before and after the flush is on disk.
             self.connection().flush().await?;
             let still = pages::ends(self.connection(), &rooms).await?;
             for (room, end) in &mut ends {

@@ -36,7 +36,7 @@ pub async fn page(connection: &Connection, room: RoomId, page: Page, limit: u64)
     }
 }
 
-/// The newest messages up to the entry `last`, in ascending order.
+/// Returns the newest messages up to the entry `last`, in ascending order.
 pub async fn newest(connection: &Connection, room: RoomId, last: Seq, limit: u64) -> Result<Vec<Message>> {
     let mut messages = select(connection, room, doc! { "$gt": 0, "$lte": number(last.0) }, -1, limit).await?;
     messages.reverse();
@@ -56,7 +56,7 @@ async fn select(connection: &Connection, room: RoomId, range: Document, order: i
     connection.all(messages, documents::message).await
 }
 
-/// An entry behind which exactly `skip` messages stand.
+/// Returns an entry with exactly `skip` messages after it, or `None` if there is none.
 async fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result<Option<Seq>> {
     let Some((end, _)) = end(connection, room).await? else { return Ok(None) };
     let mut search = OffsetSeek::new(end, skip);
@@ -69,7 +69,8 @@ async fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> 
     }
 }
 
-/// The number and the time of the last entry, unless the log is empty or closed.
+/// Returns the sequence number and the time of the last entry, or `None` if the log is empty or
+/// closed.
 pub async fn end(connection: &Connection, room: RoomId) -> Result<Option<(Seq, Timestamp)>> {
     let last = connection
         .messages
@@ -80,7 +81,8 @@ pub async fn end(connection: &Connection, room: RoomId) -> Result<Option<(Seq, T
     connection.one(last, |entry| (!flag_in(entry, "closed")).then(|| (seq_in(entry, "seq"), time_in(entry, "createdAt")))).await
 }
 
-/// Where the logs of these rooms end, at 0 for an empty one. What the entries up to there say is done: whatever is read afterwards is at
+/// Returns the ends of the logs of these rooms, at 0 for an empty log, without closed logs. The
+/// effects of the entries up to the ends are applied, or known to be pending: later reads are at
 /// least as new.
 pub async fn ends(connection: &Connection, rooms: &[RoomId]) -> Result<HashMap<RoomId, Seq>> {
     let mut ends = HashMap::with_capacity(rooms.len());
@@ -92,7 +94,8 @@ pub async fn ends(connection: &Connection, rooms: &[RoomId]) -> Result<HashMap<R
     Ok(ends)
 }
 
-/// How many entries in `after < seq <= last` are no messages, or no longer, but for those of one author.
+/// Counts the entries in `after < seq <= last` that are not messages or are deleted messages,
+/// without those of the author `but_of`.
 pub async fn deleted_between(connection: &Connection, room: RoomId, after: Seq, last: Seq, but_of: Option<UserId>) -> Result<u64> {
     let mut filter = entries_between(room, after, last);
     filter.extend(doc! { "deleted": true, "closed": null });
@@ -102,15 +105,17 @@ pub async fn deleted_between(connection: &Connection, room: RoomId, after: Seq, 
     connection.within(connection.messages.count_documents(filter).hint(by_name(schema::DELETED))).await
 }
 
-/// Which entries stand in `after < seq <= last`.
+/// Returns the filter for the entries in `after < seq <= last`.
 pub fn entries_between(room: RoomId, after: Seq, last: Seq) -> Document {
     doc! { "chatRoomId": room.to_string(), "seq": { "$gt": number(after.0), "$lte": number(last.0) } }
 }
 
-/// How far ahead of the database's clock ids are looked for, where there are others among them.
+/// How far ahead of the database's clock an id may be, in milliseconds, when random ids have to be
+/// excluded.
 const LATEST: i64 = 366 * 86_400_000;
 
-/// The time of the latest entry, room or user. Their ids ascend with the time, so it takes one step in an index each.
+/// Returns the time of the latest entry, room or user. Ids ascend with time, so it takes one index
+/// step per collection.
 pub async fn latest(connection: &Connection) -> Result<Option<Timestamp>> {
     let mut latest = None;
     for collection in [&connection.messages, &connection.rooms, &connection.users] {
@@ -128,7 +133,8 @@ async fn latest_of(connection: &Connection, collection: &Collection<RawDocumentB
     if let Some(time) = id.and_then(|id| time_of_id(id.as_bytes())) {
         return Ok(Some(time));
     }
-    // The original application's ids are random, and most of them greater than any that tells a time. Few are below the bound.
+    // The original application's ids are random, and most of them are greater than any id that
+    // contains a time. Few are below the bound.
     let bound = format!("{:012x}", connection.now().await?.0.saturating_add(LATEST));
     let id = last(doc! { "_id": { "$lt": bound, "$regex": "^.{12}7" } }).await?.flatten();
     Ok(id.and_then(|id| time_of_id(id.as_bytes())))
@@ -166,7 +172,8 @@ pub async fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: S
     Ok(found)
 }
 
-/// The entries, and whether what one of them says may not have been done, and was not found to be impossible for now.
+/// Reads entries, and returns whether the effect of any of them may not be applied and was not
+/// tried before.
 async fn read_entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, limit: u64) -> Result<(Vec<Entry>, bool)> {
     if limit == 0 {
         return Ok((Vec::new(), false));

@@ -1,12 +1,17 @@
-//! The effects of entries that could not be applied yet: how many there are, when each is tried again, and what is hidden until then.
+//! The effects of entries that could not be applied yet: how many there are, when each is retried,
+//! and what is hidden until then.
 //!
-//! An entry that is in the log stays there, and so what it says has to happen some day. Where the database refuses that, or takes too long,
-//! the effect waits here, and everything behind it goes on. Until it is applied,
-//! - a deletion counts: the message is in no page, search or answer, and cannot be edited;
-//! - a removal counts: the user is not a member for anything that asks;
-//! - an edit, a new member or a new name does not count: things are as they were, and the caller is told with a 503.
+//! An entry in the log is final, so its effect must be applied eventually. If the database refuses
+//! the effect, or takes too long, the effect is recorded here, and later entries are not blocked.
+//! Until it is applied,
+//! - a deletion counts: the message is in no page, search result or other response, and cannot be
+//!   edited;
+//! - a removal counts: the user is not a member in any check;
+//! - an edit, an addition or a new name does not count: the previous state remains, and the caller
+//!   gets a 503.
 //!
-//! Every server finds the pending effects in the database by itself, at start and every few seconds.
+//! Every server finds the pending effects in the database by itself, at the start and every few
+//! seconds.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,10 +25,10 @@ use crate::{
     store::NewEntryKind,
 };
 
-/// The pauses between two attempts grow from the first to the second.
+/// The first and the longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
-/// What an effect changes.
+/// The change that an effect makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Effect {
     Edit(MessageId),
@@ -51,7 +56,7 @@ impl Effect {
         matches!(self, Self::Addition(_) | Self::Removal(_) | Self::Name)
     }
 
-    /// Whether this effect on a room leaves nothing to do for an earlier one.
+    /// Returns whether this effect on a room makes an earlier one unnecessary.
     fn supersedes(self, earlier: Self) -> bool {
         match (self, earlier) {
             (Self::Addition(user) | Self::Removal(user), Self::Addition(before) | Self::Removal(before)) => user == before,
@@ -70,7 +75,7 @@ struct Waiting {
 
 type Rooms = HashMap<RoomId, BTreeMap<Seq, Waiting>>;
 
-/// The pending effects that this server knows of.
+/// The pending effects that this server knows.
 #[derive(Default)]
 pub struct Pending(Mutex<Rooms>);
 
@@ -84,7 +89,7 @@ impl Pending {
         self.rooms().values().map(BTreeMap::len).sum()
     }
 
-    /// Notes effects of one room that could not be applied. Those that are new here get one line in the log.
+    /// Records effects that could not be applied. Logs one line per room for those that are new.
     pub fn failed<'a>(&self, dues: impl IntoIterator<Item = &'a PendingEffect>, reason: &str) {
         let mut new: BTreeMap<RoomId, Vec<u64>> = BTreeMap::new();
         for due in dues {
@@ -97,14 +102,14 @@ impl Pending {
         }
     }
 
-    /// Notes an entry that says something unknown.
+    /// Records an entry that cannot be read.
     pub fn unreadable(&self, room: RoomId, seq: Seq) {
         if self.note(room, seq, Effect::Unknown) {
             report(room, &[seq.0], "the entry cannot be read");
         }
     }
 
-    /// True when it was not noted before.
+    /// Records an effect. Returns true when it was not recorded before.
     fn note(&self, room: RoomId, seq: Seq, effect: Effect) -> bool {
         let now = Instant::now();
         let mut rooms = self.rooms();
@@ -116,7 +121,7 @@ impl Pending {
         is_new
     }
 
-    /// Forgets effects that have been applied.
+    /// Removes effects that have been applied.
     pub fn applied(&self, dues: &[&PendingEffect]) {
         let mut rooms = self.rooms();
         if rooms.is_empty() {
@@ -125,7 +130,7 @@ impl Pending {
         for due in dues {
             let Some(waiting) = rooms.get_mut(&due.room) else { continue };
             if waiting.remove(&due.seq).is_some() {
-                tracing::info!(room = %due.room, seq = due.seq.0, "a pending effect was applied");
+                tracing::info!(room = %due.room, seq = due.seq.0, "pending effect applied");
             }
             if waiting.is_empty() {
                 rooms.remove(&due.room);
@@ -133,7 +138,8 @@ impl Pending {
         }
     }
 
-    /// Forgets what is pending no more: all that was noted before `as_of` and is not among `found`.
+    /// Removes effects that are no longer pending: all that were recorded before `as_of` and are
+    /// not in `found`.
     pub fn keep_only(&self, found: &HashSet<(RoomId, Seq)>, as_of: Instant) {
         let mut rooms = self.rooms();
         for (room, waiting) in rooms.iter_mut() {
@@ -142,17 +148,18 @@ impl Pending {
         rooms.retain(|_, waiting| !waiting.is_empty());
     }
 
-    /// Whether the effect of this entry is pending.
+    /// Returns whether the effect of this entry is pending.
     pub fn has(&self, room: RoomId, seq: Seq) -> bool {
         self.rooms().get(&room).is_some_and(|waiting| waiting.contains_key(&seq))
     }
 
-    /// Whether it is time to try this effect again.
+    /// Returns whether the pause before the next attempt to apply this effect is over.
     pub fn is_time(&self, room: RoomId, seq: Seq) -> bool {
         self.rooms().get(&room).and_then(|waiting| waiting.get(&seq)).is_some_and(|waiting| waiting.again <= Instant::now())
     }
 
-    /// Returns the earlier effects on the room of `due` that are still to be applied once it is, and those that it leaves nothing to do for.
+    /// Returns the earlier pending effects on the room of `due`: first those that must still be
+    /// applied after it, then those that it makes unnecessary.
     pub fn overtaken_by(&self, due: &PendingEffect) -> (Vec<Seq>, Vec<Seq>) {
         let rooms = self.rooms();
         let Some(waiting) = rooms.get(&due.room) else { return (Vec::new(), Vec::new()) };
@@ -169,7 +176,7 @@ impl Pending {
         self.rooms().get(&room).into_iter().flat_map(BTreeMap::values).filter_map(deleted).collect()
     }
 
-    /// Whether the deletion of this message is pending.
+    /// Returns whether the deletion of this message is pending.
     pub fn is_deleted(&self, room: RoomId, message: MessageId) -> bool {
         self.rooms().get(&room).is_some_and(|waiting| waiting.values().any(|waiting| waiting.effect == Effect::Deletion(message)))
     }
@@ -187,14 +194,15 @@ impl Pending {
     }
 }
 
-/// Whether an entry takes something away, which then counts as gone although the database still has it.
+/// Returns whether a change is a deletion or a removal, which counts at once although the database
+/// is not updated yet.
 pub fn takes_away(change: &NewEntryKind) -> bool {
     matches!(change, NewEntryKind::Deletion(_) | NewEntryKind::RemoveMember { .. })
 }
 
 fn report(room: RoomId, seqs: &[u64], reason: &str) {
     let (seq, count) = (seqs.first().copied().unwrap_or_default(), seqs.len());
-    tracing::warn!(%room, seq, count, reason, "effects of entries cannot be applied yet, and are tried again");
+    tracing::warn!(%room, seq, count, reason, "failed to apply effects of entries; retrying");
 }
 
 #[cfg(test)]

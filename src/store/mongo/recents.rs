@@ -1,4 +1,4 @@
-//! The rooms of a user by their latest messages, in MongoDB.
+//! The rooms of a user, ordered by their latest messages, in MongoDB.
 
 use std::{cmp::Reverse, collections::HashMap};
 
@@ -19,16 +19,16 @@ use crate::{
     store::{ListedRoom, Result, RoomPage},
 };
 
-/// How many rooms more than asked for are looked at first.
+/// How many more rooms than requested are read first.
 const MORE_ROOMS: usize = 20;
 
-/// A room of the user's.
+/// A room of the user.
 struct Candidate {
     room: RoomId,
     created_at: Timestamp,
-    /// Until when it is active: none of its messages is later.
+    /// `activeUntil` of the room: none of its messages is later.
     active_until: Timestamp,
-    /// The entry by which the user came into it.
+    /// The entry by which the user joined the room.
     joined: Seq,
 }
 
@@ -43,12 +43,13 @@ impl Candidate {
     }
 }
 
-/// The fields that a [`Candidate`] is read from.
+/// Returns the projection for [`Candidate`].
 fn fields(user: UserId) -> Document {
     doc! { "createdAt": 1, "activeUntil": 1, "joined": own_joining(user) }
 }
 
-/// A room at its place in the list: that of its latest message, or else of its creation.
+/// A room with its position in the list: that of its latest message, or of its creation if it has
+/// none.
 struct RankedRoom {
     at: Timestamp,
     id: [u8; 16],
@@ -62,9 +63,12 @@ impl RankedRoom {
     }
 }
 
-/// The document of a room says until when it is active. So the rooms are looked at in that order, until those that are left cannot have a
-/// message as late as those that are found. Large rooms do not say it, and are all looked at; rooms in which nothing was ever posted do not
-/// say it either, and are placed by their creation.
+/// Returns a page of the user's rooms, the most recent first.
+///
+/// The document of a room stores `activeUntil`. Rooms are read in that order, until the remaining
+/// ones cannot have a message as late as those found. Large rooms do not maintain `activeUntil`,
+/// and are all read. Rooms without any message have none either, and are placed by their creation
+/// time.
 pub async fn recents(connection: &Connection, page: RoomPage) -> Result<Vec<ListedRoom>> {
     let skip = usize::try_from(page.skip).unwrap_or(usize::MAX);
     let wanted = usize::try_from(page.limit).unwrap_or(usize::MAX).saturating_add(skip);
@@ -93,7 +97,7 @@ pub async fn recents(connection: &Connection, page: RoomPage) -> Result<Vec<List
     let listed: Vec<_> = placed.into_iter().take(wanted).skip(skip).collect();
     let mut messages = messages(connection, listed.iter().filter_map(|placed| placed.latest)).await?;
     let listed = listed.into_iter().filter_map(|RankedRoom { room, latest, .. }| match latest {
-        // One that was deleted meanwhile takes its room with it.
+        // If the message was deleted meanwhile, its room is left out.
         Some(id) => Some(ListedRoom { room, latest: Some(messages.remove(&id)?) }),
         None => Some(ListedRoom { room, latest: None }),
     });
@@ -115,7 +119,7 @@ async fn large_rooms(connection: &Connection, page: &RoomPage) -> Result<Vec<Ran
     Ok(placed)
 }
 
-/// The newest of the small rooms in which nothing was ever posted.
+/// Returns the newest of the small rooms in which no message was ever posted.
 async fn never_active(connection: &Connection, user: UserId, wanted: usize) -> Result<Vec<RankedRoom>> {
     let inactive = connection.rooms.find(doc! { "userIds": user.to_string(), "large": false, "activeUntil": null });
     let newest = inactive.projection(fields(user)).sort(doc! { "createdAt": -1, "_id": -1 }).limit(rows(wanted.max(1) as u64));
@@ -126,7 +130,7 @@ fn empty(room: &Candidate) -> RankedRoom {
     RankedRoom { at: room.created_at, id: *room.room.as_bytes(), room: room.room, latest: None }
 }
 
-/// The next `count` rooms.
+/// Reads the next `count` rooms.
 async fn take(connection: &Connection, rooms: &mut Cursor<RawDocumentBuf>, count: usize) -> Result<Vec<Candidate>> {
     let taking = async {
         let mut taken = Vec::new();
@@ -138,7 +142,8 @@ async fn take(connection: &Connection, rooms: &mut Cursor<RawDocumentBuf>, count
     connection.within(taking).await
 }
 
-/// Where these rooms stand in the list, those of them that are in it. Those from which the user's removal is pending are not.
+/// Returns the rooms with their positions in the list, without those that are not listed. Rooms
+/// from which the user's removal is pending are left out.
 async fn places_of(connection: &Connection, page: &RoomPage, rooms: &[Candidate]) -> Result<Vec<RankedRoom>> {
     let left = connection.pending.left_by(page.user);
     let mut latest = latest_of_each(connection, rooms).await?;
@@ -149,7 +154,7 @@ async fn places_of(connection: &Connection, page: &RoomPage, rooms: &[Candidate]
     Ok(rooms.iter().filter(|room| !left.contains(&room.room)).filter_map(place).collect())
 }
 
-/// The latest message of a room, as far as its place among others goes.
+/// The latest message of a room, as far as needed for its position in the list.
 struct Latest {
     at: Timestamp,
     seq: Seq,
@@ -176,7 +181,8 @@ async fn latest_of_each(connection: &Connection, rooms: &[Candidate]) -> Result<
         if let Some(last) = last {
             latest.insert(room, last);
         } else {
-            // The last entry is no message any more: it is the one before it, if there is one.
+            // The last entry is not a message, or is a deleted one: use the latest message before
+            // it, if any.
             let before = pages::newest(connection, room, Seq(seq.0.saturating_sub(1)), 1).await?.pop();
             latest.extend(before.map(|message| (room, Latest { at: message.created_at, seq: message.seq, id: message.id })));
         }

@@ -1,7 +1,9 @@
-//! Rooms and their end, in MongoDB.
+//! Rooms and their deletion, in MongoDB.
 //!
-//! A room ends in steps, each of which can be repeated: its document says that it goes, by which nobody finds it any more; an entry closes
-//! its log, by which nobody can append to it any more, not even a server that still remembers the room; and when none does, what it held is taken away.
+//! A room is deleted in repeatable steps. First its document is marked as deleted, and the room is
+//! no longer found. Then an entry closes its log, and no server can append to it, not even one that
+//! still caches the head of the log. Once no server caches the head any more, the data of the room
+//! is deleted.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,15 +25,17 @@ use crate::{
     store::{Departed, Result, StoreError},
 };
 
-/// How many documents of a deleted room are taken away in one go: some ten milliseconds of the server's time.
+/// How many documents of a deleted room are deleted in one command, which takes the server some ten
+/// milliseconds.
 const BATCH_SIZE: usize = 1_000;
-/// The most rooms that are asked for their latest message in one go: the ids have to fit into one request.
+/// The most ids in one query, for rooms and users: the ids have to fit into one request.
 pub const ROOMS_AT_ONCE: usize = 10_000;
-/// How long a room tells who was taken out of it, in milliseconds: also for a server that could not reach the database meanwhile.
+/// How long a room stores the removals of members, in milliseconds. It covers a server that could
+/// not reach the database meanwhile.
 pub const DEPARTURES_TOLD: i64 = 3_600_000;
-/// How far back, in milliseconds, it is looked again for those who were taken out of a room.
+/// How far back before the last check removals are returned again, in milliseconds.
 const DEPARTURES_AGAIN: i64 = 30_000;
-/// How often a room is looked for when others create and delete it at the same time.
+/// How often a room is looked up when other servers create and delete it at the same time.
 const ATTEMPTS: usize = 10;
 
 pub async fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
@@ -39,7 +43,7 @@ pub async fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
     Ok(found.map(|room| without_removed(connection, room)))
 }
 
-/// The room without those whose removal is pending.
+/// Returns the room without the members whose removal is pending.
 fn without_removed(connection: &Connection, mut room: Room) -> Room {
     let removed = connection.pending.removed_from(room.id);
     room.members.retain(|member| !removed.contains(member));
@@ -64,7 +68,7 @@ pub async fn find_or_add(connection: &Connection, room: Room) -> Result<(Arc<Roo
     Err(StoreError::Unavailable(format!("room {} is created and deleted over and over", room.id)))
 }
 
-/// The rooms of a user, from behind `after`.
+/// Returns the rooms of a user whose ids follow `after`.
 pub async fn of_user(connection: &Connection, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
     if limit == 0 {
         return Ok(Vec::new());
@@ -86,8 +90,12 @@ pub async fn of_user(connection: &Connection, user: UserId, after: Option<RoomId
     connection.all(found.hint(schema::by_name(schema::BY_MEMBER)), id_of_room).await
 }
 
-/// Every room tells for a while who was taken out of it, and when by the database's clock. An entry can be seen some time after it was
-/// written, and the clock of another primary may be behind: so those of a moment before are told again.
+/// Returns the removals of members since `since`, and the current time by the database's clock.
+/// Without `since`, returns the time only.
+///
+/// Each room stores recent removals with the time by the database's clock. A removal can become
+/// visible some time after it was written, and the clock of another primary may be behind; so
+/// removals from shortly before `since` (`DEPARTURES_AGAIN`) are returned again.
 pub async fn departed(connection: &Connection, since: Option<Timestamp>) -> Result<(Vec<Departed>, Timestamp)> {
     let now = connection.now().await?;
     let Some(since) = since else { return Ok((Vec::new(), now)) };
@@ -108,7 +116,8 @@ fn departed_from(room: &RawDocument) -> Vec<Departed> {
     left.filter_map(|left| departed(left.as_document()?)).collect()
 }
 
-/// The rooms of a user, or those of `among` that they are in, each with the entry by which the user came into it.
+/// Returns the rooms of a user, or those of `among` of which they are a member, each with the entry
+/// by which the user joined.
 pub async fn joined_of(connection: &Connection, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<(RoomId, Seq)>> {
     let mut filter = doc! { "userIds": user.to_string(), "deletedAt": null };
     let index = match among {
@@ -125,23 +134,23 @@ pub async fn joined_of(connection: &Connection, user: UserId, among: Option<&[Ro
     Ok(rooms)
 }
 
-/// The field `joined` of a room with nothing in it but when this user came into it; for [`joined_in`].
+/// Returns a projection of the field `joined` that keeps only this user's items, for [`joined_in`].
 pub fn own_joining(user: UserId) -> Bson {
     let own = doc! { "$eq": ["$$this.userId", user.to_string()] };
     doc! { "$filter": { "input": { "$ifNull": ["$joined", []] }, "cond": own } }.into()
 }
 
-/// The entry by which the user came into the room; 0 for one who was in it from the beginning.
+/// Returns the entry by which the user joined the room, or 0 for an initial member.
 pub fn joined_in(room: &RawDocument) -> Seq {
     documents::joined(room).into_iter().map(|(_, seq)| seq).max().unwrap_or_default()
 }
 
-/// The entry by which a user came into a room; `None` where they are not in it.
+/// Returns the entry by which a user joined a room, or `None` if they are not a member.
 pub async fn joined(connection: &Connection, room: RoomId, user: UserId) -> Result<Option<Seq>> {
     Ok(joined_of(connection, user, Some(&[room])).await?.pop().map(|(_, joined)| joined))
 }
 
-/// The rooms of these that are there, in the same order.
+/// Returns those of these rooms that exist, in the same order.
 pub async fn there(connection: &Connection, rooms: &[RoomId]) -> Result<Vec<RoomId>> {
     let mut there = HashSet::new();
     for rooms in rooms.chunks(ROOMS_AT_ONCE) {
@@ -152,7 +161,8 @@ pub async fn there(connection: &Connection, rooms: &[RoomId]) -> Result<Vec<Room
     Ok(rooms.iter().copied().filter(|room| there.contains(room)).collect())
 }
 
-/// Answers how many messages the room had. What it held is still there: [`purge`] takes it away.
+/// Deletes a room and returns how many messages it had, or `None` if it does not exist. Its data is
+/// deleted later by [`purge`].
 pub async fn delete(connection: &Connection, log: &Log, id: RoomId) -> Result<Option<u64>> {
     let going = doc! { "$currentDate": { "deletedAt": true }, "$unset": { "memberKey": "", "userIds": "" } };
     let mark = connection.rooms.update_one(doc! { "_id": id.to_string(), "deletedAt": null }, going);
@@ -165,10 +175,11 @@ pub async fn delete(connection: &Connection, log: &Log, id: RoomId) -> Result<Op
     Ok(Some((end.0 - 1).saturating_sub(deleted)))
 }
 
-/// The rooms that are gone, with the time that their documents say, and since when this server has known.
+/// The deleted rooms, by id and the deletion time in the document, each with the time when this
+/// server first saw the deletion.
 pub type Gone = HashMap<(RoomId, Timestamp), Instant>;
 
-/// Looks which rooms are gone, on whichever server, and forgets where their logs end.
+/// Reads which rooms any server has deleted, and drops the cached heads of their logs.
 pub async fn sweep_deleted(connection: &Connection, log: &Log, gone: &mut Gone) -> Result<()> {
     let as_of = Instant::now();
     let found = connection.rooms.find(doc! { "deletedAt": { "$type": "date" } }).projection(doc! { "deletedAt": 1 });
@@ -179,13 +190,14 @@ pub async fn sweep_deleted(connection: &Connection, log: &Log, gone: &mut Gone) 
     Ok(())
 }
 
-/// Those of the rooms that no server remembers any more.
+/// Returns the deleted rooms whose heads no server caches any more.
 pub fn forgotten(connection: &Connection, gone: &Gone) -> Vec<RoomId> {
     let held = log::held(connection);
     gone.iter().filter(|(_, since)| since.elapsed() >= held).map(|((room, _), _)| *room).collect()
 }
 
-/// Takes away what these rooms held, which no server remembers; however long it takes. Another server may do the same at the same time.
+/// Deletes the data of these rooms, without a time limit for the whole. No server may cache their
+/// heads any more. Other servers may do the same at the same time.
 pub async fn purge(connection: &Connection, rooms: Vec<RoomId>) -> Result<()> {
     for id in rooms {
         let end = log::close(connection, id).await?;
@@ -197,7 +209,8 @@ pub async fn purge(connection: &Connection, rooms: Vec<RoomId>) -> Result<()> {
     Ok(())
 }
 
-/// The entry that closes the log stays, for the servers that still remember the room.
+/// Deletes the entries of a log, except the one that closes it, for servers that still cache its
+/// head.
 async fn purge_log(connection: &Connection, id: RoomId, end: Seq) -> Result<()> {
     for first in (1..end.0).step_by(BATCH_SIZE) {
         let piece = doc! { "$gte": number(first), "$lt": number(end.0.min(first + BATCH_SIZE as u64)) };

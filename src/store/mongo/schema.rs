@@ -1,8 +1,9 @@
-//! The indexes, the version of the schema, and the turn of one server at a time to bring a database up to it.
+//! The indexes, the schema version, and the lock for migrations.
 //!
-//! The version stands in the note `schema`. A database without it is empty or that of the original application. To change the schema: raise
-//! [`VERSION`], and add the step that brings an older database up to it to [`bring_up_to_date`]; a step has to be repeatable, since the
-//! server may be killed inside it.
+//! The version is in the metadata document `schema`. A database without it is empty or was written
+//! by the original application. To change the schema, raise [`VERSION`] and add the migration step
+//! from the previous version to [`bring_up_to_date`]. A step must be repeatable, since the server
+//! may be killed while it runs.
 
 use std::time::Duration;
 
@@ -20,61 +21,65 @@ use super::{
 };
 use crate::store::{OpenError, Result, StoreError};
 
-/// The version of the schema.
+/// The current schema version.
 const VERSION: u64 = 3;
 
-/// The log of each room. Its uniqueness is what keeps the numbers whole.
+/// The log of each room. It is unique, which keeps sequence numbers from being assigned twice.
 pub const LOG: &str = "log";
-/// The entries of each room that are no messages, or no longer.
+/// The entries of each room that are not messages, or are deleted messages.
 pub const DELETED: &str = "deleted";
-/// The entries of each room that say something that may not have been done.
+/// The entries of each room whose effects may not be applied yet.
 pub const PENDING: &str = "pending";
-/// The messages of each author in each room that the author's client has a name for. Its uniqueness is what keeps them from being doubled.
+/// The messages of each author in each room that have a client id. It is unique, which prevents
+/// duplicates.
 pub const BY_CLIENT_ID: &str = "byClientId";
 
-/// The messages of each room with each term, as far as they are indexed.
+/// The indexed messages of each room by term.
 pub const BY_TERM: &str = "byTerm";
-/// The rooms with old messages that are not indexed.
+/// The rooms with old messages that are not indexed for search.
 pub const UNFINISHED: &str = "unfinished";
-/// The index of search before version 3.
+/// The search index before schema version 3.
 const BY_WORD: &str = "byWord";
 
-/// The entries of each author in each room. Only where it is asked for: it costs about a sixth of every post.
+/// The entries of each author in each room. Built only on request, since it costs about a sixth of
+/// every post.
 pub const BY_AUTHOR: &str = "byAuthor";
 
-/// The users that are not deleted, oldest first.
+/// The users by deletion flag and creation time, for listing those that are not deleted, oldest
+/// first.
 pub const BY_AGE: &str = "byAge";
-/// The users that are deleted.
+/// The deleted users.
 pub const DELETED_USERS: &str = "deletedUsers";
-/// The users who have credentials.
+/// The users with credentials.
 pub const BY_USERNAME: &str = "byUsername";
-/// The rooms of each user: the large ones, and the others by when they were active.
+/// The rooms of each user: the large ones, and the others by the time of their activity.
 pub const BY_MEMBER: &str = "byMember";
 
-/// The rooms by when somebody was last taken out of them.
+/// The rooms by the time when a member was last removed.
 pub const BY_DEPARTURE: &str = "byDeparture";
 
-/// The sessions of each user, the newest at the end.
+/// The sessions of each user, oldest first.
 pub const BY_USER: &str = "byUser";
 
-/// The marks of each reader in each room.
+/// The read marks of each reader in each room.
 pub const BY_READER: &str = "byReader";
 
-/// The note about which server brings the database up to date.
+/// The id of the metadata document with the migration lock.
 const MIGRATION_LOCK_KEY: &str = "turn";
-/// How long a turn lasts unless it is renewed. The server's clock counts.
+/// How long a lock is held unless it is renewed, by the database's clock.
 const TURN: Duration = Duration::from_secs(10);
-/// How often whoever has the turn renews it.
+/// How often the owner of the lock renews it.
 const RENEWAL: Duration = Duration::from_secs(3);
-/// How often whoever waits for the turn looks again.
+/// How often a server that waits for the lock tries again.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
-/// An index, named.
+/// Returns the hint for an index by its name.
 pub fn by_name(index: &str) -> Hint {
     Hint::Name(index.to_owned())
 }
 
-/// The last entry of each of these rooms, one step in the index per room: with the descending order MongoDB skips from room to room.
+/// Returns the pipeline for the last entry of each of these rooms. It takes one index step per
+/// room: with the descending order, MongoDB skips from room to room.
 pub fn last_entry_of_each(rooms: Vec<String>) -> [Document; 3] {
     [
         doc! { "$match": { "chatRoomId": { "$in": rooms } } },
@@ -90,7 +95,8 @@ pub fn last_entry_of_each(rooms: Vec<String>) -> [Document; 3] {
     ]
 }
 
-/// Makes the database ready: takes over what the original application wrote, and builds the indexes. Several servers may do this at once.
+/// Prepares the database: imports the data of the original application, runs migrations, and builds
+/// the indexes. Several servers may do this at once.
 pub async fn prepare(connection: &Connection) -> std::result::Result<(), OpenError> {
     let unusable = |problem: String| OpenError::Unusable(format!("database: {problem}"));
     match version(connection).await.map_err(|error| stopped(&error))? {
@@ -162,7 +168,7 @@ pub async fn index_authors(connection: &Connection) -> Result<()> {
     build(&connection.messages, vec![index(BY_AUTHOR, doc! { "chatRoomId": 1, "postedByUser": 1, "seq": 1 })]).await
 }
 
-/// Builds the indexes of search, however long that takes.
+/// Builds the search indexes, without a time limit.
 pub async fn search_indexes(connection: &Connection) -> Result<()> {
     let by_term = index(BY_TERM, doc! { "chatRoomId": 1, "terms": 1, "createdAt": -1, "seq": -1 });
     build(&connection.messages, vec![partial(by_term, doc! { "terms": { "$exists": true } })]).await?;
@@ -170,28 +176,29 @@ pub async fn search_indexes(connection: &Connection) -> Result<()> {
     build(&connection.rooms, vec![unfinished]).await
 }
 
-/// Drops the index of search that versions before 3 made, if it is there.
+/// Drops the search index of schema versions before 3, if it exists.
 pub async fn drop_former_search_index(connection: &Connection) -> Result<()> {
     legacy_import::drop_index(connection, &connection.messages, BY_WORD).await
 }
 
-/// Says that a message has a client id, as [`BY_CLIENT_ID`] needs it said.
+/// Returns the filter for messages with a client id, as [`BY_CLIENT_ID`] requires it.
 pub fn has_client_id() -> Document {
     doc! { "clientMessageId": { "$exists": true } }
 }
 
-/// Finds a room by its members. Sparse, since rooms that were doubled in the original application have no key but the oldest.
+/// Returns the index that finds a room by its members. It is sparse: the original application
+/// created several rooms with the same members, and only the oldest of these has a key.
 pub fn member_key_index() -> IndexModel {
     unique(sparse("byMembers", doc! { "memberKey": 1 }))
 }
 
-/// Builds indexes that are not there yet, however long that takes.
+/// Builds the indexes that do not exist yet, without a time limit.
 pub async fn build(collection: &Collection<RawDocumentBuf>, indexes: Vec<IndexModel>) -> Result<()> {
     let durable = WriteConcern::majority();
     collection.create_indexes(indexes).write_concern(durable).await.map(|_| ()).map_err(|error| super::connection::failure(&error))
 }
 
-/// An index of this name over these fields.
+/// Returns an index with this name over these fields.
 pub fn index(name: &str, keys: Document) -> IndexModel {
     IndexModel::builder().keys(keys).options(IndexOptions::builder().name(name.to_owned()).build()).build()
 }
@@ -204,7 +211,7 @@ fn unique(index: IndexModel) -> IndexModel {
     with(index, |options| options.unique = Some(true))
 }
 
-/// MongoDB takes away what is past the time in the index.
+/// Makes MongoDB delete documents once the time in the indexed field has passed.
 fn expiring(index: IndexModel) -> IndexModel {
     with(index, |options| options.expire_after = Some(Duration::ZERO))
 }
@@ -218,20 +225,21 @@ fn with(mut index: IndexModel, change: impl FnOnce(&mut IndexOptions)) -> IndexM
     index
 }
 
-/// The right to bring the database up to date, for as long as it is renewed. It spares work; what is done twice does no harm.
+/// The lock for migrations, held for as long as it is renewed. It only saves work: running a
+/// migration twice does no harm.
 struct MigrationLock {
     owner: String,
     renewal: AbortHandle,
 }
 
 impl MigrationLock {
-    /// Waits for the turn. `None` when somebody else has done the work meanwhile.
+    /// Waits for the lock. Returns `None` when another server has finished the migration meanwhile.
     async fn take(connection: &Connection) -> Result<Option<Self>> {
         let owner = uuid::Uuid::new_v4().simple().to_string();
         let mut told = false;
         while !renew(connection, MIGRATION_LOCK_KEY, &owner).await? {
             if !std::mem::replace(&mut told, true) {
-                tracing::info!("another server is making the database ready; waiting for it");
+                tracing::info!("another server is preparing the database; waiting");
             }
             sleep(LOOK_AGAIN).await;
             if version(connection).await? >= VERSION {
@@ -246,7 +254,7 @@ impl MigrationLock {
             loop {
                 sleep(RENEWAL).await;
                 if let Err(error) = renew(&renewing, MIGRATION_LOCK_KEY, &name).await {
-                    tracing::warn!(%error, "the turn to make the database ready could not be renewed");
+                    tracing::warn!(%error, "failed to renew the migration lock");
                 }
             }
         });
@@ -265,7 +273,8 @@ impl Drop for MigrationLock {
     }
 }
 
-/// Takes the turn that this note is about, or keeps it. False when another has it.
+/// Acquires or renews the lock in this metadata document. Returns false when another owner holds
+/// it.
 pub async fn renew(connection: &Connection, note: &str, owner: &str) -> Result<bool> {
     let free_or_mine = doc! { "$or": [{ "$eq": ["$owner", owner] }, { "$lt": ["$until", "$$NOW"] }] };
     let until = doc! { "$add": ["$$NOW", i64::try_from(TURN.as_millis()).unwrap_or(i64::MAX)] };

@@ -1,11 +1,13 @@
 //! Search, in MongoDB.
 //!
-//! A message that is indexed holds its [terms](crate::store::search::terms) beside its text, and the index leads from a room and a term to
-//! messages, the newest first. MongoDB's own text index would find messages with any of the words, compare phrases with parts of words, and
-//! could give them in no order but by reading all of them; and it would make every post wait.
+//! An indexed message stores its [terms](crate::store::search::terms) beside its text. The index
+//! leads from a room and a term to messages, newest first. MongoDB's own text index is not used: it
+//! finds messages with any of the words, matches phrases against parts of words, cannot return
+//! results in order without reading all of them, and makes every post wait.
 //!
-//! The document of a room says which stretch of its log is indexed: `search: {above, upTo}`. [`index`] extends it. An edit brings its terms
-//! along, and a deletion takes them away, wherever in the log the message stands.
+//! The document of a room stores the indexed range of its log as `search: {above, upTo}`, which
+//! [`index`] extends. An edit writes its terms, and a deletion removes them, wherever in the log
+//! the message is.
 
 mod index;
 
@@ -31,38 +33,42 @@ use crate::{
 
 pub use index::{State, keep_indexed, start_complete};
 
-/// How many rooms are searched by one query. MongoDB merges the messages of so many in order; with more it would read them all first.
+/// How many rooms one query searches. MongoDB merges the messages of this many rooms in order; with
+/// more, it would read all of them first.
 const ROOMS: usize = 100;
 /// How many queries run at once.
 const QUERIES: usize = 4;
-/// How many messages with the rarest term are looked at by one query, to find the other terms in them.
+/// How many messages with the rarest term one query examines for the other terms.
 const CANDIDATES: u64 = 2_000;
-/// How many messages with a term are counted at most. With more it is common, however many there are.
+/// The limit when counting the messages with a term. A term with more is treated as common.
 const COUNTED: u64 = 1_000;
-/// So few that no rarer term is looked for.
+/// A term with at most this many messages is rare enough; counting the other terms stops.
 const FEW_MATCHES: u64 = 20;
-/// How many texts that are not indexed are read in one search, and of each room at least.
+/// How many texts of messages that are not indexed one search reads, and at least how many per
+/// room.
 const TEXTS: usize = 500;
 const TEXTS_OF_ROOM: usize = 5;
-/// How many messages of a room are read at the end of a log of which nothing is indexed, while the index is being made for the first time.
+/// How many messages at the end of a log without indexed entries are read, while the index is being
+/// built for the first time.
 const LATEST: u64 = 50;
 
 /// A log that is searched.
 struct Log {
     room: RoomId,
-    /// What is hidden from whoever searches: up to this entry.
+    /// Entries up to this one are hidden from the user who searches.
     hidden: Seq,
-    /// What is not indexed yet: behind this entry.
+    /// Entries after this one are not indexed yet.
     up_to: Seq,
     end: Seq,
 }
 
-/// What a query found, or several.
+/// The results of one or more queries.
 #[derive(Default)]
 struct Hits {
-    /// The messages, with their ids.
+    /// The positions and ids of the messages.
     found: Vec<(EntryPosition, String)>,
-    /// Up to where it was looked: what has this time and number, or earlier ones, is not all among them.
+    /// The limit of the results: messages at this time and sequence number, or before it, may be
+    /// missing.
     horizon: Option<(Timestamp, Seq)>,
 }
 
@@ -94,19 +100,19 @@ pub async fn search(connection: &Connection, state: &State, behind: &IndexQueue,
     }
     let (places, next) = hits.newest(search.limit);
     let messages = messages(connection, places).await?;
-    // What it says may have changed since, and phrases are in no index.
+    // A message may have been edited meanwhile, and the index does not cover phrases.
     let messages = messages.into_iter().filter(|message| query.matches(&message.text)).collect();
     Ok(Found { messages, next })
 }
 
-/// The place in front of an entry of a room; `None` where nothing is.
+/// Returns the position before an entry of a room, or `None` if no entry precedes it.
 async fn place_in(connection: &Connection, room: RoomId, seq: Seq) -> Result<Option<EntryPosition>> {
     let before = pages::entries_between(room, Seq(0), Seq(seq.0.saturating_sub(1)));
     let last = connection.messages.find_one(before).sort(doc! { "seq": -1 }).projection(doc! { "createdAt": 1 }).hint(by_name(schema::LOG));
     connection.one(last, |entry| Some(EntryPosition { at: time_in(entry, "createdAt"), seq, room })).await
 }
 
-/// Looks where the logs end and what of them is indexed.
+/// Reads where the logs end and how far they are indexed.
 async fn logs(connection: &Connection, state: &State, rooms: Vec<(RoomId, Seq)>) -> Result<Vec<Log>> {
     let is_marked = state.is_marked();
     let ids: Vec<_> = rooms.iter().map(|(room, _)| *room).collect();
@@ -126,7 +132,7 @@ async fn logs(connection: &Connection, state: &State, rooms: Vec<(RoomId, Seq)>)
     Ok(rooms.into_iter().filter_map(log).collect())
 }
 
-/// Finds messages that are not indexed yet by their texts, as far as one call may read.
+/// Finds messages that are not indexed yet by reading their texts, up to the limit of one search.
 async fn read_texts(
     connection: &Connection,
     behind: &IndexQueue,
@@ -182,7 +188,8 @@ async fn find(connection: &Connection, logs: &[Log], query: &Query, before: Opti
     }
     let order = doc! { "createdAt": -1, "seq": -1 };
     let fields = doc! { "_id": 1, "chatRoomId": 1, "seq": 1, "createdAt": 1 };
-    // At the end there may be messages of several rooms with the same time and number, of which others are missing.
+    // The last results may include messages of several rooms with the same time and sequence
+    // number, of which others are missing.
     let most = limit.saturating_add(logs.len() as u64);
     let mut stages = vec![doc! { "$match": &with_first }, doc! { "$sort": &order }, doc! { "$limit": rows(CANDIDATES.max(most)) }];
     let is_filtered = !others.is_empty();
@@ -202,12 +209,12 @@ async fn find(connection: &Connection, logs: &[Log], query: &Query, before: Opti
     Ok(Hits { found, horizon: horizon.map(|place| (place.at, place.seq)) })
 }
 
-/// Of a room that is seen from an entry on, only what is behind it.
+/// Returns the condition that hides the entries of a room up to `log.hidden`.
 fn hides(log: &Log) -> Document {
     doc! { "$or": [{ "chatRoomId": { "$ne": log.room.to_string() } }, { "seq": { "$gt": number(log.hidden.0) } }] }
 }
 
-/// Bounds the part of the index that is read.
+/// Limits the part of the index that is read.
 fn not_after(place: EntryPosition) -> Document {
     doc! { "createdAt": { "$lte": date(place.at) } }
 }
@@ -223,8 +230,9 @@ fn hit(entry: &RawDocument) -> Option<(EntryPosition, String)> {
     Some((EntryPosition { at: time_in(entry, "createdAt"), seq: seq_in(entry, "seq"), room }, text_in(entry, "_id").to_owned()))
 }
 
-/// Which of the terms is in the fewest messages of these rooms: the index leads by one term, and each message with that is read to look for
-/// the others. Counting goes no further than to the rarest so far.
+/// Returns the index of the term with the fewest messages in these rooms. The index is scanned by
+/// one term, and each message with it is examined for the others. Counting stops at the lowest
+/// count so far.
 async fn rarest(connection: &Connection, rooms: &[String], terms: &[String]) -> Result<usize> {
     let (mut rarest, mut fewest) = (0, COUNTED);
     if terms.len() < 2 {
@@ -249,7 +257,7 @@ impl Hits {
         self.horizon = self.horizon.max(more.horizon);
     }
 
-    /// The newest of them, and where to go on.
+    /// Returns the newest results, and the position from which the next page continues.
     fn newest(mut self, limit: u64) -> (Vec<(EntryPosition, String)>, Option<EntryPosition>) {
         self.found.retain(|(place, _)| Some((place.at, place.seq)) > self.horizon);
         self.found.sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
@@ -258,13 +266,14 @@ impl Hits {
         let beyond = self.found.len() > limit;
         self.found.truncate(limit);
         let last = self.found.last().map(|(place, _)| *place).filter(|_| beyond);
-        // None of those with the same time and number is among them.
+        // All results with the time and sequence number of the horizon were removed, so the next
+        // page starts just after them.
         let horizon = self.horizon.map(|(at, Seq(seq))| EntryPosition { at, seq: Seq(seq + 1), room: RoomId::from_bytes([0; 16]) });
         (self.found, last.or(horizon))
     }
 }
 
-/// These messages in the same order; those that were deleted meanwhile are left out.
+/// Reads these messages in the same order, without those that were deleted meanwhile.
 async fn messages(connection: &Connection, places: Vec<(EntryPosition, String)>) -> Result<Vec<Message>> {
     let ids: Vec<_> = places.iter().map(|(_, id)| id.as_str()).collect();
     if ids.is_empty() {

@@ -1,4 +1,4 @@
-//! Sessions in MongoDB, which takes away those that are over by itself.
+//! Sessions in MongoDB, which deletes expired ones by itself.
 
 use mongodb::{
     bson::{Binary, Document, RawDocument, doc, spec::BinarySubtype},
@@ -49,8 +49,12 @@ fn id(document: &RawDocument) -> Option<SessionId> {
     SessionId::parse(text_in(document, "_id"))
 }
 
-/// The session is there before the password is compared. Whoever changes that changes it first and then ends the sessions, and so one of
-/// the two sees the other.
+/// Adds a session if the password is still current. Returns the older sessions that were ended
+/// because the user had too many, or `None` if the password is wrong.
+///
+/// The session is inserted before the password is compared. A password change updates the password
+/// first and then ends the sessions, so either this check sees the new password, or the change ends
+/// this session.
 pub async fn add(connection: &Connection, session: &Session, key: &RefreshKey, password: &PasswordHash) -> Result<Option<Vec<SessionId>>> {
     connection.add(&connection.sessions, &document(session, key)).await?;
     let credentials = users::credentials(connection, session.user).await?;
@@ -92,7 +96,8 @@ pub async fn refresh(connection: &Connection, rotation: &Rotation) -> Result<Ref
     let mut repeated = known.clone();
     repeated.insert("secret", doc! { "$in": successors.iter().copied().map(hash).collect::<Vec<_>>() });
     repeated.insert("usedAt", doc! { "$gte": date(from), "$lte": date(to) });
-    // Changes nothing. A read could miss the replacement by which the token was refused above, until the majority has it.
+    // The update changes nothing. A read could miss the replacement that made the token stale
+    // above, until the majority has it.
     let repeated = connection.sessions.find_one_and_update(repeated, doc! { "$set": { "line": hash(key.line) } });
     let latest = |document: &RawDocument| Some((session(document)?, document.get_binary("secret").ok()?.bytes.try_into().ok()?));
     if let Some((session, latest)) = connection.one(repeated, latest).await? {

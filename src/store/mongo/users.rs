@@ -1,4 +1,5 @@
-//! Users in MongoDB. Deleted ones stay, without their names: they are still authors.
+//! Users in MongoDB. Deleted users are kept without their names, because their entries still refer
+//! to them.
 
 use mongodb::{
     bson::{Bson, Document, RawDocument, doc},
@@ -18,9 +19,9 @@ use crate::{
     store::{Result, SessionSelector, StoreError, UserCursor, UserUpdate},
 };
 
-/// The form of an id. A user of the original application may have another, and is nobody to us.
+/// The pattern of a valid id. Users of the original application with other ids are ignored.
 const ID: &str = "^[0-9a-f]{32}$";
-/// How many users are changed in one go.
+/// How many users one command updates.
 const BATCH_SIZE: usize = 1_000;
 
 pub async fn add(connection: &Connection, user: &User, credentials: Option<&Credentials>) -> Result<bool> {
@@ -68,17 +69,18 @@ pub async fn set_password(connection: &Connection, user: UserId, former: &Passwo
     Ok(connection.within(set).await?.matched_count > 0)
 }
 
-/// The users with these ids, in no order.
+/// Returns the users with these ids, in no particular order.
 pub async fn users_by_id(connection: &Connection, ids: &[UserId]) -> Result<Vec<User>> {
     let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
     connection.all(connection.users.find(doc! { "_id": { "$in": ids } }), documents::user).await
 }
 
-/// Those of these users who were deleted, ascending.
+/// Returns those of these users who are deleted, ascending.
 pub async fn deleted_among(connection: &Connection, ids: &[UserId]) -> Result<Vec<UserId>> {
     let mut deleted = Vec::new();
     for ids in ids.chunks(ROOMS_AT_ONCE) {
-        // The index holds nobody else, so this takes steps for those who were deleted, not for all who are asked about.
+        // The index holds only deleted users, so the cost depends on their number and not on the
+        // number of ids.
         let among = doc! { "deleted": true, "_id": { "$in": ids.iter().map(ToString::to_string).collect::<Vec<_>>() } };
         let found = connection.users.find(among).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 }).hint(by_name(schema::DELETED_USERS));
         deleted.extend(connection.all(found, |user| UserId::parse(text_in(user, "_id"))).await?);
@@ -88,7 +90,8 @@ pub async fn deleted_among(connection: &Connection, ids: &[UserId]) -> Result<Ve
 
 pub async fn list(connection: &Connection, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
     let Some((created_at, id)) = after else { return page(connection, doc! {}, skip, limit).await };
-    // Two queries, each of which goes along the index; one that asks for both has all the rest sorted for each page.
+    // Two queries, each in the order of the index. One query for both conditions would sort all the
+    // remaining users for each page.
     let at_once = doc! { "createdAt": date(created_at), "_id": { "$gt": id.to_string(), "$regex": ID } };
     let mut users = page(connection, at_once, 0, skip.saturating_add(limit)).await?;
     let skipped = users.drain(..users.len().min(usize::try_from(skip).unwrap_or(usize::MAX))).count() as u64;
@@ -101,9 +104,9 @@ async fn page(connection: &Connection, mut filter: Document, skip: u64, limit: u
     if limit == 0 {
         return Ok(Vec::new());
     }
-    // A user whose document does not tell is not deleted; `null` finds those.
+    // A document without the field `deleted` is a user who is not deleted; `null` matches it.
     filter.insert("deleted", Bson::Null);
-    // What is left out has to be left out before it is counted, or pages would not be full.
+    // Filter before `skip` and `limit` count, otherwise pages would not be full.
     filter.entry("_id".to_owned()).or_insert_with(|| doc! { "$regex": ID }.into());
     let users = connection.users.find(filter).sort(doc! { "createdAt": 1, "_id": 1 }).skip(rows(skip).unsigned_abs()).limit(rows(limit));
     connection.all(users.hint(by_name(schema::BY_AGE)), documents::user).await
@@ -127,8 +130,8 @@ pub async fn last_seen(connection: &Connection, ids: &[UserId]) -> Result<Vec<(U
     connection.all(connection.users.find(known).projection(doc! { "lastSeenAt": 1 }), seen).await
 }
 
-/// Where a step fails, the user is still there with whoever repeats the call, or has no sessions: these end before, and once more after,
-/// since somebody may have logged in meanwhile.
+/// Deletes a user. Sessions are ended before the update, and once more after it, since the user may
+/// have logged in meanwhile. If a step fails, the call can be repeated.
 pub async fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool> {
     sessions::end(connection, id, SessionSelector::All).await?;
     let erase = doc! { "$set": { "firstName": "", "lastName": "", "updatedAt": date(at), "deleted": true }, "$unset": { "username": "", "password": "", "lastSeenAt": "" } };

@@ -1,4 +1,4 @@
-//! Who has written where, in MongoDB. All of it is read from the index [`BY_AUTHOR`].
+//! The members who have posted in a room, in MongoDB. All queries use the index [`BY_AUTHOR`].
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 
@@ -15,14 +15,14 @@ use crate::{
     store::Result,
 };
 
-/// The members of a room who have put an entry into its log since they came into it, ascending.
+/// Returns the members of a room who have added an entry to its log since they joined, ascending.
 pub async fn in_room(connection: &Connection, room: &Room) -> Result<Vec<UserId>> {
     let latest = latest_by(connection, doc! { "chatRoomId": room.id.to_string() }, "$postedByUser", UserId::parse).await?;
     let has_written = |member: &UserId| latest.get(member).is_some_and(|seq| *seq > room.visible_from(*member));
     Ok(room.members.iter().copied().filter(has_written).collect())
 }
 
-/// Those of these rooms in whose log the user has put an entry since they came into it.
+/// Returns those of these rooms in whose log the user has added an entry since they joined.
 pub async fn rooms_of(connection: &Connection, user: UserId, rooms: &[Arc<Room>]) -> Result<Vec<RoomId>> {
     let mut written = Vec::new();
     for rooms in rooms.chunks(ROOMS_AT_ONCE) {
@@ -35,7 +35,7 @@ pub async fn rooms_of(connection: &Connection, user: UserId, rooms: &[Arc<Room>]
     Ok(written)
 }
 
-/// The number of the last of these entries for each value of a field.
+/// Returns the sequence number of the last of these entries for each value of a field.
 async fn latest_by<K: Eq + Hash>(
     connection: &Connection,
     entries: Document,

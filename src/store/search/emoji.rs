@@ -1,19 +1,19 @@
-//! Emoji in a text, each whole: with its joiners, its skin tone, or the other half of a flag.
+//! Finds complete emoji in a text: with joiners, skin tones, and both halves of a flag.
 
 const JOINER: char = '\u{200d}';
 const KEYCAP: char = '\u{20e3}';
 
-/// An emoji. The selectors of its variant (U+FE0E, U+FE0F) are left out.
+/// An emoji without variation selectors (U+FE0E, U+FE0F).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Emoji {
-    /// With its skin tones.
+    /// The emoji with its skin tones.
     pub exact: String,
-    /// Without them.
+    /// The emoji without skin tones.
     pub plain: String,
 }
 
 impl Emoji {
-    /// With at most so many characters.
+    /// Truncates both forms to at most `most` characters.
     pub fn shortened(self, most: usize) -> Self {
         let shorten = |emoji: String| emoji.chars().take(most).collect();
         Self { exact: shorten(self.exact), plain: shorten(self.plain) }
@@ -25,7 +25,7 @@ impl Emoji {
     }
 }
 
-/// Returns the emoji that a text begins with, and its length in bytes.
+/// Returns the emoji at the start of a text, and its length in bytes.
 pub fn leading(text: &str) -> Option<(Emoji, usize)> {
     let first = text.chars().next()?;
     match first {
@@ -52,7 +52,7 @@ fn alike(emoji: String) -> Emoji {
     Emoji { exact: emoji.clone(), plain: emoji }
 }
 
-/// A pictograph and what is joined to it.
+/// Parses a pictograph and everything joined to it.
 fn sequence(text: &str) -> (Emoji, usize) {
     let (mut emoji, mut length) = (alike(String::new()), 0);
     let mut letters = text.char_indices().peekable();
@@ -78,7 +78,7 @@ fn sequence(text: &str) -> (Emoji, usize) {
     (emoji, length)
 }
 
-/// What belongs to the pictograph in front of it.
+/// Returns whether the character belongs to the pictograph before it.
 fn is_part(letter: char) -> bool {
     is_variant(letter) || is_skin_tone(letter) || ('\u{e0020}'..='\u{e007f}').contains(&letter)
 }
@@ -95,7 +95,8 @@ fn is_half_flag(letter: char) -> bool {
     ('\u{1f1e6}'..='\u{1f1ff}').contains(&letter)
 }
 
-/// By blocks, so that those count which Unicode has yet to add. Letters in circles and squares are letters.
+/// Matches whole blocks, to include emoji that Unicode adds later. Circled and squared letters
+/// count as letters.
 fn is_pictograph(letter: char) -> bool {
     matches!(
         letter,

@@ -1,14 +1,15 @@
-//! Folding: two texts that differ in nothing but case, accents or compatibility forms become the same text.
+//! Folding: texts that differ only in case, accents or compatibility forms become equal.
 
 use unicode_normalization::{
     UnicodeNormalization,
     char::{decompose_compatible, is_combining_mark},
 };
 
-/// Returns the text with case, accents and compatibility forms folded, in normal form C.
+/// Returns the text with case, accents and compatibility forms folded, in normalization form C.
 ///
-/// Case is folded fully (`Straße` is `STRASSE`), and every dotted or dotless i is an `i`. Compatibility forms (full width, half width,
-/// ligatures) become the usual ones. A mark that makes another letter stays: vowel signs, tone marks, dakuten, the breve of `й`.
+/// Case folding is full (`Straße` equals `STRASSE`), and every dotted or dotless i becomes `i`.
+/// Compatibility forms (full width, half width, ligatures) are replaced by the usual ones. Marks
+/// that make a different letter are kept: vowel signs, tone marks, dakuten, the breve of `й`.
 pub fn fold(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
@@ -33,15 +34,17 @@ pub fn fold(text: &str) -> String {
     folded.nfc().collect()
 }
 
-/// Full case folding. To capital letters and back is what makes `ß` and `ss`, or `ς` and `σ`, the same; to small letters first, since `ẞ` has
-/// no other capital letter.
+/// Appends a letter with full case folding. Converting to upper case and back makes `ß` and `ss`,
+/// or `ς` and `σ`, equal. Converting to lower case first is needed for `ẞ`, which has no other
+/// upper case.
 fn push_folded(letter: char, folded: &mut String) {
     if letter.is_ascii() {
         return folded.push(letter.to_ascii_lowercase());
     }
     for small in letter.to_lowercase().flat_map(char::to_uppercase).flat_map(char::to_lowercase) {
         match small {
-            // Unicode does not decompose a stroke or a ligature of this kind, but readers take it for an accent.
+            // Unicode does not decompose strokes and ligatures of this kind, but readers regard
+            // them as accents.
             'æ' => folded.push_str("ae"),
             'œ' => folded.push_str("oe"),
             'đ' => folded.push('d'),
@@ -49,29 +52,30 @@ fn push_folded(letter: char, folded: &mut String) {
             'ł' => folded.push('l'),
             'ø' => folded.push('o'),
             'ŧ' => folded.push('t'),
-            // Arabic and Persian keyboards have different letters for the same sound.
+            // Arabic and Persian keyboards produce different letters for the same sound.
             'ى' | 'ی' => folded.push('ي'),
             'ک' => folded.push('ك'),
-            // The tatweel only makes a word wider.
+            // The tatweel only widens a word.
             '\u{640}' => {}
             other => folded.push(other),
         }
     }
 }
 
-/// Whether a mark makes another letter of the one it stands on. Marks of a script that is not named here do.
+/// Returns whether a mark turns its base letter into a different letter. Marks of scripts that are
+/// not listed here do.
 fn makes_another_letter(base: char, mark: char) -> bool {
     match mark {
-        // Latin and Greek accents, and what is put around letters.
+        // Latin and Greek accents, and enclosing marks.
         '\u{300}'..='\u{36f}'
         | '\u{483}'..='\u{489}'
         | '\u{1ab0}'..='\u{1aff}'
         | '\u{1dc0}'..='\u{1dff}'
         | '\u{20d0}'..='\u{20ff}'
         | '\u{fe20}'..='\u{fe2f}' => ('\u{400}'..='\u{52f}').contains(&base) && makes_another_cyrillic_letter(base, mark),
-        // The hamza and the madda of an alef are left out as often as not.
+        // The hamza and the madda of an alef are often omitted.
         '\u{653}'..='\u{655}' => base != '\u{627}',
-        // Points of Hebrew, Arabic and Syriac.
+        // Hebrew, Arabic and Syriac points.
         '\u{591}'..='\u{5c7}'
         | '\u{610}'..='\u{61a}'
         | '\u{64b}'..='\u{65f}'
@@ -84,7 +88,8 @@ fn makes_another_letter(base: char, mark: char) -> bool {
     }
 }
 
-/// `й`, `ї`, `ў`, `ѓ` and others are letters; `ё`, a stress and old signs of abbreviation make no difference.
+/// `й`, `ї`, `ў`, `ѓ` and others are letters; the diaeresis of `ё`, stress marks and historic
+/// abbreviation signs are ignored.
 fn makes_another_cyrillic_letter(base: char, mark: char) -> bool {
     match mark {
         '\u{300}' | '\u{483}'..='\u{489}' => false,
@@ -94,13 +99,14 @@ fn makes_another_cyrillic_letter(base: char, mark: char) -> bool {
     }
 }
 
-/// Jamo as they are typed alone (`ㅋㅋ`, `ㅠㅠ`): decomposed they would join with their neighbours to other syllables.
+/// Returns whether the character is a jamo that was typed alone (`ㅋㅋ`, `ㅠㅠ`). Decomposed, it would
+/// combine with adjacent jamo into other syllables.
 fn is_single_jamo(letter: char) -> bool {
     ('\u{3131}'..='\u{318e}').contains(&letter)
 }
 
-/// Characters that are not seen and separate nothing: hyphens that may show, joiners, directions, variants. U+200B is none of them, since it
-/// separates words.
+/// Returns whether the character is invisible and separates nothing: soft hyphens, joiners,
+/// direction marks, variation selectors. U+200B is not included, because it separates words.
 fn is_invisible(letter: char) -> bool {
     matches!(
         letter,

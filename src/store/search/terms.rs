@@ -1,8 +1,10 @@
-//! Terms: what the stores' indexes hold of a text, and what is looked up in them.
+//! Terms: the units of text that the stores' search indexes contain, and that queries look up.
 //!
-//! A text falls into words, runs and emoji. A word is letters, digits and their marks between anything else. A run is a piece in a script that
-//! is written without blanks between words, or (as Korean) with particles behind them: there is no telling where a word ends without a
-//! dictionary, and any dictionary misses words; so of a run the index holds each character and each pair of neighbours.
+//! A text is split into words, runs and emoji. A word is a sequence of letters, digits and their
+//! combining marks. A run is a sequence of characters of a script that is written without spaces
+//! between words, or (like Korean) with particles attached to words. Finding the words in a run
+//! would take a dictionary, and every dictionary is incomplete; so the index contains each
+//! character and each pair of adjacent characters of a run.
 
 use std::{collections::HashSet, ops::ControlFlow};
 
@@ -10,19 +12,21 @@ use unicode_normalization::char::is_combining_mark;
 
 use super::{emoji, fold::fold};
 
-/// The most terms of a text that are indexed, and their most bytes. With more, the index would be larger than the texts.
+/// The maximum number of indexed terms of a text, and their maximum size in bytes. With higher
+/// limits, the index would be larger than the texts.
 pub const TERMS: usize = 2_000;
 const TERM_BYTES: usize = 16 << 10;
-/// The most bytes of a text that are looked at: the time that takes is bounded as well.
+/// How many bytes of a text are processed at most, which limits the time as well.
 const TEXT_BYTES: usize = 128 << 10;
-/// The most characters of a word that matter.
+/// The maximum number of characters of a word or emoji; the rest is ignored.
 const LETTERS: usize = 64;
-/// The most words, runs and emoji of a query that matter.
+/// The maximum number of words, runs and emoji of a query; the rest is ignored.
 const WANTED: usize = 32;
-/// The most terms of a query that are looked up. Whether a long run is in a message is seen in its text in any case.
+/// The maximum number of terms of a query that are looked up. A long run is compared with the text
+/// of a message in any case.
 const LOOKED_UP: usize = 64;
 
-/// A piece of a text, folded.
+/// A folded part of a text.
 #[derive(PartialEq, Eq, Hash)]
 enum Part {
     Word(String),
@@ -30,7 +34,8 @@ enum Part {
     Emoji(emoji::Emoji),
 }
 
-/// Returns the terms of a text, each once, in the order in which they come first. What is behind the first [`TERMS`] is not indexed.
+/// Returns the distinct terms of a text in the order of their first occurrence. Terms after the
+/// first [`TERMS`] are not indexed.
 pub fn terms(text: &str) -> Vec<String> {
     let mut known = HashSet::new();
     let (mut terms, mut bytes) = (Vec::new(), 0);
@@ -46,7 +51,7 @@ pub fn terms(text: &str) -> Vec<String> {
         terms.push(term.to_owned());
         ControlFlow::Continue(())
     };
-    // Broken off or not, what was added stays.
+    // At the limit, the terms added so far are kept.
     let _ = each_part(text, |part| match part {
         Part::Word(word) => add(&word),
         Part::Emoji(emoji) => {
@@ -65,17 +70,18 @@ pub fn terms(text: &str) -> Vec<String> {
     terms
 }
 
-/// What is searched for.
+/// A parsed search query.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Query {
-    /// All of them are in the messages that are searched for.
+    /// A message has to contain all of these.
     terms: Vec<String>,
-    /// Runs that are longer than a term: a message with all terms may have them apart.
+    /// Runs that are longer than a term: a message that contains all their terms may not contain
+    /// the run itself.
     phrases: Vec<String>,
 }
 
 impl Query {
-    /// Reads what a client sent. Of many words the first ones count.
+    /// Parses the search text of a client. Only the first words are used.
     pub fn parse(text: &str) -> Self {
         let mut known = HashSet::new();
         let _ = each_part(text, |part| {
@@ -94,24 +100,25 @@ impl Query {
                 }
             }
         }
-        // Long ones are likely to be rare, and what is rare is looked up first.
+        // Long terms are likely to be rare, and looking up rare terms first is faster.
         terms.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         terms.dedup();
         terms.truncate(LOOKED_UP);
         Self { terms, phrases }
     }
 
-    /// The terms to look up. None: nothing is searched for, and nothing is found.
+    /// Returns the terms to look up. If there are none, the query matches nothing.
     pub fn terms(&self) -> &[String] {
         &self.terms
     }
 
-    /// Whether the terms alone do not tell what is found.
+    /// Returns whether a match of all terms still has to be checked with
+    /// [`has_all_phrases`](Self::has_all_phrases).
     pub fn has_phrases(&self) -> bool {
         !self.phrases.is_empty()
     }
 
-    /// Whether a text that has all terms has what is searched for.
+    /// Returns whether a text that contains all terms matches the query.
     pub fn has_all_phrases(&self, text: &str) -> bool {
         let mut missing: Vec<_> = self.phrases.iter().collect();
         let _ = each_part(text, |part| {
@@ -123,14 +130,14 @@ impl Query {
         missing.is_empty()
     }
 
-    /// Whether a text is found once it is indexed.
+    /// Returns whether the query will match a text once it is indexed.
     pub fn matches(&self, text: &str) -> bool {
         let terms: HashSet<_> = terms(text).into_iter().collect();
         !self.terms.is_empty() && self.terms.iter().all(|term| terms.contains(term)) && self.has_all_phrases(text)
     }
 }
 
-/// Hands the parts of a text to `take`, until it breaks off.
+/// Passes the parts of a text to `take`, until it returns `Break`.
 fn each_part(text: &str, mut take: impl FnMut(Part) -> ControlFlow<()>) -> ControlFlow<()> {
     let text = &text[..text.floor_char_boundary(TEXT_BYTES)];
     let (mut begin, mut at) = (0, 0);
@@ -148,13 +155,13 @@ fn each_part(text: &str, mut take: impl FnMut(Part) -> ControlFlow<()>) -> Contr
     each_word(&fold(&text[begin..]), &mut take)
 }
 
-/// Hands the words and runs of a folded text to `take`.
+/// Passes the words and runs of a folded text to `take`.
 fn each_word(text: &str, take: &mut impl FnMut(Part) -> ControlFlow<()>) -> ControlFlow<()> {
     let mut current = Part::Word(String::new());
     for letter in text.chars() {
         let is_mark = is_combining_mark(letter);
         match &mut current {
-            // Between the words of a language that does without blanks it may stand or not.
+            // A zero-width space is optional between the words of a script without spaces.
             Part::Run(_) if letter == '\u{200b}' => {}
             Part::Word(piece) | Part::Run(piece) if is_mark && !piece.is_empty() => piece.push(letter),
             _ if !is_mark && !letter.is_alphanumeric() => current.end(take)?,
@@ -174,7 +181,7 @@ fn each_word(text: &str, take: &mut impl FnMut(Part) -> ControlFlow<()>) -> Cont
 }
 
 impl Part {
-    /// Hands over what there is, and begins anew.
+    /// Passes the current part to `take`, unless it is empty, and starts a new one.
     fn end(&mut self, take: &mut impl FnMut(Self) -> ControlFlow<()>) -> ControlFlow<()> {
         match std::mem::replace(self, Self::Word(String::new())) {
             Self::Word(word) if word.is_empty() => ControlFlow::Continue(()),
@@ -184,7 +191,7 @@ impl Part {
     }
 }
 
-/// Letters of scripts in which a word cannot be told by the blanks around it.
+/// Returns whether the letter belongs to a script whose words are not separated by spaces.
 fn is_unspaced(letter: char) -> bool {
     matches!(
         letter,

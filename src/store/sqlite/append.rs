@@ -1,4 +1,4 @@
-//! Appending to the logs, and doing what the entries say, in SQLite.
+//! Appending entries to the logs and applying their effects, in SQLite.
 
 use std::collections::{HashMap, hash_map};
 
@@ -10,14 +10,15 @@ use crate::{
     store::{Appended, LogPosition, NewEntry, NewEntryKind},
 };
 
-/// The end of a room's log while a batch is appended to it.
+/// The end of a room's log while a batch is appended.
 struct Tail {
     head: log::Head,
-    /// Where it was before.
+    /// The last sequence number before the batch.
     was: Seq,
-    /// How many entries of each author the batch holds.
+    /// The number of entries of each author in the batch.
     posted: Vec<(UserId, u64)>,
-    /// The room, once it was needed. A large one is read, and written, once for all entries of the batch.
+    /// The room, once it is needed. Cached because a large room is expensive: it is read and
+    /// written once for the whole batch.
     room: Option<Room>,
     members_changed: bool,
 }
@@ -93,7 +94,7 @@ impl Tail {
         insert(connection, entry, next)?;
         self.count(entry.author, next);
         if let NewEntryKind::AddMember(user) = entry.change {
-            // Theirs is what comes from here on.
+            // Only entries after a user joined count as theirs.
             self.posted.retain(|(author, _)| *author != user);
         }
         Ok(Appended::Placed(next))
@@ -122,7 +123,7 @@ impl Tail {
         Ok(true)
     }
 
-    /// The room as it is behind the entries so far.
+    /// Returns the room in its state after the entries appended so far.
     fn room(&mut self, connection: &Connection, id: RoomId) -> Result<Option<&mut Room>> {
         if self.room.is_none() {
             self.room = rooms::find(connection, id)?;
@@ -182,7 +183,7 @@ fn edit(connection: &Connection, room: RoomId, id: MessageId, text: &str, at: Lo
     Ok(true)
 }
 
-/// Puts an entry into the log that is no message.
+/// Inserts an entry that is not a message.
 fn insert(connection: &Connection, entry: &NewEntry, placed: LogPosition) -> Result<()> {
     let (target, name) = match &entry.change {
         NewEntryKind::Message { .. } => (None, None),

@@ -1,4 +1,5 @@
-//! Makes the database file ready: the folder, the lock, the schema, and a look at its health. Every failure is one clear line.
+//! Prepares the database file: the folder, the lock, the schema and an integrity check. Every
+//! failure is reported as one line.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -16,11 +17,12 @@ use super::{
 };
 use crate::store::OpenError;
 
-/// Marks the file as ours (SQLite's `application_id`): "Caus" in ASCII.
+/// The `application_id` that identifies our database files: "Caus" in ASCII.
 const APPLICATION_ID: i64 = 0x4361_7573;
-/// The steps to the schema. How many of them a database has taken is its version (SQLite's `user_version`).
+/// The migrations. The number of applied migrations is the version of a database (SQLite's
+/// `user_version`).
 ///
-/// To change the schema: add a step. Those that are here stay as they are.
+/// To change the schema, add a migration; never change an existing one.
 const SCHEMA: [&str; 6] = [
     include_str!("schema.sql"),
     include_str!("accounts.sql"),
@@ -29,12 +31,14 @@ const SCHEMA: [&str; 6] = [
     include_str!("sigma.sql"),
     include_str!("terms.sql"),
 ];
-/// Files of up to this many bytes are checked whole at start, which takes less than a tenth of a second; larger ones at their edges.
+/// Files of up to this many bytes are checked completely at startup, which takes less than a tenth
+/// of a second. For larger files, only the first and last rows are checked.
 const CHECK_WHOLE: u64 = 16 << 20;
-/// Whose the folder and the file are that are made here: nobody else's, since there is the key in it that signs tokens.
+/// The modes of the folder and the file that are created here. Only the owner has access, because
+/// the database contains the key that signs tokens.
 const OWN_FOLDER: u32 = 0o700;
 pub const OWN_FILE: u32 = 0o600;
-/// What the mode of a file has where users may read it whom it has nothing to do with.
+/// The mode bit of a file that all other users may read.
 const OTHERS_READ: u32 = 0o004;
 
 /// Opens or creates the database and starts its threads.
@@ -46,8 +50,9 @@ pub fn open(path: &Path) -> Result<Threads, OpenError> {
     }
 }
 
-/// The same, or where a server is running on the database, opens it as it is. Writing beside the server is safe: SQLite lets one write at a
-/// time, and the others wait for their turn.
+/// Like [`open`], but if a server is already running on the database, opens it without changing the
+/// schema. Writing at the same time as the server is safe: SQLite allows one writer at a time, and
+/// the others wait.
 pub fn open_shared(path: &Path) -> Result<Threads, OpenError> {
     let file = find_or_make(path)?;
     match lock::take(&file) {
@@ -70,7 +75,8 @@ fn explain_refusal(path: &Path, refused: Refused) -> OpenError {
     })
 }
 
-/// The database file without symbolic links in its path, made with its folder if it is missing; SQLite gives the files beside it the same mode.
+/// Returns the path of the database file without symbolic links, and creates the file and its
+/// folder if missing. SQLite gives the accompanying files the same mode.
 fn find_or_make(path: &Path) -> Result<PathBuf, OpenError> {
     if path.as_os_str().is_empty() {
         return Err(unusable("'sqlite:' needs the path of a file after it".into()));
@@ -101,7 +107,7 @@ fn make_folder(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// The path of a file that stands beside the database.
+/// Returns the path of a file next to the database, with this suffix.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
     beside.push(suffix);
@@ -115,11 +121,11 @@ fn warn_of_readers(path: &Path) {
         tracing::warn!(%file, "other users of this machine may read the database, which holds the key that signs tokens; chmod 600 keeps them out");
     }
     if metadata.nlink() > 1 {
-        tracing::warn!(%file, "the database file has other names (hard links); start with this one only, since the write-ahead log beside it goes by the name");
+        tracing::warn!(%file, "database file has hard links; always start with the same name, because the write-ahead log is named after it");
     }
 }
 
-/// Starts the threads on `file`, which the operator calls `path`.
+/// Starts the threads on `file`; `path` is the path that the operator configured.
 fn start(path: &Path, file: &Path, readers: usize, prepare: Prepare, lock: Option<Lock>) -> Result<Threads, OpenError> {
     if lock.is_some() {
         check_access(file)?;
@@ -132,14 +138,15 @@ fn start(path: &Path, file: &Path, readers: usize, prepare: Prepare, lock: Optio
         prepare(&writer, file)?;
         Ok(writer)
     };
-    // In this order: an error closes the connection before the lock is given back.
+    // The order matters: an error closes the connection before the lock is released.
     let writer = open().map_err(|problem| problem.explain(path))?;
     let threads = Threads::start(file, writer, readers, lock).map_err(|error| Problem::from(error).explain(path))?;
     warn_of_readers(file);
     Ok(threads)
 }
 
-/// The files beside the database as well have to be ours to write. SQLite would find out too late: after it had made some of them.
+/// Checks that the accompanying files are readable and writable. SQLite would notice only after it
+/// had created some of them.
 fn check_access(file: &Path) -> Result<(), OpenError> {
     for path in [beside(file, "-wal"), beside(file, "-shm")] {
         match OpenOptions::new().read(true).write(true).open(&path) {
@@ -152,10 +159,10 @@ fn check_access(file: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Makes a database ready.
+/// Prepares a database for use.
 type Prepare = fn(&Connection, &Path) -> Result<(), Problem>;
 
-/// What can be wrong with a database file.
+/// A problem with a database file.
 enum Problem {
     Foreign,
     Newer(i64),
@@ -208,8 +215,9 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     check(connection, path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     write_safely(connection)?;
-    // Pages written again and again between two checkpoints are written back once: the fewer checkpoints, the less work. But everybody's posts
-    // wait for each of them: so many pages take some ten milliseconds.
+    // Pages that are written repeatedly between two checkpoints are written back once, so fewer
+    // checkpoints mean less work. But all posts wait for a checkpoint; one with this many pages
+    // takes some ten milliseconds.
     connection.pragma_update(None, "wal_autocheckpoint", 2_000)?;
     if !steps.is_empty() {
         connection.execute_batch(&format!(
@@ -221,7 +229,7 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What a database needs on which a server is running: nothing, but to be one that we know.
+/// Prepares a database on which a server is running: only checks that its version is ours.
 fn prepare_beside(connection: &Connection, _: &Path) -> Result<(), Problem> {
     threads::prepare(connection)?;
     match marks(connection)? {
@@ -230,7 +238,7 @@ fn prepare_beside(connection: &Connection, _: &Path) -> Result<(), Problem> {
     }
 }
 
-/// Whose database it is, and of which version.
+/// Returns the application id and the version of the database.
 fn marks(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
     Ok((pragma("application_id")?, pragma("user_version")?))
@@ -238,11 +246,12 @@ fn marks(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
 
 fn write_safely(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // What is deleted is overwritten, so that the text of a deleted message is gone from the file.
+    // Overwrites deleted content, so that the text of a deleted message is removed from the file.
     connection.pragma_update(None, "secure_delete", "ON")
 }
 
-/// Finds damage before the first request does: all of it in a small file, in a large one that of the first and last rows.
+/// Detects damage at startup: in a small file completely, in a large one in the first and last
+/// rows.
 fn check(connection: &Connection, path: &Path) -> Result<(), Problem> {
     if fs::metadata(path).is_ok_and(|file| file.len() <= CHECK_WHOLE) {
         let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))?;
@@ -256,13 +265,13 @@ fn check(connection: &Connection, path: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The secret that is kept, or else `candidate`, kept from now on.
+/// Returns the stored secret, or stores and returns `candidate` if there is none.
 pub fn token_secret(connection: &Connection, candidate: [u8; 32]) -> rusqlite::Result<[u8; 32]> {
     connection.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES ('token', ?)", params![candidate])?;
     kept_token_secret(connection)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
 }
 
-/// The secret that is kept, if there is one.
+/// Returns the stored secret, if any.
 pub fn kept_token_secret(connection: &Connection) -> rusqlite::Result<Option<[u8; 32]>> {
     connection.query_row("SELECT value FROM secrets WHERE name = 'token'", [], |row| row.get(0)).optional()
 }

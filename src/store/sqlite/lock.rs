@@ -1,6 +1,8 @@
-//! The lock against a second server on the same database file, by whatever path, link or mount that one comes to it.
+//! The lock that prevents a second server on the same database file, regardless of the path, link
+//! or mount by which it is opened.
 //!
-//! What is locked is the file itself (flock), and a file beside it as well: versions before this one lock only that.
+//! Both the file itself is locked (with flock) and a file next to it, because earlier versions lock
+//! only the latter.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -9,46 +11,49 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// On Linux flock and the locks that SQLite takes (fcntl) do not see each other. Elsewhere they may conflict: there only the file beside the
+/// Whether the database file itself is locked. On Linux, flock does not interact with the locks
+/// that SQLite takes (fcntl). On other systems they may conflict, so only the file next to the
 /// database is locked.
 const LOCKS_THE_FILE: bool = cfg!(target_os = "linux");
 
-/// Held for as long as this process has the database open. To be dropped after all connections: closing a file ends every lock that SQLite
-/// has on it in this process.
+/// The lock, held as long as this process has the database open. Drop it after all connections:
+/// closing a file releases every lock that SQLite has on it in this process.
 pub struct Lock {
     database: File,
     beside: Option<File>,
 }
 
 impl Drop for Lock {
-    /// Closing the files is not enough where this process starts others: until they have begun, they have the same files open.
+    /// Unlocks explicitly, because closing the files is not enough if this process spawns others:
+    /// until they execute their program, they hold the same files open.
     fn drop(&mut self) {
         for file in self.beside.iter().chain([&self.database]) {
             if let Err(error) = file.unlock() {
-                tracing::debug!(%error, "a lock ends with its file");
+                tracing::debug!(%error, "unlocking failed; closing the file releases the lock");
             }
         }
     }
 }
 
-/// Why there is no lock.
+/// Why the lock could not be taken.
 pub enum Refused {
-    /// Another server holds it.
+    /// Another server holds the lock.
     InUse,
-    /// The database cannot be read and written.
+    /// The database cannot be opened for reading and writing.
     NoAccess(io::Error),
-    /// The file beside it cannot be written, or the file system has no locks.
+    /// The lock file cannot be written, or the file system does not support locks.
     NoLock(PathBuf, io::Error),
 }
 
-/// Locks the database at `path`, which is there and has no symbolic link in it.
+/// Locks the database at `path`, which must exist and contain no symbolic links.
 pub fn take(path: &Path) -> Result<Lock, Refused> {
     let database = OpenOptions::new().read(true).write(true).open(path).map_err(Refused::NoAccess)?;
     let locked = if LOCKS_THE_FILE { try_lock(&database, path) } else { Ok(()) };
     match locked.and_then(|()| take_beside(path)) {
         Ok(beside) => Ok(Lock { database, beside }),
         Err(refused) => {
-            // Not closed: where this very process has the database open, that would end SQLite's locks on it.
+            // Not closed: if this process itself has the database open, that would release SQLite's
+            // locks on it.
             mem::forget(database);
             Err(refused)
         }
@@ -59,7 +64,7 @@ fn take_beside(path: &Path) -> Result<Option<File>, Refused> {
     let path = super::file::beside(path, "-lock");
     match OpenOptions::new().create(true).truncate(false).write(true).mode(super::file::OWN_FILE).open(&path) {
         Ok(file) => try_lock(&file, &path).map(|()| Some(file)),
-        // Left by another user, say. The database itself is locked.
+        // The lock file may belong to another user, for example. The database itself is locked.
         Err(_) if LOCKS_THE_FILE => Ok(None),
         Err(error) => Err(Refused::NoLock(path, error)),
     }

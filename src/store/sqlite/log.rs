@@ -1,4 +1,4 @@
-//! Reading the logs, in SQLite.
+//! Reading the logs in SQLite.
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
@@ -18,7 +18,7 @@ pub struct Head {
     pub last_at: Timestamp,
     /// The latest message that is not deleted.
     pub latest: Option<MessageId>,
-    /// Whether the room ever got or lost a member.
+    /// Whether members have ever been added or removed.
     pub members_changed: bool,
 }
 
@@ -31,7 +31,8 @@ pub fn head(connection: &Connection, room: RoomId) -> Result<Option<Head>> {
         .optional()
 }
 
-/// Where the logs of these rooms end.
+/// Returns the last sequence number of the log of each of these rooms. Rooms that do not exist are
+/// skipped.
 pub fn ends(connection: &Connection, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
     let mut ends = Vec::with_capacity(rooms.len());
     for room in rooms {
@@ -53,7 +54,7 @@ pub fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, li
     Ok(entries)
 }
 
-/// The message with this id, if it stands in the room and was not deleted.
+/// Returns the message with this id if it is in the room and was not deleted.
 pub fn in_room(connection: &Connection, room: RoomId, id: MessageId) -> Result<Option<Message>> {
     connection
         .prepare_cached(&format!("SELECT {} FROM entries WHERE id = ? AND room = ? AND text IS NOT NULL", rows::MESSAGE))?
@@ -61,7 +62,7 @@ pub fn in_room(connection: &Connection, room: RoomId, id: MessageId) -> Result<O
         .optional()
 }
 
-/// The message that the author's client called so, deleted or not.
+/// Returns the entry of the message to which the author's client gave this id, deleted or not.
 pub fn sent(connection: &Connection, room: RoomId, author: UserId, id: &ClientId) -> Result<Option<Entry>> {
     connection
         .prepare_cached(&format!(
@@ -83,7 +84,7 @@ pub fn page(connection: &Connection, room: RoomId, page: Page, limit: u64) -> Re
     }
 }
 
-/// The newest messages up to the entry `last`, in ascending order.
+/// Returns the newest messages up to the entry `last`, in ascending order.
 pub fn newest(connection: &Connection, room: RoomId, last: Seq, limit: u64) -> Result<Vec<Message>> {
     let mut messages = select(connection, "seq <= ?2 ORDER BY seq DESC", room, last, limit)?;
     messages.reverse();
@@ -97,7 +98,7 @@ fn select(connection: &Connection, range: &str, room: RoomId, seq: Seq, limit: u
         .collect()
 }
 
-/// An entry behind which exactly `skip` messages stand.
+/// Returns an entry that is followed by exactly `skip` messages.
 fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result<Option<Seq>> {
     let Some(head) = head(connection, room)? else { return Ok(None) };
     let mut search = OffsetSeek::new(head.last_seq, skip);
@@ -110,16 +111,18 @@ fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result
     }
 }
 
-// Left to itself SQLite takes the primary key and reads all of the log to count a few of its entries; hence INDEXED BY, here and below.
+// Without INDEXED BY, here and below, SQLite uses the primary key and reads the whole log to count
+// a few of its entries.
 
-/// How many entries in `after < seq <= last` are no messages, or no longer.
+/// Returns the number of entries in `after < seq <= last` that are not messages or are deleted.
 fn deleted_between(connection: &Connection, room: RoomId, after: Seq, last: Seq) -> Result<u64> {
     connection
         .prepare_cached("SELECT count(*) FROM entries INDEXED BY entries_deleted WHERE room = ? AND text IS NULL AND seq > ? AND seq <= ?")?
         .query_row(params![room, after, last], |row| row.get(0))
 }
 
-/// The time of the latest entry, room or user. Their ids ascend with the time, so it takes one step in an index each.
+/// Returns the time of the latest entry, room or user. Ids ascend with time, so each takes one
+/// index lookup.
 pub fn latest(connection: &Connection) -> Result<Option<Timestamp>> {
     let mut latest = None;
     for table in ["entries", "rooms", "users"] {

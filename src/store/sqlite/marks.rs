@@ -1,8 +1,9 @@
-//! How far the logs have been read, in SQLite.
+//! Read marks and unread counts in SQLite.
 //!
-//! Unread is what stands behind the user's last mark, but for the entries that are their own and those of others that are no messages, or no
-//! longer. None of it is counted by reading messages, of which there may be any number: each membership counts what its user has posted, and
-//! each mark remembers how much that was.
+//! The unread messages of a user are the entries after the user's last read mark, except the user's
+//! own entries and entries of others that are not messages or are deleted messages. Unread messages
+//! are not counted by reading them, because there may be any number: each membership counts the
+//! user's entries, and each read mark stores that count at its position.
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
@@ -18,13 +19,13 @@ use crate::{
 /// How far a member has read a room.
 struct Reading {
     head: Head,
-    /// The entry by which they came into the room.
+    /// The entry by which the user joined the room.
     joined: Seq,
-    /// How many entries behind it are theirs.
+    /// The number of the user's own entries after `joined`.
     posted: u64,
-    /// Behind this entry begins what may be unread.
+    /// The last entry that is read; entries after it may be unread.
     read: Seq,
-    /// How many entries between the two are theirs.
+    /// The number of the user's own entries after `joined`, up to `read`.
     posted_then: u64,
 }
 
@@ -40,13 +41,14 @@ impl Reading {
             .prepare_cached("SELECT up_to_seq, posted FROM read_marks WHERE room = ? AND user = ? ORDER BY up_to_seq DESC LIMIT 1")?
             .query_row(params![room, user], |row| Ok((row.get::<_, Seq>(0)?, row.get::<_, u64>(1)?)))
             .optional()?
-            // A mark from before they left and came again counts no more.
+            // A mark from before the user left and rejoined does not count.
             .filter(|(read, _)| *read > joined)
             .unwrap_or((joined, 0));
         Ok(Some(Self { head, joined, posted, read, posted_then }))
     }
 
-    /// How many messages of others stand behind what is read, up to an entry up to which `posted` are the user's own.
+    /// Returns the number of messages of others after `read`, up to the entry `up_to`. `posted` is
+    /// the number of the user's own entries up to `up_to`.
     fn unread(&self, connection: &Connection, room: RoomId, user: UserId, up_to: Seq, posted: u64) -> Result<u64> {
         let behind = up_to.0 - self.read.0;
         let others = behind.saturating_sub(posted - self.posted_then);
@@ -62,7 +64,8 @@ impl Reading {
         Ok(others.saturating_sub(no_messages))
     }
 
-    /// How many entries up to this one, from where they joined, are the user's own. Counted from the nearer end.
+    /// Returns the number of the user's own entries from joining up to this entry, counted from the
+    /// nearer end.
     fn posted_up_to(&self, connection: &Connection, room: RoomId, user: UserId, up_to: Seq) -> Result<u64> {
         let end = self.head.last_seq;
         if up_to.0 - self.read.0 <= end.0 - up_to.0 {
@@ -79,7 +82,8 @@ fn own_between(connection: &Connection, room: RoomId, user: UserId, after: Seq, 
         .query_row(params![room, after, last, user], |row| row.get(0))
 }
 
-/// How much somebody has posted up to an entry, found out before it is their turn to write: it may take a while to count, and never changes.
+/// The number of a user's own entries up to an entry. It is counted before the write transaction
+/// because counting may take a while; the result does not change.
 #[derive(Clone, Copy)]
 pub struct Posted {
     joined: Seq,
@@ -87,7 +91,7 @@ pub struct Posted {
     own: u64,
 }
 
-/// Counts for [`mark_read`]. `None` where it needs no counting.
+/// Counts the user's entries for [`mark_read`]. Returns `None` if no counting is needed.
 pub fn posted_up_to(connection: &Connection, room: RoomId, user: UserId, up_to: Seq) -> Result<Option<Posted>> {
     let Some(reading) = Reading::find(connection, room, user)? else { return Ok(None) };
     if up_to <= reading.read || up_to >= reading.head.last_seq {
@@ -131,7 +135,7 @@ fn time_of(connection: &Connection, room: RoomId, seq: Seq) -> Result<Timestamp>
     connection.prepare_cached("SELECT created_at FROM entries WHERE room = ? AND seq = ?")?.query_row(params![room, seq], |row| row.get(0))
 }
 
-/// What the user has not read in these rooms, those of them that they are in.
+/// Returns the user's unread counts in those of the given rooms that the user is a member of.
 pub fn unread(connection: &Connection, user: UserId, rooms: &[RoomId]) -> Result<Vec<Unread>> {
     let mut found = Vec::with_capacity(rooms.len());
     for room in rooms {

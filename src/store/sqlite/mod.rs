@@ -1,8 +1,10 @@
 //! The embedded store: one SQLite file, written by one process.
 //!
-//! WAL with `synchronous=FULL`: a commit is on disk before anybody hears of it. This module is the [`Store`]; [`open`](file::open) makes
-//! the file ready, [`threads`] and [`writer`] run the statements, and the statements stand by noun in `users`, `sessions`, `rooms`, `append` and `log`
-//! (writing and reading the logs), `marks` (how far they have been read) and `search`; [`wal`] takes away what was erased.
+//! The file is in WAL mode with `synchronous=FULL`: a commit is on disk before its result is
+//! returned. This module implements [`Store`]; [`open`](file::open) prepares the file, and
+//! [`threads`] and [`writer`] run the statements. The statements are grouped by subject: `users`,
+//! `sessions`, `rooms`, `append` and `log` (writing and reading the logs), `marks` (read marks) and
+//! `search`. [`wal`] removes erased data from the write-ahead log.
 
 mod append;
 mod file;
@@ -44,33 +46,35 @@ use crate::model::{
 use search::{Indexer, Walk};
 use threads::Threads;
 
-/// How many threads read. Reads are short; more threads than cores only add switching.
+/// The number of reader threads. Reads are short, so more threads than cores only add switching.
 const READERS: usize = 2;
 
-/// How long after a slice that failed it is tried again.
+/// The delay before a failed background slice is retried.
 const RETRY: Duration = Duration::from_secs(1);
-/// Between two slices the indexing of messages pauses for as long as a slice took, within these bounds.
+/// The minimum and maximum pause between two index slices. Within these bounds, the pause is as
+/// long as the last slice took.
 const INDEX_PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
-/// How long the end of the store waits for what was deleted or edited to be erased from the index of search.
+/// How long `close` waits for deleted and edited text to be erased from the search index.
 const LAST_ERASING: Duration = Duration::from_secs(1);
 
-/// Behind every entry.
+/// A sequence number after every entry.
 const END: Seq = Seq(u64::MAX);
 
 /// A store in one SQLite file.
 pub struct Sqlite {
     threads: Arc<Threads>,
-    /// What is to be indexed for search.
+    /// The changes that are not indexed for search yet.
     behind: Arc<IndexQueue>,
     indexer: Arc<Mutex<Indexer>>,
-    /// Wakes the task that takes away what deleted rooms have left.
+    /// Wakes the task that removes the remaining data of deleted rooms.
     deleted: Arc<Notify>,
-    /// What is done on the side: indexing and taking away. Nothing where we are beside a server.
+    /// The background tasks, for indexing and for removing deleted rooms. Empty if the database was
+    /// opened beside a running server.
     on_the_side: Vec<AbortHandle>,
 }
 
 impl Sqlite {
-    /// Opens the database at `path`, made with its folder if it is missing.
+    /// Opens the database at `path`, and creates it and its folder if it is missing.
     pub async fn open(path: PathBuf) -> std::result::Result<Self, OpenError> {
         let mut store = Self::opened(move || file::open(&path)).await?;
         store.on_the_side = vec![
@@ -81,8 +85,8 @@ impl Sqlite {
         Ok(store)
     }
 
-    /// Opens the database at `path` beside a server that may be running on it. For adding something: what the server keeps in memory, it
-    /// would not notice being changed.
+    /// Opens the database at `path` while a server may be running on it. Only for adding data: the
+    /// server would not notice a change of data that it has cached.
     pub async fn open_shared(path: PathBuf) -> std::result::Result<Self, OpenError> {
         Self::opened(move || file::open_shared(&path)).await
     }
@@ -113,21 +117,22 @@ impl Drop for Sqlite {
     }
 }
 
-/// Takes away what deleted rooms have left, now or before the server was last stopped.
+/// Removes the remaining data of deleted rooms, including rooms deleted before the last restart.
 async fn purge_on_the_side(threads: Arc<Threads>, deleted: Arc<Notify>) {
     loop {
         match threads.erase_slice(rooms::purge).await {
             Ok(true) => {}
             Ok(false) => deleted.notified().await,
             Err(error) => {
-                tracing::debug!(%error, "what deleted rooms have left is taken away later");
+                tracing::debug!(%error, "purging deleted rooms failed; retrying");
                 sleep(RETRY).await;
             }
         }
     }
 }
 
-/// Indexes messages for search, in slices so small and so far between that posting does not suffer.
+/// Indexes messages for search, in slices with pauses in between so that posting is not slowed
+/// down.
 async fn index_in_background(threads: Arc<Threads>, behind: Arc<IndexQueue>, indexer: Arc<Mutex<Indexer>>) {
     let mut restarts = true;
     loop {
@@ -141,8 +146,8 @@ async fn index_in_background(threads: Arc<Threads>, behind: Arc<IndexQueue>, ind
             Ok(true) => sleep(begun.elapsed().clamp(INDEX_PAUSES.0, INDEX_PAUSES.1)).await,
             Ok(false) => sleep(INDEX_INTERVAL).await,
             Err(error) => {
-                tracing::warn!(%error, "messages could not be indexed for search; trying again");
-                // What was done in memory may not be on disk.
+                tracing::warn!(%error, "indexing messages for search failed; retrying");
+                // Changes to the in-memory state may not have been committed.
                 *indexer.lock().unwrap_or_else(PoisonError::into_inner) = Indexer::default();
                 restarts = true;
                 sleep(RETRY).await;
@@ -151,7 +156,7 @@ async fn index_in_background(threads: Arc<Threads>, behind: Arc<IndexQueue>, ind
     }
 }
 
-/// Indexes a slice. False when there was nothing to do.
+/// Indexes one slice. Returns false if there was nothing to do.
 async fn index_slice(threads: &Threads, behind: &IndexQueue, indexer: &Arc<Mutex<Indexer>>) -> Result<bool> {
     let changes = behind.take();
     let is_idle = {
@@ -171,7 +176,7 @@ async fn index_slice(threads: &Threads, behind: &IndexQueue, indexer: &Arc<Mutex
     Ok(threads.slice(index).await? || erased)
 }
 
-/// Erases from the index a slice of what was deleted or edited. False when there was nothing.
+/// Erases one slice of deleted or edited text from the index. Returns false if there was none.
 async fn erase_slice(threads: &Threads, indexer: &Arc<Mutex<Indexer>>) -> Result<bool> {
     let indexer = Arc::clone(indexer);
     threads.erase_slice(move |connection| indexer.lock().unwrap_or_else(PoisonError::into_inner).erase(connection)).await
@@ -269,7 +274,7 @@ impl Store for Sqlite {
         Ok(self.threads.read(move |connection| users::deleted_among(connection, &room.members)).await?.into())
     }
 
-    /// Each membership counts already what its user has posted.
+    /// Does nothing, because each membership already counts the user's entries.
     async fn index_writers(&self) -> Result<()> {
         Ok(())
     }
@@ -295,7 +300,7 @@ impl Store for Sqlite {
         self.threads.read(move |connection| rooms::of_user(connection, user, after, limit)).await
     }
 
-    /// There is no other server.
+    /// Returns nothing, because no other server can work on the database.
     async fn departed(&self, _: Option<Timestamp>) -> Result<(Vec<Departed>, Timestamp)> {
         Ok((Vec::new(), Timestamp::default()))
     }
@@ -306,7 +311,7 @@ impl Store for Sqlite {
         let entries = Arc::clone(&batch);
         let append = move |connection: &rusqlite::Connection| append::append(connection, &entries);
         let appended = if erases { self.threads.write_and_scrub(append).await } else { self.threads.write(append).await };
-        // Not before, when there would be nothing to index yet.
+        // After the write: before it, the indexer would find nothing to index.
         self.behind.note(&batch);
         appended
     }
@@ -327,8 +332,9 @@ impl Store for Sqlite {
         self.threads.read(move |connection| log::entries(connection, room, after, up_to.unwrap_or(END), limit)).await
     }
 
-    /// By a thread of its own: the timeline asks between two batches, and nobody posts until it knows. So it stands in no line behind those
-    /// who read much, nor behind writes, which wait while another program writes.
+    /// Uses a separate reader thread: the timeline calls this between two batches, and no message
+    /// can be posted until it returns. So it must not wait for long reads, nor for writes, which
+    /// may wait for another process that is writing.
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
         let rooms = rooms.to_vec();
         self.threads.read_ahead(move |connection| log::ends(connection, &rooms)).await
@@ -372,7 +378,7 @@ impl Store for Sqlite {
     }
 
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
-        // Read first: a start has not to wait for another program that is writing.
+        // Read first, so that startup does not have to wait for another process that is writing.
         match self.threads.read(file::kept_token_secret).await? {
             Some(kept) => Ok(kept),
             None => self.threads.write(move |connection| file::token_secret(connection, candidate)).await,
@@ -405,12 +411,12 @@ impl Store for Sqlite {
         if !self.on_the_side.is_empty() {
             let erasing = async { while matches!(erase_slice(&self.threads, &self.indexer).await, Ok(true)) {} };
             if timeout(LAST_ERASING, erasing).await.is_err() {
-                tracing::info!("the index of search still has words that were deleted; the next start erases them");
+                tracing::info!("search index still contains deleted words; the next start erases them");
             }
         }
         let threads = Arc::clone(&self.threads);
         if let Err(lost) = tokio::task::spawn_blocking(move || threads.stop()).await {
-            tracing::error!(%lost, "the database threads did not stop cleanly");
+            tracing::error!(%lost, "database threads did not stop cleanly");
         }
     }
 }

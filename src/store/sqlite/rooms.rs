@@ -1,4 +1,4 @@
-//! Rooms, who is in them, and whose conversations are recent, in SQLite.
+//! Rooms, memberships and recent conversations in SQLite.
 
 use rusqlite::{Connection, OptionalExtension, Result, params, types::ValueRef};
 
@@ -12,7 +12,7 @@ use crate::{
     store::{ListedRoom, RoomPage, is_large, member_key},
 };
 
-/// How many rows of a deleted room are taken away in one statement.
+/// The number of rows of a deleted room that are deleted in one statement.
 const PURGE: u64 = 100;
 
 pub fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
@@ -26,7 +26,8 @@ pub fn find_by_members(connection: &Connection, room: &Room) -> Result<Option<Ro
         .optional()
 }
 
-/// Adds a room. One that has a name is found by no members: a key as short as this is that of none.
+/// Adds a room. A room with a name must not be found by its members: its key is its id, which is
+/// shorter than any member key.
 pub fn add(connection: &Connection, room: &Room) -> Result<()> {
     let key = if room.name.is_none() { member_key(room).to_vec() } else { no_key(room.id) };
     connection
@@ -44,12 +45,13 @@ fn no_key(room: RoomId) -> Vec<u8> {
     room.as_bytes().to_vec()
 }
 
-/// Whether the user is in the room.
+/// Returns whether the user is a member of the room.
 pub fn is_member(connection: &Connection, room: RoomId, user: UserId) -> Result<bool> {
     connection.prepare_cached("SELECT 1 FROM memberships WHERE user = ? AND room = ?")?.exists(params![user, room])
 }
 
-/// The rooms of a user, from behind `after`. A membership may outlive its room for a while: see [`delete`].
+/// Returns the rooms of a user after `after`. Memberships may outlive their room for a while and
+/// are skipped then; see [`delete`].
 pub fn of_user(connection: &Connection, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
     let after = after.as_ref().map_or(&[][..], |room| room.as_bytes());
     connection
@@ -61,8 +63,9 @@ pub fn of_user(connection: &Connection, user: UserId, after: Option<RoomId>, lim
         .collect()
 }
 
-/// Lets somebody into a room who is not in it, by the entry `seq`. `latest` is the room's latest message. To be written by [`set_members`], here
-/// and below.
+/// Adds a user who is not a member to a room; `seq` is the entry that records it and `latest` the
+/// room's latest message. As with [`remove_member`], the caller has to write the changed room with
+/// [`set_members`].
 pub fn add_member(connection: &Connection, room: &mut Room, user: UserId, seq: Seq, latest: Option<MessageId>) -> Result<()> {
     let was_large = is_large(room);
     if let Err(place) = room.members.binary_search(&user) {
@@ -81,7 +84,7 @@ pub fn add_member(connection: &Connection, room: &mut Room, user: UserId, seq: S
     note_size(connection, room, was_large, latest)
 }
 
-/// Takes somebody out of a room.
+/// Removes a user from a room.
 pub fn remove_member(connection: &Connection, room: &mut Room, user: UserId, latest: Option<MessageId>) -> Result<()> {
     let was_large = is_large(room);
     room.members.retain(|member| *member != user);
@@ -90,7 +93,7 @@ pub fn remove_member(connection: &Connection, room: &mut Room, user: UserId, lat
     note_size(connection, room, was_large, latest)
 }
 
-/// Notes in the memberships whether the room is large, where that has changed.
+/// Updates the memberships if the room has become large or small.
 fn note_size(connection: &Connection, room: &Room, was_large: bool, latest: Option<MessageId>) -> Result<()> {
     if is_large(room) != was_large {
         let latest = latest.filter(|_| was_large);
@@ -101,7 +104,7 @@ fn note_size(connection: &Connection, room: &Room, was_large: bool, latest: Opti
     Ok(())
 }
 
-/// Writes down who is in the room. By these it is no longer found.
+/// Writes the members of the room. From then on, the room is no longer found by its members.
 pub fn set_members(connection: &Connection, room: &Room) -> Result<()> {
     connection
         .prepare_cached("UPDATE rooms SET members = ?, joined = ?, member_key = ? WHERE id = ?")?
@@ -109,7 +112,7 @@ pub fn set_members(connection: &Connection, room: &Room) -> Result<()> {
         .map(drop)
 }
 
-/// The members who have put an entry into the room's log, ascending.
+/// Returns the members who have added an entry to the room's log since they joined, ascending.
 pub fn writers(connection: &Connection, room: RoomId) -> Result<Vec<UserId>> {
     connection
         .prepare_cached("SELECT user FROM memberships WHERE room = ? AND posted > 0 ORDER BY user")?
@@ -117,7 +120,7 @@ pub fn writers(connection: &Connection, room: RoomId) -> Result<Vec<UserId>> {
         .collect()
 }
 
-/// Those of these rooms in whose log the user has put an entry.
+/// Returns those of the given rooms to whose log the user has added an entry since joining.
 pub fn written_by(connection: &Connection, user: UserId, rooms: &[RoomId]) -> Result<Vec<RoomId>> {
     let mut has_posted = connection.prepare_cached("SELECT 1 FROM memberships WHERE user = ? AND room = ? AND posted > 0")?;
     let mut written = Vec::new();
@@ -129,13 +132,13 @@ pub fn written_by(connection: &Connection, user: UserId, rooms: &[RoomId]) -> Re
     Ok(written)
 }
 
-/// Gives the room another name, or none.
+/// Changes or removes the room's name.
 pub fn rename(connection: &Connection, room: RoomId, name: Option<&str>) -> Result<()> {
     connection.prepare_cached("UPDATE rooms SET name = ? WHERE id = ?")?.execute(params![name, room]).map(drop)
 }
 
-/// Deletes the room, by which nobody finds it or anything in it any more, and notes down the rest for [`purge`]. Returns how many messages it
-/// had.
+/// Deletes the room, so that neither it nor anything in it is found any more, and leaves the rest
+/// to [`purge`]. Returns the number of messages it had.
 pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
     let last_seq = connection
         .prepare_cached("DELETE FROM heads WHERE room = ? RETURNING last_seq")?
@@ -146,14 +149,15 @@ pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
         .prepare_cached("SELECT count(*) FROM entries INDEXED BY entries_deleted WHERE room = ? AND text IS NULL")?
         .query_row([id], |row| row.get::<_, u64>(0))?;
     connection.prepare_cached("DELETE FROM rooms WHERE id = ?")?.execute([id])?;
-    // They carry the room's latest message. Those of a large room do not, and are too many to be deleted at once.
+    // Memberships of a small room contain its latest message. Those of a large room do not, and are
+    // too many to delete at once.
     connection.prepare_cached("DELETE FROM memberships INDEXED BY memberships_small WHERE room = ? AND NOT large")?.execute([id])?;
     connection.prepare_cached("INSERT INTO purges (room) VALUES (?)")?.execute([id])?;
     search::delete_room(connection, id)?;
     Ok(Some(last_seq - deleted))
 }
 
-/// Takes away a slice of what deleted rooms have left behind. True when there is more.
+/// Deletes a slice of the remaining data of deleted rooms. Returns true if there is more.
 pub fn purge(connection: &Connection) -> Result<bool> {
     let room = connection.prepare_cached("SELECT room FROM purges LIMIT 1")?.query_row([], |row| row.get::<_, RoomId>(0)).optional()?;
     let Some(room) = room else { return Ok(false) };
@@ -167,13 +171,13 @@ pub fn purge(connection: &Connection) -> Result<bool> {
     connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM purges)")?.query_row([], |row| row.get(0))
 }
 
-/// Takes away the first entry of a deleted room. False when there is none.
+/// Deletes the first entry of a deleted room. Returns false if there is none.
 fn purge_entry(connection: &Connection, room: RoomId) -> Result<bool> {
     let first = "DELETE FROM entries WHERE room = ?1 AND seq = (SELECT min(seq) FROM entries WHERE room = ?1)";
     Ok(connection.prepare_cached(first)?.execute([room])? > 0)
 }
 
-/// Takes away some of the read marks and memberships of a deleted room. False when there are none.
+/// Deletes some read marks and memberships of a deleted room. Returns false if there are none.
 fn purge_some(connection: &Connection, room: RoomId) -> Result<bool> {
     let mut deleted = 0;
     for (table, key) in [("read_marks", "user, up_to_seq"), ("memberships", "user")] {
@@ -183,7 +187,7 @@ fn purge_some(connection: &Connection, room: RoomId) -> Result<bool> {
     Ok(deleted > 0)
 }
 
-/// Notes which message of the room is its latest.
+/// Stores the latest message of the room in the memberships of a small room.
 pub fn set_latest(connection: &Connection, room: RoomId, latest: Option<MessageId>) -> Result<()> {
     connection
         .prepare_cached("UPDATE memberships INDEXED BY memberships_small SET latest = ? WHERE room = ? AND NOT large")?
@@ -191,7 +195,9 @@ pub fn set_latest(connection: &Connection, room: RoomId, latest: Option<MessageI
     Ok(())
 }
 
-/// A page of the user's rooms; a membership may outlive its room for a while: see [`delete`]. The place of a room is that of its latest message, or else of its creation: ids of both ascend with time.
+/// Returns a page of the user's rooms. Memberships may outlive their room for a while; see
+/// [`delete`]. Rooms are ordered by the id of their latest message, or else by their own id: both
+/// ascend with time.
 pub fn recents(connection: &Connection, page: RoomPage) -> Result<Vec<ListedRoom>> {
     let RoomPage { user, since_joined, with_empty, skip, limit } = page;
     connection

@@ -1,4 +1,4 @@
-//! How the nouns of the model stand in columns.
+//! Conversions between model types and columns.
 
 use rusqlite::{
     Row,
@@ -74,7 +74,7 @@ impl FromSql for Timestamp {
 
 impl ToSql for Seq {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        // What clients ask for may lie beyond what SQLite can count; nothing stands there.
+        // A client may request a number beyond the range of SQLite; no entry has such a number.
         Ok(i64::try_from(self.0).unwrap_or(i64::MAX).into())
     }
 }
@@ -88,7 +88,7 @@ impl FromSql for Seq {
 /// The columns of [`user`], in its order.
 pub const USER: &str = "id, first_name, last_name, type, created_at, updated_at, deleted";
 
-/// A row of [`USER`].
+/// Reads a user from a row with the columns [`USER`].
 pub fn user(row: &Row<'_>) -> rusqlite::Result<User> {
     Ok(User {
         id: row.get(0)?,
@@ -104,7 +104,7 @@ pub fn user(row: &Row<'_>) -> rusqlite::Result<User> {
 /// The columns of [`room`], in its order.
 pub const ROOM: &str = "id, type, initiator, members, created_at, name, joined";
 
-/// A row of [`ROOM`].
+/// Reads a room from a row with the columns [`ROOM`].
 pub fn room(row: &Row<'_>) -> rusqlite::Result<Room> {
     let (members, _) = row.get_ref(3)?.as_blob()?.as_chunks::<16>();
     let (joined, _) = row.get_ref(6)?.as_blob_or_null()?.unwrap_or_default().as_chunks::<24>();
@@ -119,12 +119,12 @@ pub fn room(row: &Row<'_>) -> rusqlite::Result<Room> {
     })
 }
 
-/// The column `members`.
+/// Encodes the column `members`.
 pub fn members_column(room: &Room) -> Vec<u8> {
     room.members.iter().flat_map(UserId::as_bytes).copied().collect()
 }
 
-/// The column `joined`.
+/// Encodes the column `joined`.
 pub fn joined_column(room: &Room) -> Option<Vec<u8>> {
     let bytes = |(member, seq): &(UserId, Seq)| member.as_bytes().iter().copied().chain(seq.0.to_be_bytes()).collect::<Vec<_>>();
     (!room.joined.is_empty()).then(|| room.joined.iter().flat_map(bytes).collect())
@@ -140,7 +140,7 @@ fn member_joined(bytes: [u8; 24]) -> (UserId, Seq) {
 /// The columns of [`message`], in its order.
 pub const MESSAGE: &str = "id, room, seq, author, text, created_at, edited_at, client_id";
 
-/// A row of [`MESSAGE`].
+/// Reads a message from a row with the columns [`MESSAGE`].
 pub fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
     Ok(Message {
         id: row.get(0)?,
@@ -154,10 +154,11 @@ pub fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
     })
 }
 
-/// The columns of [`entry`], in its order: first those of a message.
+/// The columns of [`entry`], in its order; those of a message come first.
 pub const ENTRY: &str = "id, room, seq, author, text, created_at, edited_at, client_id, kind, target, name";
 
-/// A row of [`ENTRY`]. What became of an edited message has yet to be looked up.
+/// Reads an entry from a row with the columns [`ENTRY`]. The caller has to look up the current
+/// state of an edited message.
 pub fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let kind = row.get_ref(8)?.as_str_or_null()?;
     let what = match kind {
@@ -173,12 +174,13 @@ pub fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok(Entry { room: row.get(1)?, seq: row.get(2)?, author: row.get(3)?, created_at: row.get(5)?, what })
 }
 
-/// A row of user, `up_to_seq`, `read_at`.
+/// Reads a read mark from a row with the columns `user`, `up_to_seq` and `read_at`.
 pub fn read_mark(row: &Row<'_>) -> rusqlite::Result<ReadMark> {
     Ok(ReadMark { user: row.get(0)?, up_to: row.get(1)?, read_at: row.get(2)? })
 }
 
-/// A count as SQLite takes it; what it cannot hold is more than there is.
+/// Converts a count for SQLite. A count beyond its range is replaced by the maximum, which exceeds
+/// any real count.
 pub fn count(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

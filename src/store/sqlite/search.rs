@@ -1,9 +1,11 @@
-//! Search, in SQLite.
+//! Search in SQLite.
 //!
-//! The index leads from a room, a block of 256 entries of its log, and a [term](crate::store::search::terms) to the messages that have it,
-//! one byte for each. So a room is searched without reading what is in others, block by block from the end of its log; and what is indexed
-//! together is stored together. [`Walk`] searches, [`Indexer`] indexes; a message that is edited or deleted is only noted down by those who
-//! write, and then searched by its text until the index has followed.
+//! The index maps a room, a block of 256 entries of its log and a
+//! [term](crate::store::search::terms) to the messages that contain the term, with one byte for
+//! each. So a room is searched block by block from the end of its log without reading the data of
+//! other rooms, and entries that are indexed together are stored together. [`Walk`] searches and
+//! [`Indexer`] indexes. The write that edits or deletes a message only marks it as stale; until the
+//! index is updated, the message is searched by its text.
 
 mod index;
 mod walk;
@@ -15,15 +17,15 @@ use crate::model::{RoomId, Seq};
 pub use index::{Indexer, behind};
 pub use walk::Walk;
 
-/// How many entries are in a block: each has to have a byte of its own.
+/// The number of entries in a block: each entry is identified by one byte.
 const BLOCK: u64 = 256;
 
-/// The stretch of a log that is indexed.
+/// The range of a log that is indexed.
 #[derive(Clone, Copy, Debug)]
 struct IndexedRange {
-    /// Stands for the room in the index.
+    /// The number of the room in the index.
     log: i64,
-    /// Its last entry.
+    /// The last entry of the range.
     up_to: Seq,
 }
 
@@ -34,7 +36,8 @@ fn indexed_range(connection: &Connection, room: RoomId) -> Result<Option<Indexed
         .optional()
 }
 
-/// Notes that a message was edited or deleted. One that is not indexed yet will be as it is then.
+/// Marks an edited or deleted message as stale. A message that is not indexed yet is not marked,
+/// because it will be indexed in its then current state.
 pub fn changed(connection: &Connection, room: RoomId, seq: Seq) -> Result<()> {
     connection
         .prepare_cached(
@@ -45,13 +48,13 @@ pub fn changed(connection: &Connection, room: RoomId, seq: Seq) -> Result<()> {
         .map(drop)
 }
 
-/// Notes that a room was deleted. What the index has of it is erased by the [`Indexer`].
+/// Marks a room as deleted. The [`Indexer`] erases its index.
 pub fn delete_room(connection: &Connection, room: RoomId) -> Result<()> {
     connection.prepare_cached("UPDATE search_logs SET room = NULL WHERE room = ?")?.execute([room])?;
     connection.prepare_cached("DELETE FROM search_stale WHERE room = ?")?.execute([room]).map(drop)
 }
 
-/// The block of an entry, and its byte there.
+/// Returns the block of an entry, and the entry's byte in it.
 fn in_block(seq: Seq) -> (u64, u8) {
     (seq.0 / BLOCK, u8::try_from(seq.0 % BLOCK).unwrap_or_default())
 }

@@ -8,7 +8,8 @@ use crate::{
     store::{MOST_SESSIONS, Refresh, Rotation, SessionSelector},
 };
 
-/// How many sessions that are over are taken away with each that begins: more than one, so that they cannot pile up.
+/// How many expired sessions are deleted when a session is added. More than one, so that they do
+/// not accumulate.
 const SWEEP: u64 = 10;
 
 /// The columns of [`session`], in its order.

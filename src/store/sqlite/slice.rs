@@ -1,11 +1,12 @@
-//! How much is done in one slice of the work for which nobody waits, so that those who post wait for it no longer than a few milliseconds.
+//! The time limit of one slice of background work, so that posts wait for it no longer than a few
+//! milliseconds.
 
 use std::time::{Duration, Instant};
 
-/// How long a slice goes on before it is committed.
+/// How long a slice runs before it is committed.
 const TIME: Duration = Duration::from_millis(5);
 
-/// A slice that is being done.
+/// A running slice.
 pub struct Slice {
     begun: Instant,
 }
@@ -15,7 +16,7 @@ impl Slice {
         Self { begun: Instant::now() }
     }
 
-    /// Whether something more may be done in it.
+    /// Returns whether the slice may do more work.
     pub fn has_time_left(&self) -> bool {
         self.begun.elapsed() < TIME
     }

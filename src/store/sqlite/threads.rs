@@ -1,11 +1,14 @@
-//! The threads that talk to SQLite: one that writes, a few that read. Async code hands them work and waits without blocking.
+//! The threads that access SQLite: one writer and a few readers. Async code sends them jobs and
+//! waits for the results without blocking.
 //!
-//! Work for which nobody waits (erasing, indexing) is handed to the writer in slices of a few milliseconds, each a transaction of its own. A
-//! slice is done when nothing else waits for the writer, and now and then when something always does.
+//! Background work that no caller waits for (erasing, indexing) is sent to the writer in slices of
+//! a few milliseconds, each in its own transaction. A slice runs when the writer has nothing else
+//! to do, and from time to time if it always has.
 //!
-//! The writer commits in groups: whatever waits when it begins a transaction goes into that transaction, and the answers go out after the
-//! commit. So the price of reaching the disk is shared by all who wait for it. Work that fails is undone alone: the first of a group by
-//! beginning the transaction again, each further one by a savepoint (which has its price: SQLite copies every page that it changes).
+//! The writer commits in groups: all jobs that are waiting when a transaction begins become part of
+//! it, and their results are sent after the commit. So they share the cost of one write to disk. A
+//! job that fails is undone alone: for the first job of a group by restarting the transaction, for
+//! each further job by a savepoint (which has a cost: SQLite copies every page that it changes).
 
 use std::{
     path::Path,
@@ -19,25 +22,27 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Result, StoreError, lock::Lock, writer::write_all};
 
-/// How much work may wait for the writer, and for the readers, before callers wait to hand theirs in.
+/// How many jobs may wait for the writer, and for the readers, before callers have to wait to add
+/// theirs.
 const QUEUE: usize = 1024;
-/// How long a statement waits for a lock that somebody else's tool holds on the file.
+/// How long a statement waits for a lock that another process holds on the file.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the readers, and then the writer, may take to finish when the database is closed. What they are at then is interrupted.
+/// How long the readers, and then the writer, may take to finish when the database is closed. After
+/// that, their statements are interrupted.
 const READERS_END: Duration = Duration::from_millis(500);
 const WRITER_END: Duration = Duration::from_secs(5);
-/// How often it is looked then whether they have finished.
+/// How often `stop` checks whether a thread has finished.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Work for a thread: done on its connection, then answered.
+/// A job for a database thread: it runs on the thread's connection, then its result is sent.
 pub trait Job: Send {
-    /// False when nobody waits for the answer any more.
+    /// Returns false if the caller no longer waits for the result.
     fn is_wanted(&self) -> bool;
-    /// Whether it takes something away that should be found in no file any more.
+    /// Returns whether the job erases data that must not remain in any file.
     fn erases(&self) -> bool;
-    /// False when the work failed.
+    /// Runs the job. Returns false if it failed.
     fn run(&mut self, connection: &Connection) -> bool;
-    /// Answers with what `run` found, unless what it did could not be committed.
+    /// Sends the result of `run`, or the error if the transaction could not be committed.
     fn answer(self: Box<Self>, committed: Result<()>);
 }
 
@@ -69,7 +74,7 @@ where
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {
-        // A caller that has gone away needs no answer.
+        // An error means that the caller was dropped and needs no result.
         let _ = self.reply.send(committed.and(self.outcome));
     }
 }
@@ -79,14 +84,14 @@ type Queue = mpsc::Sender<Box<dyn Job>>;
 /// The threads of one database.
 pub struct Threads {
     readers: Pool,
-    /// Reads what may not wait behind other reads.
+    /// For reads that must not wait for other reads.
     reader_ahead: Pool,
     writer: Pool,
-    /// Slices for the writer.
+    /// Background slices for the writer.
     slices: Pool,
 }
 
-/// Threads that take their work from one queue.
+/// A set of threads that take jobs from one queue.
 struct Pool(Mutex<Option<(Queue, Vec<Thread>)>>);
 
 struct Thread {
@@ -99,7 +104,7 @@ impl Pool {
         Self(Mutex::new(Some((queue, threads))))
     }
 
-    /// Has `work` done by one of the threads, and waits for the answer.
+    /// Runs `work` on one of the threads and returns its result.
     async fn run<T: Send + 'static>(
         &self,
         erases: bool,
@@ -112,7 +117,8 @@ impl Pool {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Lets the threads finish what was handed in, and waits for their end; after `patience` statements are interrupted. Blocks.
+    /// Lets the threads finish the queued jobs and waits until they end; after `patience`, their
+    /// statements are interrupted. Blocks.
     fn stop(&self, patience: Duration) {
         let Some((queue, threads)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         drop(queue);
@@ -124,15 +130,15 @@ impl Pool {
                 }
                 thread::sleep(LOOK_AGAIN);
             }
-            // One that panicked has been reported by the panic hook.
+            // If the thread panicked, the panic hook has already reported it.
             let _ = handle.join();
         }
     }
 }
 
 impl Threads {
-    /// Starts one thread that writes through `writer` and `readers` that read from the file at `path`. The lock is held until all of them have
-    /// closed their connections.
+    /// Starts one thread that writes through `writer`, and `readers` threads plus one that read
+    /// from the file at `path`. The lock is held until all of them have closed their connections.
     pub fn start(path: &Path, writer: Connection, readers: usize, lock: Option<Lock>) -> rusqlite::Result<Self> {
         let lock = Arc::new(lock);
         let (write, write_jobs) = mpsc::channel(QUEUE);
@@ -142,12 +148,14 @@ impl Threads {
         Ok(Self { readers, reader_ahead, writer: Pool::new(write, vec![writing]), slices: Pool::new(slice, Vec::new()) })
     }
 
-    /// Does `work` in a transaction; answers once it is on disk. An error undoes this work alone.
+    /// Runs `work` in a transaction; returns once it is committed to disk. An error undoes this job
+    /// only.
     pub async fn write<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
         self.writer.run(false, work).await
     }
 
-    /// The same for work that erases something: within a second or so that is gone from the write-ahead log as well.
+    /// Like [`write`](Self::write), for work that erases data: within about a second, the data is
+    /// removed from the write-ahead log as well.
     pub async fn write_and_scrub<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -155,12 +163,13 @@ impl Threads {
         self.writer.run(true, work).await
     }
 
-    /// Does a slice of work for which nobody waits, in a transaction: it may take a few milliseconds, and comes behind everything else.
+    /// Runs a slice of background work in a transaction. It may take a few milliseconds, and runs
+    /// after all other jobs.
     pub async fn slice<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
         self.slices.run(false, work).await
     }
 
-    /// The same for a slice that erases something.
+    /// Like [`slice`](Self::slice), for a slice that erases data.
     pub async fn erase_slice<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -168,20 +177,21 @@ impl Threads {
         self.slices.run(true, work).await
     }
 
-    /// Does `work`, which only reads, on one snapshot of the database.
+    /// Runs `work`, which must only read, on one snapshot of the database.
     pub async fn read<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
         self.readers.run(false, work).await
     }
 
-    /// The same ahead of all other reads, for work that is short.
+    /// Like [`read`](Self::read), but does not wait for other reads; for short work.
     pub async fn read_ahead<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
         self.reader_ahead.run(false, work).await
     }
 
-    /// Finishes what was handed in, but for slices, and closes the database. Blocks.
+    /// Finishes the queued jobs, except for slices, and closes the database. Blocks.
     pub fn stop(&self) {
         self.slices.stop(Duration::ZERO);
-        // The writer last: only it may tidy up the write-ahead log, and only the last connection does.
+        // The writer stops last: only the last connection to close cleans up the write-ahead log,
+        // and only the writer is allowed to.
         self.readers.stop(READERS_END);
         self.reader_ahead.stop(READERS_END);
         self.writer.stop(WRITER_END);
@@ -217,13 +227,13 @@ fn start_thread(name: &str, connection: Connection, lock: Arc<Option<Lock>>, run
 pub fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(64);
-    // What SQLite sets aside in the middle of a transaction fits into memory.
+    // The temporary data of a transaction fits into memory.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(())
 }
 
 fn closed() -> StoreError {
-    StoreError::Unavailable("it has been closed".into())
+    StoreError::Unavailable("database is closed".into())
 }
 
 fn read_all(connection: &Connection, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>) {
@@ -231,18 +241,19 @@ fn read_all(connection: &Connection, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>)
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         let Some(mut job) = next else { return };
         if !job.is_wanted() {
-            // Whoever asked has given up, as all do when there is too much to read: reading on for them would keep it so.
+            // The caller has given up, which happens when there is too much to read: running its
+            // job would keep the readers overloaded.
             continue;
         }
         let snapshot = connection.execute_batch("BEGIN");
         job.run(connection);
-        // Nothing was written, so how the transaction ends makes no difference to the answer.
+        // Nothing was written, so the outcome of the transaction does not affect the result.
         let _ = connection.execute_batch("COMMIT");
         job.answer(snapshot.map_err(|error| explain(&error)));
     }
 }
 
-/// What an error of SQLite means to the callers of a store.
+/// Converts an error of SQLite into a [`StoreError`].
 pub fn explain(error: &rusqlite::Error) -> StoreError {
     let text = error.to_string();
     match error.sqlite_error_code() {
@@ -278,7 +289,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// A thread that does nothing else until it is let go.
+    /// A thread that is blocked until it is released.
     struct Held {
         release: blocking::Sender<()>,
         done: JoinHandle<Result<()>>,
@@ -321,7 +332,7 @@ mod tests {
     impl Wait {
         fn wait(self) -> rusqlite::Result<()> {
             self.begun.send(()).map_err(|()| rusqlite::Error::InvalidQuery)?;
-            // An error: the test has failed.
+            // An error means that the test has failed.
             let _ = self.released.recv();
             Ok(())
         }
@@ -338,7 +349,7 @@ mod tests {
         Sqlite::open(folder.path().join("causerie.db")).await.unwrap()
     }
 
-    /// Stands here, where reads can be held up.
+    /// In this module because it has to block reads.
     #[tokio::test]
     async fn what_was_erased_leaves_the_log_once_nobody_reads_it_and_no_write_waits_for_that() {
         let folder = TempDir::new().unwrap();
@@ -386,7 +397,7 @@ mod tests {
             reader.let_go().await;
         }
         assert!(patient.await.unwrap().unwrap());
-        // Closed, so that whatever is still to be read has been.
+        // The threads are stopped first, so that all queued reads have finished.
         store.threads.stop();
         drop(read);
         assert_eq!(was_read.iter().collect::<Vec<_>>(), ["patient"]);
@@ -404,7 +415,7 @@ mod tests {
         }
     }
 
-    /// Stands here, where reads and writes can be held up.
+    /// In this module because it has to block reads and writes.
     #[tokio::test]
     async fn a_user_read_just_before_they_were_erased_is_not_kept() {
         let folder = TempDir::new().unwrap();
@@ -430,7 +441,8 @@ mod tests {
         while threads.readers.waiting() < 1 {
             yield_now().await;
         }
-        // One reader takes what waits in its turn: when it has come to what was asked after the user, it has read the user.
+        // A reader takes the jobs in order: when this later read has finished, the read of the user
+        // has finished too.
         readers.pop().unwrap().let_go().await;
         threads.read(|_| Ok(())).await.unwrap();
         writer.let_go().await;

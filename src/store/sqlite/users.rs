@@ -65,7 +65,7 @@ pub fn users_by_id(connection: &Connection, ids: &[UserId]) -> Result<Vec<User>>
     Ok(people)
 }
 
-/// Those of these users who were deleted.
+/// Returns those of the given users who were deleted.
 pub fn deleted_among(connection: &Connection, ids: &[UserId]) -> Result<Vec<UserId>> {
     let mut is_deleted = connection.prepare_cached("SELECT 1 FROM users WHERE id = ? AND deleted")?;
     let mut deleted = Vec::new();

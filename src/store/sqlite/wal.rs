@@ -1,5 +1,5 @@
-//! The write-ahead log after something was erased. What was there before stands in it until later writes happen to take its place, for ever
-//! where nobody writes: so it is emptied soon.
+//! Emptying the write-ahead log after data was erased. The log contains the old data until later
+//! writes overwrite it, which may never happen; so it is emptied soon.
 
 use std::time::{Duration, Instant};
 
@@ -7,38 +7,40 @@ use rusqlite::Connection;
 
 use super::threads::BUSY_TIMEOUT;
 
-/// How long after something was erased the log is emptied, together with whatever else was erased meanwhile. Also how long after it could not
-/// be.
+/// How long after data was erased the log is emptied, together with other data erased meanwhile.
+/// Also the delay before a failed attempt is retried.
 const SCRUB_INTERVAL: Duration = Duration::from_secs(1);
-/// How long emptying waits for those who read, and so those who write. Those who begin to read meanwhile are not waited for.
+/// How long emptying, and so every write, waits for readers. Reads that begin meanwhile are not
+/// waited for.
 const WAIT: Duration = Duration::from_millis(10);
 
-/// Whether there is something in the log that was erased.
+/// Tracks whether the log may contain erased data.
 pub struct WalCheckpointer {
     due: Option<Instant>,
 }
 
 impl WalCheckpointer {
-    /// There may be: a server that was killed leaves what it had not come to.
+    /// Assumes that the log contains erased data, which may be left over from a server that was
+    /// killed.
     pub fn new() -> Self {
         Self { due: Some(Instant::now() + SCRUB_INTERVAL) }
     }
 
-    /// There is.
+    /// Records that data was erased.
     pub fn note(&mut self) {
         self.due.get_or_insert_with(|| Instant::now() + SCRUB_INTERVAL);
     }
 
-    /// When it has to go.
+    /// Returns when the log has to be emptied.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Empties the log if it is time; tries it again later where somebody is reading what stands in it.
+    /// Empties the log if it is due, and reschedules it if a reader still uses the log.
     pub fn checkpoint(&mut self, connection: &Connection) {
         if self.due.is_some_and(|due| due <= Instant::now()) {
             let emptied = empty(connection).unwrap_or_else(|error| {
-                tracing::warn!(%error, "what was erased stands in the database's write-ahead log for longer");
+                tracing::warn!(%error, "emptying the write-ahead log failed; it still contains erased data");
                 false
             });
             self.due = (!emptied).then(|| Instant::now() + SCRUB_INTERVAL);
@@ -46,7 +48,7 @@ impl WalCheckpointer {
     }
 }
 
-/// False where somebody is in the way.
+/// Returns false if another connection prevents it.
 fn empty(connection: &Connection) -> rusqlite::Result<bool> {
     connection.busy_timeout(WAIT)?;
     let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));

@@ -1,5 +1,5 @@
-//! The thread that writes: one transaction for all that waits, and in between slices of work for which nobody waits, and the emptying of the
-//! write-ahead log.
+//! The writer thread: runs all waiting jobs in one transaction, and in between runs background
+//! slices and empties the write-ahead log.
 
 use std::{
     sync::Arc,
@@ -16,16 +16,17 @@ use super::{
     wal::WalCheckpointer,
 };
 
-/// The most pieces of work in one transaction.
+/// The maximum number of jobs in one transaction.
 const GROUP: usize = 256;
-/// For how long work is taken into a transaction: whoever comes later should not wait for all of it.
+/// How long jobs are added to a transaction. Later jobs should not have to wait for a long
+/// transaction.
 const GROUP_TIME: Duration = Duration::from_millis(10);
-/// For how long a slice may wait while there is always something else to do.
+/// How long a slice may wait while other jobs are always waiting.
 const SLICE_WAIT: Duration = Duration::from_millis(100);
 
 type Jobs = mpsc::Receiver<Box<dyn Job>>;
 
-/// Does what comes in, until that ends; slices when nothing else is to be done.
+/// Runs jobs until their queue is closed, and slices when no job is waiting.
 pub fn write_all(connection: &Connection, mut jobs: Jobs, mut slices: Jobs) {
     let mut checkpointer = WalCheckpointer::new();
     let mut last_slice = Instant::now();
@@ -51,16 +52,16 @@ pub fn write_all(connection: &Connection, mut jobs: Jobs, mut slices: Jobs) {
     }
 }
 
-/// What comes next for the writer.
+/// The next thing for the writer to do.
 enum Next {
     Job(Box<dyn Job>),
     Slice(Box<dyn Job>),
-    /// Nothing, until it was time.
+    /// The deadline has passed without work.
     Late,
     Closed,
 }
 
-/// Waits for work; where there is something else to do at a certain time, no longer than that.
+/// Waits for work, but not longer than `until`.
 fn receive(jobs: &mut Jobs, slices: &mut Jobs, until: Option<Instant>) -> Next {
     let waker = Waker::from(Arc::new(Sleeper(thread::current())));
     let mut context = Context::from_waker(&waker);
@@ -80,7 +81,7 @@ fn receive(jobs: &mut Jobs, slices: &mut Jobs, until: Option<Instant>) -> Next {
     }
 }
 
-/// A thread that sleeps until there is work.
+/// Unparks the writer thread when there is work.
 struct Sleeper(Thread);
 
 impl Wake for Sleeper {
@@ -89,12 +90,13 @@ impl Wake for Sleeper {
     }
 }
 
-/// Does `first` and what waits in `jobs`, in one transaction, and answers. True when something was erased.
+/// Runs `first` and the jobs that wait in `jobs` in one transaction, and sends their results.
+/// Returns true if something was erased.
 fn write_group(connection: &Connection, first: Box<dyn Job>, jobs: Option<&mut Jobs>) -> bool {
     let mut group = vec![first];
     let committed = transact(connection, jobs, &mut group).map_err(|error| explain(&error));
     if !connection.is_autocommit() {
-        // Only after a failure; where this fails too, SQLite has rolled back already.
+        // Only after a failure. An error here means that SQLite has already rolled back.
         let _ = connection.execute_batch("ROLLBACK");
     }
     let erased = group.iter().any(|job| job.erases());
@@ -104,12 +106,13 @@ fn write_group(connection: &Connection, first: Box<dyn Job>, jobs: Option<&mut J
     erased
 }
 
-/// Runs the first job of `group`, and those that come in meanwhile, in one transaction.
+/// Runs the first job of `group`, and those that arrive meanwhile, in one transaction.
 fn transact(connection: &Connection, mut jobs: Option<&mut Jobs>, group: &mut Vec<Box<dyn Job>>) -> rusqlite::Result<()> {
     execute(connection, "BEGIN IMMEDIATE")?;
     let begun = Instant::now();
     if !group[0].run(connection) {
-        // What it did before it failed goes; where SQLite itself has ended the transaction (disk full, I/O error), it went already.
+        // Undoes the changes of the failed job. If SQLite itself has ended the transaction (disk
+        // full, I/O error), they are already undone.
         if !connection.is_autocommit() {
             execute(connection, "ROLLBACK")?;
         }
@@ -123,7 +126,7 @@ fn transact(connection: &Connection, mut jobs: Option<&mut Jobs>, group: &mut Ve
         let worked = next.run(connection);
         group.push(next);
         if connection.is_autocommit() {
-            // SQLite has ended the transaction, and what the others did went with it.
+            // SQLite has ended the transaction and undone the changes of the other jobs as well.
             return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK), None));
         }
         if !worked {

@@ -1,5 +1,6 @@
-//! Indexing in the background: new messages by every server that appended them, and in a database from before the index was changed, the old
-//! ones by one server at a time.
+//! Indexes messages for search in the background. Each server indexes the new messages that it
+//! appended. In a database from before the current index format, one server at a time indexes the
+//! old messages.
 
 use std::{
     collections::HashSet,
@@ -29,34 +30,35 @@ use crate::{
     },
 };
 
-/// The note about how far the index is.
+/// The id of the metadata document with the state of the index.
 const NOTE: &str = "search";
-/// The note about which server indexes old messages.
+/// The id of the metadata document with the lease for indexing old messages.
 const LEASE: &str = "searchIndexing";
-/// How many entries are looked at in one go, and up to how many bytes of text.
+/// How many entries are read in one batch, and up to how many bytes.
 const ENTRIES: u64 = 250;
 const BYTES: usize = 1 << 20;
-/// The most bytes of terms in one command. MongoDB takes 16 MiB, with what it adds.
+/// The most bytes of terms in one command. MongoDB accepts 16 MiB, including what it adds.
 const COMMAND: usize = 2 << 20;
-/// How many rooms are marked in one go.
+/// How many rooms are marked in one batch.
 const ROOMS: u64 = 1_000;
-/// Between two pieces it pauses for as long as a piece took, within these bounds.
+/// The bounds of the pause between two batches, which is as long as the batch took.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
-/// How often it is looked whether another server still indexes old messages.
+/// How often a server checks whether another server still holds the lease.
 const NOT_MINE: Duration = Duration::from_secs(1);
-/// How many entries at the end of each log count as new when it is marked: what was posted since the server started is found at once.
+/// How many entries at the end of each log count as new when the room is marked, so that the latest
+/// messages are found soon after the start.
 const NEW: u64 = 50;
 /// The pause after an error.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
-/// How far the index is, as far as this server knows.
+/// The state of the index, as far as this server knows it.
 #[derive(Default)]
 pub struct State {
     /// The index is built.
     ready: AtomicBool,
-    /// Of every room that was there before the index, it is known where its new entries begin.
+    /// Every room that existed before the index has a mark where its new entries begin.
     marked: AtomicBool,
-    /// Old messages are indexed as well.
+    /// All old messages are indexed.
     complete: AtomicBool,
 }
 
@@ -69,7 +71,7 @@ impl State {
         self.marked.load(Ordering::Acquire)
     }
 
-    /// Reads what other servers have done.
+    /// Reads the state that other servers have stored.
     pub async fn learn(&self, connection: &Connection) -> Result<()> {
         let note = connection.metadata.find_one(doc! { "_id": NOTE });
         let note = connection.one(note, |note| Some(["built", "marked", "complete"].map(|field| flag_in(note, field)))).await?;
@@ -81,7 +83,7 @@ impl State {
     }
 }
 
-/// Builds the index in a database without rooms, in which there is nothing to index.
+/// Builds the index in a database without rooms, where no messages have to be indexed.
 pub async fn start_complete(connection: &Connection) -> Result<()> {
     schema::search_indexes(connection).await?;
     note(connection, doc! { "built": true, "marked": true, "complete": true }).await
@@ -91,11 +93,12 @@ async fn note(connection: &Connection, what: Document) -> Result<()> {
     connection.within(connection.metadata.update_one(doc! { "_id": NOTE }, doc! { "$set": what }).upsert(true)).await.map(|_| ())
 }
 
-/// Indexes new messages, and old ones if there are any, so slowly that posting does not suffer. Never ends.
+/// Indexes new messages, and old ones if there are any, slowly enough not to delay posting. Never
+/// returns.
 pub async fn keep_indexed(connection: Connection, state: Arc<State>, behind: Arc<IndexQueue>) {
     let old = async {
         while let Err(error) = prepare(&connection, &state, &behind).await {
-            tracing::warn!(%error, "the index of search could not be made ready; trying again");
+            tracing::warn!(%error, "failed to prepare the search index; retrying");
             sleep(AFTER_ERROR).await;
         }
         index_all_old(&connection, &state).await;
@@ -109,7 +112,7 @@ pub async fn keep_indexed(connection: Connection, state: Arc<State>, behind: Arc
     tokio::join!(old, new);
 }
 
-/// Builds the index, and marks where in each room new entries begin.
+/// Builds the index, and marks in each room where new entries begin.
 async fn prepare(connection: &Connection, state: &State, behind: &IndexQueue) -> Result<()> {
     state.learn(connection).await?;
     schema::search_indexes(connection).await?;
@@ -123,7 +126,7 @@ async fn prepare(connection: &Connection, state: &State, behind: &IndexQueue) ->
     Ok(())
 }
 
-/// Marks in each room of which nothing is indexed where new entries begin.
+/// Marks where new entries begin in each room without indexed entries.
 async fn mark_all(connection: &Connection, behind: &IndexQueue) -> Result<()> {
     let mut last = String::new();
     loop {
@@ -160,10 +163,10 @@ async fn index_all_new(connection: &Connection, behind: &IndexQueue) {
             Ok(true) => {}
             Ok(false) => _ = rooms.remove(&room),
             Err(error) => {
-                // Tried again behind all others.
+                // Retried after all other rooms.
                 rooms.remove(&room);
                 failed.push(room);
-                tracing::warn!(%error, %room, "new messages could not be indexed for search; searches read their texts");
+                tracing::warn!(%error, %room, "failed to index new messages; searches read their texts");
                 sleep(AFTER_ERROR).await;
             }
         }
@@ -175,7 +178,7 @@ fn pause(begun: Instant) -> Duration {
     begun.elapsed().clamp(PAUSES.0, PAUSES.1)
 }
 
-/// Indexes some entries of a room behind its stretch. True when there are more.
+/// Indexes some entries after the indexed range of a room. Returns true when there may be more.
 async fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
     let there = doc! { "_id": room.to_string(), "deletedAt": null };
     let known = connection.rooms.find_one(there.clone()).projection(doc! { "search": 1 });
@@ -192,13 +195,15 @@ async fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
     Ok(is_cut || last.0 == after.0 + ENTRIES)
 }
 
-/// The stretch of a room that is indexed: from behind an entry, up to another.
+/// Returns the indexed range of a room as `(above, up_to)`: the entries with `above < seq <=
+/// up_to`.
 fn stretch(room: &RawDocument) -> Option<(Seq, Seq)> {
     let search = room.get_document("search").ok()?;
     Some((seq_in(search, "above"), seq_in(search, "upTo")))
 }
 
-/// Indexes old messages until there are none left. Of several servers one does it; where that ends, another goes on.
+/// Indexes old messages until all are indexed. Of several servers, one does it; when it stops,
+/// another continues.
 async fn index_all_old(connection: &Connection, state: &State) {
     let owner = uuid::Uuid::new_v4().simple().to_string();
     while !state.complete.load(Ordering::Acquire) {
@@ -207,7 +212,7 @@ async fn index_all_old(connection: &Connection, state: &State) {
             Ok(true) => pause(begun),
             Ok(false) => NOT_MINE,
             Err(error) => {
-                tracing::warn!(%error, "old messages could not be indexed for search; trying again");
+                tracing::warn!(%error, "failed to index old messages; retrying");
                 AFTER_ERROR
             }
         };
@@ -215,7 +220,8 @@ async fn index_all_old(connection: &Connection, state: &State) {
     }
 }
 
-/// Indexes some entries of any room in front of its stretch. False when another server does it.
+/// Indexes some entries before the indexed range of any room. Returns false when another server
+/// holds the lease.
 async fn index_old(connection: &Connection, state: &State, owner: &str) -> Result<bool> {
     if !schema::renew(connection, LEASE, owner).await? {
         state.learn(connection).await?;
@@ -240,8 +246,9 @@ async fn index_old(connection: &Connection, state: &State, owner: &str) -> Resul
     Ok(true)
 }
 
-/// Gives the messages of this range their terms, from one end on, as many as may be read in one go. Returns the last entry that was looked
-/// at, and whether it may not have been the last of the range.
+/// Adds the terms to the messages of a range, starting at one end and reading at most one batch.
+/// Returns the last entry that was read, and whether the byte limit ended the batch, so that the
+/// range may have more entries.
 async fn index_some(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, order: i32) -> Result<(Option<Seq>, bool)> {
     let fields = doc! { "seq": 1, "message.messageText": 1, "deleted": 1, "closed": 1, "editSeq": 1 };
     let entries = connection.messages.find(entries_between(room, after, up_to)).sort(doc! { "seq": order }).projection(fields);
@@ -262,7 +269,8 @@ async fn index_some(connection: &Connection, room: RoomId, after: Seq, up_to: Se
     Ok((last, bytes >= BYTES))
 }
 
-/// Gives a message its terms, unless it says something else by then: an edit has brought its own.
+/// Returns the update that adds the terms to a message. It does not match if the message has been
+/// edited or deleted since: an edit writes its own terms.
 fn with_terms(entry: &RawDocument) -> Option<Document> {
     if documents::flag_in(entry, "deleted") {
         return None;
@@ -273,8 +281,8 @@ fn with_terms(entry: &RawDocument) -> Option<Document> {
     Some(doc! { "q": as_it_was, "u": { "$set": { "terms": terms(text) }, "$unset": { "words": "" } } })
 }
 
-/// Sends updates in commands of bounded size. One that is refused, for whatever reason, is reported and left out: it must not keep others from
-/// being done.
+/// Sends updates in commands of bounded size. An update that is refused is logged and skipped, so
+/// that it does not block the others.
 async fn send(connection: &Connection, collection: &str, updates: Vec<Document>) -> Result<()> {
     let (mut command, mut size) = (Vec::new(), 0);
     for update in updates {
@@ -293,7 +301,7 @@ async fn send_one(connection: &Connection, collection: &str, updates: Vec<Docume
     let command = doc! { "update": collection, "updates": updates, "ordered": false, "writeConcern": connection.durable() };
     let reply = match connection.within(connection.database.run_command(command)).await {
         Err(StoreError::Fault(error)) => {
-            tracing::warn!(%error, "some messages could not be indexed for search, and are not found");
+            tracing::warn!(%error, "failed to index messages; searches do not find them");
             return Ok(());
         }
         reply => reply?,
@@ -302,7 +310,7 @@ async fn send_one(connection: &Connection, collection: &str, updates: Vec<Docume
         return Err(StoreError::Unavailable(format!("the majority did not confirm: {concern}")));
     }
     for error in reply.get_array("writeErrors").into_iter().flatten() {
-        tracing::warn!(%error, "a message could not be indexed for search, and is not found");
+        tracing::warn!(%error, "failed to index a message; searches do not find it");
     }
     Ok(())
 }

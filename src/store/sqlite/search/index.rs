@@ -1,4 +1,5 @@
-//! Indexing in slices. Each takes a few milliseconds of the thread that writes, so that everybody's posts go between two of them.
+//! Indexing in slices. Each slice occupies the writer thread for a few milliseconds, so that posts
+//! can be written between two slices.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -10,38 +11,38 @@ use crate::{
     store::{search::terms, sqlite::log},
 };
 
-/// Once a slice has so many postings, bytes of text or entries, it ends.
+/// A slice ends once it has this many postings, bytes of text or entries.
 const POSTINGS: usize = 1_000;
 const BYTES: usize = 64 << 10;
 const ENTRIES: usize = 500;
-/// How many rows of the index are looked through, or erased, in one slice.
+/// The maximum number of index rows that are examined or erased in one slice.
 const ROWS: u64 = 2_000;
 
-/// What is to be indexed, in memory: whatever is lost of it can be found out again.
+/// The indexer's state, kept only in memory: it can be rebuilt from the database.
 #[derive(Default)]
 pub struct Indexer {
-    /// Rooms with entries behind the stretch that is indexed.
+    /// Rooms with entries after their indexed range.
     behind: HashSet<RoomId>,
-    /// No room has entries in front of its stretch.
+    /// Whether no room has entries before its indexed range that still have to be indexed.
     is_complete: bool,
-    /// Where the index is being cleared of what messages once said.
+    /// The block from which outdated text is being removed.
     clearing: Option<Clearing>,
 }
 
-/// A block that is being cleared of stale messages.
+/// The removal of stale messages from one block of the index.
 struct Clearing {
     room: RoomId,
     log: i64,
     block: u64,
     /// The stale messages.
     seqs: Vec<Seq>,
-    /// Up to which term that is done.
+    /// The last term that has been processed.
     after: String,
-    /// Whether it is done up to the last one.
+    /// Whether all terms have been processed.
     is_clear: bool,
 }
 
-/// By block and term, which entries have it.
+/// The entries that contain a term (as bytes within the block), by block and term.
 type Postings = BTreeMap<(u64, String), Vec<u8>>;
 
 impl Indexer {
@@ -50,7 +51,8 @@ impl Indexer {
         self.behind.extend(rooms);
     }
 
-    /// Indexes some messages: new ones, or else old ones that an earlier version had indexed otherwise. False when there were none.
+    /// Indexes some new messages, or else some old ones that an earlier version indexed
+    /// differently. Returns false if there were none.
     pub fn index(&mut self, connection: &Connection) -> Result<bool> {
         while let Some(room) = self.behind.iter().next().copied() {
             if index_new(connection, room)? {
@@ -62,18 +64,19 @@ impl Indexer {
         Ok(!self.is_complete)
     }
 
-    /// Whether there is nothing to index.
+    /// Returns whether there is nothing to index.
     pub fn is_idle(&self) -> bool {
         self.behind.is_empty() && self.is_complete
     }
 
-    /// Erases something from the index that was deleted or edited, in rooms that are there or no longer, or from that of an earlier version.
-    /// False when there was nothing.
+    /// Erases some deleted or edited text from the index: in existing rooms, in deleted rooms, or
+    /// in the index of an earlier version. Returns false if there was none.
     pub fn erase(&mut self, connection: &Connection) -> Result<bool> {
         Ok(self.follow_changes(connection)? || erase_deleted_room(connection)? || erase_former_index(connection)?)
     }
 
-    /// Makes the index follow the changes of messages in one block.
+    /// Updates the index for changed messages, one block at a time. Returns false if there were
+    /// none.
     fn follow_changes(&mut self, connection: &Connection) -> Result<bool> {
         if self.clearing.is_none() {
             self.clearing = Clearing::next(connection)?;
@@ -87,7 +90,7 @@ impl Indexer {
     }
 }
 
-/// Returns the rooms with entries behind the stretch that is indexed.
+/// Returns the rooms with entries after their indexed range.
 pub fn behind(connection: &Connection) -> Result<Vec<RoomId>> {
     connection
         .prepare("SELECT heads.room FROM heads LEFT JOIN search_logs ON search_logs.room = heads.room WHERE last_seq > coalesce(up_to, 0)")?
@@ -95,7 +98,7 @@ pub fn behind(connection: &Connection) -> Result<Vec<RoomId>> {
         .collect()
 }
 
-/// Indexes entries of a room behind its stretch. False when there are none.
+/// Indexes entries after the indexed range of a room. Returns false if there are none.
 fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
     let Some(head) = log::head(connection, room)? else { return Ok(false) };
     let indexed_range = match indexed_range(connection, room)? {
@@ -113,7 +116,7 @@ fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
     Ok(true)
 }
 
-/// Indexes entries in front of the stretch of any room. False when there are none.
+/// Indexes entries before the indexed range of any room. Returns false if there are none.
 fn index_old(connection: &Connection) -> Result<bool> {
     let unfinished = connection
         .prepare_cached("SELECT number, room, above FROM search_logs WHERE above > 0 AND room IS NOT NULL ORDER BY number LIMIT 1")?
@@ -126,7 +129,7 @@ fn index_old(connection: &Connection) -> Result<bool> {
     Ok(true)
 }
 
-/// Indexes entries of this range until the slice is full. Returns the last one that was looked at.
+/// Indexes entries of this range until the slice is full. Returns the last entry that was examined.
 fn index_some(connection: &Connection, room: RoomId, log: i64, range: &str, after: Seq, up_to: Seq) -> Result<Option<Seq>> {
     let mut entries = connection.prepare_cached(&format!("SELECT seq, text FROM entries WHERE room = ? AND {range}"))?;
     let mut entries = entries.query(params![room, after, up_to])?;
@@ -144,7 +147,7 @@ fn index_some(connection: &Connection, room: RoomId, log: i64, range: &str, afte
     Ok(last)
 }
 
-/// Adds the postings of a text. Returns how many these are.
+/// Adds the postings of a text. Returns their number.
 fn collect(postings: &mut Postings, seq: Seq, text: &str) -> usize {
     let (block, byte) = in_block(seq);
     let terms = terms(text);
@@ -183,9 +186,11 @@ impl Clearing {
         Ok(Some(Self { room, log: indexed_range.log, block, seqs, after: String::new(), is_clear: false }))
     }
 
-    /// Takes some terms from the messages, or when there are no more, indexes the messages as they are now. True when that is done.
+    /// Removes some terms of the stale messages, or, once all are removed, indexes the messages in
+    /// their current state. Returns true when that is done.
     ///
-    /// A message may change again meanwhile. No harm is done: what it says is read when it is indexed, and it is stale until then.
+    /// A message may change again meanwhile. That is harmless: its text is read when it is indexed,
+    /// and it is marked as stale until then.
     fn step(&mut self, connection: &Connection) -> Result<bool> {
         if !self.is_clear {
             self.is_clear = self.clear(connection)?;
@@ -206,7 +211,7 @@ impl Clearing {
         Ok(self.seqs.is_empty())
     }
 
-    /// Takes some terms from the messages. True when there are no more.
+    /// Removes some terms of the stale messages. Returns true when there are no more.
     fn clear(&mut self, connection: &Connection) -> Result<bool> {
         let rows = connection
             .prepare_cached("SELECT term, seqs FROM search_postings WHERE log = ? AND block = ? AND term > ? ORDER BY term LIMIT ?")?
@@ -230,7 +235,7 @@ impl Clearing {
     }
 }
 
-/// Erases some of what the index has of a deleted room. False when there is none.
+/// Erases some of the index of a deleted room. Returns false if there is none.
 fn erase_deleted_room(connection: &Connection) -> Result<bool> {
     let gone = connection.prepare_cached("SELECT number FROM search_logs WHERE room IS NULL LIMIT 1")?;
     let Some(log) = { gone }.query_row([], |row| row.get::<_, i64>(0)).optional()? else { return Ok(false) };
@@ -248,7 +253,8 @@ fn erase_deleted_room(connection: &Connection) -> Result<bool> {
     Ok(true)
 }
 
-/// The tables of the index of earlier versions, those of FTS5 as well, with their keys and how many rows are erased in one slice.
+/// The index tables of earlier versions, including those of FTS5, with their keys and the number of
+/// rows to erase in one slice.
 const FORMER: [(&str, &str, u64); 5] = [
     ("search_data", "id", 200),
     ("search_idx", "segid, term", ROWS),
@@ -257,7 +263,7 @@ const FORMER: [(&str, &str, u64); 5] = [
     ("search_rooms", "room", ROWS),
 ];
 
-/// Erases some of what an earlier version indexed. False when there is none.
+/// Erases some of the index of an earlier version. Returns false if there is none.
 fn erase_former_index(connection: &Connection) -> Result<bool> {
     let is_there = connection.prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = 'search_numbers'")?.exists([])?;
     if !is_there {

@@ -1,4 +1,5 @@
-//! A search: the logs of the rooms in question are walked through backwards, all at once, always on where the latest message can be.
+//! Searching: walks backwards through the logs of all rooms in scope at the same time, always
+//! continuing with the log that may contain the newest message.
 
 use std::collections::{BinaryHeap, HashSet};
 
@@ -13,44 +14,45 @@ use crate::{
     },
 };
 
-/// How much is looked up before others may read, and in one search at most: about 10 and 200 ms.
+/// The maximum number of lookups in one step, after which other reads may run, and in one search:
+/// about 10 and 200 ms.
 const STEP: u64 = 2_000;
 const SEARCH: u64 = 40_000;
-/// How many bytes of text cost as much as looking something up.
+/// The number of bytes of text that cost as much as one lookup.
 const BYTES: u64 = 512;
-/// How many rooms are taken up in one step.
+/// The number of rooms that are loaded in one step.
 const ROOMS: usize = 500;
-/// How many texts that are not indexed are read at once.
+/// The number of unindexed texts that are read at once.
 const TEXTS: u64 = 32;
 
-/// A search on its way.
+/// A search in progress.
 pub struct Walk {
     search: Search,
     query: Query,
-    /// The latest room that was taken up; none when all are.
+    /// The room after which to continue loading rooms; `None` once all are loaded.
     taking_up: Option<Vec<u8>>,
     logs: Vec<Log>,
-    /// Of each log the place of the next message that may be found, or where the next may be at the latest.
+    /// For each log, the position of its next candidate, or the newest position that it may have.
     next: BinaryHeap<(EntryPosition, usize)>,
     found: Vec<Message>,
-    /// How much was looked up, since all rooms are taken up and in this step.
+    /// The number of lookups since all rooms were loaded, and in the current step.
     spent: u64,
     in_step: u64,
     is_first_step: bool,
 }
 
-/// A log that is walked through.
+/// A log that is being searched.
 struct Log {
     room: RoomId,
-    /// Stands for the room in the index; none while nothing is indexed.
+    /// The number of the room in the index; `None` if nothing is indexed.
     number: Option<i64>,
     /// The last entry that is indexed.
     up_to: Seq,
-    /// The entry at which it ends.
+    /// The search of the log ends at this entry, which is not searched.
     end: Seq,
-    /// The entry from which to go on.
+    /// The next entry to search.
     next: Seq,
-    /// Messages that may be found, the latest at the end.
+    /// Entries that may match, in ascending order.
     candidates: Vec<Seq>,
 }
 
@@ -71,7 +73,7 @@ impl Walk {
         }
     }
 
-    /// Walks on for a moment. True at the end of the search.
+    /// Runs one step of the search. Returns true when the search has ended.
     pub fn step(&mut self, connection: &Connection) -> Result<bool> {
         self.in_step = 0;
         while self.in_step < STEP {
@@ -91,18 +93,18 @@ impl Walk {
         Ok(false)
     }
 
-    /// Returns what was found.
+    /// Returns the messages found.
     pub fn found(self) -> Found {
         let is_full = self.found.len() as u64 >= self.search.limit;
         let next = self.next.peek().map(|(place, _)| match self.found.last() {
             Some(last) if is_full => EntryPosition::of(last),
-            // This place has not been looked at.
+            // The message at this position has not been checked yet.
             _ => EntryPosition { seq: Seq(place.seq.0.saturating_add(1)), ..*place },
         });
         Found { messages: self.found, next }
     }
 
-    /// Takes up the rooms behind one. Returns the last of them, if there may be more.
+    /// Loads the rooms after `after`. Returns the last of them if there may be more.
     fn take_up_rooms(&mut self, connection: &Connection, after: &[u8]) -> Result<Option<Vec<u8>>> {
         const COLUMNS: &str = "heads.room, heads.last_seq, heads.last_at, search_logs.number, coalesce(above, 0), coalesce(up_to, 0)";
         let (from, condition, whose, hidden, value) = match self.search.scope {
@@ -134,7 +136,7 @@ impl Walk {
         Ok(last)
     }
 
-    /// Returns the last entry of a log that stands before a place. Times never descend in a log.
+    /// Returns the last entry of a log before a position. Times never decrease within a log.
     fn end_before(&mut self, connection: &Connection, log: &Log, last_at: Timestamp, before: EntryPosition) -> Result<Seq> {
         if matches!(self.search.scope, Scope::Room { .. }) {
             return Ok(log.next.min(Seq(before.seq.0.saturating_sub(1))));
@@ -154,7 +156,8 @@ impl Walk {
         Ok(is_before)
     }
 
-    /// The place of an entry. In a single room it is not needed when that was.
+    /// Returns the position of an entry. The time is not read when searching a single room, which
+    /// does not need it.
     fn place(&mut self, connection: &Connection, room: RoomId, seq: Seq) -> Result<EntryPosition> {
         if matches!(self.search.scope, Scope::Room { .. }) {
             return Ok(EntryPosition { at: Timestamp(0), seq, room });
@@ -164,11 +167,11 @@ impl Walk {
             .prepare_cached("SELECT created_at FROM entries WHERE room = ? AND seq = ?")?
             .query_row(params![room, seq], |row| row.get(0))
             .optional()?;
-        // None: the room was deleted a moment ago.
+        // No such entry: the room was just deleted.
         Ok(EntryPosition { at: at.unwrap_or_default(), seq, room })
     }
 
-    /// Pushes the next place of a log, unless it is at its end.
+    /// Adds the next position of a log to the heap, unless the log has been searched to its end.
     fn push(&mut self, connection: &Connection, index: usize) -> Result<()> {
         let log = &self.logs[index];
         let next = log.candidates.last().copied().or((log.next > log.end).then_some(log.next));
@@ -179,7 +182,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Takes the next candidate of a log, or where there is none, looks for some.
+    /// Checks the next candidate of a log, or looks for more candidates if there is none.
     fn walk_on(&mut self, connection: &Connection, place: EntryPosition, index: usize) -> Result<()> {
         let log = &mut self.logs[index];
         if log.candidates.pop().is_some() {
@@ -197,7 +200,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Adds a message to what was found, if it is what is looked for.
+    /// Adds a message to the results if it matches.
     fn check(&mut self, connection: &Connection, place: EntryPosition) -> Result<()> {
         let message = connection
             .prepare_cached(&format!("SELECT {} FROM entries WHERE room = ? AND seq = ? AND text IS NOT NULL", rows::MESSAGE))?
@@ -215,7 +218,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Whether a message may have changed since the index was read or made.
+    /// Returns whether a message may have changed since it was indexed or since the index was read.
     fn is_unsure(&self, connection: &Connection, message: &Message) -> Result<bool> {
         let mut stale = connection.prepare_cached("SELECT 1 FROM search_stale WHERE room = ? AND seq = ?")?;
         Ok(!self.is_first_step || stale.exists(params![message.room, message.seq])?)
@@ -236,7 +239,7 @@ fn log_of(row: &Row<'_>) -> Result<(Log, Timestamp)> {
 }
 
 impl Log {
-    /// Looks for candidates among the entries that are not indexed yet, a few at a time. Returns what that cost.
+    /// Reads a few entries that are not indexed yet, and collects candidates. Returns the cost.
     fn read_texts(&mut self, connection: &Connection, query: &Query) -> Result<u64> {
         let end = self.end.max(self.up_to);
         let mut texts = connection.prepare_cached(
@@ -261,7 +264,7 @@ impl Log {
         Ok(cost)
     }
 
-    /// Looks for candidates in the next block of the index. Returns what that cost.
+    /// Collects candidates from the next block of the index. Returns the cost.
     fn read_index(&mut self, connection: &Connection, query: &Query, log: i64) -> Result<u64> {
         let (block, last) = in_block(self.next);
         let mut find = connection.prepare_cached("SELECT seqs FROM search_postings WHERE log = ? AND block = ? AND term = ?")?;
@@ -279,7 +282,8 @@ impl Log {
                 break;
             }
         }
-        // Those that have changed are candidates whatever the index says.
+        // Changed messages are always candidates, because the index does not have their current
+        // text.
         let mut have = have.unwrap_or_default();
         let first = block * BLOCK;
         let mut stale = connection.prepare_cached("SELECT seq FROM search_stale WHERE room = ? AND seq >= ? AND seq < ?")?;
