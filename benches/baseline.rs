@@ -24,7 +24,10 @@ const NOW: &str = "2026-01-01T00:00:00.000Z";
 #[tokio::main]
 pub async fn run() -> Outcome<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    println!("The baseline listens on http://{} (no database)", listener.local_addr()?);
+    println!(
+        "The baseline listens on http://{} (no database)",
+        listener.local_addr()?
+    );
     // Without `TCP_NODELAY`, consecutive events wait for the TCP acknowledgement of the first.
     let listener = listener.tap_io(|stream| {
         stream.set_nodelay(true).ok();
@@ -41,24 +44,37 @@ fn router() -> Router {
         listen(&socket);
         std::future::ready(())
     });
-    Router::new().route("/room/{id}/message", post(post_message)).with_state(io).layer(layer)
+    Router::new()
+        .route("/room/{id}/message", post(post_message))
+        .with_state(io)
+        .layer(layer)
 }
 
 fn listen(socket: &SocketRef) {
     socket.on("identity", async |acknowledgement: AckSender| {
         acknowledgement.send(&true).ok();
     });
-    socket.on("subscribe", async |socket: SocketRef, Data::<String>(room), acknowledgement: AckSender| {
-        socket.join(room);
-        acknowledgement.send(&true).ok();
-    });
+    socket.on(
+        "subscribe",
+        async |socket: SocketRef, Data::<String>(room), acknowledgement: AckSender| {
+            socket.join(room);
+            acknowledgement.send(&true).ok();
+        },
+    );
 }
 
-async fn post_message(State(io): State<SocketIo>, Path(room): Path<String>, Json(draft): Json<Draft>) -> Json<Answer> {
+async fn post_message(
+    State(io): State<SocketIo>,
+    Path(room): Path<String>,
+    Json(draft): Json<Draft>,
+) -> Json<Answer> {
     let post = Post::new(&room, draft);
     let event = Event { message: post };
     io.to(room).emit("new message", &event).await.ok();
-    Json(Answer { success: true, post: event.message })
+    Json(Answer {
+        success: true,
+        post: event.message,
+    })
 }
 
 #[derive(Deserialize, Serialize)]
@@ -106,7 +122,10 @@ impl Post {
             message,
             r#type: "text",
             posted_by_user: User::MEMBER,
-            read_by_recipients: vec![Reader { read_at: NOW, read_by_user_id: ID }],
+            read_by_recipients: vec![Reader {
+                read_at: NOW,
+                read_by_user_id: ID,
+            }],
             chat_room_info: vec![User::MEMBER, User::MEMBER],
             created_at: NOW,
             updated_at: NOW,

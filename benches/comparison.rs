@@ -23,7 +23,11 @@ pub struct Contender {
 impl Contender {
     async fn start(launcher: &Launcher, kind: Kind, database: &str) -> Outcome<Self> {
         let server = launcher.start(kind, database).await?;
-        let endpoints = if kind == Kind::Baseline { open_endpoints() } else { endpoints(&server, kind).await? };
+        let endpoints = if kind == Kind::Baseline {
+            open_endpoints()
+        } else {
+            endpoints(&server, kind).await?
+        };
         Ok(Self { server, endpoints })
     }
 }
@@ -48,7 +52,10 @@ impl Pair {
     /// Starts both servers.
     pub async fn start(launcher: &Launcher, ours: Kind, baseline: Kind) -> Outcome<Self> {
         let ours = Contender::start(launcher, ours, "posts").await?;
-        Ok(Self { ours, baseline: Contender::start(launcher, baseline, "compared").await? })
+        Ok(Self {
+            ours,
+            baseline: Contender::start(launcher, baseline, "compared").await?,
+        })
     }
 
     /// Stops both servers.
@@ -63,7 +70,11 @@ async fn endpoints(server: &Server, kind: Kind) -> Outcome<Vec<Endpoint>> {
     let mut connection = Connection::open(server.address).await?;
     let mut endpoints = Vec::new();
     for _ in 0..ROOMS {
-        let pair = if kind.is_secure() { seed::accounts(&mut connection, 2).await? } else { seed::users_by_id(&mut connection, 2).await? };
+        let pair = if kind.is_secure() {
+            seed::accounts(&mut connection, 2).await?
+        } else {
+            seed::users_by_id(&mut connection, 2).await?
+        };
         let room = seed::room(&mut connection, &pair[0], &pair[1..], "consumer").await?;
         let tokens = [pair[0].token.clone(), pair[1].token.clone()];
         endpoints.push(Endpoint { room, tokens });
@@ -75,7 +86,10 @@ async fn endpoints(server: &Server, kind: Kind) -> Outcome<Vec<Endpoint>> {
 /// the same length as Causerie's.
 fn open_endpoints() -> Vec<Endpoint> {
     let token = "x".repeat(230);
-    let endpoint = |number| Endpoint { room: format!("{number:032x}"), tokens: [token.clone(), token.clone()] };
+    let endpoint = |number| Endpoint {
+        room: format!("{number:032x}"),
+        tokens: [token.clone(), token.clone()],
+    };
     (1..=ROOMS).map(endpoint).collect()
 }
 
@@ -97,8 +111,16 @@ impl Round {
     /// Prints the round as progress, with the processor time of the load, which must not be what
     /// limits the rate.
     pub fn tell(&self, load: Duration) {
-        let Self { count, elapsed, processor, database, .. } = self;
-        eprintln!("  {count} in {elapsed:.2?}; processor time: server {processor:.2?}, database {database:.2?}, load {load:.2?}");
+        let Self {
+            count,
+            elapsed,
+            processor,
+            database,
+            ..
+        } = self;
+        eprintln!(
+            "  {count} in {elapsed:.2?}; processor time: server {processor:.2?}, database {database:.2?}, load {load:.2?}"
+        );
     }
 
     fn rate(&self) -> f64 {
@@ -111,7 +133,8 @@ impl Round {
 
     /// Returns the database's share of the processor time of all cores.
     fn database_share(&self) -> f64 {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+        let cores = std::thread::available_parallelism()
+            .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
         self.database.as_secs_f64() / self.elapsed.as_secs_f64() / f64::from(cores)
     }
 }
@@ -157,16 +180,28 @@ impl Comparison {
         let share = self.median(|ours, _| ours.database_share());
         if share > 0.0 {
             let figure = format!("mongod's share of the machine during {figure}");
-            report.row(Row { figure, ours: format!("{:.0} %", share * 100.0), ..Row::default() });
+            report.row(Row {
+                figure,
+                ours: format!("{:.0} %", share * 100.0),
+                ..Row::default()
+            });
         }
         let found = format!("{:.0} %", ratio * 100.0);
-        report.verdict(&format!("{figure}: at least {:.0} % of {other}", target * 100.0), ratio >= target, &found);
+        report.verdict(
+            &format!("{figure}: at least {:.0} % of {other}", target * 100.0),
+            ratio >= target,
+            &found,
+        );
     }
 
     /// Returns the median of a value over the pairs. The machine's speed drifts over a run, but
     /// hardly within one pair.
     fn median(&self, of: impl Fn(&Round, &Round) -> f64) -> f64 {
-        let mut values: Vec<f64> = self.pairs.iter().map(|(ours, baseline)| of(ours, baseline)).collect();
+        let mut values: Vec<f64> = self
+            .pairs
+            .iter()
+            .map(|(ours, baseline)| of(ours, baseline))
+            .collect();
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
     }

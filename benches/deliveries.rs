@@ -47,7 +47,10 @@ pub async fn measure(pair: &Pair, scale: &Scale, report: &mut Report) -> Outcome
     baseline.round(scale.warm_up).await?;
     let mut comparison = Comparison::default();
     for _ in 0..scale.rounds {
-        comparison.add(ours.round(scale.round).await?, baseline.round(scale.round).await?);
+        comparison.add(
+            ours.round(scale.round).await?,
+            baseline.round(scale.round).await?,
+        );
     }
     comparison.report(figure, TARGET, report);
     for (name, hall) in [("Causerie", &ours), ("The baseline", &baseline)] {
@@ -107,12 +110,18 @@ impl Tally {
     }
 
     fn watch(&self, event: &[u8]) {
-        let sent = event.windows(MARK.len()).position(|bytes| bytes == MARK).and_then(|at| {
-            let digits = event.get(at + MARK.len()..)?.get(..DIGITS)?;
-            str::from_utf8(digits).ok()?.parse().ok()
-        });
+        let sent = event
+            .windows(MARK.len())
+            .position(|bytes| bytes == MARK)
+            .and_then(|at| {
+                let digits = event.get(at + MARK.len()..)?.get(..DIGITS)?;
+                str::from_utf8(digits).ok()?.parse().ok()
+            });
         let Some(sent) = sent else { return };
-        let latency = self.epoch.elapsed().saturating_sub(Duration::from_micros(sent));
+        let latency = self
+            .epoch
+            .elapsed()
+            .saturating_sub(Duration::from_micros(sent));
         self.latencies.lock().expect("no watch panics").add(latency);
     }
 
@@ -128,7 +137,9 @@ impl<'a> Hall<'a> {
         let mut unheard = 0;
         for number in 0..SOCKETS {
             let mut socket = Socket::open(contender.server.address).await?;
-            socket.emit("subscribe", &contender.endpoints[0].room).await?;
+            socket
+                .emit("subscribe", &contender.endpoints[0].room)
+                .await?;
             unheard += socket.unheard;
             let tally = Arc::clone(&tally);
             let mut heard = 0;
@@ -144,7 +155,13 @@ impl<'a> Hall<'a> {
         for number in 0..POSTERS {
             posters.push(Poster::new(contender, number, Arc::clone(&tally)).await?);
         }
-        Ok(Self { contender, tally, posters, unheard, _audience: audience })
+        Ok(Self {
+            contender,
+            tally,
+            posters,
+            unheard,
+            _audience: audience,
+        })
     }
 
     async fn round(&mut self, length: Duration) -> Outcome<Round> {
@@ -159,8 +176,16 @@ impl<'a> Hall<'a> {
             count: u32::try_from(posted * SOCKETS)?,
             elapsed: started.elapsed(),
             latencies: self.tally.take_latencies(),
-            processor: self.contender.server.processor_time()?.saturating_sub(processor),
-            database: self.contender.server.database_time()?.saturating_sub(database),
+            processor: self
+                .contender
+                .server
+                .processor_time()?
+                .saturating_sub(processor),
+            database: self
+                .contender
+                .server
+                .database_time()?
+                .saturating_sub(database),
         };
         round.tell(server::processor_time("self")?.saturating_sub(own));
         Ok(round)
@@ -187,7 +212,13 @@ impl<'a> Hall<'a> {
         let everything = self.tally.window.acquire_many(u32::try_from(WINDOW)?);
         match timeout(PATIENCE, everything).await {
             Ok(permits) => drop(permits?),
-            Err(_) => return Err(format!("{} deliveries were lost", expected.saturating_sub(self.tally.delivered())).into()),
+            Err(_) => {
+                return Err(format!(
+                    "{} deliveries were lost",
+                    expected.saturating_sub(self.tally.delivered())
+                )
+                .into());
+            }
         }
         Ok(())
     }
@@ -204,11 +235,22 @@ struct Poster {
 impl Poster {
     async fn new(contender: &Contender, number: usize, tally: Arc<Tally>) -> Outcome<Self> {
         let endpoint = &contender.endpoints[0];
-        let text = format!("sent at {}, and the rest of the line is padding", "0".repeat(DIGITS));
+        let text = format!(
+            "sent at {}, and the rest of the line is padding",
+            "0".repeat(DIGITS)
+        );
         let request = seed::post(&endpoint.room, &endpoint.tokens[number % 2], &text);
-        let mark = request.windows(MARK.len()).position(|bytes| bytes == MARK).expect("the text is in the request");
+        let mark = request
+            .windows(MARK.len())
+            .position(|bytes| bytes == MARK)
+            .expect("the text is in the request");
         let connection = Connection::open(contender.server.address).await?;
-        Ok(Self { connection, request, time_at: mark + MARK.len(), tally })
+        Ok(Self {
+            connection,
+            request,
+            time_at: mark + MARK.len(),
+            tally,
+        })
     }
 
     async fn post(&mut self) -> Outcome<()> {

@@ -23,7 +23,10 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> Outcome<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, answer: Vec::with_capacity(16 * 1024) })
+        Ok(Self {
+            stream,
+            answer: Vec::with_capacity(16 * 1024),
+        })
     }
 
     /// Sends a request and returns the body of the response. Errors: any status but 200.
@@ -77,7 +80,11 @@ fn content_length(head: &[u8]) -> Outcome<usize> {
 /// Returns the bytes of a request; an empty token means no `Authorization` header.
 pub fn request(method: &str, path: &str, token: &str, body: Option<&Value>) -> Vec<u8> {
     let body = body.map(Value::to_string).unwrap_or_default();
-    let mut head = vec![format!("{method} {path} HTTP/1.1"), "Host: 127.0.0.1".to_owned(), "Accept: */*".to_owned()];
+    let mut head = vec![
+        format!("{method} {path} HTTP/1.1"),
+        "Host: 127.0.0.1".to_owned(),
+        "Accept: */*".to_owned(),
+    ];
     if !token.is_empty() {
         head.push(format!("Authorization: Bearer {token}"));
     }

@@ -22,9 +22,16 @@ const SPARE_FILES: usize = 200;
 
 /// Runs all cases on new servers, because memory left over from an earlier load would hide the
 /// memory of the sockets.
-pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Report) -> Outcome<()> {
+pub async fn measure(
+    launcher: &Launcher,
+    ours: Kind,
+    scale: &Scale,
+    report: &mut Report,
+) -> Outcome<()> {
     start(launcher, ours, scale, report).await?;
-    let count = scale.idle_sockets.min(server::file_limits()?.0.saturating_sub(SPARE_FILES));
+    let count = scale
+        .idle_sockets
+        .min(server::file_limits()?.0.saturating_sub(SPARE_FILES));
     report.progress(&format!("{count} idle sockets"));
     let (memory, per_socket) = hold(launcher, ours, count).await?;
     let (baseline_memory, baseline_per_socket) = hold(launcher, Kind::Baseline, count).await?;
@@ -36,7 +43,10 @@ pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mu
         ..Row::default()
     });
     report.row(Row {
-        figure: format!("memory per idle websocket, {} of them", report::count(u32::try_from(count)?)),
+        figure: format!(
+            "memory per idle websocket, {} of them",
+            report::count(u32::try_from(count)?)
+        ),
         ours: format!("{per_socket:.1} KiB"),
         baseline: format!("{baseline_per_socket:.1} KiB"),
         ratio: format!("{:.2}", per_socket / baseline_per_socket),
@@ -61,7 +71,10 @@ async fn start(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Repo
     }
     times.sort();
     baseline_times.sort();
-    let (time, baseline) = (times[times.len() / 2], baseline_times[baseline_times.len() / 2]);
+    let (time, baseline) = (
+        times[times.len() / 2],
+        baseline_times[baseline_times.len() / 2],
+    );
     report.row(Row {
         figure: "start to ready, existing database".to_owned(),
         ours: report::duration(time),
@@ -69,7 +82,11 @@ async fn start(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Repo
         ratio: format!("{:.2}", time.as_secs_f64() / baseline.as_secs_f64()),
         ..Row::default()
     });
-    report.row(Row { figure: "memory of an idle server, existing database".to_owned(), ours: mebibytes(memory), ..Row::default() });
+    report.row(Row {
+        figure: "memory of an idle server, existing database".to_owned(),
+        ours: mebibytes(memory),
+        ..Row::default()
+    });
     Ok(())
 }
 
@@ -101,7 +118,10 @@ struct Visitor {
 /// Creates users, with one room per pair of users.
 async fn crowd(server: &Server, kind: Kind, count: usize) -> Outcome<Vec<Visitor>> {
     if kind == Kind::Baseline {
-        let visitor = |number| Visitor { user: format!("{number:032x}"), room: format!("{:032x}", number / 2) };
+        let visitor = |number| Visitor {
+            user: format!("{number:032x}"),
+            room: format!("{:032x}", number / 2),
+        };
         return Ok((0..count).map(visitor).collect());
     }
     let mut connection = Connection::open(server.address).await?;
@@ -110,14 +130,21 @@ async fn crowd(server: &Server, kind: Kind, count: usize) -> Outcome<Vec<Visitor
         let pair = seed::users_by_id(&mut connection, 2).await?;
         let room = seed::room(&mut connection, &pair[0], &pair[1..], "consumer").await?;
         for person in pair {
-            crowd.push(Visitor { user: person.id, room: room.clone() });
+            crowd.push(Visitor {
+                user: person.id,
+                room: room.clone(),
+            });
         }
     }
     Ok(crowd)
 }
 
 /// Connects `count` sockets. They stay connected until the returned set is dropped.
-async fn connect(address: SocketAddr, crowd: &[Visitor], count: usize) -> Outcome<JoinSet<Outcome<()>>> {
+async fn connect(
+    address: SocketAddr,
+    crowd: &[Visitor],
+    count: usize,
+) -> Outcome<JoinSet<Outcome<()>>> {
     let mut idle = JoinSet::new();
     let mut arriving = JoinSet::new();
     for number in 0..count {
@@ -133,7 +160,10 @@ async fn connect(address: SocketAddr, crowd: &[Visitor], count: usize) -> Outcom
     Ok(idle)
 }
 
-async fn seat(arriving: &mut JoinSet<Outcome<Socket>>, idle: &mut JoinSet<Outcome<()>>) -> Outcome<()> {
+async fn seat(
+    arriving: &mut JoinSet<Outcome<Socket>>,
+    idle: &mut JoinSet<Outcome<()>>,
+) -> Outcome<()> {
     if let Some(socket) = arriving.join_next().await {
         idle.spawn(socket??.listen(|_| {}));
     }

@@ -137,14 +137,25 @@ impl Arguments {
 
     /// Returns the server to compare with the baseline on this store.
     fn ours(&self, store: Store) -> Kind {
-        if self.calibrate { Kind::Baseline } else { store.kind() }
+        if self.calibrate {
+            Kind::Baseline
+        } else {
+            store.kind()
+        }
     }
 
     /// Returns the stores to measure. When calibrating, one run is enough, because the baseline has
     /// no store.
     fn stores(&self) -> Vec<Store> {
-        let all = if self.calibrate { &[Store::Sqlite][..] } else { &[Store::Sqlite, Store::Mongodb, Store::ReplicaSet] };
-        all.iter().copied().filter(|store| self.store.is_none_or(|only| only == *store)).collect()
+        let all = if self.calibrate {
+            &[Store::Sqlite][..]
+        } else {
+            &[Store::Sqlite, Store::Mongodb, Store::ReplicaSet]
+        };
+        all.iter()
+            .copied()
+            .filter(|store| self.store.is_none_or(|only| only == *store))
+            .collect()
     }
 }
 
@@ -198,7 +209,13 @@ async fn run_parts(arguments: &Arguments, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-async fn run_parts_on(store: Store, arguments: &Arguments, launcher: &Launcher, scale: &Scale, report: &mut Report) -> Outcome<()> {
+async fn run_parts_on(
+    store: Store,
+    arguments: &Arguments,
+    launcher: &Launcher,
+    scale: &Scale,
+    report: &mut Report,
+) -> Outcome<()> {
     let ours = arguments.ours(store);
     let wants = |part| arguments.wants(part) && store.has(part);
     if wants(Part::Posts) || wants(Part::Deliveries) {

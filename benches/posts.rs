@@ -19,9 +19,14 @@ const CONNECTIONS: usize = 64;
 /// Runs both cases; `target` is the minimum share of the baseline's rate.
 pub async fn measure(pair: &Pair, target: f64, scale: &Scale, report: &mut Report) -> Outcome<()> {
     compare_answers(pair, report).await?;
-    for (rooms, figure) in [(16, "posts/s, 64 connections, 16 rooms"), (1, "posts/s, 64 connections, 1 room")] {
+    for (rooms, figure) in [
+        (16, "posts/s, 64 connections, 16 rooms"),
+        (1, "posts/s, 64 connections, 1 room"),
+    ] {
         report.progress(figure);
-        comparison(pair, rooms, scale).await?.report(figure, target, report);
+        comparison(pair, rooms, scale)
+            .await?
+            .report(figure, target, report);
     }
     Ok(())
 }
@@ -30,7 +35,9 @@ pub async fn measure(pair: &Pair, target: f64, scale: &Scale, report: &mut Repor
 pub async fn compare_modes(pair: &Pair, scale: &Scale, report: &mut Report) -> Outcome<()> {
     let figure = "posts/s in secure mode, beside open mode in the baseline's place";
     report.progress(figure);
-    comparison(pair, 16, scale).await?.report_against(figure, "open mode", 0.95, report);
+    comparison(pair, 16, scale)
+        .await?
+        .report_against(figure, "open mode", 0.95, report);
     Ok(())
 }
 
@@ -44,7 +51,10 @@ async fn compare_answers(pair: &Pair, report: &mut Report) -> Outcome<()> {
         let request = seed::post(&endpoint.room, &endpoint.tokens[0], seed::TEXT);
         lengths.push(connection.exchange(&request).await?.len());
     }
-    report.note(&format!("An answer to a post is {} bytes, the baseline's (always message 12345) {} bytes.", lengths[0], lengths[1]));
+    report.note(&format!(
+        "An answer to a post is {} bytes, the baseline's (always message 12345) {} bytes.",
+        lengths[0], lengths[1]
+    ));
     Ok(())
 }
 
@@ -55,7 +65,10 @@ async fn comparison(pair: &Pair, rooms: usize, scale: &Scale) -> Outcome<Compari
     baseline.round(scale.warm_up).await?;
     let mut comparison = Comparison::default();
     for _ in 0..scale.rounds {
-        comparison.add(ours.round(scale.round).await?, baseline.round(scale.round).await?);
+        comparison.add(
+            ours.round(scale.round).await?,
+            baseline.round(scale.round).await?,
+        );
     }
     Ok(comparison)
 }
@@ -107,8 +120,16 @@ impl<'a> Crowd<'a> {
             count: u32::try_from(latencies.count())?,
             elapsed: started.elapsed(),
             latencies,
-            processor: self.contender.server.processor_time()?.saturating_sub(processor),
-            database: self.contender.server.database_time()?.saturating_sub(database),
+            processor: self
+                .contender
+                .server
+                .processor_time()?
+                .saturating_sub(processor),
+            database: self
+                .contender
+                .server
+                .database_time()?
+                .saturating_sub(database),
         };
         round.tell(server::processor_time("self")?.saturating_sub(own));
         Ok(round)

@@ -36,13 +36,21 @@ const FEW: u32 = 10;
 const FEW_ROUNDS: u32 = 10;
 
 /// Runs all cases.
-pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Report) -> Outcome<()> {
+pub async fn measure(
+    launcher: &Launcher,
+    ours: Kind,
+    scale: &Scale,
+    report: &mut Report,
+) -> Outcome<()> {
     let server = launcher.start(ours, DATABASE).await?;
     histories(&server, scale, report).await?;
     recents(&server, scale, report).await?;
     mark_read(&server, report).await?;
     let stopped = server.stop().await?;
-    report.note(&format!("Stopping with this database took {}.", report::duration(stopped)));
+    report.note(&format!(
+        "Stopping with this database took {}.",
+        report::duration(stopped)
+    ));
     Ok(())
 }
 
@@ -55,7 +63,11 @@ struct Case {
 
 impl Case {
     fn new(figure: String, path: &str, caller: &Person) -> Self {
-        Self { figure, request: request("GET", path, &caller.token, None), latencies: Latencies::default() }
+        Self {
+            figure,
+            request: request("GET", path, &caller.token, None),
+            latencies: Latencies::default(),
+        }
     }
 
     /// Checks that the page has this many messages: a short page would be cheaper to read.
@@ -98,12 +110,20 @@ async fn history(server: &Server, messages: u32) -> Outcome<[Case; PAGES]> {
     let room = seed::room(&mut connection, &members[0], &members[1..], "consumer").await?;
     seed::fill(server.address, &room, &members[0], messages).await?;
     let three_quarters = messages / 20 * 3 / 4;
-    let case =
-        |page, query| Case::new(format!("{page}, {} messages", report::count(messages)), &format!("/room/{room}?{query}"), &members[0]);
+    let case = |page, query| {
+        Case::new(
+            format!("{page}, {} messages", report::count(messages)),
+            &format!("/room/{room}?{query}"),
+            &members[0],
+        )
+    };
     let cases = [
         case("first page", "limit=20".to_owned()),
         case("deep page by cursor", "before=30&limit=20".to_owned()),
-        case("deep page by number", format!("page={three_quarters}&limit=20")),
+        case(
+            "deep page by number",
+            format!("page={three_quarters}&limit=20"),
+        ),
     ];
     let mut connection = Connection::open(server.address).await?;
     for case in &cases {
@@ -121,11 +141,23 @@ async fn recents(server: &Server, scale: &Scale, report: &mut Report) -> Outcome
         let caller = seed::person(&mut connection).await?;
         for partner in partners {
             for with in ["consumer", "support"] {
-                let room = seed::room(&mut connection, &caller, std::slice::from_ref(partner), with).await?;
-                connection.exchange(&seed::post(&room, &partner.token, seed::TEXT)).await?;
+                let room = seed::room(
+                    &mut connection,
+                    &caller,
+                    std::slice::from_ref(partner),
+                    with,
+                )
+                .await?;
+                connection
+                    .exchange(&seed::post(&room, &partner.token, seed::TEXT))
+                    .await?;
             }
         }
-        let case = Case::new(format!("recent conversations, {} rooms", report::count(rooms)), "/room?limit=10", &caller);
+        let case = Case::new(
+            format!("recent conversations, {} rooms", report::count(rooms)),
+            "/room?limit=10",
+            &caller,
+        );
         case.check(&mut connection, 10).await?;
         cases.push(case);
     }
@@ -167,7 +199,11 @@ fn report_growth(cases: &[&Case], target: f64, report: &mut Report) {
         });
     }
     let last = cases.last().map_or("", |case| &case.figure);
-    report.verdict(&format!("{last}: within {target} × of {}", base.figure), worst <= target, &format!("{worst:.2} ×"));
+    report.verdict(
+        &format!("{last}: within {target} × of {}", base.figure),
+        worst <= target,
+        &format!("{worst:.2} ×"),
+    );
 }
 
 async fn mark_read(server: &Server, report: &mut Report) -> Outcome<()> {
@@ -196,8 +232,18 @@ async fn mark_read(server: &Server, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-async fn mark(connection: &mut Connection, room: &str, reader: &Person, expected: u32) -> Outcome<Duration> {
-    let request = request("PUT", &format!("/room/{room}/mark-read"), &reader.token, None);
+async fn mark(
+    connection: &mut Connection,
+    room: &str,
+    reader: &Person,
+    expected: u32,
+) -> Outcome<Duration> {
+    let request = request(
+        "PUT",
+        &format!("/room/{room}/mark-read"),
+        &reader.token,
+        None,
+    );
     let asked = Instant::now();
     let answer = connection.exchange(&request).await?;
     let took = asked.elapsed();
@@ -219,5 +265,9 @@ fn report_mark(unread: u32, latencies: &Latencies, report: &mut Report) {
         ..Row::default()
     });
     let reached = latencies.max().as_millis() < MARK_TARGET;
-    report.verdict(&format!("{figure}: never more than {MARK_TARGET} ms"), reached, &max);
+    report.verdict(
+        &format!("{figure}: never more than {MARK_TARGET} ms"),
+        reached,
+        &max,
+    );
 }

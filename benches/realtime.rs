@@ -32,7 +32,12 @@ const MEANWHILE: u32 = 3;
 const AT_ONCE: usize = 64;
 
 /// Runs all cases.
-pub async fn measure(launcher: &Launcher, ours: Kind, scale: &Scale, report: &mut Report) -> Outcome<()> {
+pub async fn measure(
+    launcher: &Launcher,
+    ours: Kind,
+    scale: &Scale,
+    report: &mut Report,
+) -> Outcome<()> {
     let server = launcher.start(ours, "realtime").await?;
     sync(&server, scale, report).await?;
     send(&server, scale, report).await?;
@@ -66,7 +71,12 @@ async fn sync(server: &Server, scale: &Scale, report: &mut Report) -> Outcome<()
             return Err(format!("{found} entries came, not {MISSED}").into());
         }
     }
-    row("sync of 1,000 missed entries over a socket", &latencies, None, report);
+    row(
+        "sync of 1,000 missed entries over a socket",
+        &latencies,
+        None,
+        report,
+    );
     Ok(())
 }
 
@@ -86,7 +96,12 @@ async fn send(server: &Server, scale: &Scale, report: &mut Report) -> Outcome<()
         by_socket.add(asked.elapsed());
     }
     row("post by REST, one after the other", &by_rest, None, report);
-    row("send over a socket, one after the other", &by_socket, Some(&by_rest), report);
+    row(
+        "send over a socket, one after the other",
+        &by_socket,
+        Some(&by_rest),
+        report,
+    );
     Ok(())
 }
 
@@ -97,7 +112,10 @@ async fn large_rooms(server: &Server, scale: &Scale, report: &mut Report) -> Out
     let mut rooms = Vec::new();
     for members in [FEW, MANY] {
         let room = seed::room(&mut connection, &people[0], &people[1..members], "consumer").await?;
-        rooms.push((seed::post(&room, &people[0].token, seed::TEXT), Latencies::default()));
+        rooms.push((
+            seed::post(&room, &people[0].token, seed::TEXT),
+            Latencies::default(),
+        ));
     }
     report.progress("posting into rooms of 10 and of 10,000 members, in turn");
     for _ in 0..scale.samples {
@@ -107,10 +125,21 @@ async fn large_rooms(server: &Server, scale: &Scale, report: &mut Report) -> Out
             latencies.add(asked.elapsed());
         }
     }
-    let [(_, small), (_, large)] = &rooms[..] else { return Err("two rooms were made".into()) };
+    let [(_, small), (_, large)] = &rooms[..] else {
+        return Err("two rooms were made".into());
+    };
     row("post into a room of 10 members", small, Some(small), report);
-    let ratio = row("post into a room of 10,000 members", large, Some(small), report);
-    report.verdict("a post into a room of 10,000 members: within 1.3 × of one of 10", ratio <= LARGE_TARGET, &format!("{ratio:.2} ×"));
+    let ratio = row(
+        "post into a room of 10,000 members",
+        large,
+        Some(small),
+        report,
+    );
+    report.verdict(
+        "a post into a room of 10,000 members: within 1.3 × of one of 10",
+        ratio <= LARGE_TARGET,
+        &format!("{ratio:.2} ×"),
+    );
     Ok(())
 }
 
@@ -122,7 +151,13 @@ async fn unread(server: &Server, scale: &Scale, report: &mut Report) -> Outcome<
     let mut posts = Vec::with_capacity(ROOMS);
     for partner in &partners {
         for with in ["consumer", "support"] {
-            let room = seed::room(&mut connection, &caller, std::slice::from_ref(partner), with).await?;
+            let room = seed::room(
+                &mut connection,
+                &caller,
+                std::slice::from_ref(partner),
+                with,
+            )
+            .await?;
             posts.push(seed::post(&room, &partner.token, seed::TEXT));
         }
     }
@@ -142,7 +177,10 @@ async fn unread(server: &Server, scale: &Scale, report: &mut Report) -> Outcome<
         connection.exchange(&total).await?;
         again.add(asked.elapsed());
     }
-    let figure = format!("unread total, {} messages in 1,000 rooms", report::count(u32::try_from(expected)?));
+    let figure = format!(
+        "unread total, {} messages in 1,000 rooms",
+        report::count(u32::try_from(expected)?)
+    );
     row(&format!("{figure}, asked once"), &first, None, report);
     row(&format!("{figure}, asked again"), &again, None, report);
     Ok(())
@@ -151,7 +189,10 @@ async fn unread(server: &Server, scale: &Scale, report: &mut Report) -> Outcome<
 /// Measures how long clients take to be current again when all of them lose their connections, miss
 /// a few messages and reconnect at once.
 async fn storm(server: &Server, scale: &Scale, report: &mut Report) -> Outcome<()> {
-    let figure = format!("reconnect storm, {} sockets", report::count(u32::try_from(scale.storm)?));
+    let figure = format!(
+        "reconnect storm, {} sockets",
+        report::count(u32::try_from(scale.storm)?)
+    );
     report.progress(&figure);
     let people = crowd(server.address, scale.storm).await?;
     let mut connection = Connection::open(server.address).await?;
@@ -178,7 +219,12 @@ async fn storm(server: &Server, scale: &Scale, report: &mut Report) -> Outcome<(
 
 /// Connects all visitors at once. Each sends `identity` and catches up after `since`. Returns how
 /// long each took from the common start. The sockets are closed at the end.
-async fn come(address: SocketAddr, visitors: &Arc<Vec<(String, String)>>, since: u32, expected: u32) -> Outcome<Latencies> {
+async fn come(
+    address: SocketAddr,
+    visitors: &Arc<Vec<(String, String)>>,
+    since: u32,
+    expected: u32,
+) -> Outcome<Latencies> {
     let started = Instant::now();
     let mut coming = JoinSet::new();
     for number in 0..visitors.len() {
@@ -214,7 +260,10 @@ fn positions(room: &str, since: u32) -> String {
 }
 
 fn entries(answer: &Value, room: &str) -> Outcome<Value> {
-    answer.pointer(&format!("/rooms/{room}/entries")).cloned().ok_or_else(|| format!("no entries in {answer}").into())
+    answer
+        .pointer(&format!("/rooms/{room}/entries"))
+        .cloned()
+        .ok_or_else(|| format!("no entries in {answer}").into())
 }
 
 /// Creates `count` users over several connections.
@@ -222,7 +271,9 @@ async fn crowd(address: SocketAddr, count: usize) -> Outcome<Vec<Person>> {
     let mut making = JoinSet::new();
     for number in 0..AT_ONCE.min(count) {
         let share = count / AT_ONCE + usize::from(number < count % AT_ONCE);
-        making.spawn(async move { seed::users_by_id(&mut Connection::open(address).await?, share).await });
+        making.spawn(async move {
+            seed::users_by_id(&mut Connection::open(address).await?, share).await
+        });
     }
     let mut people = Vec::with_capacity(count);
     while let Some(made) = making.join_next().await {
@@ -260,7 +311,9 @@ fn row(figure: &str, latencies: &Latencies, base: Option<&Latencies>, report: &m
     report.row(Row {
         figure: figure.to_owned(),
         ours: report::duration(latencies.p50()),
-        ratio: ratio.map(|ratio| format!("{ratio:.2} ×")).unwrap_or_default(),
+        ratio: ratio
+            .map(|ratio| format!("{ratio:.2} ×"))
+            .unwrap_or_default(),
         p50: report::duration(latencies.p50()),
         p99: report::duration(latencies.p99()),
         ..Row::default()

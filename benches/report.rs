@@ -22,7 +22,15 @@ pub struct Row {
 
 impl Row {
     fn cells(&self) -> [&str; 6] {
-        [&self.figure, &self.ours, &self.baseline, &self.ratio, &self.p50, &self.p99].map(String::as_str)
+        [
+            &self.figure,
+            &self.ours,
+            &self.baseline,
+            &self.ratio,
+            &self.p50,
+            &self.p99,
+        ]
+        .map(String::as_str)
     }
 }
 
@@ -40,13 +48,24 @@ pub struct Report {
 impl Report {
     /// Creates an empty report.
     pub fn new(quick: bool, calibrate: bool) -> Self {
-        let command = if quick { "cargo bench -- --quick" } else { "cargo bench" };
+        let command = if quick {
+            "cargo bench -- --quick"
+        } else {
+            "cargo bench"
+        };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut title = format!("`{command}` on {cores} cores, which servers and load share");
         if calibrate {
             title += "; CALIBRATION: \"Causerie\" is a second baseline";
         }
-        Self { started: Instant::now(), title, store: "", rows: Vec::new(), verdicts: Vec::new(), notes: Vec::new() }
+        Self {
+            started: Instant::now(),
+            title,
+            store: "",
+            rows: Vec::new(),
+            verdicts: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     /// Sets the store of all following figures.
@@ -63,7 +82,10 @@ impl Report {
     /// Adds whether a target was reached.
     pub fn verdict(&mut self, target: &str, reached: bool, found: &str) {
         let verdict = if reached { "reached" } else { "missed" };
-        self.verdicts.push(format!("{verdict}: {}: {target} (found: {found})", self.store));
+        self.verdicts.push(format!(
+            "{verdict}: {}: {target} (found: {found})",
+            self.store
+        ));
     }
 
     /// Adds a note.
@@ -73,24 +95,46 @@ impl Report {
 
     /// Prints the current step to standard error.
     pub fn progress(&self, what: &str) {
-        eprintln!("[{:3.0} s] {}: {what}", self.started.elapsed().as_secs_f64(), self.store);
+        eprintln!(
+            "[{:3.0} s] {}: {what}",
+            self.started.elapsed().as_secs_f64(),
+            self.store
+        );
     }
 
     /// Prints the report to standard output.
     pub fn print(&self) {
         let head = ["figure", "Causerie", "baseline", "ratio", "p50", "p99"];
-        let lines: Vec<[&str; 6]> = std::iter::once(head).chain(self.rows.iter().map(Row::cells)).collect();
-        let width = |column: usize| lines.iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0);
+        let lines: Vec<[&str; 6]> = std::iter::once(head)
+            .chain(self.rows.iter().map(Row::cells))
+            .collect();
+        let width = |column: usize| {
+            lines
+                .iter()
+                .map(|cells| cells[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        };
         let widths: [usize; 6] = std::array::from_fn(width);
-        println!("\n{}; {:.0} s in all\n", self.title, self.started.elapsed().as_secs_f64());
+        println!(
+            "\n{}; {:.0} s in all\n",
+            self.title,
+            self.started.elapsed().as_secs_f64()
+        );
         for (number, cells) in lines.iter().enumerate() {
-            let cells: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            let cells: Vec<String> = cells
+                .iter()
+                .zip(widths)
+                .map(|(cell, width)| format!("{cell:<width$}"))
+                .collect();
             println!("| {} |", cells.join(" | "));
             if number == 0 {
                 println!("|{}|", widths.map(|width| "-".repeat(width + 2)).join("|"));
             }
         }
-        println!("\nTwo latencies in one cell are Causerie's and the baseline's; a ratio with × is to the smallest case.");
+        println!(
+            "\nTwo latencies in one cell are Causerie's and the baseline's; a ratio with × is to the smallest case."
+        );
         for note in &self.notes {
             println!("{note}");
         }
@@ -104,7 +148,12 @@ impl Report {
 /// Formats a number with separators: `12,345`.
 pub fn count(number: u32) -> String {
     let digits = number.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).expect("digits")).collect();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| str::from_utf8(group).expect("digits"))
+        .collect();
     groups.join(",")
 }
 

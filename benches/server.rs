@@ -81,7 +81,10 @@ impl Mongodb {
 impl Launcher {
     /// Creates a launcher for an existing folder.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), mongodb: None }
+        Self {
+            folder: folder.to_owned(),
+            mongodb: None,
+        }
     }
 
     /// Starts a standalone MongoDB server, replacing the previous one.
@@ -105,15 +108,29 @@ impl Launcher {
         let mut stdout = BufReader::new(stdout);
         let mut line = String::new();
         timeout(PATIENCE, stdout.read_line(&mut line)).await??;
-        let address = announced_address(&line).ok_or_else(|| format!("not a ready line: {line:?}"))?;
+        let address =
+            announced_address(&line).ok_or_else(|| format!("not a ready line: {line:?}"))?;
         let pid = child.id().ok_or("the server died at once")?;
-        let mongod = self.mongodb.as_ref().filter(|_| kind.is_on_mongodb()).map(Mongodb::pid);
-        Ok(Server { child, pid, mongod, address, ready_after: started.elapsed(), _stdout: stdout })
+        let mongod = self
+            .mongodb
+            .as_ref()
+            .filter(|_| kind.is_on_mongodb())
+            .map(Mongodb::pid);
+        Ok(Server {
+            child,
+            pid,
+            mongod,
+            address,
+            ready_after: started.elapsed(),
+            _stdout: stdout,
+        })
     }
 
     fn command(&self, kind: Kind, database: &str) -> Outcome<Command> {
         let mut command = match kind {
-            Kind::OnSqlite | Kind::OnMongodb | Kind::SecureOnSqlite | Kind::SecureOnMongodb => Command::new(env!("CARGO_BIN_EXE_causerie")),
+            Kind::OnSqlite | Kind::OnMongodb | Kind::SecureOnSqlite | Kind::SecureOnMongodb => {
+                Command::new(env!("CARGO_BIN_EXE_causerie"))
+            }
             Kind::Baseline => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.arg("baseline");
@@ -123,12 +140,18 @@ impl Launcher {
         let url = match (kind.is_on_mongodb(), &self.mongodb) {
             (true, Some(mongodb)) => mongodb.url(database),
             (true, None) => return Err("MongoDB was not started".into()),
-            _ => format!("sqlite:{}", self.folder.join(database).with_extension("db").display()),
+            _ => format!(
+                "sqlite:{}",
+                self.folder.join(database).with_extension("db").display()
+            ),
         };
         command
             .env("CAUSERIE_LISTEN", "127.0.0.1:0")
             .env("CAUSERIE_DATABASE", url)
-            .env("CAUSERIE_ACCESS", if kind.is_secure() { "secure" } else { "open" })
+            .env(
+                "CAUSERIE_ACCESS",
+                if kind.is_secure() { "secure" } else { "open" },
+            )
             .envs(NO_LIMITS)
             // The ids of all members of a large room are in one request.
             .env("CAUSERIE_HTTP__MAX_BODY_BYTES", "1000000")
@@ -143,7 +166,12 @@ impl Launcher {
 /// Parses `… listens on http://127.0.0.1:PORT …`, the only line that both servers print when they
 /// are ready.
 fn announced_address(line: &str) -> Option<SocketAddr> {
-    line.split("http://").nth(1)?.split_whitespace().next()?.parse().ok()
+    line.split("http://")
+        .nth(1)?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// A running server. It is killed when dropped.
@@ -192,13 +220,17 @@ impl Server {
     /// Returns the processor time that its database has used so far, or zero if that is not a
     /// separate process.
     pub fn database_time(&self) -> Outcome<Duration> {
-        self.mongod.map_or(Ok(Duration::ZERO), |pid| processor_time(&pid.to_string()))
+        self.mongod
+            .map_or(Ok(Duration::ZERO), |pid| processor_time(&pid.to_string()))
     }
 
     /// Stops the server with SIGTERM. Returns how long that took.
     pub async fn stop(mut self) -> Outcome<Duration> {
         let asked = Instant::now();
-        Command::new("kill").args(["-TERM", &self.pid.to_string()]).status().await?;
+        Command::new("kill")
+            .args(["-TERM", &self.pid.to_string()])
+            .status()
+            .await?;
         timeout(PATIENCE, self.child.wait()).await??;
         Ok(asked.elapsed())
     }
@@ -221,7 +253,9 @@ pub fn processor_time(process: &str) -> Outcome<Duration> {
 /// Returns the soft and the hard limit of open files of this process.
 pub fn file_limits() -> Outcome<(usize, usize)> {
     let limits = fs::read_to_string("/proc/self/limits")?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
     let mut fields = line.ok_or("no limit of open files")?.split_whitespace();
     let mut next = || match fields.next() {
         Some("unlimited") | None => usize::MAX,

@@ -60,7 +60,11 @@ impl Socket {
     pub async fn open(address: SocketAddr) -> Outcome<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let mut socket = Self { stream, unfinished: Vec::new(), unheard: 0 };
+        let mut socket = Self {
+            stream,
+            unfinished: Vec::new(),
+            unheard: 0,
+        };
         socket.stream.write_all(HANDSHAKE.as_bytes()).await?;
         socket.read_head().await?;
         socket.expect(b"0{").await?;
@@ -73,7 +77,8 @@ impl Socket {
     /// arrives.
     pub async fn emit(&mut self, event: &str, argument: &str) -> Outcome<()> {
         for _ in 0..TRIES {
-            self.send(&format!("420[\"{event}\",\"{argument}\"]")).await?;
+            self.send(&format!("420[\"{event}\",\"{argument}\"]"))
+                .await?;
             if let Ok(answer) = timeout(PATIENCE, self.expect(b"430[")).await {
                 return accepted(&answer?);
             }
@@ -89,7 +94,11 @@ impl Socket {
         let answer = self.expect(b"430[").await?;
         let mut answer: Value = serde_json::from_slice(&answer[3..])?;
         let answer = answer[0].take();
-        if answer["success"] == true { Ok(answer) } else { Err(format!("{event} was refused: {answer}").into()) }
+        if answer["success"] == true {
+            Ok(answer)
+        } else {
+            Err(format!("{event} was refused: {answer}").into())
+        }
     }
 
     /// Passes every event to `on_event` as received, until the server closes the connection.
@@ -197,7 +206,9 @@ fn split_frames(bytes: &[u8], on_packet: &mut impl FnMut(&[u8])) -> usize {
     let mut at = 0;
     while let Some((header, length)) = frame(&bytes[at..]) {
         let start = at + header;
-        let Some(payload) = bytes.get(start..start + length) else { break };
+        let Some(payload) = bytes.get(start..start + length) else {
+            break;
+        };
         on_packet(payload);
         at = start + length;
     }

@@ -36,7 +36,9 @@ use crate::{
     clock::Clock,
     config::{AccessMode, Registration},
     error::{Error, Result},
-    model::{Message, MessageId, Room, RoomId, RoomType, Session, Timestamp, User, UserId, UserType},
+    model::{
+        Message, MessageId, Room, RoomId, RoomType, Session, Timestamp, User, UserId, UserType,
+    },
     refusals,
     store::Store,
     token::{Claims, TokenError, Tokens},
@@ -64,7 +66,9 @@ impl Caller {
     /// Returns the authenticated user, if any.
     #[must_use]
     pub fn user(&self) -> Option<&User> {
-        self.identity.as_ref().map(|identity| identity.user.as_ref())
+        self.identity
+            .as_ref()
+            .map(|identity| identity.user.as_ref())
     }
 
     fn is(&self, user: UserId) -> bool {
@@ -131,8 +135,20 @@ pub struct Access {
 impl Access {
     /// Creates the access checks for the data in `store` and the holders of `tokens`.
     #[must_use]
-    pub fn new(mode: AccessMode, registration: Registration, store: Arc<dyn Store>, tokens: Arc<Tokens>, clock: Clock) -> Self {
-        Self { mode, registration, store, tokens, clock }
+    pub fn new(
+        mode: AccessMode,
+        registration: Registration,
+        store: Arc<dyn Store>,
+        tokens: Arc<Tokens>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            mode,
+            registration,
+            store,
+            tokens,
+            clock,
+        }
     }
 
     /// Returns whether callers must authenticate.
@@ -166,11 +182,19 @@ impl Access {
         }
         // The user is checked before the session, which is deleted with the user: a deleted user
         // always gets `CallerGone`, whatever the cache still has of the session.
-        let user = self.store.user(token.user).await?.ok_or(Error::CallerGone)?;
+        let user = self
+            .store
+            .user(token.user)
+            .await?
+            .ok_or(Error::CallerGone)?;
         if let Some(session) = token.session {
             let session = self.store.session(session).await?;
-            let goes_on = |session: &Session| session.user == token.user && session.expires_at > self.clock.now();
-            session.filter(|session| goes_on(session)).ok_or(Error::SessionOver)?;
+            let goes_on = |session: &Session| {
+                session.user == token.user && session.expires_at > self.clock.now()
+            };
+            session
+                .filter(|session| goes_on(session))
+                .ok_or(Error::SessionOver)?;
         }
         Ok(Identity { user, token })
     }
@@ -178,18 +202,33 @@ impl Access {
     /// Returns the room with this id if the caller may perform the action in it. Errors:
     /// [`Error::NoToken`], [`Error::NoRoom`], [`Error::NotAMember`], [`Error::NotYoursToRemove`],
     /// [`Error::NotToDelete`].
-    pub async fn authorize(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
-        self.authorize_silently(caller, action, room).await.map_err(|error| match error {
-            Error::NotAMember | Error::NotYoursToRemove | Error::NotToDelete => {
-                self.deny(caller, action.name(), shown(RoomId::parse(room).as_ref()), error)
-            }
-            error => error,
-        })
+    pub async fn authorize(
+        &self,
+        caller: &Caller,
+        action: Action,
+        room: &str,
+    ) -> Result<Arc<Room>> {
+        self.authorize_silently(caller, action, room)
+            .await
+            .map_err(|error| match error {
+                Error::NotAMember | Error::NotYoursToRemove | Error::NotToDelete => self.deny(
+                    caller,
+                    action.name(),
+                    shown(RoomId::parse(room).as_ref()),
+                    error,
+                ),
+                error => error,
+            })
     }
 
     /// Like [`authorize`](Self::authorize), for callers that request many rooms: refusals are not
     /// logged one by one; the caller logs them together with [`deny`](Self::deny).
-    pub async fn authorize_silently(&self, caller: &Caller, action: Action, room: &str) -> Result<Arc<Room>> {
+    pub async fn authorize_silently(
+        &self,
+        caller: &Caller,
+        action: Action,
+        room: &str,
+    ) -> Result<Arc<Room>> {
         self.ask_for_token(caller)?;
         let id = RoomId::parse(room);
         let found = match id {
@@ -198,8 +237,12 @@ impl Access {
         };
         match found {
             Some(room) if self.permits(caller, action, &room) => Ok(room),
-            None if !self.is_secure() || (action == Action::Delete && caller.is_support()) => Err(Error::NoRoom),
-            Some(room) if action == Action::Remove && caller.is_in(&room) => Err(Error::NotYoursToRemove),
+            None if !self.is_secure() || (action == Action::Delete && caller.is_support()) => {
+                Err(Error::NoRoom)
+            }
+            Some(room) if action == Action::Remove && caller.is_in(&room) => {
+                Err(Error::NotYoursToRemove)
+            }
             _ if action == Action::Delete => Err(Error::NotToDelete),
             _ => Err(Error::NotAMember),
         }
@@ -211,9 +254,15 @@ impl Access {
             (AccessMode::Secure, Action::Delete) | (_, Action::Remove) => {
                 caller.is_support() || (caller.is(room.initiator) && caller.is_in(room))
             }
-            (_, Action::Read | Action::Post | Action::MarkRead | Action::Subscribe | Action::NewEntryKind | Action::Leave) => {
-                caller.is_in(room)
-            }
+            (
+                _,
+                Action::Read
+                | Action::Post
+                | Action::MarkRead
+                | Action::Subscribe
+                | Action::NewEntryKind
+                | Action::Leave,
+            ) => caller.is_in(room),
         }
     }
 
@@ -236,7 +285,12 @@ impl Access {
             _ => false,
         };
         if !may {
-            return Err(self.deny(caller, "delete the message", shown(id.as_ref()), Error::NotToDelete));
+            return Err(self.deny(
+                caller,
+                "delete the message",
+                shown(id.as_ref()),
+                Error::NotToDelete,
+            ));
         }
         Ok(found.filter(|_| room.is_some()))
     }
@@ -249,7 +303,11 @@ impl Access {
     /// Requires a token in secure mode. It is checked first, so that a caller without a token
     /// learns nothing else.
     fn ask_for_token(&self, caller: &Caller) -> Result<()> {
-        if self.is_secure() && caller.identity.is_none() { Err(Error::NoToken) } else { Ok(()) }
+        if self.is_secure() && caller.identity.is_none() {
+            Err(Error::NoToken)
+        } else {
+            Ok(())
+        }
     }
 
     /// Returns the id of the user if the caller may delete them; `None` if the text is not an id.
@@ -260,23 +318,47 @@ impl Access {
         if !self.is_secure() || caller.is_support() || id.is_some_and(|id| caller.is(id)) {
             return Ok(id);
         }
-        Err(self.deny(caller, "delete the user", shown(id.as_ref()), Error::NotToDelete))
+        Err(self.deny(
+            caller,
+            "delete the user",
+            shown(id.as_ref()),
+            Error::NotToDelete,
+        ))
     }
 
     /// Returns the caller's own id if the path names the caller. Errors: [`Error::NotYours`].
     pub fn admit_to_own(&self, caller: &Caller, user: &str) -> Result<UserId> {
         let id = UserId::parse(user);
-        id.filter(|id| caller.is(*id)).ok_or_else(|| self.deny(caller, "change the user", shown(id.as_ref()), Error::NotYours))
+        id.filter(|id| caller.is(*id)).ok_or_else(|| {
+            self.deny(
+                caller,
+                "change the user",
+                shown(id.as_ref()),
+                Error::NotYours,
+            )
+        })
     }
 
     /// Checks that the caller may register a user of this kind. Errors: [`Error::SupportOnly`],
     /// [`Error::RegistrationClosed`].
     pub fn admit_to_register(&self, caller: &Caller, kind: UserType) -> Result<()> {
-        if !self.is_secure() || caller.is_support() || (kind == UserType::Consumer && self.registration == Registration::Open) {
+        if !self.is_secure()
+            || caller.is_support()
+            || (kind == UserType::Consumer && self.registration == Registration::Open)
+        {
             return Ok(());
         }
-        let error = if kind == UserType::Support { Error::SupportOnly } else { Error::RegistrationClosed };
-        Err(self.deny(caller, "register a user", shown(Some(&kind.as_str())), error))
+        let error = if kind == UserType::Support {
+            Error::SupportOnly
+        } else {
+            Error::RegistrationClosed
+        };
+        Err(self.deny(
+            caller,
+            "register a user",
+            shown(Some(&kind.as_str())),
+            error,
+        ))
     }
 
     /// Checks that the caller may remove this user from a room in which they may remove members: a
@@ -284,30 +366,56 @@ impl Access {
     /// This includes a support user who leaves. Returns the support users of whom at least one must
     /// be a member when the user is removed, if any must: others may be removed in the meantime.
     /// Errors: [`Error::LastSupport`].
-    pub async fn admit_to_remove(&self, caller: &Caller, room: &Room, user: UserId) -> Result<Vec<UserId>> {
+    pub async fn admit_to_remove(
+        &self,
+        caller: &Caller,
+        room: &Room,
+        user: UserId,
+    ) -> Result<Vec<UserId>> {
         if !self.is_secure() || room.kind == RoomType::ConsumerToConsumer || caller.is_support() {
             return Ok(Vec::new());
         }
         let members = self.store.users_by_id(&room.members).await?;
-        let support = members.iter().filter(|member| !member.deleted && member.kind == UserType::Support).map(|member| member.id);
-        let (taken, required_members): (Vec<_>, Vec<_>) = support.partition(|member| *member == user);
+        let support = members
+            .iter()
+            .filter(|member| !member.deleted && member.kind == UserType::Support)
+            .map(|member| member.id);
+        let (taken, required_members): (Vec<_>, Vec<_>) =
+            support.partition(|member| *member == user);
         if taken.is_empty() {
             return Ok(Vec::new());
         }
         if required_members.is_empty() {
-            return Err(self.deny(caller, Action::Remove.name(), shown(Some(&room.id)), Error::LastSupport));
+            return Err(self.deny(
+                caller,
+                Action::Remove.name(),
+                shown(Some(&room.id)),
+                Error::LastSupport,
+            ));
         }
         Ok(required_members)
     }
 
     /// Returns whether a room of this kind may have these members.
     #[must_use]
-    pub fn allows_room<'a>(&self, kind: RoomType, mut members: impl Iterator<Item = &'a User>) -> bool {
-        !self.is_secure() || kind == RoomType::ConsumerToConsumer || members.any(|member| member.kind == UserType::Support)
+    pub fn allows_room<'a>(
+        &self,
+        kind: RoomType,
+        mut members: impl Iterator<Item = &'a User>,
+    ) -> bool {
+        !self.is_secure()
+            || kind == RoomType::ConsumerToConsumer
+            || members.any(|member| member.kind == UserType::Support)
     }
 
     /// Logs the refusal, with the user, the action and the target, and returns the error.
-    pub fn deny(&self, caller: &Caller, action: &str, target: Option<&dyn fmt::Display>, error: Error) -> Error {
+    pub fn deny(
+        &self,
+        caller: &Caller,
+        action: &str,
+        target: Option<&dyn fmt::Display>,
+        error: Error,
+    ) -> Error {
         if refusals::is_first(caller.address, "refusals") {
             let user = caller.user().map(|user| display(user.id));
             tracing::warn!(address = %caller.address, user, action, target = target.map(display), "refused");
@@ -329,7 +437,9 @@ pub fn authorization(headers: &HeaderMap) -> Result<Option<&HeaderValue>> {
 /// Returns the part between the first and the second space of the `Authorization` header. The
 /// scheme is ignored.
 pub fn token_in(headers: &HeaderMap) -> Result<String> {
-    let header = authorization(headers)?.filter(|value| !value.is_empty()).ok_or(Error::NoToken)?;
+    let header = authorization(headers)?
+        .filter(|value| !value.is_empty())
+        .ok_or(Error::NoToken)?;
     let header = String::from_utf8_lossy(header.as_bytes());
     Ok(header.split(' ').nth(1).unwrap_or_default().to_owned())
 }

@@ -31,7 +31,10 @@ impl ClientAddress {
     /// Returns the address that was stored in the extensions of the request when it was received.
     #[must_use]
     pub fn of(extensions: &Extensions) -> Self {
-        extensions.get().copied().unwrap_or(Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+        extensions
+            .get()
+            .copied()
+            .unwrap_or(Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
     }
 
     /// Returns the network that counts as one origin of requests: an IPv4 address as it is; for an
@@ -47,8 +50,13 @@ impl ClientAddress {
     /// Parses an address as proxies write it: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`,
     /// `[2001:db8::1]`, `[2001:db8::1]:80`.
     fn parse(text: &str) -> Option<Self> {
-        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-        let address = bare.parse().or_else(|_| text.parse().map(|address: SocketAddr| address.ip()));
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|text| text.strip_suffix(']'))
+            .unwrap_or(text);
+        let address = bare
+            .parse()
+            .or_else(|_| text.parse().map(|address: SocketAddr| address.ip()));
         address.ok().map(Self::from)
     }
 }
@@ -86,7 +94,10 @@ impl Peer {
     #[must_use]
     pub fn new(address: IpAddr, proxies: &Arc<Networks>) -> Self {
         let address = ClientAddress::from(address);
-        Self { address, proxies: proxies.contain(address.0).then(|| Arc::clone(proxies)) }
+        Self {
+            address,
+            proxies: proxies.contain(address.0).then(|| Arc::clone(proxies)),
+        }
     }
 
     /// Returns the address if it is the client's own; `None` for a trusted proxy, which serves many
@@ -104,10 +115,19 @@ impl Peer {
     /// it are ignored.
     #[must_use]
     pub fn client(&self, headers: &HeaderMap) -> ClientAddress {
-        let Some(proxies) = &self.proxies else { return self.address };
+        let Some(proxies) = &self.proxies else {
+            return self.address;
+        };
         let mut client = self.address;
-        for text in headers.get_all(FORWARDED_FOR).iter().rev().flat_map(from_the_end) {
-            let Some(address) = text.and_then(ClientAddress::parse) else { break };
+        for text in headers
+            .get_all(FORWARDED_FOR)
+            .iter()
+            .rev()
+            .flat_map(from_the_end)
+        {
+            let Some(address) = text.and_then(ClientAddress::parse) else {
+                break;
+            };
             client = address;
             if !proxies.contain(address.0) {
                 break;
@@ -120,7 +140,10 @@ impl Peer {
 /// Returns the elements of a list, last first; a single `None` if the header is not text.
 fn from_the_end(list: &HeaderValue) -> impl Iterator<Item = Option<&str>> {
     let list = list.to_str().ok();
-    let texts = list.into_iter().flat_map(|list| list.rsplit(',')).map(|text| Some(text.trim()));
+    let texts = list
+        .into_iter()
+        .flat_map(|list| list.rsplit(','))
+        .map(|text| Some(text.trim()));
     texts.chain(list.is_none().then_some(None))
 }
 
@@ -131,13 +154,16 @@ mod tests {
     use super::*;
 
     fn client(peer: &str, lists: &[&[u8]]) -> String {
-        let text: StrDeserializer<'_, serde::de::value::Error> = StrDeserializer::new("10.0.0.0/8, fd00::/8, 127.0.0.1");
+        let text: StrDeserializer<'_, serde::de::value::Error> =
+            StrDeserializer::new("10.0.0.0/8, fd00::/8, 127.0.0.1");
         let proxies = Arc::new(Networks::deserialize(text).unwrap());
         let mut headers = HeaderMap::new();
         for list in lists {
             headers.append(FORWARDED_FOR, HeaderValue::from_bytes(list).unwrap());
         }
-        Peer::new(peer.parse().unwrap(), &proxies).client(&headers).to_string()
+        Peer::new(peer.parse().unwrap(), &proxies)
+            .client(&headers)
+            .to_string()
     }
 
     #[test]
@@ -154,7 +180,10 @@ mod tests {
         for (lists, expected) in [
             (&[&b"1.1.1.1, 198.51.100.7"[..]][..], "198.51.100.7"),
             (&[b"1.1.1.1,198.51.100.7,10.9.9.9"], "198.51.100.7"),
-            (&[b"1.1.1.1", b"198.51.100.7", b"10.9.9.9, fd00::7"], "198.51.100.7"),
+            (
+                &[b"1.1.1.1", b"198.51.100.7", b"10.9.9.9, fd00::7"],
+                "198.51.100.7",
+            ),
             (&[b"198.51.100.7", b"1.1.1.1"], "1.1.1.1"),
             (&[b"10.0.0.2, 10.0.0.3"], "10.0.0.2"),
             (&[], "10.0.0.1"),
@@ -180,11 +209,22 @@ mod tests {
 
     #[test]
     fn nonsense_ends_what_is_believed() {
-        for nonsense in
-            [&b"unknown"[..], b"_hidden", b"", b"198.51.100.300", b"198.51.100.7:port", b"for=198.51.100.7", b"\xff", b"[::1", b"::1]"]
-        {
+        for nonsense in [
+            &b"unknown"[..],
+            b"_hidden",
+            b"",
+            b"198.51.100.300",
+            b"198.51.100.7:port",
+            b"for=198.51.100.7",
+            b"\xff",
+            b"[::1",
+            b"::1]",
+        ] {
             assert_eq!(client("10.0.0.1", &[b"1.1.1.1", nonsense]), "10.0.0.1");
-            assert_eq!(client("10.0.0.1", &[b"1.1.1.1", nonsense, b"10.0.0.2"]), "10.0.0.2");
+            assert_eq!(
+                client("10.0.0.1", &[b"1.1.1.1", nonsense, b"10.0.0.2"]),
+                "10.0.0.2"
+            );
             let inside = [b"1.1.1.1,", nonsense, b",10.0.0.3"].concat();
             assert_ne!(client("10.0.0.1", &[&inside]), "1.1.1.1");
         }
@@ -193,7 +233,10 @@ mod tests {
     #[test]
     fn whoever_has_an_ipv6_network_is_one_origin() {
         let network = |text: &str| ClientAddress::from(text.parse::<IpAddr>().unwrap()).network();
-        assert_eq!(network("2001:db8:1:2:3:4:5:6"), network("2001:db8:1:2:ffff::"));
+        assert_eq!(
+            network("2001:db8:1:2:3:4:5:6"),
+            network("2001:db8:1:2:ffff::")
+        );
         assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
         assert_ne!(network("198.51.100.7"), network("198.51.100.8"));
         assert_eq!(network("::ffff:198.51.100.7"), network("198.51.100.7"));

@@ -74,7 +74,11 @@ impl MemoryBudget {
     /// Creates a reservation for a request from this address. It holds no memory yet.
     #[must_use]
     pub fn begin(self: &Arc<Self>, address: ClientAddress) -> Reservation {
-        Reservation { budget: Arc::clone(self), address: address.network(), held: Mutex::default() }
+        Reservation {
+            budget: Arc::clone(self),
+            address: address.network(),
+            held: Mutex::default(),
+        }
     }
 
     /// Creates a reservation for data that is queued for a client at this address and, if known, of
@@ -82,8 +86,17 @@ impl MemoryBudget {
     #[must_use]
     pub fn wait_for(self: &Arc<Self>, address: ClientAddress, user: Option<UserId>) -> Reservation {
         let reservation = self.begin(address);
-        let pools = [user.and_then(|user| self.users.of(user)), self.addresses.of(reservation.address), self.process.clone()];
-        let held = |pool: Arc<Pool>| Some(Held { permit: Arc::clone(&pool.permits).try_acquire_many_owned(0).ok()?, pool });
+        let pools = [
+            user.and_then(|user| self.users.of(user)),
+            self.addresses.of(reservation.address),
+            self.process.clone(),
+        ];
+        let held = |pool: Arc<Pool>| {
+            Some(Held {
+                permit: Arc::clone(&pool.permits).try_acquire_many_owned(0).ok()?,
+                pool,
+            })
+        };
         lock(&reservation.held).of_pools = pools.into_iter().flatten().filter_map(held).collect();
         reservation
     }
@@ -101,13 +114,18 @@ impl Pool {
     /// Creates a pool of this many bytes; `None` if it is 0, which means no limit.
     fn new(bytes: u64) -> Option<Arc<Self>> {
         let all = pieces(bytes);
-        let pool = || Self { permits: Arc::new(Semaphore::new(all as usize)), all, unread: Mutex::default() };
+        let pool = || Self {
+            permits: Arc::new(Semaphore::new(all as usize)),
+            all,
+            unread: Mutex::default(),
+        };
         (all > 0).then(|| Arc::new(pool()))
     }
 
     /// Takes memory, waiting up to [`MAX_WAIT`]. `None` on timeout.
     async fn take(self: Arc<Self>, bytes: u64) -> Option<Held> {
-        let mut taking = pin!(Arc::clone(&self.permits).acquire_many_owned(pieces(bytes).min(self.all)));
+        let mut taking =
+            pin!(Arc::clone(&self.permits).acquire_many_owned(pieces(bytes).min(self.all)));
         let deadline = Instant::now() + MAX_WAIT;
         loop {
             tokio::select! {
@@ -123,7 +141,10 @@ impl Pool {
     /// [`MIN_UNREAD`].
     fn close_oldest(&self) {
         let mut unread = lock(&self.unread);
-        if let Some(oldest) = unread.first_entry().filter(|oldest| oldest.get().0.elapsed() >= MIN_UNREAD) {
+        if let Some(oldest) = unread
+            .first_entry()
+            .filter(|oldest| oldest.get().0.elapsed() >= MIN_UNREAD)
+        {
             oldest.remove().1.cancel();
         }
     }
@@ -137,7 +158,10 @@ struct Pools<K> {
 
 impl<K: Eq + Hash> Pools<K> {
     fn new(bytes: u64) -> Self {
-        Self { bytes, pools: Mutex::default() }
+        Self {
+            bytes,
+            pools: Mutex::default(),
+        }
     }
 
     fn of(&self, key: K) -> Option<Arc<Pool>> {
@@ -173,7 +197,8 @@ impl Held {
             return true;
         }
         // Cannot fail: `more` is at most `wanted`, which is a `u32`.
-        let taken = Arc::clone(&self.pool.permits).try_acquire_many_owned(u32::try_from(more).unwrap_or(wanted));
+        let taken = Arc::clone(&self.pool.permits)
+            .try_acquire_many_owned(u32::try_from(more).unwrap_or(wanted));
         match taken {
             Ok(permit) => self.permit.merge(permit),
             Err(_) => self.pool.close_oldest(),
@@ -207,8 +232,10 @@ impl Reservation {
     /// [`Error::RateLimited`] if the address has no memory left, [`Error::OutOfMemory`] if the
     /// process has none.
     pub async fn take_for_anybody(&self, bytes: u64) -> Result<()> {
-        self.take(self.budget.addresses.of(self.address), bytes, RETRY_LATER).await?;
-        self.take(self.budget.process.clone(), bytes, OUT_OF_MEMORY).await?;
+        self.take(self.budget.addresses.of(self.address), bytes, RETRY_LATER)
+            .await?;
+        self.take(self.budget.process.clone(), bytes, OUT_OF_MEMORY)
+            .await?;
         lock(&self.held).bytes += bytes;
         Ok(())
     }
@@ -218,7 +245,8 @@ impl Reservation {
     /// the user has no memory left.
     pub async fn take_for_user(&self, user: UserId, bytes: u64) -> Result<()> {
         let body = lock(&self.held).bytes;
-        self.take(self.budget.users.of(user), body + bytes, RETRY_LATER).await?;
+        self.take(self.budget.users.of(user), body + bytes, RETRY_LATER)
+            .await?;
         self.take_for_anybody(bytes).await
     }
 
@@ -227,8 +255,15 @@ impl Reservation {
         lock(&self.held).of_pools.is_empty()
     }
 
-    async fn take(&self, pool: Option<Arc<Pool>>, bytes: u64, refusal: fn() -> Error) -> Result<()> {
-        let Some(pool) = pool.filter(|_| bytes > 0) else { return Ok(()) };
+    async fn take(
+        &self,
+        pool: Option<Arc<Pool>>,
+        bytes: u64,
+        refusal: fn() -> Error,
+    ) -> Result<()> {
+        let Some(pool) = pool.filter(|_| bytes > 0) else {
+            return Ok(());
+        };
         let held = pool.take(bytes).await.ok_or_else(refusal)?;
         lock(&self.held).of_pools.push(held);
         Ok(())
@@ -237,7 +272,10 @@ impl Reservation {
     /// Records that the response takes this many bytes and waits for the client to read it from
     /// this connection. Releases the rest.
     pub fn is_unread(&self, bytes: u64, connection: &CancellationToken) {
-        lock(&self.held).of_pools.iter_mut().for_each(|held| held.give_back_all_but(pieces(bytes)));
+        lock(&self.held)
+            .of_pools
+            .iter_mut()
+            .for_each(|held| held.give_back_all_but(pieces(bytes)));
         self.closes(connection);
     }
 
@@ -270,7 +308,11 @@ impl Reservation {
     pub fn merge(&self, other: &Self) {
         let mut own = lock(&self.held);
         for Held { permit, pool } in lock(&other.held).of_pools.drain(..) {
-            if let Some(held) = own.of_pools.iter_mut().find(|held| Arc::ptr_eq(&held.pool, &pool)) {
+            if let Some(held) = own
+                .of_pools
+                .iter_mut()
+                .find(|held| Arc::ptr_eq(&held.pool, &pool))
+            {
                 held.permit.merge(permit);
             }
         }
@@ -280,7 +322,9 @@ impl Reservation {
 impl All {
     fn stays(&mut self) {
         if let Some(number) = self.unread.take() {
-            self.of_pools.iter().for_each(|held| _ = lock(&held.pool.unread).remove(&number));
+            self.of_pools
+                .iter()
+                .for_each(|held| _ = lock(&held.pool.unread).remove(&number));
         }
     }
 }
@@ -297,7 +341,9 @@ impl Drop for Reservation {
 fn pieces(bytes: u64) -> u32 {
     // Tokio's semaphore holds at most `usize::MAX >> 3` permits, which on a 32-bit system are 29
     // bits: half a TiB in these units.
-    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(u32::MAX >> 3)
+    u32::try_from(bytes.div_ceil(UNIT_BYTES))
+        .unwrap_or(u32::MAX)
+        .min(u32::MAX >> 3)
 }
 
 /// Locks a mutex, even if a thread panicked while holding it.
@@ -312,7 +358,14 @@ mod tests {
     const KIB: u64 = 1024;
 
     fn budget(mode: AccessMode) -> Arc<MemoryBudget> {
-        MemoryBudget::new(&MemoryConfig { process_bytes: 300 * KIB, address_bytes: 200 * KIB, user_bytes: 100 * KIB }, mode)
+        MemoryBudget::new(
+            &MemoryConfig {
+                process_bytes: 300 * KIB,
+                address_bytes: 200 * KIB,
+                user_bytes: 100 * KIB,
+            },
+            mode,
+        )
     }
 
     fn begin(budget: &Arc<MemoryBudget>, address: &str) -> Reservation {
@@ -326,15 +379,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_scope_has_a_budget_of_its_own() {
         let budget = budget(AccessMode::Secure);
-        let [first, second, third] = ["192.0.2.1", "192.0.2.1", "192.0.2.2"].map(|address| begin(&budget, address));
+        let [first, second, third] =
+            ["192.0.2.1", "192.0.2.1", "192.0.2.2"].map(|address| begin(&budget, address));
         first.take_for_anybody(150 * KIB).await.unwrap();
-        assert!(matches!(second.take_for_anybody(51 * KIB).await, Err(Error::RateLimited(_))));
+        assert!(matches!(
+            second.take_for_anybody(51 * KIB).await,
+            Err(Error::RateLimited(_))
+        ));
         third.take_for_anybody(150 * KIB).await.unwrap();
-        assert!(matches!(begin(&budget, "192.0.2.3").take_for_anybody(1).await, Err(Error::OutOfMemory)));
+        assert!(matches!(
+            begin(&budget, "192.0.2.3").take_for_anybody(1).await,
+            Err(Error::OutOfMemory)
+        ));
         drop((first, second, third));
         let [first, second] = ["192.0.2.1", "192.0.2.1"].map(|address| begin(&budget, address));
         first.take_for_user(user(1), 60 * KIB).await.unwrap();
-        assert!(matches!(second.take_for_user(user(1), 41 * KIB).await, Err(Error::RateLimited(_))));
+        assert!(matches!(
+            second.take_for_user(user(1), 41 * KIB).await,
+            Err(Error::RateLimited(_))
+        ));
         second.take_for_user(user(2), 41 * KIB).await.unwrap();
     }
 
@@ -358,7 +421,10 @@ mod tests {
             reservation.is_unread(90 * KIB, &connection);
             unread.push((reservation, connection));
         }
-        let connections: Vec<_> = unread.iter().map(|(_, connection)| connection.clone()).collect();
+        let connections: Vec<_> = unread
+            .iter()
+            .map(|(_, connection)| connection.clone())
+            .collect();
         for (reservation, connection) in unread {
             tokio::spawn(async move {
                 connection.cancelled().await;
@@ -366,8 +432,17 @@ mod tests {
             });
         }
         // The address budget is full, so the older connection of the same address is closed.
-        begin(&budget, "192.0.2.1").take_for_anybody(30 * KIB).await.unwrap();
-        assert_eq!(connections.iter().map(CancellationToken::is_cancelled).collect::<Vec<_>>(), [false, true, false]);
+        begin(&budget, "192.0.2.1")
+            .take_for_anybody(30 * KIB)
+            .await
+            .unwrap();
+        assert_eq!(
+            connections
+                .iter()
+                .map(CancellationToken::is_cancelled)
+                .collect::<Vec<_>>(),
+            [false, true, false]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -378,7 +453,10 @@ mod tests {
         let answer = budget.begin(address);
         answer.take_for_user(user(1), 80 * KIB).await.unwrap();
         waiting.merge(&answer);
-        assert!(waiting.resize(90 * KIB), "what the answer had taken is its own now");
+        assert!(
+            waiting.resize(90 * KIB),
+            "what the answer had taken is its own now"
+        );
         let connection = CancellationToken::new();
         waiting.is_unread(90 * KIB, &connection);
         let other = budget.wait_for(address, Some(user(1)));
@@ -390,7 +468,11 @@ mod tests {
         assert!(other.resize(20 * KIB));
         assert!(other.resize(90 * KIB));
         drop((waiting, answer, other));
-        budget.begin(address).take_for_user(user(1), 100 * KIB).await.unwrap();
+        budget
+            .begin(address)
+            .take_for_user(user(1), 100 * KIB)
+            .await
+            .unwrap();
     }
 
     #[tokio::test(start_paused = true)]
@@ -398,6 +480,9 @@ mod tests {
         let budget = budget(AccessMode::Open);
         let held = begin(&budget, "192.0.2.1");
         held.take_for_user(user(1), 300 * KIB).await.unwrap();
-        assert!(matches!(begin(&budget, "192.0.2.1").take_for_anybody(1).await, Err(Error::OutOfMemory)));
+        assert!(matches!(
+            begin(&budget, "192.0.2.1").take_for_anybody(1).await,
+            Err(Error::OutOfMemory)
+        ));
     }
 }

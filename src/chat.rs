@@ -51,52 +51,102 @@ const ADDED_AT_ONCE: usize = 32;
 
 impl Chat {
     /// Posts a message, unless the author's client has sent it before.
-    pub async fn post(&self, caller: &Caller, room: &str, text: String, client_id: Option<ClientId>) -> Result<Posted> {
+    pub async fn post(
+        &self,
+        caller: &Caller,
+        room: &str,
+        text: String,
+        client_id: Option<ClientId>,
+    ) -> Result<Posted> {
         let author = author(caller)?;
         self.limits.post(author.id)?;
         let room = self.access.authorize(caller, Action::Post, room).await?;
         self.limits.store(author.id, text.len())?;
         let members = self.members(&room, &author).await?;
-        let draft = Draft { room: Arc::clone(&room), author: Arc::clone(&author), members, text, client_id };
+        let draft = Draft {
+            room: Arc::clone(&room),
+            author: Arc::clone(&author),
+            members,
+            text,
+            client_id,
+        };
         match self.timeline.post(draft).await? {
-            timeline::Posted::Now(post) => Ok(Posted { post, duplicate: false }),
+            timeline::Posted::Now(post) => Ok(Posted {
+                post,
+                duplicate: false,
+            }),
             timeline::Posted::Before(message) => {
-                let (members, marks) = tokio::try_join!(self.members(&room, &author), self.marks_of(&room, &message))?;
-                Ok(Posted { post: Post::new(&message, &author, &members, &marks), duplicate: true })
+                let (members, marks) =
+                    tokio::try_join!(self.members(&room, &author), self.marks_of(&room, &message))?;
+                Ok(Posted {
+                    post: Post::new(&message, &author, &members, &marks),
+                    duplicate: true,
+                })
             }
         }
     }
 
     /// Edits a message of the caller. Errors: [`Error::NoMessage`], [`Error::NotYourMessage`].
-    pub async fn edit(&self, caller: &Caller, room: &str, message: &str, text: String) -> Result<Post> {
+    pub async fn edit(
+        &self,
+        caller: &Caller,
+        room: &str,
+        message: &str,
+        text: String,
+    ) -> Result<Post> {
         let author = author(caller)?;
         self.limits.post(author.id)?;
         let room = self.access.authorize(caller, Action::Post, room).await?;
         let message = self.message_in(&room, message).await?;
         if message.author != author.id {
-            return Err(self.access.deny(caller, "edit the message", None, Error::NotYourMessage));
+            return Err(self
+                .access
+                .deny(caller, "edit the message", None, Error::NotYourMessage));
         }
         self.limits.store(author.id, text.len())?;
         let members = self.members(&room, &author).await?;
-        let marks = if self.large(&room).await?.is_some() { Some(self.marks_of(&room, &message).await?) } else { None };
-        let edited = self.timeline.edit(Edit { room, message, author, members, text, marks }).await?;
+        let marks = if self.large(&room).await?.is_some() {
+            Some(self.marks_of(&room, &message).await?)
+        } else {
+            None
+        };
+        let edited = self
+            .timeline
+            .edit(Edit {
+                room,
+                message,
+                author,
+                members,
+                text,
+                marks,
+            })
+            .await?;
         edited.map(|(post, _)| post).ok_or(Error::NoMessage)
     }
 
     /// Returns the read marks of a message.
     async fn marks_of(&self, room: &Room, message: &Message) -> Result<Vec<ReadMark>> {
-        Ok(self.store.read_marks(room.id, &room.members, message.seq, message.seq).await?)
+        Ok(self
+            .store
+            .read_marks(room.id, &room.members, message.seq, message.seq)
+            .await?)
     }
 
     async fn message_in(&self, room: &Room, message: &str) -> Result<Message> {
         let id = MessageId::parse(message).ok_or(Error::NoMessage)?;
-        self.store.message(id).await?.filter(|message| message.room == room.id).ok_or(Error::NoMessage)
+        self.store
+            .message(id)
+            .await?
+            .filter(|message| message.room == room.id)
+            .ok_or(Error::NoMessage)
     }
 
     /// Deletes a message. Returns false if it does not exist, or no longer.
     pub async fn delete_message(&self, caller: &Caller, message: &str) -> Result<bool> {
         self.count(caller)?;
-        let Some(message) = self.access.admit_to_delete(caller, message).await? else { return Ok(false) };
+        let Some(message) = self.access.admit_to_delete(caller, message).await? else {
+            return Ok(false);
+        };
         let by = caller.user().map_or(UserId::NOBODY, |user| user.id);
         match self.timeline.delete(message.room, message.id, by).await {
             Ok(deleted) => Ok(deleted.is_some()),
@@ -120,7 +170,12 @@ impl Chat {
         run_detached(async move {
             let deleted = chat.store.delete_room(room.id).await?;
             if deleted.is_some() {
-                chat.timeline.tell(RoomEvent::aside(room.id, RoomEventKind::RoomDeleted(room.members.clone()))).await;
+                chat.timeline
+                    .tell(RoomEvent::aside(
+                        room.id,
+                        RoomEventKind::RoomDeleted(room.members.clone()),
+                    ))
+                    .await;
             }
             Ok(deleted)
         })
@@ -128,16 +183,33 @@ impl Chat {
     }
 
     /// Marks a room as read, up to an entry or to the end of its log.
-    pub async fn mark_read(&self, caller: &Caller, room: &str, up_to: Option<Seq>) -> Result<Marked> {
+    pub async fn mark_read(
+        &self,
+        caller: &Caller,
+        room: &str,
+        up_to: Option<Seq>,
+    ) -> Result<Marked> {
         let reader = author(caller)?;
-        let room = self.access.authorize(caller, Action::MarkRead, room).await?;
+        let room = self
+            .access
+            .authorize(caller, Action::MarkRead, room)
+            .await?;
         self.limits.store(reader.id, 0)?;
         let chat = self.clone();
         run_detached(async move {
-            let marked = chat.store.mark_read(room.id, reader.id, up_to, chat.clock.now()).await?.ok_or(Error::NotAMember)?;
+            let marked = chat
+                .store
+                .mark_read(room.id, reader.id, up_to, chat.clock.now())
+                .await?
+                .ok_or(Error::NotAMember)?;
             if let Some(mark) = marked.mark {
                 let is_large = chat.large(&room).await?.is_some();
-                chat.timeline.tell(RoomEvent::aside(room.id, RoomEventKind::Read { mark, is_large })).await;
+                chat.timeline
+                    .tell(RoomEvent::aside(
+                        room.id,
+                        RoomEventKind::Read { mark, is_large },
+                    ))
+                    .await;
             }
             Ok(marked)
         })
@@ -151,13 +223,20 @@ impl Chat {
             return Err(Error::TooManyMembers);
         }
         // Costs as much as adding the other members one by one.
-        self.limits.posts(room.initiator, room.members.len().saturating_sub(1).max(1))?;
-        self.limits.store(room.initiator, room.name.as_ref().map_or(0, String::len))?;
+        self.limits
+            .posts(room.initiator, room.members.len().saturating_sub(1).max(1))?;
+        self.limits
+            .store(room.initiator, room.name.as_ref().map_or(0, String::len))?;
         let chat = self.clone();
         run_detached(async move {
             let (room, is_new) = chat.store.find_or_add_room(room).await?;
             if is_new {
-                chat.timeline.tell(RoomEvent::aside(room.id, RoomEventKind::RoomCreated(Arc::clone(&room)))).await;
+                chat.timeline
+                    .tell(RoomEvent::aside(
+                        room.id,
+                        RoomEventKind::RoomCreated(Arc::clone(&room)),
+                    ))
+                    .await;
             }
             Ok((room, is_new))
         })
@@ -166,10 +245,21 @@ impl Chat {
 
     /// Adds users to a room, except those who already are members. All of them are added, even if
     /// the caller drops the future.
-    pub async fn add_members(&self, caller: &Caller, room: &str, users: Vec<Arc<User>>) -> Result<Arc<Room>> {
+    pub async fn add_members(
+        &self,
+        caller: &Caller,
+        room: &str,
+        users: Vec<Arc<User>>,
+    ) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
-        let room = self.access.authorize(caller, Action::NewEntryKind, room).await?;
-        let new = users.iter().filter(|user| !room.has_member(user.id)).count();
+        let room = self
+            .access
+            .authorize(caller, Action::NewEntryKind, room)
+            .await?;
+        let new = users
+            .iter()
+            .filter(|user| !room.has_member(user.id))
+            .count();
         if room.members.len() + new > LARGEST_ROOM {
             return Err(Error::TooManyMembers);
         }
@@ -179,7 +269,12 @@ impl Chat {
             // Several at once, so that they share a commit; in a large room, all at once would
             // delay the posts of everyone else.
             for users in users.chunks(ADDED_AT_ONCE) {
-                let added = join_all(users.iter().map(|user| chat.timeline.add_member(room.id, user.id, by))).await;
+                let added = join_all(
+                    users
+                        .iter()
+                        .map(|user| chat.timeline.add_member(room.id, user.id, by)),
+                )
+                .await;
                 added.into_iter().collect::<Result<Vec<_>>>()?;
             }
             chat.store.room(room.id).await?.ok_or(Error::NoRoom)
@@ -188,23 +283,48 @@ impl Chat {
     }
 
     /// Removes a user from a room: the caller or another member. `None` if they are not a member.
-    pub async fn remove_member(&self, caller: &Caller, room: &str, user: &str) -> Result<Option<Seq>> {
+    pub async fn remove_member(
+        &self,
+        caller: &Caller,
+        room: &str,
+        user: &str,
+    ) -> Result<Option<Seq>> {
         let by = author(caller)?.id;
         self.limits.post(by)?;
         let leaves = UserId::parse(user) == Some(by);
-        let room = self.access.authorize(caller, if leaves { Action::Leave } else { Action::Remove }, room).await?;
+        let room = self
+            .access
+            .authorize(
+                caller,
+                if leaves {
+                    Action::Leave
+                } else {
+                    Action::Remove
+                },
+                room,
+            )
+            .await?;
         // The log decides whether the user is a member: the cached room may be out of date if
         // another server has changed it since.
-        let Some(user) = UserId::parse(user) else { return Ok(None) };
+        let Some(user) = UserId::parse(user) else {
+            return Ok(None);
+        };
         let required_members = self.access.admit_to_remove(caller, &room, user).await?;
-        Ok(self.timeline.remove_member(room.id, user, required_members, by).await?.map(|placed| placed.seq))
+        Ok(self
+            .timeline
+            .remove_member(room.id, user, required_members, by)
+            .await?
+            .map(|placed| placed.seq))
     }
 
     /// Renames a room.
     pub async fn rename(&self, caller: &Caller, room: &str, name: String) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
         self.limits.post(by)?;
-        let room = self.access.authorize(caller, Action::NewEntryKind, room).await?;
+        let room = self
+            .access
+            .authorize(caller, Action::NewEntryKind, room)
+            .await?;
         self.limits.store(by, name.len())?;
         self.timeline.rename(room.id, Some(name), by).await?;
         self.store.room(room.id).await?.ok_or(Error::NoRoom)
@@ -213,18 +333,34 @@ impl Chat {
     /// Counts a change of the caller, if authenticated. With limits, unauthenticated callers cannot
     /// change anything.
     fn count(&self, caller: &Caller) -> Result<()> {
-        caller.user().map_or(Ok(()), |user| self.limits.post(user.id))
+        caller
+            .user()
+            .map_or(Ok(()), |user| self.limits.post(user.id))
     }
 
     /// Returns the data shown along with messages of a room.
-    pub async fn shown<'a>(&self, room: &Arc<Room>, messages: impl Iterator<Item = &'a Message> + Clone) -> Result<Shown> {
+    pub async fn shown<'a>(
+        &self,
+        room: &Arc<Room>,
+        messages: impl Iterator<Item = &'a Message> + Clone,
+    ) -> Result<Shown> {
         let seqs = || messages.clone().map(|message| message.seq);
         let marks = match (seqs().min(), seqs().max()) {
-            (Some(first), Some(last)) => self.store.read_marks(room.id, &room.members, first, last).await?,
+            (Some(first), Some(last)) => {
+                self.store
+                    .read_marks(room.id, &room.members, first, last)
+                    .await?
+            }
             _ => Vec::new(),
         };
-        let people = self.users_by_id(messages.map(|message| message.author)).await?;
-        Ok(Shown { people, marks, large: self.large(room).await? })
+        let people = self
+            .users_by_id(messages.map(|message| message.author))
+            .await?;
+        Ok(Shown {
+            people,
+            marks,
+            large: self.large(room).await?,
+        })
     }
 
     /// Returns the last entry of the log that is hidden from a member.
@@ -246,7 +382,11 @@ impl Chat {
     /// member count.
     pub async fn users(&self, room: &Arc<Room>, shown: &People) -> Result<Members> {
         let appearing = || {
-            let mut listed: Vec<_> = shown.values().filter(|user| room.has_member(user.id)).cloned().collect();
+            let mut listed: Vec<_> = shown
+                .values()
+                .filter(|user| room.has_member(user.id))
+                .cloned()
+                .collect();
             listed.sort_unstable_by_key(|user| user.id);
             present(listed)
         };
@@ -255,8 +395,18 @@ impl Chat {
 
     /// Returns the members of a room, or `instead` and the member count if there are too many to
     /// list.
-    async fn listed(&self, room: &Arc<Room>, instead: impl FnOnce() -> Vec<Arc<User>>) -> Result<Members> {
-        Ok(Members::of(self.store.as_ref(), room, self.config.listed_members, instead).await?)
+    async fn listed(
+        &self,
+        room: &Arc<Room>,
+        instead: impl FnOnce() -> Vec<Arc<User>>,
+    ) -> Result<Members> {
+        Ok(Members::of(
+            self.store.as_ref(),
+            room,
+            self.config.listed_members,
+            instead,
+        )
+        .await?)
     }
 
     /// Returns the members of a room that are not deleted, in ascending order.
@@ -286,7 +436,9 @@ impl Chat {
 
 /// Runs work in a task of its own, so that it completes, and is announced, once it has started: the
 /// handler of a request is dropped at any await point when its client disconnects.
-pub async fn run_detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub async fn run_detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
     match tokio::spawn(work).await {
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {
@@ -298,5 +450,9 @@ pub async fn run_detached<T: Send + 'static>(work: impl Future<Output = Result<T
 
 /// Returns the authenticated user. Operations in rooms require one.
 fn author(caller: &Caller) -> Result<Arc<User>> {
-    caller.identity.as_ref().map(|identity| Arc::clone(&identity.user)).ok_or(Error::NoToken)
+    caller
+        .identity
+        .as_ref()
+        .map(|identity| Arc::clone(&identity.user))
+        .ok_or(Error::NoToken)
 }

@@ -29,14 +29,20 @@ impl Clock {
     #[must_use]
     pub fn system() -> Self {
         Self::from_fn(|| {
-            let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let since_epoch = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
             Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
         })
     }
 
     /// Creates a clock that uses the times that `source` returns.
     pub fn from_fn(source: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self { source: Arc::new(source), latest: Arc::new(AtomicI64::new(i64::MIN)), ids: Arc::new(Mutex::new(ContextV7::new())) }
+        Self {
+            source: Arc::new(source),
+            latest: Arc::new(AtomicI64::new(i64::MIN)),
+            ids: Arc::new(Mutex::new(ContextV7::new())),
+        }
     }
 
     /// Returns the current time. It may jump in either direction, as the system clock does.
@@ -51,8 +57,18 @@ impl Clock {
     #[must_use]
     pub fn ordered_now(&self) -> Timestamp {
         let now = self.now().0;
-        let next = |latest: i64| if latest > now { latest.saturating_add(1) } else { now };
-        let former = self.latest.fetch_update(Ordering::AcqRel, Ordering::Acquire, |latest| Some(next(latest)));
+        let next = |latest: i64| {
+            if latest > now {
+                latest.saturating_add(1)
+            } else {
+                now
+            }
+        };
+        let former = self
+            .latest
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |latest| {
+                Some(next(latest))
+            });
         Timestamp(former.map_or(now, next))
     }
 
@@ -60,7 +76,8 @@ impl Clock {
     pub fn advance_past(&self, time: Timestamp) {
         // One more, because the next call may return the stored time if the clock shows the same
         // millisecond.
-        self.latest.fetch_max(time.0.saturating_add(1), Ordering::AcqRel);
+        self.latest
+            .fetch_max(time.0.saturating_add(1), Ordering::AcqRel);
     }
 
     /// Returns a new id for data created at `time`: a UUID of version 7 (RFC 9562), greater than
@@ -78,7 +95,10 @@ impl Clock {
 #[must_use]
 pub fn time_of_id(id: &[u8; 16]) -> Option<Timestamp> {
     let id = Uuid::from_bytes_ref(id);
-    let (seconds, nanos) = id.get_timestamp().filter(|_| id.get_version_num() == 7)?.to_unix();
+    let (seconds, nanos) = id
+        .get_timestamp()
+        .filter(|_| id.get_version_num() == 7)?
+        .to_unix();
     let millis = i64::try_from(seconds).ok()?.checked_mul(1_000)?;
     Some(Timestamp(millis.saturating_add((nanos / 1_000_000).into())))
 }
@@ -96,7 +116,10 @@ mod tests {
     fn turnable() -> (Clock, Arc<AtomicI64>) {
         let time = Arc::new(AtomicI64::new(1_800_000_000_000));
         let shown = Arc::clone(&time);
-        (Clock::from_fn(move || Timestamp(shown.load(Ordering::Relaxed))), time)
+        (
+            Clock::from_fn(move || Timestamp(shown.load(Ordering::Relaxed))),
+            time,
+        )
     }
 
     #[test]
@@ -121,7 +144,10 @@ mod tests {
     fn an_id_tells_when_it_was_made_and_other_ids_do_not() {
         let (clock, _) = turnable();
         for millis in [0, 1, 999, 1_800_000_000_123] {
-            assert_eq!(time_of_id(clock.new_id(Timestamp(millis)).as_bytes()), Some(Timestamp(millis)));
+            assert_eq!(
+                time_of_id(clock.new_id(Timestamp(millis)).as_bytes()),
+                Some(Timestamp(millis))
+            );
         }
         for other in [Uuid::nil(), Uuid::max(), Uuid::from_u128(7)] {
             assert_eq!(time_of_id(other.as_bytes()), None);

@@ -48,14 +48,20 @@ impl Descriptors {
     #[must_use]
     pub fn new() -> Arc<Self> {
         // If the system does not report a limit, there is none to observe.
-        let limit = rlimit::Resource::NOFILE.get().map_or(u64::MAX, |(soft, _)| soft);
+        let limit = rlimit::Resource::NOFILE
+            .get()
+            .map_or(u64::MAX, |(soft, _)| soft);
         Arc::new(Self::of(limit))
     }
 
     fn of(limit: u64) -> Self {
         // If the limit is small, half of it is reserved.
         let most = limit - OWN.min(limit / 2);
-        Self { most, most_for_websockets: most - REST.min(most / 2), open: AtomicU64::new(0) }
+        Self {
+            most,
+            most_for_websockets: most - REST.min(most / 2),
+            open: AtomicU64::new(0),
+        }
     }
 
     /// Takes a permit for one more connection; `None` if there are too many.

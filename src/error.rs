@@ -173,7 +173,11 @@ impl Error {
             | Self::NoRoom
             | Self::TooManyMembers
             | Self::BadEvent(_) => StatusCode::BAD_REQUEST,
-            Self::Token(_) | Self::CallerGone | Self::SessionOver | Self::BadRefresh | Self::WrongLogin => StatusCode::UNAUTHORIZED,
+            Self::Token(_)
+            | Self::CallerGone
+            | Self::SessionOver
+            | Self::BadRefresh
+            | Self::WrongLogin => StatusCode::UNAUTHORIZED,
             Self::NotAMember
             | Self::WrongPassword
             | Self::NotYours
@@ -185,12 +189,16 @@ impl Error {
             | Self::RegistrationClosed
             | Self::NotYou
             | Self::OtherNotAMember => StatusCode::FORBIDDEN,
-            Self::NoUser | Self::NoSession | Self::NoMessage | Self::NoEndpoint => StatusCode::NOT_FOUND,
+            Self::NoUser | Self::NoSession | Self::NoMessage | Self::NoEndpoint => {
+                StatusCode::NOT_FOUND
+            }
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedBody(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::RateLimited(_) | Self::QuotaExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Busy | Self::OutOfMemory | Self::TooSlow | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::OutOfMemory | Self::TooSlow | Self::Unavailable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -205,7 +213,9 @@ impl Error {
             // The original application also returned the error it threw, and its clients may read
             // the text there.
             Self::NoUser => body["error"] = json!({ "error": self.to_string() }),
-            Self::RateLimited(wait) | Self::QuotaExceeded { wait, .. } => body["retryAfter"] = json!(seconds(*wait)),
+            Self::RateLimited(wait) | Self::QuotaExceeded { wait, .. } => {
+                body["retryAfter"] = json!(seconds(*wait));
+            }
             _ => {}
         }
         body
@@ -214,8 +224,12 @@ impl Error {
     /// Returns the value of the `Retry-After` header, if known.
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
-            Self::RateLimited(wait) | Self::QuotaExceeded { wait, .. } => Some(seconds(*wait).into()),
-            Self::Busy | Self::OutOfMemory | Self::TooSlow | Self::Unavailable(_) => Some(HeaderValue::from_static("1")),
+            Self::RateLimited(wait) | Self::QuotaExceeded { wait, .. } => {
+                Some(seconds(*wait).into())
+            }
+            Self::Busy | Self::OutOfMemory | Self::TooSlow | Self::Unavailable(_) => {
+                Some(HeaderValue::from_static("1"))
+            }
             _ => None,
         }
     }
@@ -234,7 +248,12 @@ fn first_texts(errors: &ValidationErrors) -> Value {
         ValidationErrorsKind::Field(found) => found.first().map(ToString::to_string),
         _ => None,
     };
-    errors.errors().iter().map(|(field, kind)| (field.to_string(), text(kind).into())).collect::<serde_json::Map<_, _>>().into()
+    errors
+        .errors()
+        .iter()
+        .map(|(field, kind)| (field.to_string(), text(kind).into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 impl From<StoreError> for Error {
@@ -268,9 +287,18 @@ mod tests {
     fn whoever_is_limited_is_told_when_to_come_back_and_not_too_early() {
         for (milliseconds, expected) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (29_500, 30)] {
             let error = || Error::RateLimited(Duration::from_millis(milliseconds));
-            assert_eq!(error().to_json(), json!({ "success": false, "message": "rate limited", "retryAfter": expected }));
+            assert_eq!(
+                error().to_json(),
+                json!({ "success": false, "message": "rate limited", "retryAfter": expected })
+            );
             let response = error().into_response();
-            assert_eq!((response.status().as_u16(), &response.headers()[header::RETRY_AFTER]), (429, &HeaderValue::from(expected)));
+            assert_eq!(
+                (
+                    response.status().as_u16(),
+                    &response.headers()[header::RETRY_AFTER]
+                ),
+                (429, &HeaderValue::from(expected))
+            );
         }
     }
 }

@@ -91,22 +91,54 @@ impl Server {
     /// Opens the database and builds the server.
     ///
     /// Errors: a single line for the operator.
-    pub async fn start(listener: TcpListener, config: Config, clock: Clock) -> Result<Self, OpenError> {
+    pub async fn start(
+        listener: TcpListener,
+        config: Config,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
         let store = store::open(&config.database, &config.mongodb).await?;
         if config.rooms.presence == PresenceScope::Writers {
-            store.index_writers().await.map_err(|error| OpenError::because(&error, format!("rooms.presence: {error}")))?;
+            store
+                .index_writers()
+                .await
+                .map_err(|error| OpenError::because(&error, format!("rooms.presence: {error}")))?;
         }
-        follow_times(store.as_ref(), &clock).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
-        let following = store.is_shared().then(|| tokio::spawn(keep_following_times(Arc::clone(&store), clock.clone())));
+        follow_times(store.as_ref(), &clock)
+            .await
+            .map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
+        let following = store
+            .is_shared()
+            .then(|| tokio::spawn(keep_following_times(Arc::clone(&store), clock.clone())));
         let tokens = Arc::new(tokens(&config, store.as_ref()).await?);
-        let access = Access::new(config.access, config.registration, Arc::clone(&store), Arc::clone(&tokens), clock.clone());
+        let access = Access::new(
+            config.access,
+            config.registration,
+            Arc::clone(&store),
+            Arc::clone(&tokens),
+            clock.clone(),
+        );
         let limits = Arc::new(Limits::new(&config.limits, config.access, clock.clone()));
         let presence = Presence::new(Arc::clone(&store), clock.clone(), &config.rooms);
         let budget = MemoryBudget::new(&config.memory, config.access);
-        let sockets = Sockets::new(&config.socket, presence, Arc::clone(&limits), Arc::clone(&budget));
+        let sockets = Sockets::new(
+            &config.socket,
+            presence,
+            Arc::clone(&limits),
+            Arc::clone(&budget),
+        );
         let listed = config.rooms.listed_members;
-        let timeline = Timeline::start(Arc::clone(&store), clock.clone(), SocketSubscribers { sockets: sockets.clone(), listed }, listed)
-            .map_err(|error| OpenError::Unusable(format!("the system gives no thread to commit on: {error}")))?;
+        let timeline = Timeline::start(
+            Arc::clone(&store),
+            clock.clone(),
+            SocketSubscribers {
+                sockets: sockets.clone(),
+                listed,
+            },
+            listed,
+        )
+        .map_err(|error| {
+            OpenError::Unusable(format!("the system gives no thread to commit on: {error}"))
+        })?;
         let chat = Chat {
             access: access.clone(),
             store: Arc::clone(&store),
@@ -116,7 +148,12 @@ impl Server {
             config: config.rooms.clone(),
         };
         let socket_auth = Arc::new(SocketAuth::new(access.clone(), Arc::clone(&store)));
-        sockets.listen(Handlers { chat: chat.clone(), socket_auth, sockets: sockets.clone(), budget: Arc::clone(&budget) });
+        sockets.listen(Handlers {
+            chat: chat.clone(),
+            socket_auth,
+            sockets: sockets.clone(),
+            budget: Arc::clone(&budget),
+        });
         let descriptors = Descriptors::new();
         let max_packet = sockets::max_packet(&config.socket);
         let app = http::App {
@@ -152,11 +189,21 @@ impl Server {
     /// Serves until `shutdown` completes. Then finishes requests in progress, closes the sockets,
     /// and closes the database.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let open = http::serve(self.listener, self.router, &self.config, &self.descriptors, shutdown).await;
+        let open = http::serve(
+            self.listener,
+            self.router,
+            &self.config,
+            &self.descriptors,
+            shutdown,
+        )
+        .await;
         tracing::info!("stopping");
         let deadline = Instant::now() + STOP_WITHIN;
         let ended = async { tokio::join!(open.shutdown(), self.sockets.close()) };
-        if tokio::time::timeout(self.config.http.shutdown_timeout_ms.into(), ended).await.is_err() {
+        if tokio::time::timeout(self.config.http.shutdown_timeout_ms.into(), ended)
+            .await
+            .is_err()
+        {
             tracing::warn!("graceful shutdown timed out; closing remaining connections");
         }
         self.sockets.drop_events();
@@ -165,7 +212,10 @@ impl Server {
             self.store.close().await;
         };
         // A timeout loses nothing: everything acknowledged is already on disk.
-        if tokio::time::timeout_at(deadline.max(Instant::now() + CLOSE_WITHIN), close).await.is_err() {
+        if tokio::time::timeout_at(deadline.max(Instant::now() + CLOSE_WITHIN), close)
+            .await
+            .is_err()
+        {
             tracing::warn!("closing the database timed out; the next start resumes pending work");
         }
         tracing::info!("stopped");
@@ -180,7 +230,12 @@ struct SocketSubscribers {
 
 impl Subscribers for SocketSubscribers {
     fn announce(&self, news: &[RoomEvent]) {
-        self.sockets.announce(&news.iter().map(|news| event(news, self.listed)).collect::<Vec<_>>());
+        self.sockets.announce(
+            &news
+                .iter()
+                .map(|news| event(news, self.listed))
+                .collect::<Vec<_>>(),
+        );
     }
 
     fn listen_in(&self, room: RoomId) -> bool {
@@ -202,28 +257,57 @@ fn event(news: &RoomEvent, listed: usize) -> Event<'_> {
     match &news.what {
         RoomEventKind::Posted(message) => Event::NewMessage { message },
         RoomEventKind::Edited(message) => Event::MessageEdited { message, seq },
-        RoomEventKind::Deleted(message_id) => Event::MessageDeleted { chat_room_id, message_id: *message_id, seq },
-        RoomEventKind::MemberAdded(user_id) => Event::MemberAdded { chat_room_id, user_id: *user_id, seq },
-        RoomEventKind::MemberRemoved(user_id) => Event::MemberRemoved { chat_room_id, user_id: *user_id, seq },
-        RoomEventKind::Renamed(name) => Event::RoomChanged { chat_room_id, name: name.as_deref(), seq },
+        RoomEventKind::Deleted(message_id) => Event::MessageDeleted {
+            chat_room_id,
+            message_id: *message_id,
+            seq,
+        },
+        RoomEventKind::MemberAdded(user_id) => Event::MemberAdded {
+            chat_room_id,
+            user_id: *user_id,
+            seq,
+        },
+        RoomEventKind::MemberRemoved(user_id) => Event::MemberRemoved {
+            chat_room_id,
+            user_id: *user_id,
+            seq,
+        },
+        RoomEventKind::Renamed(name) => Event::RoomChanged {
+            chat_room_id,
+            name: name.as_deref(),
+            seq,
+        },
         RoomEventKind::Read { mark, is_large } => Event::read(chat_room_id, *mark, *is_large),
-        RoomEventKind::RoomCreated(room) => {
-            Event::RoomCreated { chat_room: RoomView::new(room, &room.members, listed), members: &room.members }
-        }
-        RoomEventKind::RoomDeleted(members) => Event::RoomDeleted { chat_room_id, members },
+        RoomEventKind::RoomCreated(room) => Event::RoomCreated {
+            chat_room: RoomView::new(room, &room.members, listed),
+            members: &room.members,
+        },
+        RoomEventKind::RoomDeleted(members) => Event::RoomDeleted {
+            chat_room_id,
+            members,
+        },
     }
 }
 
 /// Opens the database, serves on `listener` until `shutdown` completes, and closes the database.
-pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), OpenError> {
-    Server::start(listener, config, Clock::system()).await?.run(shutdown).await;
+pub async fn serve(
+    listener: TcpListener,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), OpenError> {
+    Server::start(listener, config, Clock::system())
+        .await?
+        .run(shutdown)
+        .await;
     Ok(())
 }
 
 /// Advances the clock past all times in the database, so that new entries, rooms and users sort
 /// last, even if the clock was set back or is behind that of another server.
 async fn follow_times(store: &dyn Store, clock: &Clock) -> store::Result<()> {
-    let Some(latest) = store.latest().await? else { return Ok(()) };
+    let Some(latest) = store.latest().await? else {
+        return Ok(());
+    };
     let ahead_ms = latest.0.saturating_sub(clock.now().0);
     if ahead_ms > CLOCK_SKEW_MS {
         tracing::warn!(ahead_ms, %latest, "clock is behind the times in the database; new entries are dated after them");
@@ -249,8 +333,14 @@ async fn tokens(config: &Config, store: &dyn Store) -> Result<Tokens, OpenError>
         return Ok(Tokens::new(secret, config.token.earlier_secrets.bytes()));
     }
     let mut candidate = [0; 32];
-    getrandom::fill(&mut candidate)
-        .map_err(|error| OpenError::Unusable(format!("token_secret: the system gives no random bytes: {error}")))?;
-    let kept = store.token_secret(candidate).await.map_err(|error| OpenError::because(&error, format!("token_secret: {error}")))?;
+    getrandom::fill(&mut candidate).map_err(|error| {
+        OpenError::Unusable(format!(
+            "token_secret: the system gives no random bytes: {error}"
+        ))
+    })?;
+    let kept = store
+        .token_secret(candidate)
+        .await
+        .map_err(|error| OpenError::because(&error, format!("token_secret: {error}")))?;
     Ok(Tokens::new(&kept, config.token.earlier_secrets.bytes()))
 }

@@ -73,7 +73,9 @@ impl Limits {
             posts: by_user(config.posts_per_minute),
             events: by_user(config.events_per_minute),
             reads: by_user(config.reads_per_minute),
-            stored: NonZeroU64::new(config.bytes_per_day).filter(|_| mode == AccessMode::Secure).map(|most| Quotas::new(most, clock)),
+            stored: NonZeroU64::new(config.bytes_per_day)
+                .filter(|_| mode == AccessMode::Secure)
+                .map(|most| Quotas::new(most, clock)),
             places: ConnectionLimiter::new(config.sockets_per_address, mode),
             unconnected: ConnectionLimiter::new(config.unconnected_per_address, mode),
             subscriptions_per_user: config.subscriptions_per_user,
@@ -133,7 +135,9 @@ impl Limits {
     /// Counts what a user stores: a text of this many bytes and the record that holds it. Errors:
     /// [`Error::QuotaExceeded`].
     pub fn store(&self, user: UserId, bytes: usize) -> Result<()> {
-        self.stored.as_ref().map_or(Ok(()), |quotas| quotas.take(user, bytes))
+        self.stored
+            .as_ref()
+            .map_or(Ok(()), |quotas| quotas.take(user, bytes))
     }
 
     /// The maximum number of rooms that all sockets of an authenticated user may be subscribed to
@@ -145,12 +149,16 @@ impl Limits {
 
     /// Takes a permit for one more socket from this address.
     pub fn socket(&self, address: ClientAddress) -> Result<Permit> {
-        self.places.take(address).ok_or(Error::RateLimited(PLACE_RETRY))
+        self.places
+            .take(address)
+            .ok_or(Error::RateLimited(PLACE_RETRY))
     }
 
     /// Takes a permit for one more connection from this address that has no connected socket yet.
     pub fn unconnected(&self, address: ClientAddress) -> Result<Permit> {
-        self.unconnected.take(address).ok_or(Error::RateLimited(PLACE_RETRY))
+        self.unconnected
+            .take(address)
+            .ok_or(Error::RateLimited(PLACE_RETRY))
     }
 }
 
@@ -173,8 +181,16 @@ where
 {
     fn new(per_minute: NonZeroU32, clock: C) -> Self {
         // The default policy may evict the newest key, so new keys would never be limited.
-        let buckets = Cache::builder().eviction_policy(EvictionPolicy::lru()).max_capacity(BUCKETS).time_to_idle(MINUTE).build();
-        Self { quota: Quota::per_minute(per_minute), clock, buckets }
+        let buckets = Cache::builder()
+            .eviction_policy(EvictionPolicy::lru())
+            .max_capacity(BUCKETS)
+            .time_to_idle(MINUTE)
+            .build();
+        Self {
+            quota: Quota::per_minute(per_minute),
+            clock,
+            buckets,
+        }
     }
 
     fn check(&self, key: K) -> Result<()> {
@@ -183,10 +199,19 @@ where
 
     /// Takes `count` at once, or as many as the bucket can hold.
     fn check_many(&self, key: K, count: NonZeroU32) -> Result<()> {
-        let bucket = self.buckets.get_with(key, || Arc::new(RateLimiter::direct_with_clock(self.quota, self.clock.clone())));
+        let bucket = self.buckets.get_with(key, || {
+            Arc::new(RateLimiter::direct_with_clock(
+                self.quota,
+                self.clock.clone(),
+            ))
+        });
         match bucket.check_n(count.min(self.quota.burst_size())) {
-            Ok(taken) => taken.map_err(|until| Error::RateLimited(until.wait_time_from(self.clock.now()))),
-            Err(_) => Err(Error::internal("count exceeds the burst size of the rate limit")),
+            Ok(taken) => {
+                taken.map_err(|until| Error::RateLimited(until.wait_time_from(self.clock.now())))
+            }
+            Err(_) => Err(Error::internal(
+                "count exceeds the burst size of the rate limit",
+            )),
         }
     }
 }
@@ -205,13 +230,20 @@ impl ConnectionLimiter {
     #[must_use]
     pub fn new(most: u32, mode: AccessMode) -> Self {
         let most = NonZeroU32::new(most).filter(|_| mode == AccessMode::Secure);
-        Self(most.map(|most| Arc::new(Counted { most, taken: Mutex::default() })))
+        Self(most.map(|most| {
+            Arc::new(Counted {
+                most,
+                taken: Mutex::default(),
+            })
+        }))
     }
 
     /// Takes a permit for this address; `None` if none is left.
     #[must_use]
     pub fn take(&self, address: ClientAddress) -> Option<Permit> {
-        let Some(counted) = &self.0 else { return Some(Permit::default()) };
+        let Some(counted) = &self.0 else {
+            return Some(Permit::default());
+        };
         let from = address.network();
         let mut taken = counted.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(from).or_default();
@@ -219,7 +251,12 @@ impl ConnectionLimiter {
             return None;
         }
         *count += 1;
-        Some(Permit { _taken: Some(Arc::new(Slot { places: Arc::clone(counted), from })) })
+        Some(Permit {
+            _taken: Some(Arc::new(Slot {
+                places: Arc::clone(counted),
+                from,
+            })),
+        })
     }
 }
 
@@ -237,7 +274,11 @@ struct Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self
+            .places
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut count) = taken.entry(self.from) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -343,7 +384,10 @@ mod tests {
     #[test]
     fn a_place_is_free_again_when_its_socket_is_gone() {
         let limits = Limits::new(&config(2), AccessMode::Secure, WallClock::system());
-        let (first, second) = (limits.socket(address("192.0.2.1")).unwrap(), limits.socket(address("192.0.2.1")).unwrap());
+        let (first, second) = (
+            limits.socket(address("192.0.2.1")).unwrap(),
+            limits.socket(address("192.0.2.1")).unwrap(),
+        );
         refused(limits.socket(address("192.0.2.1")));
         let elsewhere = limits.socket(address("192.0.2.2")).unwrap();
         let clone = first.clone();
@@ -362,7 +406,9 @@ mod tests {
             Limits::new(&config(0), AccessMode::Secure, WallClock::system()),
         ] {
             let user = UserId::from(Uuid::from_u128(1));
-            let places: Vec<_> = (0..10).map(|_| limits.socket(address("192.0.2.1")).unwrap()).collect();
+            let places: Vec<_> = (0..10)
+                .map(|_| limits.socket(address("192.0.2.1")).unwrap())
+                .collect();
             for _ in places {
                 limits.login(address("192.0.2.1")).unwrap();
                 limits.post(user).unwrap();

@@ -82,8 +82,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             // An error is ignored: if standard error is closed, it cannot be reported.
-            let _ = writeln!(io::stderr(), "causerie: {}", printable(&problem.to_string()));
-            let may_pass = problem.is::<NotReady>() || matches!(problem.downcast_ref(), Some(OpenError::Absent(_)));
+            let _ = writeln!(
+                io::stderr(),
+                "causerie: {}",
+                printable(&problem.to_string())
+            );
+            let may_pass = problem.is::<NotReady>()
+                || matches!(problem.downcast_ref(), Some(OpenError::Absent(_)));
             ExitCode::from(if may_pass { NOT_NOW } else { CANNOT_START })
         }
     }
@@ -96,14 +101,18 @@ fn start() -> Result<(), Problem> {
     let arguments = Arguments::parse();
     let config = Config::of_process(arguments.config, std::env::vars_os())?;
     let filter = config.log.as_str();
-    let filter = EnvFilter::try_new(filter).map_err(|error| format!("settings: log: '{filter}': {error}"))?;
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| format!("settings: log: '{filter}': {error}"))?;
     if arguments.check_config {
         // An error is ignored: the reader may have closed the pipe early.
         let _ = write!(io::stdout(), "{}", config.to_toml());
         return Ok(());
     }
     if arguments.health {
-        return Ok(ask_for_health(config.listen, config.http.base_path.as_str())?);
+        return Ok(ask_for_health(
+            config.listen,
+            config.http.base_path.as_str(),
+        )?);
     }
     if let Some(Command::CreateUser(user)) = arguments.command {
         return user.run(&config);
@@ -122,14 +131,15 @@ fn start() -> Result<(), Problem> {
 
 /// Returns the text as a single line, with control characters escaped.
 fn printable(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut printable, c| {
-        if c.is_control() {
-            printable.extend(c.escape_default());
-        } else {
-            printable.push(c);
-        }
-        printable
-    })
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut printable, c| {
+            if c.is_control() {
+                printable.extend(c.escape_default());
+            } else {
+                printable.push(c);
+            }
+            printable
+        })
 }
 
 /// The server is not ready, or not running.
@@ -144,12 +154,18 @@ struct NotReady {
 /// processes on the same machine.
 fn ask_for_health(mut address: SocketAddr, base_path: &str) -> Result<(), NotReady> {
     if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
     }
     let ask = || {
         let mut connection = TcpStream::connect_timeout(&address, REACHED)?;
         connection.set_read_timeout(Some(READY))?;
-        let request = format!("GET {base_path}/ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let request = format!(
+            "GET {base_path}/ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        );
         connection.write_all(request.as_bytes())?;
         let mut status = [0; b"HTTP/1.1 200".len()];
         connection.read_exact(&mut status)?;
@@ -159,7 +175,9 @@ fn ask_for_health(mut address: SocketAddr, base_path: &str) -> Result<(), NotRea
         Ok(status) if status.ends_with(b" 200") => return Ok(()),
         Ok(status) => format!("it answers {:?}", String::from_utf8_lossy(&status)),
         // The operating system's messages for these two errors are not helpful.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => format!("no answer within {READY:?}"),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            format!("no answer within {READY:?}")
+        }
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => "it hangs up".to_owned(),
         Err(error) => error.to_string(),
     };
@@ -171,10 +189,15 @@ async fn run(config: Config) -> Result<(), Problem> {
     let base_path = config.http.base_path.clone();
     // Every connection uses a file descriptor, and the usual limit is low.
     let raised = descriptors::raise();
-    let listener = TcpListener::bind(listen).await.map_err(|error| format!("listen: cannot listen on {listen}: {error}"))?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| format!("listen: cannot listen on {listen}: {error}"))?;
     let server = Server::start(listener, config, Clock::system()).await?;
-    let address = server.address().map_err(|error| format!("listen: {error}"))?;
-    let stopped = stop_signal().map_err(|error| format!("the system delivers no signals: {error}"))?;
+    let address = server
+        .address()
+        .map_err(|error| format!("listen: {error}"))?;
+    let stopped =
+        stop_signal().map_err(|error| format!("the system delivers no signals: {error}"))?;
     // Logged only after the server has started: a start-up error is reported as a single line.
     match raised {
         Ok(Raised { former, limit }) => tracing::info!(former, limit, "limit of open files"),
@@ -184,14 +207,21 @@ async fn run(config: Config) -> Result<(), Problem> {
         tracing::warn!(%address, "open mode on a non-loopback address, as allowed by settings: any client may act as any user");
     }
     // An error is ignored: the parent process may have closed standard output.
-    let _ = writeln!(io::stdout(), "Causerie listens on http://{address}{} (database {database}, access {access})", base_path.as_str());
+    let _ = writeln!(
+        io::stdout(),
+        "Causerie listens on http://{address}{} (database {database}, access {access})",
+        base_path.as_str()
+    );
     server.run(stopped).await;
     Ok(())
 }
 
 /// Returns a future that completes at the first Ctrl-C or SIGTERM.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => {}

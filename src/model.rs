@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 use uuid::Uuid;
 
 pub use account::{Credentials, PasswordHash, RefreshKey, Session, Username};
-pub use text::{EMPTY, LONGEST_NAME, NAME_CHARACTERS, NAME_LENGTH, is_blank, is_js_space, name_flaw};
+pub use text::{
+    EMPTY, LONGEST_NAME, NAME_CHARACTERS, NAME_LENGTH, is_blank, is_js_space, name_flaw,
+};
 
 /// Defines an id: a 128-bit UUID, always written as 32 lower-case hex digits.
 macro_rules! id {
@@ -238,7 +240,11 @@ impl Room {
         if absent.is_empty() {
             return Cow::Borrowed(&self.members);
         }
-        self.members.iter().filter(|member| absent.binary_search(member).is_err()).copied().collect()
+        self.members
+            .iter()
+            .filter(|member| absent.binary_search(member).is_err())
+            .copied()
+            .collect()
     }
 
     /// Returns the log entry that added this user to the room; 0 for an original member. Later
@@ -246,7 +252,10 @@ impl Room {
     /// settings.
     #[must_use]
     pub fn visible_from(&self, user: UserId) -> Seq {
-        self.joined.binary_search_by_key(&user, |(member, _)| *member).map(|index| self.joined[index].1).unwrap_or_default()
+        self.joined
+            .binary_search_by_key(&user, |(member, _)| *member)
+            .map(|index| self.joined[index].1)
+            .unwrap_or_default()
     }
 }
 
@@ -351,8 +360,17 @@ mod tests {
     #[test]
     fn only_the_canonical_form_of_an_id_names_anything() {
         let id = "0199d1f0c0de7aaa8bbbccccddddeeee";
-        assert_eq!(UserId::parse(id).map(|id| id.to_string()).as_deref(), Some(id));
-        for wrong in ["", "nope", "0199D1F0C0DE7AAA8BBBCCCCDDDDEEEE", "0199d1f0-c0de-7aaa-8bbb-ccccddddeeee", &format!("{id}0")] {
+        assert_eq!(
+            UserId::parse(id).map(|id| id.to_string()).as_deref(),
+            Some(id)
+        );
+        for wrong in [
+            "",
+            "nope",
+            "0199D1F0C0DE7AAA8BBBCCCCDDDDEEEE",
+            "0199d1f0-c0de-7aaa-8bbb-ccccddddeeee",
+            &format!("{id}0"),
+        ] {
             assert_eq!(UserId::parse(wrong), None, "{wrong}");
         }
     }
@@ -360,7 +378,10 @@ mod tests {
     #[test]
     fn a_client_id_is_short_and_printable() {
         for right in ["1", " ", "message 7/ä", &"é".repeat(64)] {
-            assert_eq!(ClientId::parse(right).as_ref().map(ClientId::as_str), Some(right));
+            assert_eq!(
+                ClientId::parse(right).as_ref().map(ClientId::as_str),
+                Some(right)
+            );
         }
         for wrong in ["", "a\nb", "\0", &"a".repeat(65)] {
             assert_eq!(ClientId::parse(wrong), None, "{wrong:?}");
@@ -369,7 +390,13 @@ mod tests {
 
     #[test]
     fn times_carry_milliseconds_even_when_they_are_zero() {
-        assert_eq!(Timestamp(1_795_393_065_000).to_string(), "2026-11-23T00:17:45.000Z");
-        assert_eq!(Timestamp(1_795_393_064_989).to_string(), "2026-11-23T00:17:44.989Z");
+        assert_eq!(
+            Timestamp(1_795_393_065_000).to_string(),
+            "2026-11-23T00:17:45.000Z"
+        );
+        assert_eq!(
+            Timestamp(1_795_393_064_989).to_string(),
+            "2026-11-23T00:17:44.989Z"
+        );
     }
 }

@@ -6,20 +6,27 @@ use serde_json::Value;
 /// other values.
 #[must_use]
 pub fn whole(value: &Value) -> Option<u64> {
-    let Value::Number(number) = value else { return None };
+    let Value::Number(number) = value else {
+        return None;
+    };
     number.as_u64().or_else(|| whole_float(number.as_f64()?))
 }
 
 /// Like [`whole`], for text, such as a form field.
 #[must_use]
 pub fn whole_in(text: &str) -> Option<u64> {
-    text.parse().ok().or_else(|| whole_float(text.parse().ok()?))
+    text.parse()
+        .ok()
+        .or_else(|| whole_float(text.parse().ok()?))
 }
 
 /// Returns whether a value is a whole number that is too large.
 #[must_use]
 pub fn is_too_large(value: &Value) -> bool {
-    whole(value).is_none() && value.as_f64().is_some_and(|number| number > 0.0 && number.fract() == 0.0)
+    whole(value).is_none()
+        && value
+            .as_f64()
+            .is_some_and(|number| number > 0.0 && number.fract() == 0.0)
 }
 
 fn whole_float(number: f64) -> Option<u64> {
@@ -63,7 +70,11 @@ mod tests {
         ] {
             let value: Value = serde_json::from_str(text).unwrap();
             assert_eq!(whole(&value), number, "{text}");
-            assert_eq!(is_too_large(&value), matches!(text, "18446744073709551616" | "1e20" | "1e308"), "{text}");
+            assert_eq!(
+                is_too_large(&value),
+                matches!(text, "18446744073709551616" | "1e20" | "1e308"),
+                "{text}"
+            );
         }
     }
 

@@ -37,9 +37,18 @@ pub enum NotAdded {
 
 impl NewUser {
     /// Validates the values as registration over the API does.
-    pub fn read(kind: &str, username: &str, first_name: String, last_name: String) -> Result<Self, NotAdded> {
-        let kind = UserType::parse(kind).ok_or(NotAdded::Unfit("type", "it is neither consumer nor support"))?;
-        let username = Username::parse(username).ok_or(NotAdded::Unfit("username", Username::FORM))?;
+    pub fn read(
+        kind: &str,
+        username: &str,
+        first_name: String,
+        last_name: String,
+    ) -> Result<Self, NotAdded> {
+        let kind = UserType::parse(kind).ok_or(NotAdded::Unfit(
+            "type",
+            "it is neither consumer nor support",
+        ))?;
+        let username =
+            Username::parse(username).ok_or(NotAdded::Unfit("username", Username::FORM))?;
         for (name, text) in [("first-name", &first_name), ("last-name", &last_name)] {
             match name_flaw(text) {
                 Some(EMPTY) => return Err(NotAdded::Unfit(name, "it cannot be empty")),
@@ -47,34 +56,81 @@ impl NewUser {
                 None => {}
             }
         }
-        Ok(Self { kind, username, first_name, last_name })
+        Ok(Self {
+            kind,
+            username,
+            first_name,
+            last_name,
+        })
     }
 
     /// Adds the user with this password to the configured database.
-    pub async fn add(self, password: String, config: &Config, clock: &Clock) -> Result<UserId, NotAdded> {
+    pub async fn add(
+        self,
+        password: String,
+        config: &Config,
+        clock: &Clock,
+    ) -> Result<UserId, NotAdded> {
         if let Some(flaw) = password::validate(&password) {
             return Err(NotAdded::Unfit("password", flaw));
         }
         let now = clock.now();
         let id = clock.new_id(now).into();
-        let Self { kind, username, first_name, last_name } = self;
-        let user = User { id, first_name, last_name, kind, created_at: now, updated_at: now, deleted: false };
+        let Self {
+            kind,
+            username,
+            first_name,
+            last_name,
+        } = self;
+        let user = User {
+            id,
+            first_name,
+            last_name,
+            kind,
+            created_at: now,
+            updated_at: now,
+            deleted: false,
+        };
         // Hashed before the database is opened, so that a server that starts in the meantime does
         // not find it locked for longer than necessary.
         let hash = Passwords::new().hash(password, &username, &user).await?;
         let password = hash.ok_or(NotAdded::Unfit("password", password::TOO_WEAK))?;
         let store = store::open_shared(&config.database, &config.mongodb).await?;
-        let added = add(store.as_ref(), clock, user, Credentials { username, password }).await;
+        let added = add(
+            store.as_ref(),
+            clock,
+            user,
+            Credentials { username, password },
+        )
+        .await;
         store.close().await;
-        if added? { Ok(id) } else { Err(NotAdded::Unfit("username", "this username is taken")) }
+        if added? {
+            Ok(id)
+        } else {
+            Err(NotAdded::Unfit("username", "this username is taken"))
+        }
     }
 }
 
 /// Adds the user with a time after all existing data, even if the clock is behind.
-async fn add(store: &dyn Store, clock: &Clock, user: User, credentials: Credentials) -> store::Result<bool> {
+async fn add(
+    store: &dyn Store,
+    clock: &Clock,
+    user: User,
+    credentials: Credentials,
+) -> store::Result<bool> {
     if let Some(latest) = store.latest().await? {
         clock.advance_past(latest);
     }
     let now = clock.ordered_now();
-    store.add_user(User { created_at: now, updated_at: now, ..user }, Some(credentials)).await
+    store
+        .add_user(
+            User {
+                created_at: now,
+                updated_at: now,
+                ..user
+            },
+            Some(credentials),
+        )
+        .await
 }

@@ -75,12 +75,20 @@ fn normalized(password: &str) -> String {
     if password.is_ascii() {
         return password.to_owned();
     }
-    password.chars().map(|c| if is_space_separator(c) { ' ' } else { c }).nfc().collect()
+    password
+        .chars()
+        .map(|c| if is_space_separator(c) { ' ' } else { c })
+        .nfc()
+        .collect()
 }
 
 /// Returns whether a character is in the Unicode category Zs.
 fn is_space_separator(c: char) -> bool {
-    matches!(c, ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}')
+    matches!(
+        c,
+        ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'
+            ..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}'
+    )
 }
 
 /// Returns whether a password is easy to guess. A password is at least as hard to guess as any part
@@ -88,12 +96,23 @@ fn is_space_separator(c: char) -> bool {
 /// password would take many times as long as the hash, and logins would have to wait for that.
 fn is_easy(password: &str, names: &[&str]) -> bool {
     let letters: Vec<_> = password.chars().collect();
-    letters.chunks(CHUNK).all(|piece| readings(piece) <= READINGS && zxcvbn(&String::from_iter(piece), names).score() < Score::Two)
+    letters.chunks(CHUNK).all(|piece| {
+        readings(piece) <= READINGS && zxcvbn(&String::from_iter(piece), names).score() < Score::Two
+    })
 }
 
 /// Returns the number of words that a chunk may stand for if its signs replace letters.
 fn readings(piece: &[char]) -> usize {
-    SIGNS.iter().map(|signs| signs.chars().filter(|sign| piece.contains(sign)).count().max(1)).product()
+    SIGNS
+        .iter()
+        .map(|signs| {
+            signs
+                .chars()
+                .filter(|sign| piece.contains(sign))
+                .count()
+                .max(1)
+        })
+        .product()
 }
 
 /// The result of comparing a password with a hash.
@@ -119,13 +138,24 @@ impl Passwords {
     #[must_use]
     pub fn new() -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        Self { at_once: Arc::new(Semaphore::new(cores)) }
+        Self {
+            at_once: Arc::new(Semaphore::new(cores)),
+        }
     }
 
     /// Returns the hash of a new password; `None` if it is a common password or made of the user's
     /// names.
-    pub async fn hash(&self, password: String, username: &Username, user: &User) -> Result<Option<PasswordHash>> {
-        let names = [username.as_str().to_owned(), user.first_name.clone(), user.last_name.clone()];
+    pub async fn hash(
+        &self,
+        password: String,
+        username: &Username,
+        user: &User,
+    ) -> Result<Option<PasswordHash>> {
+        let names = [
+            username.as_str().to_owned(),
+            user.first_name.clone(),
+            user.last_name.clone(),
+        ];
         self.run(move || {
             let names: Vec<_> = names.iter().map(String::as_str).collect();
             let password = normalized(&password);
@@ -144,7 +174,12 @@ impl Passwords {
             let there = known.is_some();
             let known = known.unwrap_or_else(|| PasswordHash(NOBODY.into()));
             let known = phc::PasswordHash::new(&known.0).map_err(|error| fault(&error))?;
-            let is_it = |form: &str| Argon2::default().verify_password(form.as_bytes(), &known).is_ok() && there;
+            let is_it = |form: &str| {
+                Argon2::default()
+                    .verify_password(form.as_bytes(), &known)
+                    .is_ok()
+                    && there
+            };
             let normal = normalized(&password);
             if is_it(&normal) {
                 return Ok(Verdict::Right);
@@ -159,8 +194,14 @@ impl Passwords {
         .await
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        let permit = Arc::clone(&self.at_once).acquire_owned().await.map_err(|closed| Error::internal(closed.to_string()))?;
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = Arc::clone(&self.at_once)
+            .acquire_owned()
+            .await
+            .map_err(|closed| Error::internal(closed.to_string()))?;
         let (reply, answer) = oneshot::channel();
         let work = move || {
             yield_to_others();
@@ -174,8 +215,12 @@ impl Passwords {
         thread::Builder::new()
             .name("password".into())
             .spawn(work)
-            .map_err(|error| Error::internal(format!("failed to spawn the password thread: {error}")))?;
-        answer.await.unwrap_or_else(|lost| Err(Error::internal(lost.to_string())))
+            .map_err(|error| {
+                Error::internal(format!("failed to spawn the password thread: {error}"))
+            })?;
+        answer
+            .await
+            .unwrap_or_else(|lost| Err(Error::internal(lost.to_string())))
     }
 }
 
@@ -196,7 +241,9 @@ impl Default for Passwords {
 }
 
 fn hash(password: &str) -> Result<PasswordHash> {
-    let hash = Argon2::default().hash_password(password.as_bytes()).map_err(|error| fault(&error))?;
+    let hash = Argon2::default()
+        .hash_password(password.as_bytes())
+        .map_err(|error| fault(&error))?;
     Ok(PasswordHash(hash.to_string()))
 }
 
@@ -216,7 +263,15 @@ mod tests {
         let (username, now) = (Username::parse("marlene1987").unwrap(), Timestamp(0));
         let (first_name, last_name) = ("Marlene".to_owned(), "Test".to_owned());
         let id = UserId::from_bytes([1; 16]);
-        let user = User { id, first_name, last_name, kind: UserType::Consumer, created_at: now, updated_at: now, deleted: false };
+        let user = User {
+            id,
+            first_name,
+            last_name,
+            kind: UserType::Consumer,
+            created_at: now,
+            updated_at: now,
+            deleted: false,
+        };
         passwords.hash(password.to_owned(), &username, &user).await
     }
 
@@ -225,10 +280,22 @@ mod tests {
         let passwords = Passwords::new();
         let [one, other] = ["tall green kettle", "tall green kettles"].map(str::to_owned);
         let hash = hash_of(&passwords, &one).await.unwrap().unwrap();
-        assert!(hash.0.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", hash.0);
-        assert_ne!(hash_of(&passwords, &one).await.unwrap().unwrap().0, hash.0, "each has its own salt");
-        let verify =
-            async |password: &str, hash: Option<&PasswordHash>| passwords.verify(password.to_owned(), hash.cloned()).await.unwrap();
+        assert!(
+            hash.0.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{}",
+            hash.0
+        );
+        assert_ne!(
+            hash_of(&passwords, &one).await.unwrap().unwrap().0,
+            hash.0,
+            "each has its own salt"
+        );
+        let verify = async |password: &str, hash: Option<&PasswordHash>| {
+            passwords
+                .verify(password.to_owned(), hash.cloned())
+                .await
+                .unwrap()
+        };
         assert!(matches!(verify(&one, Some(&hash)).await, Verdict::Right));
         assert!(matches!(verify(&other, Some(&hash)).await, Verdict::Wrong));
         assert!(matches!(verify(&one, None).await, Verdict::Wrong));
@@ -237,33 +304,86 @@ mod tests {
     #[tokio::test]
     async fn a_password_is_the_same_in_every_form_in_which_it_is_typed() {
         let passwords = Passwords::new();
-        let forms = ["gr\u{fc}ner Kessel 가\u{20}\u{c5}", "gru\u{308}ner\u{a0}Kessel\u{3000}\u{1100}\u{1161}\u{2003}\u{212b}"];
+        let forms = [
+            "gr\u{fc}ner Kessel 가\u{20}\u{c5}",
+            "gru\u{308}ner\u{a0}Kessel\u{3000}\u{1100}\u{1161}\u{2003}\u{212b}",
+        ];
         for registered in forms {
             let hash = hash_of(&passwords, registered).await.unwrap().unwrap();
             for typed in forms {
-                assert!(matches!(passwords.verify(typed.into(), Some(hash.clone())).await.unwrap(), Verdict::Right), "{typed:?}");
+                assert!(
+                    matches!(
+                        passwords
+                            .verify(typed.into(), Some(hash.clone()))
+                            .await
+                            .unwrap(),
+                        Verdict::Right
+                    ),
+                    "{typed:?}"
+                );
             }
-            for wrong in ["gruner Kessel 가 Å", "GRÜNER KESSEL 가 Å", "ｇrüner Kessel 가 Å"] {
-                assert!(matches!(passwords.verify(wrong.into(), Some(hash.clone())).await.unwrap(), Verdict::Wrong), "{wrong:?}");
+            for wrong in [
+                "gruner Kessel 가 Å",
+                "GRÜNER KESSEL 가 Å",
+                "ｇrüner Kessel 가 Å",
+            ] {
+                assert!(
+                    matches!(
+                        passwords
+                            .verify(wrong.into(), Some(hash.clone()))
+                            .await
+                            .unwrap(),
+                        Verdict::Wrong
+                    ),
+                    "{wrong:?}"
+                );
             }
         }
         // A hash made without normalization verifies for the same spelling, and is then replaced.
         let old = hash(forms[1]).unwrap();
-        assert!(matches!(passwords.verify(forms[0].into(), Some(old.clone())).await.unwrap(), Verdict::Wrong));
-        let Verdict::Outdated(new) = passwords.verify(forms[1].into(), Some(old)).await.unwrap() else { panic!("it is the password") };
+        assert!(matches!(
+            passwords
+                .verify(forms[0].into(), Some(old.clone()))
+                .await
+                .unwrap(),
+            Verdict::Wrong
+        ));
+        let Verdict::Outdated(new) = passwords.verify(forms[1].into(), Some(old)).await.unwrap()
+        else {
+            panic!("it is the password")
+        };
         for typed in forms {
-            assert!(matches!(passwords.verify(typed.into(), Some(new.clone())).await.unwrap(), Verdict::Right), "{typed:?}");
+            assert!(
+                matches!(
+                    passwords
+                        .verify(typed.into(), Some(new.clone()))
+                        .await
+                        .unwrap(),
+                    Verdict::Right
+                ),
+                "{typed:?}"
+            );
         }
-        assert!(matches!(passwords.verify(forms[1].into(), None).await.unwrap(), Verdict::Wrong));
+        assert!(matches!(
+            passwords.verify(forms[1].into(), None).await.unwrap(),
+            Verdict::Wrong
+        ));
     }
 
     #[test]
     fn the_length_of_a_password_is_that_of_its_normal_form() {
         let decomposed = |count| "e\u{301}".repeat(count);
         assert_eq!(validate(&decomposed(7)), Some(LENGTH));
-        assert_eq!((validate(&decomposed(8)), validate(&decomposed(256))), (None, None));
+        assert_eq!(
+            (validate(&decomposed(8)), validate(&decomposed(256))),
+            (None, None)
+        );
         assert_eq!(validate(&decomposed(257)), Some(LENGTH));
-        assert_eq!(validate(&"\u{3b1}\u{313}\u{300}\u{345}".repeat(256)), None, "four that become one");
+        assert_eq!(
+            validate(&"\u{3b1}\u{313}\u{300}\u{345}".repeat(256)),
+            None,
+            "four that become one"
+        );
         assert_eq!(validate(&"x".repeat(15_000_000)), Some(LENGTH));
         for (wrong, flaw_of_it) in [
             ("tall green\tkettle", CONTROL),
@@ -277,8 +397,19 @@ mod tests {
 
     #[tokio::test]
     async fn what_everybody_tries_first_will_not_do() {
-        for weak in ["password", "12345678", "qwertyuiop", "iloveyou", "aaaaaaaaaaaa", "password123", "marlene1987"] {
-            assert!(hash_of(&Passwords::new(), weak).await.unwrap().is_none(), "{weak}");
+        for weak in [
+            "password",
+            "12345678",
+            "qwertyuiop",
+            "iloveyou",
+            "aaaaaaaaaaaa",
+            "password123",
+            "marlene1987",
+        ] {
+            assert!(
+                hash_of(&Passwords::new(), weak).await.unwrap().is_none(),
+                "{weak}"
+            );
         }
     }
 
@@ -291,11 +422,17 @@ mod tests {
             "tall green kettle aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
             "4@({[<691!|7$5+",
         ] {
-            assert!(hash_of(&Passwords::new(), good).await.unwrap().is_some(), "{good}");
+            assert!(
+                hash_of(&Passwords::new(), good).await.unwrap().is_some(),
+                "{good}"
+            );
         }
         for unit in ["a", "0o", "12345678", "password"] {
             let weak: String = unit.chars().cycle().take(256).collect();
-            assert!(hash_of(&Passwords::new(), &weak).await.unwrap().is_none(), "{weak}");
+            assert!(
+                hash_of(&Passwords::new(), &weak).await.unwrap().is_none(),
+                "{weak}"
+            );
         }
     }
 
@@ -309,7 +446,11 @@ mod tests {
             };
             (0..10).map(|_| time()).min().unwrap()
         };
-        let hash = fastest(&|| _ = Argon2::default().hash_password(b"tall green kettle").unwrap());
+        let hash = fastest(&|| {
+            _ = Argon2::default()
+                .hash_password(b"tall green kettle")
+                .unwrap();
+        });
         for letters in [
             "4@({[<691!|7$5+",
             "4@8({[<369&#!1/|0$5+7%2",
@@ -324,7 +465,10 @@ mod tests {
         ] {
             let hostile: String = letters.chars().cycle().take(256).collect();
             let look = fastest(&|| _ = is_easy(&hostile, &["marlene1987", "Marlene", "Test"]));
-            assert!(look < 2 * hash, "{look:?} for {letters}, where the hash takes {hash:?}");
+            assert!(
+                look < 2 * hash,
+                "{look:?} for {letters}, where the hash takes {hash:?}"
+            );
         }
     }
 }

@@ -41,7 +41,9 @@ pub fn is_first(address: ClientAddress, what: &'static str) -> bool {
         return false;
     }
     // Without a runtime the count cannot be logged later, so every line is logged.
-    let Ok(runtime) = Handle::try_current() else { return true };
+    let Ok(runtime) = Handle::try_current() else {
+        return true;
+    };
     counts.insert(key, u64::from(!is_one_of_few));
     drop(counts);
     runtime.spawn(async move {
@@ -72,7 +74,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_of_an_address_is_logged_and_the_others_are_counted_and_few_addresses_are_told_apart() {
+    async fn the_first_of_an_address_is_logged_and_the_others_are_counted_and_few_addresses_are_told_apart()
+     {
         const WHAT: &str = "tests of one address";
         assert!(is_first(address(1), WHAT));
         assert!((0..50_000).all(|_| !is_first(address(1), WHAT)));
@@ -80,7 +83,9 @@ mod tests {
         assert!(is_first(address(2), WHAT));
         assert_eq!(counts_of((Some(address(1).network()), WHAT)), 50_000);
         assert!(is_first(address(1), WHAT), "a second later");
-        let logged = (1_000..11_000).filter(|n| is_first(address(*n), WHAT)).count();
+        let logged = (1_000..11_000)
+            .filter(|n| is_first(address(*n), WHAT))
+            .count();
         assert!(logged < MAX_ADDRESSES, "{logged}");
         assert_eq!(counts_of((None, WHAT)), 10_000 - logged as u64);
     }

@@ -68,18 +68,30 @@ impl Sessions {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, tokens: Arc<Tokens>, clock: Clock, config: &Config) -> Self {
         let open_lifetime = Some(config.token.lifetime_seconds).filter(|seconds| *seconds > 0);
-        Self { store, tokens, clock, config: config.session.clone(), open_lifetime }
+        Self {
+            store,
+            tokens,
+            clock,
+            config: config.session.clone(),
+            open_lifetime,
+        }
     }
 
     /// Signs a token for a user who logs in without a password.
     #[must_use]
     pub fn without_proof(&self, user: &User) -> String {
-        self.tokens.sign(user, None, self.clock.now(), self.open_lifetime)
+        self.tokens
+            .sign(user, None, self.clock.now(), self.open_lifetime)
     }
 
     /// Begins a session of a user whose password has this hash. Errors: [`Error::WrongLogin`] if
     /// the password has been changed in the meantime.
-    pub async fn begin(&self, user: &User, password: PasswordHash, user_agent: &str) -> Result<Opened> {
+    pub async fn begin(
+        &self,
+        user: &User,
+        password: PasswordHash,
+        user_agent: &str,
+    ) -> Result<Opened> {
         let now = self.clock.now();
         let session = Session {
             id: self.clock.new_id(now).into(),
@@ -91,44 +103,72 @@ impl Sessions {
         };
         let token = RefreshToken::new(session.id)?;
         let id = session.id;
-        let ended = self.store.add_session(session, token.key(), password).await?.ok_or(Error::WrongLogin)?;
-        Ok(Opened { ended, ..self.opened(user, id, &token) })
+        let ended = self
+            .store
+            .add_session(session, token.key(), password)
+            .await?
+            .ok_or(Error::WrongLogin)?;
+        Ok(Opened {
+            ended,
+            ..self.opened(user, id, &token)
+        })
     }
 
     /// Exchanges a refresh token for the next tokens, which uses it up. For a short time the same
     /// token returns the same refresh token again.
     pub async fn refresh(&self, token: &str) -> Result<Refreshed> {
-        let Some(token) = RefreshToken::parse(token) else { return Ok(Refreshed::Unknown) };
+        let Some(token) = RefreshToken::parse(token) else {
+            return Ok(Refreshed::Unknown);
+        };
         let successors = token.successors(&self.tokens);
         let now = self.clock.now();
         let rotation = Rotation {
             session: token.session,
             key: token.key(),
-            successors: successors.iter().map(|successor| successor.key().secret).collect(),
+            successors: successors
+                .iter()
+                .map(|successor| successor.key().secret)
+                .collect(),
             at: now,
             expires_at: self.over(now),
         };
         let (session, latest) = match self.store.refresh_session(rotation).await? {
-            Refresh::Renewed(session, latest) | Refresh::Repeated(session, latest) => (session, latest),
+            Refresh::Renewed(session, latest) | Refresh::Repeated(session, latest) => {
+                (session, latest)
+            }
             Refresh::Replayed(session) => return Ok(Refreshed::Stolen(session)),
             Refresh::Unknown => return Ok(Refreshed::Unknown),
         };
-        let successor = successors.iter().find(|successor| successor.key().secret == latest);
+        let successor = successors
+            .iter()
+            .find(|successor| successor.key().secret == latest);
         Ok(match successor.zip(self.store.user(session.user).await?) {
-            Some((successor, user)) => Refreshed::Goes(self.opened(&user, session.id, successor), user),
+            Some((successor, user)) => {
+                Refreshed::Goes(self.opened(&user, session.id, successor), user)
+            }
             None => Refreshed::Unknown,
         })
     }
 
     fn opened(&self, user: &User, session: SessionId, token: &RefreshToken) -> Opened {
         let expires_in = self.config.access_lifetime_seconds;
-        let authorization = self.tokens.sign(user, Some(session), self.clock.now(), Some(expires_in));
-        Opened { authorization, refresh_token: token.to_string(), expires_in, ended: Vec::new() }
+        let authorization =
+            self.tokens
+                .sign(user, Some(session), self.clock.now(), Some(expires_in));
+        Opened {
+            authorization,
+            refresh_token: token.to_string(),
+            expires_in,
+            ended: Vec::new(),
+        }
     }
 
     /// Returns when a session expires that is refreshed now and never again.
     fn over(&self, now: Timestamp) -> Timestamp {
-        Timestamp(now.0.saturating_add(i64::from(self.config.refresh_lifetime_seconds) * 1_000))
+        Timestamp(
+            now.0
+                .saturating_add(i64::from(self.config.refresh_lifetime_seconds) * 1_000),
+        )
     }
 }
 
@@ -141,7 +181,11 @@ struct RefreshToken {
 
 impl RefreshToken {
     fn new(session: SessionId) -> Result<Self> {
-        Ok(Self { session, line: random()?, secret: random()? })
+        Ok(Self {
+            session,
+            line: random()?,
+            secret: random()?,
+        })
     }
 
     /// Returns the tokens that may follow this one, one per key of the server: the first takes its
@@ -149,30 +193,49 @@ impl RefreshToken {
     fn successors(&self, tokens: &Tokens) -> Vec<Self> {
         // No API token begins like this, so no result is a signature of one.
         let macs = tokens.macs(format!("successor of the refresh token {self}").as_bytes());
-        macs.iter().map(|mac| Self { secret: Sha256::digest(mac).into(), ..*self }).collect()
+        macs.iter()
+            .map(|mac| Self {
+                secret: Sha256::digest(mac).into(),
+                ..*self
+            })
+            .collect()
     }
 
     fn parse(text: &str) -> Option<Self> {
         let (session, rest) = text.split_at_checked(32)?;
         let (line, secret) = rest.split_at_checked(32)?;
-        Some(Self { session: SessionId::parse(session)?, line: from_hex(line)?, secret: from_hex(secret)? })
+        Some(Self {
+            session: SessionId::parse(session)?,
+            line: from_hex(line)?,
+            secret: from_hex(secret)?,
+        })
     }
 
     fn key(&self) -> RefreshKey {
-        RefreshKey { line: Sha256::digest(self.line).into(), secret: Sha256::digest(self.secret).into() }
+        RefreshKey {
+            line: Sha256::digest(self.line).into(),
+            secret: Sha256::digest(self.secret).into(),
+        }
     }
 }
 
 impl fmt::Display for RefreshToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.session)?;
-        self.line.iter().chain(&self.secret).try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.line
+            .iter()
+            .chain(&self.secret)
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
 fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("failed to get random bytes from the system: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Error::internal(format!(
+            "failed to get random bytes from the system: {error}"
+        ))
+    })?;
     Ok(bytes)
 }
 
@@ -181,9 +244,20 @@ fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != 2 * N || text.contains(char::is_uppercase) {
         return None;
     }
-    let digits: Vec<_> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
-    let bytes: Vec<_> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte * 16 + digit)).collect();
-    bytes.into_iter().map(|byte| u8::try_from(byte).ok()).collect::<Option<Vec<_>>>()?.try_into().ok()
+    let digits: Vec<_> = text
+        .chars()
+        .map(|digit| digit.to_digit(16))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<_> = digits
+        .chunks(2)
+        .map(|pair| pair.iter().fold(0, |byte, digit| byte * 16 + digit))
+        .collect();
+    bytes
+        .into_iter()
+        .map(|byte| u8::try_from(byte).ok())
+        .collect::<Option<Vec<_>>>()?
+        .try_into()
+        .ok()
 }
 
 #[cfg(test)]
@@ -193,18 +267,34 @@ mod tests {
     #[test]
     fn a_refresh_token_has_one_successor_for_each_key() {
         let token = RefreshToken::new(SessionId::from_bytes([7; 16])).unwrap();
-        let texts = |tokens: &Tokens| token.successors(tokens).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let texts = |tokens: &Tokens| {
+            token
+                .successors(tokens)
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
         let old = texts(&Tokens::new(b"old", []));
-        assert_eq!(old, texts(&Tokens::new(b"old", [])), "every server with the key makes the same");
+        assert_eq!(
+            old,
+            texts(&Tokens::new(b"old", [])),
+            "every server with the key makes the same"
+        );
         let both = texts(&Tokens::new(b"new", [&b"old"[..]]));
         assert_eq!((both.len(), &both[1]), (2, &old[0]));
         assert_ne!(both[0], both[1]);
         for successor in both.iter().map(|text| RefreshToken::parse(text).unwrap()) {
-            assert_eq!((successor.session, successor.key().line), (token.session, token.key().line));
+            assert_eq!(
+                (successor.session, successor.key().line),
+                (token.session, token.key().line)
+            );
             assert_ne!(successor.key().secret, token.key().secret);
         }
         let other = RefreshToken::new(token.session).unwrap();
-        assert_ne!(other.successors(&Tokens::new(b"old", []))[0].key().secret, RefreshToken::parse(&old[0]).unwrap().key().secret);
+        assert_ne!(
+            other.successors(&Tokens::new(b"old", []))[0].key().secret,
+            RefreshToken::parse(&old[0]).unwrap().key().secret
+        );
     }
 
     #[test]

@@ -95,9 +95,20 @@ impl Tokens {
         validation.validate_exp = false;
         validation.validate_aud = false;
         let secrets: Vec<_> = std::iter::once(secret).chain(earlier).collect();
-        let keys = secrets.iter().map(|secret| EncodingKey::from_secret(secret)).collect();
-        let verifying = secrets.iter().map(|secret| DecodingKey::from_secret(secret)).collect();
-        Self { keys, verifying, validation, verified: Cache::new(REMEMBERED) }
+        let keys = secrets
+            .iter()
+            .map(|secret| EncodingKey::from_secret(secret))
+            .collect();
+        let verifying = secrets
+            .iter()
+            .map(|secret| DecodingKey::from_secret(secret))
+            .collect();
+        Self {
+            keys,
+            verifying,
+            validation,
+            verified: Cache::new(REMEMBERED),
+        }
     }
 
     /// Signs a token for `user`, valid for this many seconds, or without expiry.
@@ -105,7 +116,13 @@ impl Tokens {
     /// # Panics
     /// Never: claims of strings and numbers always serialize, and HS256 takes a key of any length.
     #[must_use]
-    pub fn sign(&self, user: &User, session: Option<SessionId>, now: Timestamp, lifetime_seconds: Option<u32>) -> String {
+    pub fn sign(
+        &self,
+        user: &User,
+        session: Option<SessionId>,
+        now: Timestamp,
+        lifetime_seconds: Option<u32>,
+    ) -> String {
         let iat = now.0.div_euclid(1000);
         let claims = TokenPayload {
             user_id: user.id.to_string(),
@@ -114,7 +131,8 @@ impl Tokens {
             iat,
             exp: lifetime_seconds.map(|lifetime| iat.saturating_add(lifetime.into())),
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.keys[0]).expect("claims of strings and numbers serialize")
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.keys[0])
+            .expect("claims of strings and numbers serialize")
     }
 
     /// Returns the HMAC-SHA256 of `input` under each key, that of the signing key first. `input`
@@ -124,7 +142,10 @@ impl Tokens {
     /// Never: HMAC takes keys and inputs of any length.
     #[must_use]
     pub fn macs(&self, input: &[u8]) -> Vec<String> {
-        let mac = |key| jsonwebtoken::crypto::sign(input, key, Algorithm::HS256).expect("HMAC takes any key and input");
+        let mac = |key| {
+            jsonwebtoken::crypto::sign(input, key, Algorithm::HS256)
+                .expect("HMAC takes any key and input")
+        };
         self.keys.iter().map(mac).collect()
     }
 
@@ -132,9 +153,15 @@ impl Tokens {
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
         let verified = match self.verified.get(token) {
             Some(known) => known,
-            None => self.read(token).inspect(|verified| self.verified.insert(token.to_owned(), *verified))?,
+            None => self
+                .read(token)
+                .inspect(|verified| self.verified.insert(token.to_owned(), *verified))?,
         };
-        if verified.has_ended(now) { Err(TokenError::Expired) } else { Ok(verified) }
+        if verified.has_ended(now) {
+            Err(TokenError::Expired)
+        } else {
+            Ok(verified)
+        }
     }
 
     fn read(&self, token: &str) -> Result<Claims, TokenError> {
@@ -156,7 +183,11 @@ impl Tokens {
             Some(id) => Some(SessionId::parse(&id).ok_or(TokenError::Undecodable)?),
             None => None,
         };
-        Ok(Claims { user, session, ends: claims.exp })
+        Ok(Claims {
+            user,
+            session,
+            ends: claims.exp,
+        })
     }
 
     /// Returns the payload of the token if one of the keys has signed it.
@@ -180,8 +211,12 @@ impl Tokens {
 /// `jsonwebtoken` ignores both.
 fn has_extension(header: &str) -> Result<bool, TokenError> {
     let json = from_base64url(header).ok_or(TokenError::Undecodable)?;
-    let fields: Map<String, Value> = serde_json::from_slice(&json).map_err(|_| TokenError::Undecodable)?;
-    Ok(fields.contains_key("crit") || fields.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)))
+    let fields: Map<String, Value> =
+        serde_json::from_slice(&json).map_err(|_| TokenError::Undecodable)?;
+    Ok(fields.contains_key("crit")
+        || fields
+            .get("b64")
+            .is_some_and(|b64| *b64 != Value::Bool(true)))
 }
 
 /// Decodes base64url without padding (RFC 4648, 5).
@@ -203,7 +238,11 @@ fn from_base64url(text: &str) -> Option<Vec<u8>> {
         let shift = 6 * (4 - u32::try_from(digits.len()).ok()?);
         let whole = (bits << shift).to_be_bytes();
         // A single digit does not encode a whole byte.
-        bytes.extend_from_slice(whole.get(1..digits.len()).filter(|bytes| !bytes.is_empty())?);
+        bytes.extend_from_slice(
+            whole
+                .get(1..digits.len())
+                .filter(|bytes| !bytes.is_empty())?,
+        );
     }
     Some(bytes)
 }
@@ -238,10 +277,17 @@ mod tests {
     }
 
     fn to_base64url(bytes: &[u8]) -> String {
-        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        const DIGITS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let digits = |chunk: &[u8]| {
-            let bits = chunk.iter().chain(&[0; 2]).take(3).fold(0, |bits, byte| bits << 8 | usize::from(*byte));
-            (0..=chunk.len()).map(|n| char::from(DIGITS[bits >> (18 - 6 * n) & 63])).collect::<String>()
+            let bits = chunk
+                .iter()
+                .chain(&[0; 2])
+                .take(3)
+                .fold(0, |bits, byte| bits << 8 | usize::from(*byte));
+            (0..=chunk.len())
+                .map(|n| char::from(DIGITS[bits >> (18 - 6 * n) & 63]))
+                .collect::<String>()
         };
         bytes.chunks(3).map(digits).collect()
     }
@@ -250,7 +296,10 @@ mod tests {
     fn base64url_is_decoded_and_nothing_else() {
         let bytes: Vec<_> = (0..=255).collect();
         for length in 0..=bytes.len() {
-            assert_eq!(from_base64url(&to_base64url(&bytes[..length])).as_deref(), Some(&bytes[..length]));
+            assert_eq!(
+                from_base64url(&to_base64url(&bytes[..length])).as_deref(),
+                Some(&bytes[..length])
+            );
         }
         for wrong in ["a", "aaaaa", "aa==", "a+aa", "a/aa", "a aa", "é"] {
             assert_eq!(from_base64url(wrong), None, "{wrong}");
@@ -262,10 +311,17 @@ mod tests {
         let tokens = Tokens::new(b"key", []);
         let session = Some(SessionId::from_bytes([3; 16]));
         let token = tokens.sign(&alice(), session, NOW, Some(60));
-        let said = Claims { user: alice().id, session, ends: Some(NOW.0 / 1000 + 60) };
+        let said = Claims {
+            user: alice().id,
+            session,
+            ends: Some(NOW.0 / 1000 + 60),
+        };
         assert_eq!(tokens.verify(&token, NOW), Ok(said));
         assert_eq!(tokens.verify(&token, Timestamp(NOW.0 + 59_999)), Ok(said));
-        assert_eq!(tokens.verify(&token, Timestamp(NOW.0 + 60_000)), Err(TokenError::Expired));
+        assert_eq!(
+            tokens.verify(&token, Timestamp(NOW.0 + 60_000)),
+            Err(TokenError::Expired)
+        );
     }
 
     #[test]
@@ -278,8 +334,14 @@ mod tests {
     #[test]
     fn a_token_outlives_its_key_where_that_is_wanted() {
         let token = Tokens::new(b"old", []).sign(&alice(), None, NOW, None);
-        assert_eq!(valid(&Tokens::new(b"new", [&b"older"[..], b"old"]), &token, NOW), Ok(alice().id));
-        assert_eq!(valid(&Tokens::new(b"new", [&b"older"[..]]), &token, NOW), Err(TokenError::Signature));
+        assert_eq!(
+            valid(&Tokens::new(b"new", [&b"older"[..], b"old"]), &token, NOW),
+            Ok(alice().id)
+        );
+        assert_eq!(
+            valid(&Tokens::new(b"new", [&b"older"[..]]), &token, NOW),
+            Err(TokenError::Signature)
+        );
     }
 
     #[test]
@@ -296,15 +358,43 @@ mod tests {
             let signed = format!("{}.{claims}", to_base64url(header.as_bytes()));
             format!("{signed}.{}", tokens.macs(signed.as_bytes())[0])
         };
-        assert_eq!(valid(&tokens, &with_header(r#"{"alg":"HS256","b64":true,"x":1}"#), NOW), Ok(alice().id));
+        assert_eq!(
+            valid(
+                &tokens,
+                &with_header(r#"{"alg":"HS256","b64":true,"x":1}"#),
+                NOW
+            ),
+            Ok(alice().id)
+        );
         for (text, reason) in [
-            (with_header(r#"{"alg":"HS256","crit":["exp"]}"#), TokenError::Malformed),
-            (with_header(r#"{"alg":"HS256","crit":[]}"#), TokenError::Malformed),
-            (with_header(r#"{"alg":"HS256","crit":null}"#), TokenError::Malformed),
-            (with_header(r#"{"alg":"HS256","\u0063rit":"x"}"#), TokenError::Malformed),
-            (with_header(r#"{"alg":"HS256","b64":false,"crit":["b64"]}"#), TokenError::Malformed),
-            (with_header(r#"{"alg":"HS256","b64":false}"#), TokenError::Malformed),
-            (with_header(r#"{"alg":"HS256","b64":null}"#), TokenError::Malformed),
+            (
+                with_header(r#"{"alg":"HS256","crit":["exp"]}"#),
+                TokenError::Malformed,
+            ),
+            (
+                with_header(r#"{"alg":"HS256","crit":[]}"#),
+                TokenError::Malformed,
+            ),
+            (
+                with_header(r#"{"alg":"HS256","crit":null}"#),
+                TokenError::Malformed,
+            ),
+            (
+                with_header(r#"{"alg":"HS256","\u0063rit":"x"}"#),
+                TokenError::Malformed,
+            ),
+            (
+                with_header(r#"{"alg":"HS256","b64":false,"crit":["b64"]}"#),
+                TokenError::Malformed,
+            ),
+            (
+                with_header(r#"{"alg":"HS256","b64":false}"#),
+                TokenError::Malformed,
+            ),
+            (
+                with_header(r#"{"alg":"HS256","b64":null}"#),
+                TokenError::Malformed,
+            ),
             (with_header(r#"["alg"]"#), TokenError::Undecodable),
             (String::new(), TokenError::Missing),
             ("nonsense".into(), TokenError::Malformed),
@@ -312,10 +402,19 @@ mod tests {
             ("a.b.c".into(), TokenError::Undecodable),
             (format!("{signed}."), TokenError::Unsigned),
             (format!("{none}.{claims}."), TokenError::Unsigned),
-            (format!("{none}.{claims}.{signature}"), TokenError::Undecodable),
-            (format!("{hs512}.{claims}.{signature}"), TokenError::Algorithm),
+            (
+                format!("{none}.{claims}.{signature}"),
+                TokenError::Undecodable,
+            ),
+            (
+                format!("{hs512}.{claims}.{signature}"),
+                TokenError::Algorithm,
+            ),
             (of_another_key, TokenError::Signature),
-            (format!("{header}.{claims}x.{signature}"), TokenError::Signature),
+            (
+                format!("{header}.{claims}x.{signature}"),
+                TokenError::Signature,
+            ),
         ] {
             assert_eq!(tokens.verify(&text, NOW), Err(reason), "{text}");
         }

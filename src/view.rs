@@ -8,7 +8,10 @@ use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
-    model::{ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId},
+    model::{
+        ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp,
+        User, UserId,
+    },
     store::{self, Marked, Store},
 };
 
@@ -33,11 +36,20 @@ pub struct Reader {
 /// the order in which they read it. `marks` are the read marks of the page around the message.
 #[must_use]
 pub fn readers(message: &Message, marks: &[ReadMark]) -> Vec<Reader> {
-    let mut readers = vec![Reader { read_by_user_id: message.author, read_at: message.created_at }];
+    let mut readers = vec![Reader {
+        read_by_user_id: message.author,
+        read_at: message.created_at,
+    }];
     // A user's marks ascend, so the first mark at or after the message is when it was read.
     for mark in marks.iter().filter(|mark| mark.up_to >= message.seq) {
-        if readers.iter().all(|reader| reader.read_by_user_id != mark.user) {
-            readers.push(Reader { read_by_user_id: mark.user, read_at: mark.read_at });
+        if readers
+            .iter()
+            .all(|reader| reader.read_by_user_id != mark.user)
+        {
+            readers.push(Reader {
+                read_by_user_id: mark.user,
+                read_at: mark.read_at,
+            });
         }
     }
     readers[1..].sort_by_key(|reader| reader.read_at);
@@ -46,7 +58,11 @@ pub fn readers(message: &Message, marks: &[ReadMark]) -> Vec<Reader> {
 
 /// Returns the readers of `message` to list: all, or in a large room the first `most`, with the
 /// total count.
-fn listed_readers(message: &Message, marks: &[ReadMark], most: Option<usize>) -> (Vec<Reader>, Option<usize>) {
+fn listed_readers(
+    message: &Message,
+    marks: &[ReadMark],
+    most: Option<usize>,
+) -> (Vec<Reader>, Option<usize>) {
     let mut readers = readers(message, marks);
     let count = most.map(|_| readers.len());
     readers.truncate(most.unwrap_or(usize::MAX));
@@ -103,13 +119,16 @@ impl Post {
             #[serde(skip_serializing_if = "Option::is_none")]
             deleted: Option<bool>,
         }
-        let (readers, read_count) = listed_readers(message, marks, members.count.map(|_| members.most));
+        let (readers, read_count) =
+            listed_readers(message, marks, members.count.map(|_| members.most));
         let shape = Shape {
             id: message.room,
             post_id: message.id,
             chat_room_id: message.room,
             seq: message.seq,
-            message: Content { message_text: &message.text },
+            message: Content {
+                message_text: &message.text,
+            },
             kind: "text",
             posted_by_user: author,
             read_by_recipients: &readers,
@@ -123,7 +142,12 @@ impl Post {
             // Only a deleted message has an empty text.
             deleted: message.text.is_empty().then_some(true),
         };
-        Self { room: message.room, json: to_raw_value(&shape).expect("strings, numbers and lists serialize").into() }
+        Self {
+            room: message.room,
+            json: to_raw_value(&shape)
+                .expect("strings, numbers and lists serialize")
+                .into(),
+        }
     }
 }
 
@@ -158,18 +182,38 @@ pub struct Members {
 impl Members {
     /// Returns the members of a room, or `instead` and the member count if there are more than
     /// `most`.
-    pub async fn of(store: &dyn Store, room: &Arc<Room>, most: usize, instead: impl FnOnce() -> Vec<Arc<User>>) -> store::Result<Self> {
-        let members = if room.members.len() > most { present_members(store, room).await? } else { Cow::Borrowed(&room.members[..]) };
+    pub async fn of(
+        store: &dyn Store,
+        room: &Arc<Room>,
+        most: usize,
+        instead: impl FnOnce() -> Vec<Arc<User>>,
+    ) -> store::Result<Self> {
+        let members = if room.members.len() > most {
+            present_members(store, room).await?
+        } else {
+            Cow::Borrowed(&room.members[..])
+        };
         if members.len() > most {
-            return Ok(Self { listed: instead(), count: Some(members.len()), most });
+            return Ok(Self {
+                listed: instead(),
+                count: Some(members.len()),
+                most,
+            });
         }
-        Ok(Self { listed: present(store.users_by_id(&members).await?), count: None, most })
+        Ok(Self {
+            listed: present(store.users_by_id(&members).await?),
+            count: None,
+            most,
+        })
     }
 }
 
 /// Returns the members of a room that are not deleted, in ascending order. These are the members
 /// that are listed and counted.
-pub async fn present_members<'a>(store: &dyn Store, room: &'a Arc<Room>) -> store::Result<Cow<'a, [UserId]>> {
+pub async fn present_members<'a>(
+    store: &dyn Store,
+    room: &'a Arc<Room>,
+) -> store::Result<Cow<'a, [UserId]>> {
     Ok(room.members_but(&store.absent(room).await?))
 }
 
@@ -235,13 +279,16 @@ impl<'a> ConversationMessage<'a> {
     /// Creates a message as the conversation of its room shows it.
     #[must_use]
     pub fn new(message: &'a Message, shown: &'a Shown) -> Self {
-        let (read_by_recipients, read_count) = listed_readers(message, &shown.marks, shown.large.map(|large| large.listed));
+        let (read_by_recipients, read_count) =
+            listed_readers(message, &shown.marks, shown.large.map(|large| large.listed));
         let updated_at = updated_at(message, &read_by_recipients);
         Self {
             id: message.id,
             chat_room_id: message.room,
             seq: message.seq,
-            message: Content { message_text: &message.text },
+            message: Content {
+                message_text: &message.text,
+            },
             kind: "text",
             posted_by_user: shown.people.get(&message.author).map(AsRef::as_ref),
             read_by_recipients,
@@ -304,10 +351,22 @@ impl<'a> EntryView<'a> {
         match &entry.what {
             EntryKind::Message(posted) => message(posted.id, Some(posted)),
             EntryKind::Deleted(id) => message(*id, None),
-            EntryKind::Edit { message: id, current } => message(*id, current.as_ref()),
-            EntryKind::Deletion(id) => Self { message_id: Some(*id), ..view },
-            EntryKind::MemberAdded(user) | EntryKind::MemberRemoved(user) => Self { user_id: Some(*user), ..view },
-            EntryKind::Renamed(name) => Self { name: Some(name), ..view },
+            EntryKind::Edit {
+                message: id,
+                current,
+            } => message(*id, current.as_ref()),
+            EntryKind::Deletion(id) => Self {
+                message_id: Some(*id),
+                ..view
+            },
+            EntryKind::MemberAdded(user) | EntryKind::MemberRemoved(user) => Self {
+                user_id: Some(*user),
+                ..view
+            },
+            EntryKind::Renamed(name) => Self {
+                name: Some(name),
+                ..view
+            },
         }
     }
 }
@@ -367,8 +426,17 @@ struct Update {
 
 impl From<Marked> for MarkedView {
     fn from(marked: Marked) -> Self {
-        let data = Update { n: marked.became_read, modified: marked.became_read, ok: 1 };
-        Self { success: true, data, last_read_seq: marked.last_read, unread_count: marked.unread }
+        let data = Update {
+            n: marked.became_read,
+            modified: marked.became_read,
+            ok: 1,
+        };
+        Self {
+            success: true,
+            data,
+            last_read_seq: marked.last_read,
+            unread_count: marked.unread,
+        }
     }
 }
 
@@ -389,9 +457,25 @@ mod tests {
             edited_at: None,
             client_id: None,
         };
-        let mark = |user, up_to, read_at| ReadMark { user, up_to: Seq(up_to), read_at: Timestamp(read_at) };
-        let marks = [mark(alice, 6, 60), mark(bob, 4, 55), mark(bob, 6, 70), mark(bob, 9, 90), mark(carol, 5, 60)];
-        let reader = |id, at| Reader { read_by_user_id: id, read_at: Timestamp(at) };
-        assert_eq!(readers(&message, &marks), [reader(alice, 50), reader(carol, 60), reader(bob, 70)]);
+        let mark = |user, up_to, read_at| ReadMark {
+            user,
+            up_to: Seq(up_to),
+            read_at: Timestamp(read_at),
+        };
+        let marks = [
+            mark(alice, 6, 60),
+            mark(bob, 4, 55),
+            mark(bob, 6, 70),
+            mark(bob, 9, 90),
+            mark(carol, 5, 60),
+        ];
+        let reader = |id, at| Reader {
+            read_by_user_id: id,
+            read_at: Timestamp(at),
+        };
+        assert_eq!(
+            readers(&message, &marks),
+            [reader(alice, 50), reader(carol, 60), reader(bob, 70)]
+        );
     }
 }

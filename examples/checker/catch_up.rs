@@ -20,12 +20,18 @@ const ATTEMPTS: u32 = 100;
 impl Client {
     /// Returns the rooms in which the client has missed entries, or may have.
     pub fn behind(&self) -> Vec<Id> {
-        self.views().iter().filter(|(_, view)| view.member && !view.live && !view.muted).map(|(room, _)| *room).collect()
+        self.views()
+            .iter()
+            .filter(|(_, view)| view.member && !view.live && !view.muted)
+            .map(|(room, _)| *room)
+            .collect()
     }
 
     /// Catches up in all rooms, including those of which the client believes it is not a member.
     pub async fn catches_up_everywhere(&mut self) {
-        self.views().values_mut().for_each(|view| view.muted = false);
+        self.views()
+            .values_mut()
+            .for_each(|view| view.muted = false);
         for _ in 0..ATTEMPTS {
             let rooms: Vec<_> = self.rooms.iter().map(|room| room.id).collect();
             if self.connects().await && self.syncs(rooms, None).await && self.behind().is_empty() {
@@ -40,7 +46,10 @@ impl Client {
     pub async fn syncs(&mut self, rooms: Vec<Id>, cut: Option<Duration>) -> bool {
         let since: serde_json::Map<_, _> = {
             let views = self.views();
-            rooms.iter().filter_map(|room| Some((room.to_string(), json!(views.get(room)?.log.position())))).collect()
+            rooms
+                .iter()
+                .filter_map(|room| Some((room.to_string(), json!(views.get(room)?.log.position()))))
+                .collect()
         };
         self.notes(format!("sync of {} rooms", since.len()));
         self.held = Some(Vec::new());
@@ -94,19 +103,29 @@ impl Client {
     /// entries.
     async fn takes_answer(&mut self, room: Id, page: &Value) {
         let end = page["lastSeq"].as_u64().unwrap_or_default();
-        let (early, late) = self.held.take().unwrap_or_default().into_iter().partition(|held| held.room == room && held.seq <= end);
+        let (early, late) = self
+            .held
+            .take()
+            .unwrap_or_default()
+            .into_iter()
+            .partition(|held| held.room == room && held.seq <= end);
         self.held = Some(late);
         let complaint = {
             let mut views = self.views();
-            let Some(view) = views.get_mut(&room) else { return };
-            self.compares(view, &early, end).or_else(|| takes_page(view, page))
+            let Some(view) = views.get_mut(&room) else {
+                return;
+            };
+            self.compares(view, &early, end)
+                .or_else(|| takes_page(view, page))
         };
         if let Some(complaint) = complaint {
             self.complains(Some(room), &complaint);
         }
         let complete = self.position(room) >= end || self.reads_on(room, end).await;
         let mut views = self.views();
-        let Some(view) = views.get_mut(&room) else { return };
+        let Some(view) = views.get_mut(&room) else {
+            return;
+        };
         (view.member, view.muted) = (true, false);
         if complete && self.socket.is_some() {
             (view.subscribed, view.live, view.synced) = (true, true, end);
@@ -123,7 +142,9 @@ impl Client {
         }
         let position = view.log.position();
         if was_live && self.world.at_once && position < end {
-            return Some(format!("it has heard of nothing behind entry {position}, but the log went on to {end}"));
+            return Some(format!(
+                "it has heard of nothing behind entry {position}, but the log went on to {end}"
+            ));
         }
         if position < end {
             self.world.report.count("gaps closed");
@@ -132,7 +153,9 @@ impl Client {
     }
 
     fn position(&self, room: Id) -> u64 {
-        self.views().get(&room).map_or(0, |view| view.log.position())
+        self.views()
+            .get(&room)
+            .map_or(0, |view| view.log.position())
     }
 
     /// Reads the entries that did not fit into a response, at least up to `end`. Returns whether
@@ -140,11 +163,19 @@ impl Client {
     async fn reads_on(&mut self, room: Id, end: u64) -> bool {
         while self.position(room) < end {
             let limit: u32 = self.rng.random_range(5..=500);
-            let path = format!("/room/{room}/sync?since={}&limit={limit}", self.position(room));
+            let path = format!(
+                "/room/{room}/sync?since={}&limit={limit}",
+                self.position(room)
+            );
             let outcome = self.requests(Method::GET, &path, None, None).await;
             self.world.report.operation("read on", &outcome);
-            let Outcome::Done(page) = outcome else { return false };
-            let complaint = self.views().get_mut(&room).and_then(|view| takes_page(view, &page));
+            let Outcome::Done(page) = outcome else {
+                return false;
+            };
+            let complaint = self
+                .views()
+                .get_mut(&room)
+                .and_then(|view| takes_page(view, &page));
             if let Some(complaint) = complaint {
                 self.complains(Some(room), &complaint);
                 return false;
@@ -163,8 +194,14 @@ impl Client {
         self.world.report.operation("catch up by REST", &outcome);
         match outcome {
             Outcome::Done(page) => {
-                let complaint = self.views().get_mut(&room).and_then(|view| takes_page(view, &page));
-                let complete = complaint.is_none() && self.reads_on(room, page["lastSeq"].as_u64().unwrap_or_default()).await;
+                let complaint = self
+                    .views()
+                    .get_mut(&room)
+                    .and_then(|view| takes_page(view, &page));
+                let complete = complaint.is_none()
+                    && self
+                        .reads_on(room, page["lastSeq"].as_u64().unwrap_or_default())
+                        .await;
                 if let Some(complaint) = complaint {
                     self.complains(Some(room), &complaint);
                 }
@@ -189,9 +226,14 @@ impl Client {
         if let Outcome::Done(answer) = outcome {
             others.extend(self.rooms.iter().map(|room| room.id));
             for entered in list(&answer, "rooms") {
-                let (Some(room), Some(end)) = (Id::of(&entered["chatRoomId"]), entered["lastSeq"].as_u64()) else { continue };
+                let (Some(room), Some(end)) =
+                    (Id::of(&entered["chatRoomId"]), entered["lastSeq"].as_u64())
+                else {
+                    continue;
+                };
                 others.retain(|other| *other != room);
-                self.takes_answer(room, &json!({ "entries": [], "lastSeq": end })).await;
+                self.takes_answer(room, &json!({ "entries": [], "lastSeq": end }))
+                    .await;
             }
         }
         // The client may have been added to a room that it had left, and removed again, before the
@@ -204,13 +246,23 @@ impl Client {
 fn takes_page(view: &mut View, page: &Value) -> Option<String> {
     let end = page["lastSeq"].as_u64().unwrap_or_default();
     if page["reset"] == true {
-        return Some(format!("the log is said to be another one: it ends at {end}, and {} was known", view.log.position()));
+        return Some(format!(
+            "the log is said to be another one: it ends at {end}, and {} was known",
+            view.log.position()
+        ));
     }
     for entry in list(page, "entries") {
-        let Some(happening) = Happening::of_entry(entry) else { return Some(format!("an entry cannot be read: {entry}")) };
+        let Some(happening) = Happening::of_entry(entry) else {
+            return Some(format!("an entry cannot be read: {entry}"));
+        };
         if view.log.take(&happening) == Taken::Gap {
-            return Some(format!("an answer goes on with entry {} behind entry {}", happening.seq, view.log.position()));
+            return Some(format!(
+                "an answer goes on with entry {} behind entry {}",
+                happening.seq,
+                view.log.position()
+            ));
         }
     }
-    (page["hasMore"] == false && view.log.position() < end).then(|| format!("an answer ends before {end} and says that there is no more"))
+    (page["hasMore"] == false && view.log.position() < end)
+        .then(|| format!("an answer ends before {end} and says that there is no more"))
 }

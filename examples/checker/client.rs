@@ -105,7 +105,9 @@ impl Client {
                 Phase::End => return,
             }
             let told = done.send(self.index).await.is_ok();
-            let next = self.listening(async { phases.changed().await.is_ok() }).await;
+            let next = self
+                .listening(async { phases.changed().await.is_ok() })
+                .await;
             if !(told && next) {
                 return;
             }
@@ -123,9 +125,13 @@ impl Client {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         views.retain(|known, _| rooms.iter().any(|room| room.id == *known));
         for room in rooms {
-            views.entry(room.id).or_insert_with(|| View { member: room.first.contains(&id), ..View::default() });
+            views.entry(room.id).or_insert_with(|| View {
+                member: room.first.contains(&id),
+                ..View::default()
+            });
         }
-        self.own.retain(|own| rooms.iter().any(|room| room.id == own.room));
+        self.own
+            .retain(|own| rooms.iter().any(|room| room.id == own.room));
     }
 
     /// Records an operation, to be printed with a violation.
@@ -138,16 +144,28 @@ impl Client {
 
     /// Reports a violation, with the client's last operations.
     pub fn complains(&self, room: Option<Id>, what: &str) {
-        let room = room.map(|room| format!(" in room {room}")).unwrap_or_default();
-        let recent = self.recent.iter().map(String::as_str).collect::<Vec<_>>().join("; ");
-        self.world.report.violation(&format!("client {} ({}){room}: {what}\n    it did last: {recent}", self.index, self.id));
+        let room = room
+            .map(|room| format!(" in room {room}"))
+            .unwrap_or_default();
+        let recent = self
+            .recent
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("; ");
+        self.world.report.violation(&format!(
+            "client {} ({}){room}: {what}\n    it did last: {recent}",
+            self.index, self.id
+        ));
     }
 
     /// Awaits `work` while processing packets from the socket.
     pub async fn listening<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
-            let Some(socket) = &mut self.socket else { return work.await };
+            let Some(socket) = &mut self.socket else {
+                return work.await;
+            };
             tokio::select! {
                 done = &mut work => return done,
                 packet = socket.receive() => self.takes(packet),
@@ -168,13 +186,18 @@ impl Client {
             return true;
         }
         let base = self.world.bases[self.rng.random_range(0..self.world.bases.len())].clone();
-        let token = self.world.secure.then(|| self.world.people[self.index].token.clone());
+        let token = self
+            .world
+            .secure
+            .then(|| self.world.people[self.index].token.clone());
         self.disconnects();
         self.socket = Socket::connect(&base, token.as_deref()).await;
         if self.socket.is_none() {
             return false;
         }
-        let known = self.asks("identity", &[json!(self.id.to_string())], None).await;
+        let known = self
+            .asks("identity", &[json!(self.id.to_string())], None)
+            .await;
         self.world.report.operation("connect", &known);
         if !matches!(known, Outcome::Done(_)) {
             self.disconnects();
@@ -190,26 +213,43 @@ impl Client {
 
     /// Sends an event and waits for its acknowledgement. Drops the connection if that takes longer
     /// than `cut`, or than `PATIENCE` without it.
-    pub async fn asks(&mut self, event: &str, arguments: &[Value], cut: Option<Duration>) -> Outcome {
+    pub async fn asks(
+        &mut self,
+        event: &str,
+        arguments: &[Value],
+        cut: Option<Duration>,
+    ) -> Outcome {
         let deadline = Instant::now() + cut.unwrap_or(PATIENCE);
-        let Some(socket) = &mut self.socket else { return Outcome::Unsure };
+        let Some(socket) = &mut self.socket else {
+            return Outcome::Unsure;
+        };
         let mut asked = socket.ask(event, arguments).await;
         while let (Some(number), Some(socket)) = (asked, &mut self.socket) {
             match timeout_at(deadline, socket.receive()).await {
-                Ok(Some(Packet::Answer(of, answer))) if of == number => return self.minds(Outcome::of_ack(answer)),
+                Ok(Some(Packet::Answer(of, answer))) if of == number => {
+                    return self.minds(Outcome::of_ack(answer));
+                }
                 Ok(packet) => self.takes(packet),
                 Err(_) => asked = None,
             }
         }
         if cut.is_some() {
-            self.world.report.count("connections dropped in the middle of a request");
+            self.world
+                .report
+                .count("connections dropped in the middle of a request");
         }
         self.disconnects();
         Outcome::Unsure
     }
 
     /// Sends a request to a random server. Drops the request if it takes longer than `cut`.
-    pub async fn requests(&mut self, method: Method, path: &str, body: Option<Value>, cut: Option<Duration>) -> Outcome {
+    pub async fn requests(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        cut: Option<Duration>,
+    ) -> Outcome {
         let server = self.rng.random_range(0..self.world.bases.len());
         let mut request = self.world.caller(self.index, server).request(method, path);
         if let Some(body) = body {
@@ -218,9 +258,13 @@ impl Client {
         let outcome = match cut {
             None => self.listening(Outcome::of(request)).await,
             Some(cut) => {
-                let outcome = self.listening(tokio::time::timeout(cut, Outcome::of(request))).await;
+                let outcome = self
+                    .listening(tokio::time::timeout(cut, Outcome::of(request)))
+                    .await;
                 outcome.unwrap_or_else(|_| {
-                    self.world.report.count("connections dropped in the middle of a request");
+                    self.world
+                        .report
+                        .count("connections dropped in the middle of a request");
                     Outcome::Unsure
                 })
             }
@@ -230,7 +274,10 @@ impl Client {
 
     fn minds(&self, outcome: Outcome) -> Outcome {
         if let Outcome::Broken(message) = &outcome {
-            self.complains(None, &format!("the server says that it is at fault: {message}"));
+            self.complains(
+                None,
+                &format!("the server says that it is at fault: {message}"),
+            );
         }
         outcome
     }
@@ -252,7 +299,8 @@ impl Client {
                 None => self.learns(&happening),
             }
         } else if name == "conversation read"
-            && let (Some(room), Some(user)) = (Id::of(&payload["chatRoomId"]), Id::of(&payload["userId"]))
+            && let (Some(room), Some(user)) =
+                (Id::of(&payload["chatRoomId"]), Id::of(&payload["userId"]))
             && let Some(view) = self.views().get_mut(&room)
         {
             let up_to = payload["upToSeq"].as_u64().unwrap_or_default();
@@ -267,8 +315,11 @@ impl Client {
         let complaint = {
             let mut views = self.views();
             // The room was retired.
-            let Some(view) = views.get_mut(room) else { return };
-            self.judges(view, *seq, what).or_else(|| self.places(view, happening))
+            let Some(view) = views.get_mut(room) else {
+                return;
+            };
+            self.judges(view, *seq, what)
+                .or_else(|| self.places(view, happening))
         };
         if let Some(complaint) = complaint {
             self.complains(Some(*room), &complaint);
@@ -285,14 +336,20 @@ impl Client {
             return Some(format!("entry {seq} was heard of behind entry {heard}"));
         }
         if seq <= synced {
-            return Some(format!("entry {seq} was heard of though an answer to sync had told of all up to {synced}"));
+            return Some(format!(
+                "entry {seq} was heard of though an answer to sync had told of all up to {synced}"
+            ));
         }
         if !view.member && !comes_back && *what != What::Removed(self.id) {
             let soon = view.left.is_some_and(|left| left.elapsed() < OTHERS_KNOW);
             if self.world.bases.len() == 1 || !soon {
-                return Some(format!("entry {seq} was heard of by somebody who is no longer in the room"));
+                return Some(format!(
+                    "entry {seq} was heard of by somebody who is no longer in the room"
+                ));
             }
-            self.world.report.count("entries heard after leaving through the other server");
+            self.world
+                .report
+                .count("entries heard after leaving through the other server");
         }
         view.member |= comes_back;
         None
@@ -310,6 +367,11 @@ impl Client {
             view.out();
         }
         let missed = taken == Taken::Gap && was_live;
-        missed.then(|| format!("entry {} was heard of behind entry {position}: something was missed", happening.seq))
+        missed.then(|| {
+            format!(
+                "entry {} was heard of behind entry {position}: something was missed",
+                happening.seq
+            )
+        })
     }
 }

@@ -61,14 +61,29 @@ pub enum Deletion {
 
 impl Sent {
     pub fn new(author: Id, text: String) -> Self {
-        Self { author, text, acknowledged: None, edits: Vec::new(), deletion: Deletion::No }
+        Self {
+            author,
+            text,
+            acknowledged: None,
+            edits: Vec::new(),
+            deletion: Deletion::No,
+        }
     }
 
     /// Returns whether the message may have this text: that of its last acknowledged edit, or of
     /// any edit whose outcome is unknown.
     pub fn may_say(&self, text: &str) -> bool {
-        let last = self.edits.iter().rev().find(|(_, acknowledged)| *acknowledged).map_or(&self.text, |(text, _)| text);
-        last == text || self.edits.iter().any(|(edit, acknowledged)| !acknowledged && edit == text)
+        let last = self
+            .edits
+            .iter()
+            .rev()
+            .find(|(_, acknowledged)| *acknowledged)
+            .map_or(&self.text, |(text, _)| text);
+        last == text
+            || self
+                .edits
+                .iter()
+                .any(|(edit, acknowledged)| !acknowledged && edit == text)
     }
 }
 
@@ -100,7 +115,11 @@ impl Membership {
         if outcome.is_none() {
             self.doubtful_until = Some(Instant::now() + AFTERMATH);
         }
-        let alone = self.under_way == 0 && self.begun == attempt && self.doubtful_until.is_none_or(|until| Instant::now() > until);
+        let alone = self.under_way == 0
+            && self.begun == attempt
+            && self
+                .doubtful_until
+                .is_none_or(|until| Instant::now() > until);
         self.certain = outcome.filter(|_| alone);
     }
 }

@@ -111,10 +111,18 @@ impl Arguments {
     fn program(&self) -> Result<PathBuf, Failure> {
         let program = match &self.server {
             Some(program) => program.clone(),
-            None => std::env::current_exe()?.ancestors().nth(2).ok_or("this program lies nowhere")?.join("causerie"),
+            None => std::env::current_exe()?
+                .ancestors()
+                .nth(2)
+                .ok_or("this program lies nowhere")?
+                .join("causerie"),
         };
         if !program.is_file() {
-            return Err(format!("there is no server at {}; build it, or name another with --server", program.display()).into());
+            return Err(format!(
+                "there is no server at {}; build it, or name another with --server",
+                program.display()
+            )
+            .into());
         }
         Ok(program.canonicalize()?)
     }
@@ -128,9 +136,13 @@ impl Arguments {
 
     /// Returns whether the run has reached one of its limits.
     fn are_met(&self, report: &report::Report) -> bool {
-        let minutes = self.minutes.or_else(|| (self.operations.is_none() && self.kills.is_none()).then_some(1.0));
+        let minutes = self
+            .minutes
+            .or_else(|| (self.operations.is_none() && self.kills.is_none()).then_some(1.0));
         minutes.is_some_and(|minutes| report.elapsed().as_secs_f64() >= minutes * 60.0)
-            || self.operations.is_some_and(|operations| report.operations() >= operations)
+            || self
+                .operations
+                .is_some_and(|operations| report.operations() >= operations)
             || self.kills.is_some_and(|kills| report.kills() >= kills)
     }
 }
@@ -138,7 +150,9 @@ impl Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let seed = arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let seed = arguments
+        .seed
+        .unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let command = replayed(seed);
     println!("seed {seed}; again: {command}");
     match run::run(&arguments, seed).await {

@@ -32,7 +32,11 @@ struct Tally {
 
 impl Report {
     pub fn new(seed: u64) -> Self {
-        Self { started: Instant::now(), seed, tally: Mutex::default() }
+        Self {
+            started: Instant::now(),
+            seed,
+            tally: Mutex::default(),
+        }
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -75,7 +79,10 @@ impl Report {
         };
         if count <= TOLD {
             let at = self.started.elapsed().as_secs_f64();
-            eprintln!("VIOLATION {count} after {at:.3} s, seed {}: {what}", self.seed);
+            eprintln!(
+                "VIOLATION {count} after {at:.3} s, seed {}: {what}",
+                self.seed
+            );
         }
     }
 
@@ -91,7 +98,12 @@ impl Report {
     /// Returns the number of kills.
     pub fn kills(&self) -> u64 {
         let tally = self.tally();
-        tally.events.iter().filter(|(what, _)| what.starts_with("kill")).map(|(_, count)| count).sum()
+        tally
+            .events
+            .iter()
+            .filter(|(what, _)| what.starts_with("kill"))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Returns the duration of the run so far.
@@ -102,7 +114,10 @@ impl Report {
     /// Returns all counters as lines of text.
     pub fn summary(&self) -> String {
         let tally = self.tally();
-        let mut lines = format!("{:<24}{:>14}{:>10}{:>10}\n", "operation", "acknowledged", "unsure", "refused");
+        let mut lines = format!(
+            "{:<24}{:>14}{:>10}{:>10}\n",
+            "operation", "acknowledged", "unsure", "refused"
+        );
         let mut total = [0; 3];
         for (kind, counts) in &tally.operations {
             (0..3).for_each(|which| total[which] += counts[which]);
@@ -112,7 +127,11 @@ impl Report {
         for (what, count) in &tally.events {
             let _ = writeln!(lines, "{what}: {count}");
         }
-        let _ = writeln!(lines, "longest recovery: {:.1} s from a kill to the next success", tally.longest_recovery.as_secs_f64());
+        let _ = writeln!(
+            lines,
+            "longest recovery: {:.1} s from a kill to the next success",
+            tally.longest_recovery.as_secs_f64()
+        );
         let _ = writeln!(lines, "time: {:.0} s", self.started.elapsed().as_secs_f64());
         let _ = write!(lines, "violations: {}", tally.violations);
         lines
@@ -121,5 +140,8 @@ impl Report {
 
 fn line(lines: &mut String, kind: &str, [acknowledged, unsure, refused]: [u64; 3]) {
     // Writing to a string does not fail.
-    let _ = writeln!(lines, "{kind:<24}{acknowledged:>14}{unsure:>10}{refused:>10}");
+    let _ = writeln!(
+        lines,
+        "{kind:<24}{acknowledged:>14}{unsure:>10}{refused:>10}"
+    );
 }

@@ -31,7 +31,8 @@ impl Outcome {
         }
         let message = answer["message"].as_str().unwrap_or_default().to_owned();
         match message.as_str() {
-            "The service is not available right now, please try again" | "The request took too long and was given up" => Self::Unsure,
+            "The service is not available right now, please try again"
+            | "The request took too long and was given up" => Self::Unsure,
             "Something went wrong on our side" => Self::Broken(message),
             _ => Self::Refused(0, message),
         }
@@ -39,9 +40,13 @@ impl Outcome {
 
     /// Sends a request and converts the response.
     pub async fn of(request: RequestBuilder) -> Self {
-        let Ok(response) = request.timeout(PATIENCE).send().await else { return Self::Unsure };
+        let Ok(response) = request.timeout(PATIENCE).send().await else {
+            return Self::Unsure;
+        };
         let status = response.status().as_u16();
-        let Ok(body) = response.json::<Value>().await else { return Self::Unsure };
+        let Ok(body) = response.json::<Value>().await else {
+            return Self::Unsure;
+        };
         let message = || body["message"].as_str().unwrap_or_default().to_owned();
         match status {
             200 if body["success"] == true => Self::Done(body),
@@ -72,15 +77,22 @@ pub struct Caller {
 
 impl Caller {
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base)).header("authorization", format!("Bearer {}", self.token))
+        self.http
+            .request(method, format!("{}{path}", self.base))
+            .header("authorization", format!("Bearer {}", self.token))
     }
 
     pub async fn get(&self, path: &str) -> Result<Value, Failure> {
-        Outcome::of(self.request(Method::GET, path)).await.done().map_err(|error| format!("GET {path}: {error}").into())
+        Outcome::of(self.request(Method::GET, path))
+            .await
+            .done()
+            .map_err(|error| format!("GET {path}: {error}").into())
     }
 
     pub async fn sends(&self, method: Method, path: &str, body: &Value) -> Result<Value, Failure> {
         let outcome = Outcome::of(self.request(method.clone(), path).json(body)).await;
-        outcome.done().map_err(|error| format!("{method} {path}: {error}").into())
+        outcome
+            .done()
+            .map_err(|error| format!("{method} {path}: {error}").into())
     }
 }

@@ -59,7 +59,10 @@ pub async fn run(arguments: &Arguments, seed: u64) -> Result<Arc<World>, Failure
     let mut run = Run::start(arguments, seed).await?;
     let outcome = run.goes_on().await;
     if outcome.is_err() || run.world.report.violations() > 0 {
-        eprintln!("the files of the servers are kept in {}", run.servers.keep().display());
+        eprintln!(
+            "the files of the servers are kept in {}",
+            run.servers.keep().display()
+        );
     }
     outcome.map(|()| run.world)
 }
@@ -118,13 +121,19 @@ impl<'a> Run<'a> {
         self.phases.send_replace(Phase::Run);
         let until = Instant::now() + Duration::from_secs_f64(self.arguments.check_every);
         while Instant::now() < until && !self.arguments.are_met(self.report()) {
-            let pause = if self.arguments.kill_every > 0.0 { self.arguments.kill_every * self.rng.random_range(0.3..1.7) } else { 1.0 };
+            let pause = if self.arguments.kill_every > 0.0 {
+                self.arguments.kill_every * self.rng.random_range(0.3..1.7)
+            } else {
+                1.0
+            };
             sleep(Duration::from_secs_f64(pause).min(until - Instant::now())).await;
             if self.arguments.kill_every > 0.0 {
                 self.kills().await?;
             }
             for server in self.servers.fallen() {
-                self.report().violation(&format!("server {server} has ended though nobody killed it"));
+                self.report().violation(&format!(
+                    "server {server} has ended though nobody killed it"
+                ));
                 self.servers.start_server(server).await?;
             }
         }
@@ -136,7 +145,8 @@ impl<'a> Run<'a> {
         let server = self.rng.random_range(0..self.arguments.servers);
         let (of_mongod, of_both) = (self.rng.random_bool(0.4), self.rng.random_bool(0.2));
         let down = Duration::from_millis(self.rng.random_range(0..800));
-        let mongod = self.arguments.kill_mongod && self.arguments.store != Store::Sqlite && of_mongod;
+        let mongod =
+            self.arguments.kill_mongod && self.arguments.store != Store::Sqlite && of_mongod;
         if mongod {
             self.report().fault("kills of mongod");
             self.servers.kill_mongod();
@@ -159,7 +169,9 @@ impl<'a> Run<'a> {
     async fn asks_all(&mut self, phase: Phase) -> Result<(), Failure> {
         self.phases.send_replace(phase);
         for _ in 0..self.arguments.clients {
-            timeout(PATIENCE, self.done.recv()).await.map_err(|_| format!("a client does not come to an end with {phase:?}"))?;
+            timeout(PATIENCE, self.done.recv())
+                .await
+                .map_err(|_| format!("a client does not come to an end with {phase:?}"))?;
         }
         Ok(())
     }
@@ -174,7 +186,9 @@ impl<'a> Run<'a> {
         loop {
             self.asked += 1;
             self.asks_all(Phase::CatchUp(self.asked)).await?;
-            let found = check(&self.world, &self.views).await.unwrap_or_else(|error| vec![format!("it cannot be checked: {error}")]);
+            let found = check(&self.world, &self.views)
+                .await
+                .unwrap_or_else(|error| vec![format!("it cannot be checked: {error}")]);
             if found.is_empty() {
                 self.report().count("checks");
                 return Ok(());
@@ -196,7 +210,10 @@ impl<'a> Run<'a> {
             if log.position() > LONGEST_LOG {
                 self.world.retire(room.id);
                 self.world.open_room(room.keeper).await?;
-                self.retired.push(Retired { room, log: fingerprint(&log) });
+                self.retired.push(Retired {
+                    room,
+                    log: fingerprint(&log),
+                });
             }
         }
         Ok(())
@@ -205,9 +222,14 @@ impl<'a> Run<'a> {
     /// Checks that the logs of the replaced rooms have not changed.
     async fn looks_back(&mut self) -> Result<(), Failure> {
         for Retired { room, log } in &self.retired {
-            let now = read_log(&self.reader(room), room.id).await.map_or_else(|error| Err(error.to_string()), |log| Ok(fingerprint(&log)));
+            let now = read_log(&self.reader(room), room.id)
+                .await
+                .map_or_else(|error| Err(error.to_string()), |log| Ok(fingerprint(&log)));
             if now != Ok(*log) {
-                self.report().violation(&format!("room {} is not as it was when it was left: {now:?}", room.id));
+                self.report().violation(&format!(
+                    "room {} is not as it was when it was left: {now:?}",
+                    room.id
+                ));
             }
         }
         Ok(())

@@ -72,17 +72,30 @@ impl Servers {
         let mut servers = Vec::new();
         for number in 0..arguments.servers {
             let log = folder.path().join(format!("server-{number}.log"));
-            let mut server =
-                Server { program: program.clone(), port: free_port(), url: url.clone(), secure: arguments.is_secure(), log, running: None };
+            let mut server = Server {
+                program: program.clone(),
+                port: free_port(),
+                url: url.clone(),
+                secure: arguments.is_secure(),
+                log,
+                running: None,
+            };
             server.start().await?;
             servers.push(server);
         }
-        Ok(Self { running: servers, database, folder })
+        Ok(Self {
+            running: servers,
+            database,
+            folder,
+        })
     }
 
     /// Returns the base URLs of the servers.
     pub fn bases(&self) -> Vec<String> {
-        self.running.iter().map(|server| format!("http://127.0.0.1:{}", server.port)).collect()
+        self.running
+            .iter()
+            .map(|server| format!("http://127.0.0.1:{}", server.port))
+            .collect()
     }
 
     pub async fn kill_server(&mut self, number: usize) -> Result<(), Failure> {
@@ -116,7 +129,11 @@ impl Servers {
 
     /// Returns the servers that have ended without being killed.
     pub fn fallen(&mut self) -> Vec<usize> {
-        let fallen = self.running.iter_mut().map(Server::has_fallen).collect::<Vec<_>>();
+        let fallen = self
+            .running
+            .iter_mut()
+            .map(Server::has_fallen)
+            .collect::<Vec<_>>();
         (0..fallen.len()).filter(|number| fallen[*number]).collect()
     }
 
@@ -142,15 +159,23 @@ struct Server {
 impl Server {
     /// Starts the server on its former port and waits until it is ready.
     async fn start(&mut self) -> Result<(), Failure> {
-        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)?;
         let mut command = Command::new(&self.program);
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAUSERIE_") || name == "PORT") {
+        for (name, _) in
+            std::env::vars().filter(|(name, _)| name.starts_with("CAUSERIE_") || name == "PORT")
+        {
             command.env_remove(name);
         }
         let mut child = command
             .env("CAUSERIE_LISTEN", format!("127.0.0.1:{}", self.port))
             .env("CAUSERIE_DATABASE", &self.url)
-            .env("CAUSERIE_ACCESS", if self.secure { "secure" } else { "open" })
+            .env(
+                "CAUSERIE_ACCESS",
+                if self.secure { "secure" } else { "open" },
+            )
             .env("CAUSERIE_LOG", "warn")
             // Longer than any run, because the clients do not refresh their tokens.
             .env("CAUSERIE_SESSION__ACCESS_LIFETIME_SECONDS", "2000000")
@@ -163,9 +188,15 @@ impl Server {
             .map_err(|error| format!("{} does not start: {error}", self.program.display()))?;
         let mut output = BufReader::new(child.stdout.take().ok_or("a server without an output")?);
         let mut line = String::new();
-        timeout(PATIENCE, output.read_line(&mut line)).await.map_err(|_| "a server does not get ready")??;
+        timeout(PATIENCE, output.read_line(&mut line))
+            .await
+            .map_err(|_| "a server does not get ready")??;
         if !line.contains("http://") {
-            return Err(format!("a server does not get ready; its log is {}", self.log.display()).into());
+            return Err(format!(
+                "a server does not get ready; its log is {}",
+                self.log.display()
+            )
+            .into());
         }
         self.running = Some((child, output));
         Ok(())
@@ -180,6 +211,8 @@ impl Server {
     }
 
     fn has_fallen(&mut self) -> bool {
-        self.running.as_mut().is_some_and(|(child, _)| child.try_wait().is_ok_and(|ended| ended.is_some()))
+        self.running
+            .as_mut()
+            .is_some_and(|(child, _)| child.try_wait().is_ok_and(|ended| ended.is_some()))
     }
 }

@@ -73,10 +73,15 @@ impl Happening {
     pub fn of_event(name: &str, payload: &Value) -> Option<Self> {
         let post = &payload["message"];
         let what = match name {
-            "new message" => {
-                What::Message { id: Id::of(&post["postId"])?, author: Id::of(&post["postedByUser"]["_id"])?, said: said(post) }
-            }
-            "message edited" => What::Edit { id: Id::of(&post["postId"])?, said: said(post) },
+            "new message" => What::Message {
+                id: Id::of(&post["postId"])?,
+                author: Id::of(&post["postedByUser"]["_id"])?,
+                said: said(post),
+            },
+            "message edited" => What::Edit {
+                id: Id::of(&post["postId"])?,
+                said: said(post),
+            },
             _ => without_message(name, payload)?,
         };
         let (room, seq) = match what {
@@ -84,18 +89,33 @@ impl Happening {
             What::Edit { .. } => (&post["chatRoomId"], &payload["seq"]),
             _ => (&payload["chatRoomId"], &payload["seq"]),
         };
-        Some(Self { room: Id::of(room)?, seq: seq.as_u64()?, what })
+        Some(Self {
+            room: Id::of(room)?,
+            seq: seq.as_u64()?,
+            what,
+        })
     }
 
     /// Parses an entry in a response to `sync`.
     pub fn of_entry(entry: &Value) -> Option<Self> {
         let message = &entry["message"];
         let what = match entry["type"].as_str()? {
-            "new message" => What::Message { id: Id::of(&entry["messageId"])?, author: Id::of(&entry["byUserId"])?, said: said(message) },
-            "message edited" => What::Edit { id: Id::of(&entry["messageId"])?, said: said(message) },
+            "new message" => What::Message {
+                id: Id::of(&entry["messageId"])?,
+                author: Id::of(&entry["byUserId"])?,
+                said: said(message),
+            },
+            "message edited" => What::Edit {
+                id: Id::of(&entry["messageId"])?,
+                said: said(message),
+            },
             name => without_message(name, entry)?,
         };
-        Some(Self { room: Id::of(&entry["chatRoomId"])?, seq: entry["seq"].as_u64()?, what })
+        Some(Self {
+            room: Id::of(&entry["chatRoomId"])?,
+            seq: entry["seq"].as_u64()?,
+            what,
+        })
     }
 }
 
@@ -111,8 +131,16 @@ fn without_message(name: &str, fields: &Value) -> Option<What> {
 
 /// Parses the content of a message in any response or event. Only deleted messages have no text.
 pub fn said(message: &Value) -> Option<Said> {
-    let text = message["message"]["messageText"].as_str().filter(|text| !text.is_empty())?;
-    Some(Said { client_id: message["clientMessageId"].as_str().unwrap_or_default().to_owned(), text: text.to_owned() })
+    let text = message["message"]["messageText"]
+        .as_str()
+        .filter(|text| !text.is_empty())?;
+    Some(Said {
+        client_id: message["clientMessageId"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
+        text: text.to_owned(),
+    })
 }
 
 /// The result of [`Log::take`].
@@ -146,10 +174,16 @@ impl Log {
 
     /// Returns the messages that are not deleted: sequence number, id, author and content.
     pub fn messages(&self) -> impl Iterator<Item = (u64, Id, Id, &Said)> {
-        (1..).zip(&self.entries).filter_map(|(seq, what)| match what {
-            What::Message { id, author, said: Some(said) } => Some((seq, *id, *author, said)),
-            _ => None,
-        })
+        (1..)
+            .zip(&self.entries)
+            .filter_map(|(seq, what)| match what {
+                What::Message {
+                    id,
+                    author,
+                    said: Some(said),
+                } => Some((seq, *id, *author, said)),
+                _ => None,
+            })
     }
 
     /// Adds an entry, if it is the next one.
@@ -173,23 +207,44 @@ impl Log {
 
     fn change(&mut self, message: Id, now: Option<Said>) {
         let place = self.places.get(&message).copied();
-        if let Some(What::Message { said, .. }) = place.and_then(|place| self.entries.get_mut(place)) {
+        if let Some(What::Message { said, .. }) =
+            place.and_then(|place| self.entries.get_mut(place))
+        {
             *said = now;
         }
     }
 
     /// Describes the first difference between two logs.
     pub fn difference(&self, other: &Self) -> Option<String> {
-        if let Some(place) = self.entries.iter().zip(&other.entries).position(|(ours, theirs)| ours != theirs) {
-            return Some(format!("entry {}: {:?} against {:?}", place + 1, self.entries[place], other.entries[place]));
+        if let Some(place) = self
+            .entries
+            .iter()
+            .zip(&other.entries)
+            .position(|(ours, theirs)| ours != theirs)
+        {
+            return Some(format!(
+                "entry {}: {:?} against {:?}",
+                place + 1,
+                self.entries[place],
+                other.entries[place]
+            ));
         }
-        (self.entries.len() != other.entries.len()).then(|| format!("{} entries against {}", self.entries.len(), other.entries.len()))
+        (self.entries.len() != other.entries.len()).then(|| {
+            format!(
+                "{} entries against {}",
+                self.entries.len(),
+                other.entries.len()
+            )
+        })
     }
 }
 
 /// A client's view of a room.
 #[derive(Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each may be so or not, whatever the others are")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each may be so or not, whatever the others are"
+)]
 pub struct View {
     pub log: Log,
     /// Whether the client is a member of the room, as far as it knows.

@@ -55,7 +55,11 @@ pub struct World {
 
 impl World {
     /// Registers users with the running servers.
-    pub async fn populate(arguments: &Arguments, seed: u64, bases: Vec<String>) -> Result<Self, Failure> {
+    pub async fn populate(
+        arguments: &Arguments,
+        seed: u64,
+        bases: Vec<String>,
+    ) -> Result<Self, Failure> {
         let http = reqwest::Client::new();
         let mut people = Vec::new();
         for index in 0..arguments.clients {
@@ -64,7 +68,8 @@ impl World {
         Ok(Self {
             seed,
             secure: arguments.is_secure(),
-            at_once: arguments.servers == 1 && (arguments.store == Store::Sqlite || !arguments.kill_mongod),
+            at_once: arguments.servers == 1
+                && (arguments.store == Store::Sqlite || !arguments.kill_mongod),
             bases,
             http,
             people,
@@ -80,54 +85,96 @@ impl World {
 
     /// Returns the current rooms.
     pub fn rooms(&self) -> Vec<Room> {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.rooms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Returns a user's access to one of the servers.
     pub fn caller(&self, person: usize, server: usize) -> Caller {
-        Caller { http: self.http.clone(), base: self.bases[server].clone(), token: self.people[person].token.clone() }
+        Caller {
+            http: self.http.clone(),
+            base: self.bases[server].clone(),
+            token: self.people[person].token.clone(),
+        }
     }
 
     /// Creates a room with all users as members. With a keeper, the other members leave or are
     /// removed, and are added again, during the run.
     pub async fn open_room(&self, keeper: Option<usize>) -> Result<Room, Failure> {
-        let all: Vec<_> = self.people.iter().map(|person| person.id.to_string()).collect();
-        let body = json!({ "userIds": all, "type": "consumer-to-consumer", "name": "as it was made" });
-        let answer = self.caller(keeper.unwrap_or_default(), 0).sends(Method::POST, "/room/initiate", &body).await?;
+        let all: Vec<_> = self
+            .people
+            .iter()
+            .map(|person| person.id.to_string())
+            .collect();
+        let body =
+            json!({ "userIds": all, "type": "consumer-to-consumer", "name": "as it was made" });
+        let answer = self
+            .caller(keeper.unwrap_or_default(), 0)
+            .sends(Method::POST, "/room/initiate", &body)
+            .await?;
         let id = Id::of(&answer["chatRoom"]["chatRoomId"]).ok_or("a room without an id")?;
-        let room = Room { id, keeper, first: self.people.iter().map(|person| person.id).collect() };
+        let room = Room {
+            id,
+            keeper,
+            first: self.people.iter().map(|person| person.id).collect(),
+        };
         let mut history = self.history();
         for member in &room.first {
             history.room(id).members.entry(*member).or_default().certain = Some(true);
         }
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).push(room.clone());
+        self.rooms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(room.clone());
         Ok(room)
     }
 
     /// Removes a room whose checks are complete from the run.
     pub fn retire(&self, id: Id) {
         self.history().forget(id);
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).retain(|room| room.id != id);
+        self.rooms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|room| room.id != id);
     }
 }
 
-async fn register(http: &reqwest::Client, base: &str, index: usize, seed: u64, secure: bool) -> Result<Person, Failure> {
+async fn register(
+    http: &reqwest::Client,
+    base: &str,
+    index: usize,
+    seed: u64,
+    secure: bool,
+) -> Result<Person, Failure> {
     let mut account = json!({ "firstName": format!("Client {index}"), "lastName": "Checker", "type": "consumer" });
     let username = format!("client-{index}-{seed:x}");
-    let password = format!("{:032x}", u128::from(seed).wrapping_add(7).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+    let password = format!(
+        "{:032x}",
+        u128::from(seed)
+            .wrapping_add(7)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+    );
     if secure {
         account["username"] = json!(username);
         account["password"] = json!(password);
     }
-    let user = Outcome::of(http.post(format!("{base}/users")).json(&account)).await.done()?;
+    let user = Outcome::of(http.post(format!("{base}/users")).json(&account))
+        .await
+        .done()?;
     let id = Id::of(&user["user"]["_id"]).ok_or("a user without an id")?;
     let login = if secure {
-        http.post(format!("{base}/login")).json(&json!({ "username": username, "password": password }))
+        http.post(format!("{base}/login"))
+            .json(&json!({ "username": username, "password": password }))
     } else {
         http.post(format!("{base}/login/{id}"))
     };
     let answer = Outcome::of(login).await.done()?;
-    let token = answer["authorization"].as_str().ok_or("a login without a token")?.to_owned();
+    let token = answer["authorization"]
+        .as_str()
+        .ok_or("a login without a token")?
+        .to_owned();
     Ok(Person { id, token })
 }
 

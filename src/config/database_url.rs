@@ -81,10 +81,16 @@ impl DatabaseUrl {
     /// URL that they cannot parse.
     #[must_use]
     pub fn mask_in(&self, text: &str) -> String {
-        let mut parts: Vec<_> = Masked::of(&self.0).hidden.into_iter().flat_map(parts_of).collect();
+        let mut parts: Vec<_> = Masked::of(&self.0)
+            .hidden
+            .into_iter()
+            .flat_map(parts_of)
+            .collect();
         // Longest first, so that no part is replaced only partially.
         parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
-        parts.iter().fold(text.to_owned(), |text, part| text.replace(part.as_str(), MASK))
+        parts.iter().fold(text.to_owned(), |text, part| {
+            text.replace(part.as_str(), MASK)
+        })
     }
 }
 
@@ -123,9 +129,14 @@ pub fn masked_url(url: &str) -> String {
 fn parts_of(hidden: &str) -> Vec<String> {
     let decoded = percent_decode_str(hidden).decode_utf8_lossy().into_owned();
     let whole = [hidden, decoded.as_str()];
-    let pieces = whole.iter().flat_map(|text| text.split([':', ',', '=', '&', ';', '/', '?', '@'])).chain(whole);
+    let pieces = whole
+        .iter()
+        .flat_map(|text| text.split([':', ',', '=', '&', ';', '/', '?', '@']))
+        .chain(whole);
     let pieces = pieces.filter(|part| part.chars().count() >= SHORTEST_PART);
-    pieces.flat_map(|part| [part.to_owned(), part.to_lowercase()]).collect()
+    pieces
+        .flat_map(|part| [part.to_owned(), part.to_lowercase()])
+        .collect()
 }
 
 /// A URL split into the text to show and the pieces to hide.
@@ -152,9 +163,14 @@ impl<'a> Masked<'a> {
     }
 
     fn url(&mut self, url: &'a str) {
-        let scheme_end =
-            url.find("://").filter(|end| url[..*end].chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')));
-        let is_sqlite = url.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("sqlite:"));
+        let scheme_end = url.find("://").filter(|end| {
+            url[..*end]
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+        });
+        let is_sqlite = url
+            .get(..7)
+            .is_some_and(|start| start.eq_ignore_ascii_case("sqlite:"));
         if is_sqlite {
             self.show(&url[..7]);
             self.file(&url[7..]);
@@ -163,7 +179,11 @@ impl<'a> Masked<'a> {
             self.server(&url[end + 3..]);
         } else if let Some(end) = url.find([':', '=', '&', '?', '@']) {
             // Not a URL. Text before a `:` is shown: it is a scheme, and hardly ever a user name.
-            let shown = if url[end..].starts_with(':') { end + 1 } else { 0 };
+            let shown = if url[end..].starts_with(':') {
+                end + 1
+            } else {
+                0
+            };
             self.show(&url[..shown]);
             self.hide(&url[shown..]);
         } else {
@@ -209,7 +229,9 @@ impl<'a> Masked<'a> {
             self.show(if n > 0 { "," } else { "" });
             self.host(host);
         }
-        let (name, options) = tail.split_once('?').map_or((tail, None), |(name, options)| (name, Some(options)));
+        let (name, options) = tail
+            .split_once('?')
+            .map_or((tail, None), |(name, options)| (name, Some(options)));
         match name.strip_prefix('/') {
             Some(name) if name.contains(OUT_OF_PLACE) || name.contains([':', ',']) => {
                 self.show("/");
@@ -225,7 +247,11 @@ impl<'a> Masked<'a> {
     /// Processes a host and its port. Credentials without the `@` look the same, except that a port
     /// is a number.
     fn host(&mut self, host: &'a str) {
-        let address_end = if host.starts_with('[') { host.find(']').map_or(0, |end| end + 1) } else { 0 };
+        let address_end = if host.starts_with('[') {
+            host.find(']').map_or(0, |end| end + 1)
+        } else {
+            0
+        };
         match host[address_end..].split_once(':') {
             _ if host.contains(OUT_OF_PLACE) => self.hide(host),
             None => self.show(host),
@@ -248,7 +274,10 @@ impl<'a> Masked<'a> {
 
     fn option(&mut self, option: &'a str) {
         match option.split_once('=') {
-            Some((key, value)) if HARMLESS.contains(&key.to_ascii_lowercase().as_str()) && !value.contains(OUT_OF_PLACE) => {
+            Some((key, value))
+                if HARMLESS.contains(&key.to_ascii_lowercase().as_str())
+                    && !value.contains(OUT_OF_PLACE) =>
+            {
                 self.show(option);
             }
             Some((key, value)) if key.chars().all(|c| c.is_ascii_alphanumeric()) => {
@@ -271,19 +300,46 @@ mod tests {
         for (url, shown) in [
             ("sqlite:data/causerie.db", "sqlite:data/causerie.db"),
             ("sqlite:/data/x:y@z.db", "sqlite:/data/x:y@z.db"),
-            ("mongodb://localhost:27017/chat", "mongodb://localhost:27017/chat"),
-            ("mongodb://a:1,b:2,[::1]:3,[fe80::1]/chat?replicaSet=rs0&w=1", "mongodb://a:1,b:2,[::1]:3,[fe80::1]/chat?replicaSet=rs0&w=1"),
-            ("mongodb://me:hush@db.example/chat", "mongodb://me:********@db.example/chat"),
-            ("mongodb+srv://me:hush@db.example/?tls=true", "mongodb+srv://me:********@db.example/?tls=true"),
-            ("mongodb://me@db.example/chat?authSource=%24external", "mongodb://me@db.example/chat?authSource=%24external"),
-            ("mongodb://h/chat?proxyHost=p&proxyPassword=hush&ssl=true", "mongodb://h/chat?proxyHost=p&proxyPassword=********&ssl=true"),
+            (
+                "mongodb://localhost:27017/chat",
+                "mongodb://localhost:27017/chat",
+            ),
+            (
+                "mongodb://a:1,b:2,[::1]:3,[fe80::1]/chat?replicaSet=rs0&w=1",
+                "mongodb://a:1,b:2,[::1]:3,[fe80::1]/chat?replicaSet=rs0&w=1",
+            ),
+            (
+                "mongodb://me:hush@db.example/chat",
+                "mongodb://me:********@db.example/chat",
+            ),
+            (
+                "mongodb+srv://me:hush@db.example/?tls=true",
+                "mongodb+srv://me:********@db.example/?tls=true",
+            ),
+            (
+                "mongodb://me@db.example/chat?authSource=%24external",
+                "mongodb://me@db.example/chat?authSource=%24external",
+            ),
+            (
+                "mongodb://h/chat?proxyHost=p&proxyPassword=hush&ssl=true",
+                "mongodb://h/chat?proxyHost=p&proxyPassword=********&ssl=true",
+            ),
             (
                 "mongodb://h/?PROXYPASSWORD=hush;tlsCertificateKeyFilePassword=hush",
                 "mongodb://h/?PROXYPASSWORD=********;tlsCertificateKeyFilePassword=********",
             ),
-            ("mongodb://h?tlsCertificateKeyFile=/run/key.pem", "mongodb://h?tlsCertificateKeyFile=/run/key.pem"),
-            ("mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:hush,X:y", "mongodb://h/?authMechanismProperties=********"),
-            ("mongodb://h/?proxyPassword=hush&proxyPassword=hush2", "mongodb://h/?proxyPassword=********&proxyPassword=********"),
+            (
+                "mongodb://h?tlsCertificateKeyFile=/run/key.pem",
+                "mongodb://h?tlsCertificateKeyFile=/run/key.pem",
+            ),
+            (
+                "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:hush,X:y",
+                "mongodb://h/?authMechanismProperties=********",
+            ),
+            (
+                "mongodb://h/?proxyPassword=hush&proxyPassword=hush2",
+                "mongodb://h/?proxyPassword=********&proxyPassword=********",
+            ),
             ("postgres://me:hush@db/x", "postgres://me:********@db/x"),
         ] {
             assert_eq!(masked_url(url), shown);
@@ -326,16 +382,33 @@ mod tests {
             "mongo db://me:hush@h",
         ] {
             let shown = masked_url(url);
-            assert!(!shown.contains("hush") && shown.contains(MASK), "{url}: {shown}");
+            assert!(
+                !shown.contains("hush") && shown.contains(MASK),
+                "{url}: {shown}"
+            );
         }
     }
 
     #[test]
     fn an_error_of_the_driver_quotes_no_secret() {
         let url = DatabaseUrl("mongodb://me:p%61ss@h/chat?authMechanismProperties=AWS_SESSION_TOKEN=HUSH%2Fhash&w=1&xyzzy".into());
-        for quoted in ["p%61ss", "pass", "AWS_SESSION_TOKEN=HUSH/hash", "HUSH%2Fhash", "HUSH", "hush", "hash", "xyzzy"] {
+        for quoted in [
+            "p%61ss",
+            "pass",
+            "AWS_SESSION_TOKEN=HUSH/hash",
+            "HUSH%2Fhash",
+            "HUSH",
+            "hush",
+            "hash",
+            "xyzzy",
+        ] {
             let masked = url.mask_in(&format!("cannot read \"{quoted}\" of chat"));
-            assert!(!masked.contains(quoted) && masked.starts_with("cannot read ") && masked.ends_with(" of chat"), "{masked}");
+            assert!(
+                !masked.contains(quoted)
+                    && masked.starts_with("cannot read ")
+                    && masked.ends_with(" of chat"),
+                "{masked}"
+            );
         }
     }
 }

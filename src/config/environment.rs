@@ -18,17 +18,25 @@ const TESTS: &str = "CAUSERIE_TEST_";
 ///
 /// Errors: one of Causerie's own variables is not valid UTF-8. Ignoring it would silently apply the
 /// default.
-pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<HashMap<String, String>, ConfigError> {
+pub fn read(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<HashMap<String, String>, ConfigError> {
     let mut environment = HashMap::new();
     for (name, value) in variables {
         match (name.into_string(), value.into_string()) {
             (Ok(name), Ok(value)) => _ = environment.insert(name, value),
             (Ok(name), Err(_)) if (is_ours(&name) && !is_injected(&name, "")) || name == "PORT" => {
-                return Err(ConfigError(format!("{}: the value is not valid UTF-8", name.escape_debug())));
+                return Err(ConfigError(format!(
+                    "{}: the value is not valid UTF-8",
+                    name.escape_debug()
+                )));
             }
             (Err(name), _) if is_ours(&name.to_string_lossy()) => {
                 let name = name.to_string_lossy();
-                return Err(ConfigError(format!("{}: the name of this environment variable is not valid UTF-8", name.escape_debug())));
+                return Err(ConfigError(format!(
+                    "{}: the name of this environment variable is not valid UTF-8",
+                    name.escape_debug()
+                )));
             }
             _ => {}
         }
@@ -41,16 +49,26 @@ pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result
 ///
 /// Errors: a variable has Causerie's prefix, but is neither a setting nor injected by Kubernetes or
 /// Docker.
-pub fn settings(environment: &HashMap<String, String>, settings: &[String]) -> Result<HashMap<String, String>, ConfigError> {
-    let known: BTreeMap<_, _> = settings.iter().map(|setting| (variable(setting), setting)).collect();
+pub fn settings(
+    environment: &HashMap<String, String>,
+    settings: &[String],
+) -> Result<HashMap<String, String>, ConfigError> {
+    let known: BTreeMap<_, _> = settings
+        .iter()
+        .map(|setting| (variable(setting), setting))
+        .collect();
     // Sorted, so that the same one of several mistakes is always reported.
-    let ours: BTreeMap<_, _> = environment.iter().filter(|(name, _)| is_ours(name)).collect();
+    let ours: BTreeMap<_, _> = environment
+        .iter()
+        .filter(|(name, _)| is_ours(name))
+        .collect();
     let mut found = HashMap::new();
     for (name, value) in ours {
         if let Some(setting) = known.get(name) {
             found.insert(name.clone(), text::cleaned(name, setting, value)?);
         } else if name != FILE && !name.starts_with(TESTS) && !is_injected(name, value) {
-            let nearest = nearest_to(name, known.keys().map(String::as_str).chain([FILE])).unwrap_or_default();
+            let nearest = nearest_to(name, known.keys().map(String::as_str).chain([FILE]))
+                .unwrap_or_default();
             return Err(ConfigError(match name.as_str() {
                 "CAUSERIE_PORT" => {
                     "CAUSERIE_PORT is not a setting; PORT sets the port, and CAUSERIE_LISTEN the address with the port".to_owned()
@@ -64,14 +82,20 @@ pub fn settings(environment: &HashMap<String, String>, settings: &[String]) -> R
 
 /// Returns the name of a setting's environment variable.
 fn variable(setting: &str) -> String {
-    format!("{PREFIX}{}", setting.replace('.', "__").to_ascii_uppercase())
+    format!(
+        "{PREFIX}{}",
+        setting.replace('.', "__").to_ascii_uppercase()
+    )
 }
 
 /// Whether the name, in any spelling, can only be meant for Causerie. An editor may have put a byte
 /// order mark before the first variable of a file.
 fn is_ours(name: &str) -> bool {
-    let name = name.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}').to_ascii_uppercase();
-    name.strip_prefix("CAUSERIE").is_some_and(|rest| rest.starts_with(['_', '-', '.']))
+    let name = name
+        .trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+        .to_ascii_uppercase();
+    name.strip_prefix("CAUSERIE")
+        .is_some_and(|rest| rest.starts_with(['_', '-', '.']))
 }
 
 /// Whether Kubernetes or Docker sets the variable to describe a service or a linked container named
@@ -81,18 +105,30 @@ fn is_ours(name: &str) -> bool {
 /// <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>.
 /// Docker: <https://docs.docker.com/engine/network/links/#environment-variables>.
 fn is_injected(name: &str, value: &str) -> bool {
-    let Some(rest) = name.strip_prefix(PREFIX) else { return false };
+    let Some(rest) = name.strip_prefix(PREFIX) else {
+        return false;
+    };
     let parts: Vec<_> = rest.split('_').collect();
-    let is = |pattern: &[&str], start: usize| parts.get(start..).is_some_and(|parts| parts == pattern);
+    let is =
+        |pattern: &[&str], start: usize| parts.get(start..).is_some_and(|parts| parts == pattern);
     (0..parts.len()).any(|at| match &parts[at..] {
         ["SERVICE", "HOST"] | ["SERVICE", "PORT", ..] | ["ENV", _, ..] => true,
         ["NAME"] => at == 0 || value.starts_with('/'),
-        ["PORT"] => value.split_once("://").is_some_and(|(protocol, _)| matches!(protocol, "tcp" | "udp" | "sctp")),
-        ["PORT", number, "TCP" | "UDP" | "SCTP", ..] if number.parse::<u16>().is_ok() => {
-            [&[][..], &["ADDR"], &["PORT"], &["PROTO"], &["START"], &["END"], &["PORT", "START"], &["PORT", "END"]]
-                .iter()
-                .any(|suffix| is(suffix, at + 3))
-        }
+        ["PORT"] => value
+            .split_once("://")
+            .is_some_and(|(protocol, _)| matches!(protocol, "tcp" | "udp" | "sctp")),
+        ["PORT", number, "TCP" | "UDP" | "SCTP", ..] if number.parse::<u16>().is_ok() => [
+            &[][..],
+            &["ADDR"],
+            &["PORT"],
+            &["PROTO"],
+            &["START"],
+            &["END"],
+            &["PORT", "START"],
+            &["PORT", "END"],
+        ]
+        .iter()
+        .any(|suffix| is(suffix, at + 3)),
         _ => false,
     })
 }
@@ -100,13 +136,27 @@ fn is_injected(name: &str, value: &str) -> bool {
 /// Returns the known name nearest to this one. A missing section, one underscore for two, dashes
 /// and letter case make no difference.
 pub fn nearest_to<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let plain = |name: &str| name.to_ascii_uppercase().replace(['.', '-'], "_").replace("__", "_");
+    let plain = |name: &str| {
+        name.to_ascii_uppercase()
+            .replace(['.', '-'], "_")
+            .replace("__", "_")
+    };
     let wanted = plain(name);
     known.min_by_key(|known| {
         let whole = strsim::damerau_levenshtein(&wanted, &plain(known));
-        let (section, last) = known.rsplit_once("__").or_else(|| known.rsplit_once('.')).unwrap_or(("", known));
-        let prefix = if section.starts_with(PREFIX) { PREFIX } else { "" };
-        (strsim::damerau_levenshtein(&wanted, &plain(&format!("{prefix}{last}"))).min(whole), whole)
+        let (section, last) = known
+            .rsplit_once("__")
+            .or_else(|| known.rsplit_once('.'))
+            .unwrap_or(("", known));
+        let prefix = if section.starts_with(PREFIX) {
+            PREFIX
+        } else {
+            ""
+        };
+        (
+            strsim::damerau_levenshtein(&wanted, &plain(&format!("{prefix}{last}"))).min(whole),
+            whole,
+        )
     })
 }
 
@@ -116,7 +166,14 @@ mod tests {
 
     use super::*;
 
-    const KNOWN: [&str; 6] = ["listen", "database", "log", "log_format", "http.max_page", "http.max_body_bytes"];
+    const KNOWN: [&str; 6] = [
+        "listen",
+        "database",
+        "log",
+        "log_format",
+        "http.max_page",
+        "http.max_body_bytes",
+    ];
 
     fn taken(name: &str, value: &str) -> Result<HashMap<String, String>, String> {
         let environment = HashMap::from([(name.to_owned(), value.to_owned())]);
@@ -181,22 +238,45 @@ mod tests {
             ("CAUSERIE_", "CAUSERIE_LOG"),
         ] {
             let error = taken(name, "3000").unwrap_err();
-            assert!(error.starts_with(&format!("settings: {name} is not a setting; the nearest one is {nearest}")), "{error}");
+            assert!(
+                error.starts_with(&format!(
+                    "settings: {name} is not a setting; the nearest one is {nearest}"
+                )),
+                "{error}"
+            );
             assert!(taken(name, "").is_err(), "{name} without a value");
         }
         let error = taken("CAUSERIE_PORT", "3000").unwrap_err();
-        assert!(error.contains("PORT sets the port") && error.contains("CAUSERIE_LISTEN"), "{error}");
+        assert!(
+            error.contains("PORT sets the port") && error.contains("CAUSERIE_LISTEN"),
+            "{error}"
+        );
         let error = taken("\u{feff}CAUSERIE_LISTEN", "127.0.0.1:1").unwrap_err();
-        assert!(error.starts_with("settings: \\u{feff}CAUSERIE_LISTEN is not a setting"), "{error}");
+        assert!(
+            error.starts_with("settings: \\u{feff}CAUSERIE_LISTEN is not a setting"),
+            "{error}"
+        );
     }
 
     #[test]
     fn what_cannot_be_read_is_refused_where_it_is_ours() {
         let bytes = |text: &[u8]| OsString::from_vec(text.to_vec());
-        let read = |name: &[u8], value: &[u8]| read([(bytes(name), bytes(value))]).map_err(|error| error.to_string());
-        assert_eq!(read(b"CAUSERIE_LISTEN", b"\xff").unwrap_err(), "settings: CAUSERIE_LISTEN: the value is not valid UTF-8");
-        assert_eq!(read(b"PORT", b"\xff").unwrap_err(), "settings: PORT: the value is not valid UTF-8");
-        assert!(read(b"CAUSERIE_\xff", b"x").unwrap_err().contains("the name of this environment variable is not valid UTF-8"));
+        let read = |name: &[u8], value: &[u8]| {
+            read([(bytes(name), bytes(value))]).map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            read(b"CAUSERIE_LISTEN", b"\xff").unwrap_err(),
+            "settings: CAUSERIE_LISTEN: the value is not valid UTF-8"
+        );
+        assert_eq!(
+            read(b"PORT", b"\xff").unwrap_err(),
+            "settings: PORT: the value is not valid UTF-8"
+        );
+        assert!(
+            read(b"CAUSERIE_\xff", b"x")
+                .unwrap_err()
+                .contains("the name of this environment variable is not valid UTF-8")
+        );
         assert_eq!(read(b"OTHER", b"\xff"), Ok(HashMap::new()));
         assert_eq!(read(b"\xff", b"x"), Ok(HashMap::new()));
         assert_eq!(read(b"CAUSERIE_ENV_X", b"\xff"), Ok(HashMap::new()));

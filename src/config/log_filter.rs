@@ -27,7 +27,10 @@ impl TryFrom<String> for LogFilter {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let directives: Vec<_> = text.split(',').map(|part| directive(part.trim())).collect::<Result<_, _>>()?;
+        let directives: Vec<_> = text
+            .split(',')
+            .map(|part| directive(part.trim()))
+            .collect::<Result<_, _>>()?;
         Ok(Self(directives.join(",")))
     }
 }
@@ -43,16 +46,30 @@ fn directive(text: &str) -> Result<String, String> {
     };
     let crate_name = target.trim().split(['[', ':']).next().unwrap_or_default();
     let path = target.split('[').next().unwrap_or_default().trim();
-    if !path.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-')) {
-        return Err(format!("log: '{path}' is not a part of a program; parts have commas between them, as in warn,{OWN}::http=info"));
+    if !path
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-'))
+    {
+        return Err(format!(
+            "log: '{path}' is not a part of a program; parts have commas between them, as in warn,{OWN}::http=info"
+        ));
     }
     if crate_name != OWN && strsim::damerau_levenshtein(crate_name, OWN) <= MISSPELT {
-        return Err(format!("log: '{crate_name}' is not a part of the program; do you mean {OWN}?"));
+        return Err(format!(
+            "log: '{crate_name}' is not a part of the program; do you mean {OWN}?"
+        ));
     }
     let Some(level) = level(name) else {
-        return Err(format!("log: '{name}' is not a level; levels are {}, also of a part, as in warn,{OWN}::http=info", LEVELS.join(", ")));
+        return Err(format!(
+            "log: '{name}' is not a level; levels are {}, also of a part, as in warn,{OWN}::http=info",
+            LEVELS.join(", ")
+        ));
     };
-    Ok(if target.is_empty() { level } else { format!("{}={level}", target.trim()) })
+    Ok(if target.is_empty() {
+        level
+    } else {
+        format!("{}={level}", target.trim())
+    })
 }
 
 /// Whether a word without a level is a target, of which everything is logged, and not a misspelt
@@ -91,7 +108,10 @@ mod tests {
             ("causerie", "causerie"),
             ("causerie::http", "causerie::http"),
             ("info,hyper=debug", "info,hyper=debug"),
-            ("info,[request{status=500}]=warning", "info,[request{status=500}]=warn"),
+            (
+                "info,[request{status=500}]=warning",
+                "info,[request{status=500}]=warn",
+            ),
             ("causerie[request]", "causerie[request]"),
         ] {
             assert_eq!(read(text).as_deref(), Ok(filter), "{text}");

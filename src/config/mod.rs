@@ -25,7 +25,9 @@ pub use database_url::DatabaseUrl;
 pub use log_filter::LogFilter;
 pub use origins::{OriginList, Origins};
 pub use secrets::{Secret, Secrets};
-pub use values::{AccessMode, BasePath, History, LogFormat, Millis, Networks, PresenceScope, Registration};
+pub use values::{
+    AccessMode, BasePath, History, LogFormat, Millis, Networks, PresenceScope, Registration,
+};
 
 /// The default settings as TOML, with the documentation of every setting.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -209,7 +211,10 @@ pub struct ConfigError(String);
 impl Config {
     /// Loads the settings of a process from its environment variables. `CAUSERIE_CONFIG` names the
     /// settings file unless `file` does.
-    pub fn of_process(file: Option<PathBuf>, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+    pub fn of_process(
+        file: Option<PathBuf>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
         let environment = environment::read(variables)?;
         let file = match (file, environment.get(environment::FILE)) {
             (Some(file), _) => Some(file),
@@ -221,21 +226,33 @@ impl Config {
 
     /// Loads the settings: defaults, then `file`, then `environment`. `environment` may be the
     /// whole environment of the process; unrelated variables are ignored.
-    pub fn load(file: Option<&Path>, environment: &HashMap<String, String>) -> Result<Self, ConfigError> {
+    pub fn load(
+        file: Option<&Path>,
+        environment: &HashMap<String, String>,
+    ) -> Result<Self, ConfigError> {
         let names = names()?;
-        let mut sources = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        let mut sources =
+            config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         if let Some(path) = file {
-            sources = sources.add_source(File::from_str(&read_file(path, &names)?, FileFormat::Toml));
+            sources =
+                sources.add_source(File::from_str(&read_file(path, &names)?, FileFormat::Toml));
         }
         let variables = environment::settings(environment, &names)?;
         let mut config: Self = sources
-            .add_source(Environment::with_prefix("CAUSERIE").prefix_separator("_").separator("__").source(Some(variables)))
+            .add_source(
+                Environment::with_prefix("CAUSERIE")
+                    .prefix_separator("_")
+                    .separator("__")
+                    .source(Some(variables)),
+            )
             .build()
             .and_then(config::Config::try_deserialize)
             .map_err(|error| ConfigError(one_line(&error.to_string())))?;
         if let Some(port) = environment.get("PORT") {
             let port = text::cleaned("PORT", "", port)?;
-            let port = port.parse().map_err(|_| ConfigError(format!("PORT: '{port}' is not a port number")))?;
+            let port = port
+                .parse()
+                .map_err(|_| ConfigError(format!("PORT: '{port}' is not a port number")))?;
             config.listen.set_port(port);
         }
         config.check()?;
@@ -246,21 +263,44 @@ impl Config {
         let positive = [
             ("http.max_body_bytes", self.http.max_body_bytes as u64),
             ("http.max_page", self.http.max_page),
-            ("socket.max_waiting_events", self.socket.max_waiting_events as u64),
+            (
+                "socket.max_waiting_events",
+                self.socket.max_waiting_events as u64,
+            ),
             ("socket.max_packet_bytes", self.socket.max_packet_bytes),
-            ("session.access_lifetime_seconds", self.session.access_lifetime_seconds.into()),
-            ("session.refresh_lifetime_seconds", self.session.refresh_lifetime_seconds.into()),
+            (
+                "session.access_lifetime_seconds",
+                self.session.access_lifetime_seconds.into(),
+            ),
+            (
+                "session.refresh_lifetime_seconds",
+                self.session.refresh_lifetime_seconds.into(),
+            ),
         ];
-        let earlier = self.token.earlier_secrets.bytes().map(|key| ("token.earlier_secrets", Some(key)));
+        let earlier = self
+            .token
+            .earlier_secrets
+            .bytes()
+            .map(|key| ("token.earlier_secrets", Some(key)));
         if self.http.max_body_bytes > LARGEST_BODY {
-            return Err(ConfigError(format!("http.max_body_bytes: a message of more than {LARGEST_BODY} bytes cannot be kept")));
+            return Err(ConfigError(format!(
+                "http.max_body_bytes: a message of more than {LARGEST_BODY} bytes cannot be kept"
+            )));
         }
         if self.socket.max_packet_bytes > LARGEST_BODY as u64 {
-            return Err(ConfigError(format!("socket.max_packet_bytes: a message of more than {LARGEST_BODY} bytes cannot be kept")));
+            return Err(ConfigError(format!(
+                "socket.max_packet_bytes: a message of more than {LARGEST_BODY} bytes cannot be kept"
+            )));
         }
-        for (name, key) in [("token_secret", self.token_secret.bytes())].into_iter().chain(earlier) {
+        for (name, key) in [("token_secret", self.token_secret.bytes())]
+            .into_iter()
+            .chain(earlier)
+        {
             if let Some(key) = key.filter(|key| key.len() < SHORTEST_SECRET) {
-                let problem = format!("{name}: a key of {} bytes can be guessed, please take at least {SHORTEST_SECRET}", key.len());
+                let problem = format!(
+                    "{name}: a key of {} bytes can be guessed, please take at least {SHORTEST_SECRET}",
+                    key.len()
+                );
                 return Err(ConfigError(problem));
             }
         }
@@ -268,7 +308,10 @@ impl Config {
             let problem = "token_secret: a key with a comma in it could never be moved to token.earlier_secrets";
             return Err(ConfigError(problem.into()));
         }
-        if self.access == AccessMode::Open && !self.listen.ip().is_loopback() && !self.allow_open_network {
+        if self.access == AccessMode::Open
+            && !self.listen.ip().is_loopback()
+            && !self.allow_open_network
+        {
             return Err(ConfigError(format!(
                 "listen: whoever reaches {} could act as anyone, since access is \"open\"; take secure mode (CAUSERIE_ACCESS=secure), listen on 127.0.0.1, or allow it with \
                  allow_open_network = true (CAUSERIE_ALLOW_OPEN_NETWORK=true) where nobody else can reach it",
@@ -296,28 +339,44 @@ impl Config {
 
 /// Returns the names of all settings, such as `http.max_page`.
 fn names() -> Result<Vec<String>, ConfigError> {
-    let mut defaults = toml::from_str(DEFAULTS).map_err(|error| ConfigError(one_line(&format!("the defaults: {error}"))))?;
+    let mut defaults = toml::from_str(DEFAULTS)
+        .map_err(|error| ConfigError(one_line(&format!("the defaults: {error}"))))?;
     text::clean_all(&mut defaults)
 }
 
 /// Reads the settings file and cleans its strings.
 fn read_file(path: &Path, names: &[String]) -> Result<String, ConfigError> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| ConfigError(format!("cannot read the file {shown}: {error}")))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError(format!("cannot read the file {shown}: {error}")))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let mut table: toml::Table = toml::from_str(text).map_err(|error| {
         // Leaves out the line itself, which the error would quote: it may contain a secret.
-        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
-        ConfigError(one_line(&format!("{shown}, line {line}: {}", error.message())))
+        let line = error.span().map_or(1, |span| {
+            text[..span.start.min(text.len())].lines().count().max(1)
+        });
+        ConfigError(one_line(&format!(
+            "{shown}, line {line}: {}",
+            error.message()
+        )))
     })?;
-    let found = text::clean_all(&mut table).map_err(|ConfigError(error)| ConfigError(format!("{shown}: {error}")))?;
+    let found = text::clean_all(&mut table)
+        .map_err(|ConfigError(error)| ConfigError(format!("{shown}: {error}")))?;
     if let Some(unknown) = found.iter().find(|name| !names.contains(name)) {
-        let nearest = environment::nearest_to(unknown, names.iter().map(String::as_str)).unwrap_or_default();
-        return Err(ConfigError(format!("{shown}: {} is not a setting; the nearest one is {nearest}", unknown.escape_debug())));
+        let nearest =
+            environment::nearest_to(unknown, names.iter().map(String::as_str)).unwrap_or_default();
+        return Err(ConfigError(format!(
+            "{shown}: {} is not a setting; the nearest one is {nearest}",
+            unknown.escape_debug()
+        )));
     }
     Ok(table.to_string())
 }
 
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

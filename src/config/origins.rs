@@ -34,7 +34,9 @@ impl OriginList {
     /// Whether the list contains an origin, as a browser sends it.
     #[must_use]
     pub fn contains(&self, origin: &HeaderValue) -> bool {
-        origin.to_str().is_ok_and(|origin| self.0.iter().any(|pattern| pattern.is_met_by(origin)))
+        origin
+            .to_str()
+            .is_ok_and(|origin| self.0.iter().any(|pattern| pattern.is_met_by(origin)))
     }
 }
 
@@ -45,7 +47,11 @@ impl Pattern {
             Self::Below { scheme, domain } => origin
                 .strip_prefix(scheme.as_str())
                 .and_then(|rest| rest.strip_suffix(domain.as_str()))
-                .is_some_and(|labels| labels.split('.').all(|label| !label.is_empty() && label.chars().all(is_of_a_name))),
+                .is_some_and(|labels| {
+                    labels
+                        .split('.')
+                        .all(|label| !label.is_empty() && label.chars().all(is_of_a_name))
+                }),
         }
     }
 
@@ -70,8 +76,13 @@ impl<'de> Deserialize<'de> for Origins {
             "any" => Ok(Self::Any),
             "none" => Ok(Self::These(OriginList(Vec::new()))),
             list => {
-                let patterns = list.split(',').map(|origin| pattern(origin.trim())).collect::<Result<_, _>>();
-                patterns.map(|patterns| Self::These(OriginList(patterns))).map_err(D::Error::custom)
+                let patterns = list
+                    .split(',')
+                    .map(|origin| pattern(origin.trim()))
+                    .collect::<Result<_, _>>();
+                patterns
+                    .map(|patterns| Self::These(OriginList(patterns)))
+                    .map_err(D::Error::custom)
             }
         }
     }
@@ -82,10 +93,16 @@ impl Serialize for Origins {
         match self {
             Self::ByMode => serializer.serialize_str(""),
             Self::Any => serializer.serialize_str("any"),
-            Self::These(OriginList(patterns)) if patterns.is_empty() => serializer.serialize_str("none"),
-            Self::These(OriginList(patterns)) => {
-                serializer.serialize_str(&patterns.iter().map(Pattern::text).collect::<Vec<_>>().join(","))
+            Self::These(OriginList(patterns)) if patterns.is_empty() => {
+                serializer.serialize_str("none")
             }
+            Self::These(OriginList(patterns)) => serializer.serialize_str(
+                &patterns
+                    .iter()
+                    .map(Pattern::text)
+                    .collect::<Vec<_>>()
+                    .join(","),
+            ),
         }
     }
 }
@@ -97,64 +114,95 @@ fn pattern(text: &str) -> Result<Pattern, String> {
     if text == "null" {
         return Ok(Pattern::Exact("null".into()));
     }
-    let not_one = || format!("'{text}' is not an origin like https://chat.example.com, nor alone \"any\" or \"none\"");
+    let not_one = || {
+        format!(
+            "'{text}' is not an origin like https://chat.example.com, nor alone \"any\" or \"none\""
+        )
+    };
     let (scheme, host) = text.split_once("://").ok_or_else(not_one)?;
     let scheme = scheme.to_ascii_lowercase();
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
     // A URL copied from the address bar has a trailing slash.
     let host = host.strip_suffix('/').unwrap_or(host);
     match scheme.as_str() {
         _ if !is_scheme => Err(not_one()),
         _ if host.is_empty() => Err(format!("'{text}' names no host")),
-        _ if host.contains(['/', '\\', '?', '#', '@']) => {
-            Err(format!("'{text}' has more in it than a scheme, a host and a port, which is all that browsers send of a page's address"))
-        }
+        _ if host.contains(['/', '\\', '?', '#', '@']) => Err(format!(
+            "'{text}' has more in it than a scheme, a host and a port, which is all that browsers send of a page's address"
+        )),
         "http" | "https" => web(text, &scheme, host),
-        "ws" | "wss" => {
-            Err(format!("'{text}' is the address of a socket; browsers send that of the page, which begins with https:// or http://"))
-        }
-        "file" | "data" | "blob" | "about" => Err(format!("'{text}' can never match: the origin of such pages is null")),
+        "ws" | "wss" => Err(format!(
+            "'{text}' is the address of a socket; browsers send that of the page, which begins with https:// or http://"
+        )),
+        "file" | "data" | "blob" | "about" => Err(format!(
+            "'{text}' can never match: the origin of such pages is null"
+        )),
         _ => app(text, &scheme, host),
     }
 }
 
 fn web(text: &str, scheme: &str, host: &str) -> Result<Pattern, String> {
     let read = |host: &str| {
-        let url = Url::parse(&format!("{scheme}://{host}")).map_err(|error| format!("'{text}' is not an origin: {error}"))?;
+        let url = Url::parse(&format!("{scheme}://{host}"))
+            .map_err(|error| format!("'{text}' is not an origin: {error}"))?;
         Ok::<_, String>((url.origin().ascii_serialization(), url))
     };
     let Some(domain) = host.strip_prefix("*.") else {
         if host.contains('*') {
-            return Err(format!("'{text}' can have a * only as the first label of the host, as in https://*.example.com"));
+            return Err(format!(
+                "'{text}' can have a * only as the first label of the host, as in https://*.example.com"
+            ));
         }
         return read(host).map(|(origin, _)| Pattern::Exact(origin));
     };
     if domain.contains('*') {
-        return Err(format!("'{text}' can have one * only, as the first label of the host"));
+        return Err(format!(
+            "'{text}' can have one * only, as the first label of the host"
+        ));
     }
     // Parsed with a label in place of the star, because a host name with a star is invalid.
     let (origin, url) = read(&format!("x.{domain}"))?;
     let scheme = format!("{scheme}://");
-    let domain = origin.strip_prefix(scheme.as_str()).and_then(|host| host.strip_prefix('x'));
+    let domain = origin
+        .strip_prefix(scheme.as_str())
+        .and_then(|host| host.strip_prefix('x'));
     match (domain, url.host()) {
         (Some(domain), Some(Host::Domain(name)))
-            if name.ends_with("x.localhost") || name.trim_end_matches('.').matches('.').count() > 1 =>
+            if name.ends_with("x.localhost")
+                || name.trim_end_matches('.').matches('.').count() > 1 =>
         {
-            Ok(Pattern::Below { scheme, domain: domain.to_owned() })
+            Ok(Pattern::Below {
+                scheme,
+                domain: domain.to_owned(),
+            })
         }
-        _ => Err(format!("'{text}' would allow every page under a whole top-level domain")),
+        _ => Err(format!(
+            "'{text}' would allow every page under a whole top-level domain"
+        )),
     }
 }
 
 /// Parses the origin of an app that shows its own pages, such as `capacitor://localhost`.
 fn app(text: &str, scheme: &str, host: &str) -> Result<Pattern, String> {
-    let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
-    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+    let (name, port) = host
+        .split_once(':')
+        .map_or((host, None), |(name, port)| (name, Some(port)));
+    let is_name = !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
     if !is_name || port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return Err(format!("'{text}' is not an origin: {host} is not the name of a host"));
+        return Err(format!(
+            "'{text}' is not an origin: {host} is not the name of a host"
+        ));
     }
-    Ok(Pattern::Exact(format!("{scheme}://{}", host.to_ascii_lowercase())))
+    Ok(Pattern::Exact(format!(
+        "{scheme}://{}",
+        host.to_ascii_lowercase()
+    )))
 }
 
 #[cfg(test)]
@@ -190,7 +238,10 @@ mod tests {
             ("http://chat.example.com:80/", "http://chat.example.com"),
             ("http://chat.example.com:443", "http://chat.example.com:443"),
             ("https://bücher.example", "https://xn--bcher-kva.example"),
-            ("https://BÜCHER.example:8443", "https://xn--bcher-kva.example:8443"),
+            (
+                "https://BÜCHER.example:8443",
+                "https://xn--bcher-kva.example:8443",
+            ),
             ("http://[0:0::1]:3000", "http://[::1]:3000"),
             ("http://localhost:5173", "http://localhost:5173"),
             ("http://tauri.localhost", "http://tauri.localhost"),
@@ -198,7 +249,10 @@ mod tests {
             ("ionic://localhost", "ionic://localhost"),
             ("tauri://localhost", "tauri://localhost"),
             ("Capacitor://Localhost/", "capacitor://localhost"),
-            ("chrome-extension://abcdefghijklmnop", "chrome-extension://abcdefghijklmnop"),
+            (
+                "chrome-extension://abcdefghijklmnop",
+                "chrome-extension://abcdefghijklmnop",
+            ),
             ("null", "null"),
             ("https://a.example, null ,https://b.example", "null"),
         ] {
@@ -213,21 +267,57 @@ mod tests {
         for (text, origin, allowed) in [
             ("https://*.example.com", "https://chat.example.com", true),
             ("https://*.example.com", "https://a.b.example.com", true),
-            ("https://*.Example.com:443/", "https://chat.example.com", true),
+            (
+                "https://*.Example.com:443/",
+                "https://chat.example.com",
+                true,
+            ),
             ("https://*.example.com", "https://example.com", false),
             ("https://*.example.com", "https://.example.com", false),
             ("https://*.example.com", "https://evil-example.com", false),
             ("https://*.example.com", "https://a..example.com", false),
-            ("https://*.example.com", "https://evil.example/.example.com", false),
-            ("https://*.example.com", "https://evil.example:80@x.example.com", false),
+            (
+                "https://*.example.com",
+                "https://evil.example/.example.com",
+                false,
+            ),
+            (
+                "https://*.example.com",
+                "https://evil.example:80@x.example.com",
+                false,
+            ),
             ("https://*.example.com", "http://chat.example.com", false),
-            ("https://*.example.com", "https://chat.example.com:8443", false),
-            ("https://*.example.com", "https://chat.example.com.evil.example", false),
-            ("https://*.example.com:8443", "https://chat.example.com:8443", true),
-            ("https://*.example.com:8443", "https://chat.example.com", false),
-            ("https://*.bücher.example", "https://a.xn--bcher-kva.example", true),
+            (
+                "https://*.example.com",
+                "https://chat.example.com:8443",
+                false,
+            ),
+            (
+                "https://*.example.com",
+                "https://chat.example.com.evil.example",
+                false,
+            ),
+            (
+                "https://*.example.com:8443",
+                "https://chat.example.com:8443",
+                true,
+            ),
+            (
+                "https://*.example.com:8443",
+                "https://chat.example.com",
+                false,
+            ),
+            (
+                "https://*.bücher.example",
+                "https://a.xn--bcher-kva.example",
+                true,
+            ),
             ("http://*.localhost:3000", "http://a.localhost:3000", true),
-            ("https://*.example.com,https://example.com", "https://example.com", true),
+            (
+                "https://*.example.com,https://example.com",
+                "https://example.com",
+                true,
+            ),
         ] {
             assert_eq!(allows(text, origin), allowed, "{text}: {origin}");
         }
@@ -276,7 +366,12 @@ mod tests {
 
     #[test]
     fn they_are_written_as_they_are_read() {
-        for text in ["", "any", "none", "https://chat.example.com,https://*.example.com:8443,null,capacitor://localhost"] {
+        for text in [
+            "",
+            "any",
+            "none",
+            "https://chat.example.com,https://*.example.com:8443,null,capacitor://localhost",
+        ] {
             let written = toml::Value::try_from(read(text).unwrap()).unwrap();
             assert_eq!(written.as_str(), Some(text));
         }

@@ -48,7 +48,12 @@ impl Secrets {
 impl<'de> Deserialize<'de> for Secrets {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Ok(Self(text.split(',').map(|secret| Secret(secret.trim().to_owned())).filter(|secret| secret.bytes().is_some()).collect()))
+        Ok(Self(
+            text.split(',')
+                .map(|secret| Secret(secret.trim().to_owned()))
+                .filter(|secret| secret.bytes().is_some())
+                .collect(),
+        ))
     }
 }
 

@@ -42,7 +42,11 @@ pub fn clean_all(table: &mut Table) -> Result<Vec<String>, ConfigError> {
     Ok(names)
 }
 
-fn clean_section(table: &mut Table, prefix: &str, names: &mut Vec<String>) -> Result<(), ConfigError> {
+fn clean_section(
+    table: &mut Table,
+    prefix: &str,
+    names: &mut Vec<String>,
+) -> Result<(), ConfigError> {
     for (key, value) in table.iter_mut() {
         let name = format!("{prefix}{key}");
         match value {

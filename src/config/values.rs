@@ -22,7 +22,9 @@ impl TryFrom<String> for AccessMode {
         match name.as_str() {
             "open" => Ok(Self::Open),
             "secure" => Ok(Self::Secure),
-            _ => Err(format!("access: '{name}' is neither \"open\" nor \"secure\"")),
+            _ => Err(format!(
+                "access: '{name}' is neither \"open\" nor \"secure\""
+            )),
         }
     }
 }
@@ -53,7 +55,9 @@ impl TryFrom<String> for Registration {
         match name.as_str() {
             "open" => Ok(Self::Open),
             "closed" => Ok(Self::Closed),
-            _ => Err(format!("registration: '{name}' is neither \"open\" nor \"closed\"")),
+            _ => Err(format!(
+                "registration: '{name}' is neither \"open\" nor \"closed\""
+            )),
         }
     }
 }
@@ -77,7 +81,9 @@ impl TryFrom<String> for History {
         match name.as_str() {
             "all" => Ok(Self::All),
             "from joining" => Ok(Self::FromJoining),
-            _ => Err(format!("rooms.history: '{name}' is neither \"all\" nor \"from joining\"")),
+            _ => Err(format!(
+                "rooms.history: '{name}' is neither \"all\" nor \"from joining\""
+            )),
         }
     }
 }
@@ -99,7 +105,9 @@ impl TryFrom<String> for PresenceScope {
         match name.as_str() {
             "members" => Ok(Self::Members),
             "writers" => Ok(Self::Writers),
-            _ => Err(format!("rooms.presence: '{name}' is neither \"members\" nor \"writers\"")),
+            _ => Err(format!(
+                "rooms.presence: '{name}' is neither \"members\" nor \"writers\""
+            )),
         }
     }
 }
@@ -121,7 +129,9 @@ impl TryFrom<String> for LogFormat {
         match name.as_str() {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
-            _ => Err(format!("log_format: '{name}' is neither \"text\" nor \"json\"")),
+            _ => Err(format!(
+                "log_format: '{name}' is neither \"text\" nor \"json\""
+            )),
         }
     }
 }
@@ -166,13 +176,17 @@ impl TryFrom<String> for BasePath {
     fn try_from(text: String) -> Result<Self, String> {
         let path = text.strip_suffix('/').unwrap_or(&text);
         let is_name = |name: &str| {
-            let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~'));
+            let plain = name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~'));
             plain && !matches!(name, "" | "." | "..")
         };
         match path.strip_prefix('/') {
             None if path.is_empty() => Ok(Self(String::new())),
             Some(names) if names.split('/').all(is_name) => Ok(Self(path.to_owned())),
-            _ => Err(format!("'{text}' is not a path like /chat: it begins with /, and its names are of letters, digits and - _ . ~")),
+            _ => Err(format!(
+                "'{text}' is not a path like /chat: it begins with /, and its names are of letters, digits and - _ . ~"
+            )),
         }
     }
 }
@@ -192,13 +206,22 @@ impl Networks {
 impl<'de> Deserialize<'de> for Networks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        parts.map(network).collect::<Result<_, _>>().map(Self).map_err(D::Error::custom)
+        let parts = text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
+        parts
+            .map(network)
+            .collect::<Result<_, _>>()
+            .map(Self)
+            .map_err(D::Error::custom)
     }
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
-    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network = text
+        .parse()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     network.map_err(|_| format!("'{text}' is neither an address nor a network like 10.0.0.0/8"))
 }
 

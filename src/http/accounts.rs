@@ -22,7 +22,9 @@ use crate::{
 };
 
 pub fn routes() -> Router<Shared> {
-    Router::new().route("/users/{userId}", patch(rename)).route("/users/{userId}/password", put(change_password))
+    Router::new()
+        .route("/users/{userId}", patch(rename))
+        .route("/users/{userId}/password", put(change_password))
 }
 
 /// The credentials in a registration.
@@ -39,19 +41,31 @@ impl Login {
         }
         let username = fields.parsed("username", |text| Username::parse(&text), Username::FORM);
         let password = new_password(fields, "password");
-        Some(Self { username: username?, password: password? })
+        Some(Self {
+            username: username?,
+            password: password?,
+        })
     }
 
     /// Returns the credentials as they are stored, with the password hashed.
     pub async fn credentials(self, app: &App, user: &User) -> Result<Credentials> {
         let password = hashed(app, self.password, "password", &self.username, user).await?;
-        Ok(Credentials { username: self.username, password })
+        Ok(Credentials {
+            username: self.username,
+            password,
+        })
     }
 }
 
 /// Returns the hash of the password in `field`. Refuses a password that is easy to guess for a
 /// person who knows the user.
-async fn hashed(app: &App, password: String, field: &'static str, username: &Username, user: &User) -> Result<PasswordHash> {
+async fn hashed(
+    app: &App,
+    password: String,
+    field: &'static str,
+    username: &Username,
+    user: &User,
+) -> Result<PasswordHash> {
     let hash = app.passwords.hash(password, username, user).await?;
     hash.ok_or_else(|| invalid(field, password::TOO_WEAK.into()))
 }
@@ -72,7 +86,10 @@ pub fn taken() -> Error {
 
 impl Input for UserUpdate {
     fn read(fields: &mut Fields) -> Option<Self> {
-        Some(Self { first_name: fields.optional_name("firstName"), last_name: fields.optional_name("lastName") })
+        Some(Self {
+            first_name: fields.optional_name("firstName"),
+            last_name: fields.optional_name("lastName"),
+        })
     }
 }
 
@@ -83,10 +100,20 @@ async fn rename(
     Body(names): Body<UserUpdate>,
 ) -> Result<Json<Success>> {
     let own = app.access.admit_to_own(&caller.caller, &id)?;
-    let bytes = names.first_name.iter().chain(&names.last_name).map(String::len).sum();
+    let bytes = names
+        .first_name
+        .iter()
+        .chain(&names.last_name)
+        .map(String::len)
+        .sum();
     app.limits.store(own, bytes)?;
-    let renamed = app.store.rename_user(own, names, app.clock.ordered_now()).await?;
-    Ok(success(json!({ "user": renamed.ok_or(Error::CallerGone)? })))
+    let renamed = app
+        .store
+        .rename_user(own, names, app.clock.ordered_now())
+        .await?;
+    Ok(success(
+        json!({ "user": renamed.ok_or(Error::CallerGone)? }),
+    ))
 }
 
 struct NewPassword {
@@ -98,7 +125,10 @@ impl Input for NewPassword {
     fn read(fields: &mut Fields) -> Option<Self> {
         let old = fields.password("oldPassword");
         let new = new_password(fields, "newPassword");
-        Some(Self { old: old?, new: new? })
+        Some(Self {
+            old: old?,
+            new: new?,
+        })
     }
 }
 
@@ -113,22 +143,42 @@ async fn change_password(
     let own = app.access.admit_to_own(&caller.caller, &id)?;
     // Limited like a login, because the holder of a stolen token could guess passwords here.
     app.limits.login(caller.caller.address)?;
-    let Credentials { username, password } = app.store.credentials(own).await?.ok_or(Error::NoPassword)?;
-    if matches!(app.passwords.verify(passwords.old, Some(password.clone())).await?, Verdict::Wrong) {
-        return Err(app.access.deny(&caller.caller, "change the password", None, Error::WrongPassword));
+    let Credentials { username, password } =
+        app.store.credentials(own).await?.ok_or(Error::NoPassword)?;
+    if matches!(
+        app.passwords
+            .verify(passwords.old, Some(password.clone()))
+            .await?,
+        Verdict::Wrong
+    ) {
+        return Err(app.access.deny(
+            &caller.caller,
+            "change the password",
+            None,
+            Error::WrongPassword,
+        ));
     }
     let new = hashed(&app, passwords.new, "newPassword", &username, &caller.user).await?;
     run_detached(async move {
         // Sessions end before the change, so that none outlives the old password if the server
         // stops in between, and again after it, because of logins in the meantime.
-        let others = caller.session.map_or(SessionSelector::All, SessionSelector::AllBut);
+        let others = caller
+            .session
+            .map_or(SessionSelector::All, SessionSelector::AllBut);
         let before = sessions::end(&app, caller.caller.address, own, others).await?;
         // Of two concurrent changes with the old password, the second must not overwrite the first.
         if !app.store.set_password(own, password, new).await? {
-            return Err(app.access.deny(&caller.caller, "change the password", None, Error::WrongPassword));
+            return Err(app.access.deny(
+                &caller.caller,
+                "change the password",
+                None,
+                Error::WrongPassword,
+            ));
         }
         let ended = before + sessions::end(&app, caller.caller.address, own, others).await?;
-        Ok(success(json!({ "message": "The password is changed", "endedSessionsCount": ended })))
+        Ok(success(
+            json!({ "message": "The password is changed", "endedSessionsCount": ended }),
+        ))
     })
     .await
 }

@@ -54,9 +54,15 @@ mod tests {
             ("/chat", Some("/")),
             ("/chat/", Some("/")),
             ("/chat?x=1", Some("/?x=1")),
-            ("/chat/room/a%2Fb?page=1&x=?", Some("/room/a%2Fb?page=1&x=?")),
+            (
+                "/chat/room/a%2Fb?page=1&x=?",
+                Some("/room/a%2Fb?page=1&x=?"),
+            ),
             ("/chat/chat/health", Some("/chat/health")),
-            ("http://example.com/chat/health", Some("http://example.com/health")),
+            (
+                "http://example.com/chat/health",
+                Some("http://example.com/health"),
+            ),
             ("/", None),
             ("/health", None),
             ("/chats/health", None),
@@ -68,7 +74,10 @@ mod tests {
             let (mut uri, mut extensions): (Uri, _) = (uri.parse().unwrap(), Extensions::new());
             let before = uri.clone();
             take_off(&base, &mut uri, &mut extensions);
-            assert_eq!((uri.to_string().as_str(), is_outside(&extensions)), (found.unwrap_or(&before.to_string()), found.is_none()));
+            assert_eq!(
+                (uri.to_string().as_str(), is_outside(&extensions)),
+                (found.unwrap_or(&before.to_string()), found.is_none())
+            );
         }
     }
 }

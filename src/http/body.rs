@@ -22,8 +22,7 @@ use crate::{
 /// client gets to read the response.
 const DISCARD: usize = 100;
 
-const MULTIPART: &str =
-    "Please send the request body as JSON, or as a form of the type application/x-www-form-urlencoded, not as multipart/form-data";
+const MULTIPART: &str = "Please send the request body as JSON, or as a form of the type application/x-www-form-urlencoded, not as multipart/form-data";
 
 /// Extracts a valid request body.
 ///
@@ -49,7 +48,11 @@ impl<T: Input> FromRequest<Shared> for Body<T> {
             return Err(Error::UnsupportedBody(MULTIPART.into()));
         }
         let bytes = bytes?;
-        let mut fields = Fields { values: kind.parse(&bytes)?, errors: ValidationErrors::new(), secure: app.access.is_secure() };
+        let mut fields = Fields {
+            values: kind.parse(&bytes)?,
+            errors: ValidationErrors::new(),
+            secure: app.access.is_secure(),
+        };
         match T::read(&mut fields) {
             Some(input) if fields.errors.is_empty() => Ok(Self(input)),
             _ => Err(Error::Invalid(fields.errors)),
@@ -66,11 +69,20 @@ pub async fn read(body: axum::body::Body, max: usize) -> Result<Vec<u8>> {
 /// may apply to such bodies, in bytes; it determines how much of an oversized body is read and
 /// discarded.
 pub async fn read_of(mut body: axum::body::Body, max: usize, largest: usize) -> Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(body.size_hint().lower().min(max as u64).try_into().unwrap_or_default());
+    let mut bytes = Vec::with_capacity(
+        body.size_hint()
+            .lower()
+            .min(max as u64)
+            .try_into()
+            .unwrap_or_default(),
+    );
     let mut total: usize = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Error::Malformed("The request body ended before it was whole".into()))?;
-        let Some(data) = frame.data_ref() else { continue };
+        let frame = frame
+            .map_err(|_| Error::Malformed("The request body ended before it was whole".into()))?;
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
         total = total.saturating_add(data.len());
         if total <= max {
             bytes.extend_from_slice(data);
@@ -78,7 +90,11 @@ pub async fn read_of(mut body: axum::body::Body, max: usize, largest: usize) -> 
             break;
         }
     }
-    if total > max { Err(Error::TooLarge(max)) } else { Ok(bytes) }
+    if total > max {
+        Err(Error::TooLarge(max))
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// The encoding of a request body.
@@ -94,7 +110,9 @@ enum Kind {
 
 impl Kind {
     fn of(headers: &HeaderMap) -> Result<Self> {
-        let content_type = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase());
+        let content_type = headers
+            .get(header::CONTENT_TYPE)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase());
         let content_type = content_type.unwrap_or_default();
         let mut parts = content_type.split(';').map(str::trim);
         let kind = match parts.next() {
@@ -103,12 +121,20 @@ impl Kind {
             Some("multipart/form-data") => return Ok(Self::Multipart),
             _ => return Ok(Self::Other),
         };
-        let charset = parts.find_map(|parameter| parameter.strip_prefix("charset=")).map(|charset| charset.trim_matches('"'));
-        if let Some(charset) = charset.filter(|charset| !matches!(*charset, "utf-8" | "utf8" | "us-ascii")) {
-            return Err(Error::UnsupportedBody(format!("The request body is in '{charset}'; please send UTF-8")));
+        let charset = parts
+            .find_map(|parameter| parameter.strip_prefix("charset="))
+            .map(|charset| charset.trim_matches('"'));
+        if let Some(charset) =
+            charset.filter(|charset| !matches!(*charset, "utf-8" | "utf8" | "us-ascii"))
+        {
+            return Err(Error::UnsupportedBody(format!(
+                "The request body is in '{charset}'; please send UTF-8"
+            )));
         }
         match headers.get(header::CONTENT_ENCODING) {
-            Some(encoding) if encoding != "identity" => Err(Error::UnsupportedBody("Please send the request body uncompressed".into())),
+            Some(encoding) if encoding != "identity" => Err(Error::UnsupportedBody(
+                "Please send the request body uncompressed".into(),
+            )),
             _ => Ok(kind),
         }
     }
@@ -130,8 +156,12 @@ fn parse_json(bytes: &[u8]) -> Result<Map<String, Value>> {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(Value::Array(_)) => Ok(Map::new()),
-        Ok(_) => Err(Error::Malformed("The request body is not a JSON object".into())),
-        Err(error) => Err(Error::Malformed(format!("The request body is not valid JSON: {error}"))),
+        Ok(_) => Err(Error::Malformed(
+            "The request body is not a JSON object".into(),
+        )),
+        Err(error) => Err(Error::Malformed(format!(
+            "The request body is not valid JSON: {error}"
+        ))),
     }
 }
 
@@ -188,8 +218,14 @@ impl Fields {
         self.string(field, |text| text.chars().all(is_js_space).then_some(EMPTY))
     }
 
-    fn string(&mut self, field: &'static str, flaw: impl FnOnce(&str) -> Option<&'static str>) -> Option<String> {
-        let Some(Value::String(text)) = self.values.remove(field) else { return self.wrong(field, "please provide a string") };
+    fn string(
+        &mut self,
+        field: &'static str,
+        flaw: impl FnOnce(&str) -> Option<&'static str>,
+    ) -> Option<String> {
+        let Some(Value::String(text)) = self.values.remove(field) else {
+            return self.wrong(field, "please provide a string");
+        };
         match flaw(&text) {
             Some(flaw) => self.wrong(field, flaw),
             None => Some(text),
@@ -198,12 +234,21 @@ impl Fields {
 
     /// Reads the name of a user, if the field is present.
     pub fn optional_name(&mut self, field: &'static str) -> Option<String> {
-        if self.is_missing(field) { None } else { self.name(field) }
+        if self.is_missing(field) {
+            None
+        } else {
+            self.name(field)
+        }
     }
 
     /// Reads a string and converts it with `read`. `expected` is the error text if the conversion
     /// fails.
-    pub fn parsed<T>(&mut self, field: &'static str, read: impl FnOnce(String) -> Option<T>, expected: &'static str) -> Option<T> {
+    pub fn parsed<T>(
+        &mut self,
+        field: &'static str,
+        read: impl FnOnce(String) -> Option<T>,
+        expected: &'static str,
+    ) -> Option<T> {
         match self.values.remove(field) {
             Some(Value::String(text)) => read(text).or_else(|| self.wrong(field, expected)),
             _ => self.wrong(field, expected),
@@ -212,26 +257,40 @@ impl Fields {
 
     /// Like [`parsed`](Self::parsed) for an optional field. Returns `Some(None)` if the field is
     /// missing, and `None` if it is wrong.
-    #[expect(clippy::option_option, reason = "wrong, nothing, something: as all that reads a field")]
+    #[expect(
+        clippy::option_option,
+        reason = "wrong, nothing, something: as all that reads a field"
+    )]
     pub fn optional<T>(
         &mut self,
         field: &'static str,
         read: impl FnOnce(String) -> Option<T>,
         expected: &'static str,
     ) -> Option<Option<T>> {
-        if self.is_missing(field) { Some(None) } else { self.parsed(field, read, expected).map(Some) }
+        if self.is_missing(field) {
+            Some(None)
+        } else {
+            self.parsed(field, read, expected).map(Some)
+        }
     }
 
     /// Reads an optional integer that is not negative. In forms it is a string.
-    #[expect(clippy::option_option, reason = "wrong, nothing, something: as all that reads a field")]
+    #[expect(
+        clippy::option_option,
+        reason = "wrong, nothing, something: as all that reads a field"
+    )]
     pub fn optional_number(&mut self, field: &'static str) -> Option<Option<u64>> {
         let number = match self.values.remove(field) {
             None | Some(Value::Null) => return Some(None),
             Some(Value::String(text)) => number::whole_in(&text),
-            Some(value) if number::is_too_large(&value) => return self.wrong(field, "please provide a smaller number"),
+            Some(value) if number::is_too_large(&value) => {
+                return self.wrong(field, "please provide a smaller number");
+            }
             Some(value) => number::whole(&value),
         };
-        number.map(Some).or_else(|| self.wrong(field, "please provide a whole number, 0 or more"))
+        number
+            .map(Some)
+            .or_else(|| self.wrong(field, "please provide a whole number, 0 or more"))
     }
 
     /// Whether the field is missing or null.
@@ -240,9 +299,17 @@ impl Fields {
     }
 
     /// Reads one of a closed set of names.
-    pub fn one_of<T: Copy>(&mut self, field: &'static str, all: &[T], name: impl Fn(T) -> &'static str) -> Option<T> {
+    pub fn one_of<T: Copy>(
+        &mut self,
+        field: &'static str,
+        all: &[T],
+        name: impl Fn(T) -> &'static str,
+    ) -> Option<T> {
         let value = self.values.remove(field);
-        let found = all.iter().copied().find(|one| value.as_ref().and_then(Value::as_str) == Some(name(*one)));
+        let found = all
+            .iter()
+            .copied()
+            .find(|one| value.as_ref().and_then(Value::as_str) == Some(name(*one)));
         found.or_else(|| {
             let names: Vec<_> = all.iter().copied().map(name).collect();
             self.wrong(field, format!("Possible value are {}", names.join(",")))
@@ -255,7 +322,11 @@ impl Fields {
             return self.wrong(field, "Please provide an array");
         };
         let mut seen = HashSet::with_capacity(values.len());
-        if !values.iter().filter_map(identity).all(|value| seen.insert(value)) {
+        if !values
+            .iter()
+            .filter_map(identity)
+            .all(|value| seen.insert(value))
+        {
             return self.wrong(field, "Values of array should be unique");
         }
         let text = |value| match value {
@@ -270,8 +341,15 @@ impl Fields {
     }
 
     /// Records the error of a field. Returns `None`.
-    pub fn wrong<T>(&mut self, field: &'static str, text: impl Into<Cow<'static, str>>) -> Option<T> {
-        self.errors.add(field, ValidationError::new("contract").with_message(text.into()));
+    pub fn wrong<T>(
+        &mut self,
+        field: &'static str,
+        text: impl Into<Cow<'static, str>>,
+    ) -> Option<T> {
+        self.errors.add(
+            field,
+            ValidationError::new("contract").with_message(text.into()),
+        );
         None
     }
 }
@@ -279,7 +357,10 @@ impl Fields {
 /// Returns an error for a field that turns out to be invalid after the body has been read.
 pub fn invalid(field: &'static str, text: String) -> Error {
     let mut errors = ValidationErrors::new();
-    errors.add(field, ValidationError::new("contract").with_message(text.into()));
+    errors.add(
+        field,
+        ValidationError::new("contract").with_message(text.into()),
+    );
     Error::Invalid(errors)
 }
 
@@ -289,7 +370,12 @@ fn identity(value: &Value) -> Option<Cow<'_, str>> {
     match value {
         Value::Object(_) | Value::Array(_) => None,
         Value::String(text) => Some(format!("\"{text}").into()),
-        Value::Number(number) => Some(number.as_f64().map_or_else(|| number.to_string(), |number| (number + 0.0).to_string()).into()),
+        Value::Number(number) => Some(
+            number
+                .as_f64()
+                .map_or_else(|| number.to_string(), |number| (number + 0.0).to_string())
+                .into(),
+        ),
         Value::Bool(_) | Value::Null => Some(value.to_string().into()),
     }
 }

@@ -36,10 +36,20 @@ impl FromRequestParts<Shared> for Authenticated {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
-        let (identity, address) = (authenticate(app, parts).await?, ClientAddress::of(&parts.extensions));
+        let (identity, address) = (
+            authenticate(app, parts).await?,
+            ClientAddress::of(&parts.extensions),
+        );
         count(app, parts, &identity).await?;
         let (user, session) = (Arc::clone(&identity.user), identity.token.session);
-        Ok(Self { user, session, caller: Caller { identity: Some(identity), address } })
+        Ok(Self {
+            user,
+            session,
+            caller: Caller {
+                identity: Some(identity),
+                address,
+            },
+        })
     }
 }
 
@@ -52,11 +62,18 @@ impl FromRequestParts<Shared> for MaybeAuthenticated {
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
         let says_who = app.access.is_secure() && authorization(&parts.headers)?.is_some();
-        let identity = if says_who { Some(authenticate(app, parts).await?) } else { None };
+        let identity = if says_who {
+            Some(authenticate(app, parts).await?)
+        } else {
+            None
+        };
         if let Some(identity) = &identity {
             count(app, parts, identity).await?;
         }
-        Ok(Self(Caller { identity, address: ClientAddress::of(&parts.extensions) }))
+        Ok(Self(Caller {
+            identity,
+            address: ClientAddress::of(&parts.extensions),
+        }))
     }
 }
 
@@ -67,8 +84,15 @@ async fn count(app: &Shared, parts: &Parts, identity: &Identity) -> Result<()> {
     let mut page = 0;
     if matches!(parts.method, Method::GET | Method::HEAD) {
         let items = Paging::of(&parts.uri, app.config.max_page).limit_of(path);
-        let base = if path.ends_with("/search") { SEARCH_COST } else { 1 };
-        app.limits.read(identity.user.id, usize::try_from(base + items / ITEMS_PER_COST).unwrap_or(usize::MAX))?;
+        let base = if path.ends_with("/search") {
+            SEARCH_COST
+        } else {
+            1
+        };
+        app.limits.read(
+            identity.user.id,
+            usize::try_from(base + items / ITEMS_PER_COST).unwrap_or(usize::MAX),
+        )?;
         page = most_of_page(path, items, app.config.max_body_bytes);
     }
     match parts.extensions.get::<Arc<Reservation>>() {

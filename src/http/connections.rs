@@ -49,7 +49,14 @@ impl Connections {
         self.tasks.wait().await;
     }
 
-    fn spawn(&self, stream: (TcpStream, Descriptor), peer: Peer, place: Permit, service: NormalizePath<Router>, serving: &Serving) {
+    fn spawn(
+        &self,
+        stream: (TcpStream, Descriptor),
+        peer: Peer,
+        place: Permit,
+        service: NormalizePath<Router>,
+        serving: &Serving,
+    ) {
         let (stream, descriptor) = stream;
         // Without it, small responses wait for the acknowledgement of the previous one. If the call
         // fails, the connection is already closed.
@@ -58,7 +65,8 @@ impl Connections {
         let closing = CancellationToken::new();
         let closed = closing.clone();
         let stream = Timed::new(stream, serving.timeouts, activity.clone());
-        let stream = TokioIo::new(Patient::new(stream, taken.clone(), WRITE_PATIENCE).holding(descriptor));
+        let stream =
+            TokioIo::new(Patient::new(stream, taken.clone(), WRITE_PATIENCE).holding(descriptor));
         let base = serving.base_path.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let in_flight = activity.begin();
@@ -77,7 +85,10 @@ impl Connections {
                 Ok::<_, Infallible>(response.map(|body| Answering::new(body, in_flight)))
             }
         });
-        let connection = serving.http.serve_connection(stream, service).with_upgrades();
+        let connection = serving
+            .http
+            .serve_connection(stream, service)
+            .with_upgrades();
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
             // Held until the connection ends or becomes a websocket, which has limits of its own.
@@ -116,8 +127,15 @@ impl Serving {
         // Disabled because hyper has a single timeout for idle connections and heads. [`Timed`]
         // replaces it.
         http.header_read_timeout(None).max_buf_size(READ_BUFFER);
-        let timeouts = Timeouts { keep_alive: config.keep_alive_timeout_ms.into(), head: config.header_timeout_ms.into() };
-        Self { http, timeouts, base_path: Arc::new(config.base_path.clone()) }
+        let timeouts = Timeouts {
+            keep_alive: config.keep_alive_timeout_ms.into(),
+            head: config.header_timeout_ms.into(),
+        };
+        Self {
+            http,
+            timeouts,
+            base_path: Arc::new(config.base_path.clone()),
+        }
     }
 }
 
@@ -166,7 +184,12 @@ pub async fn serve(
 async fn refused(error: &io::Error) {
     // A client that disconnected before it was accepted needs no action; any other error lasts for
     // a while.
-    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused) {
+    if !matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    ) {
         tracing::warn!(%error, "failed to accept connection");
         tokio::time::sleep(ACCEPT_RETRY).await;
     }

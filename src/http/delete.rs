@@ -7,10 +7,16 @@ use super::{PathId, Shared, Success, caller::MaybeAuthenticated, success};
 use crate::error::Result;
 
 pub fn routes() -> Router<Shared> {
-    Router::new().route("/delete/room/{roomId}", routing::delete(room)).route("/delete/message/{messageId}", routing::delete(message))
+    Router::new()
+        .route("/delete/room/{roomId}", routing::delete(room))
+        .route("/delete/message/{messageId}", routing::delete(message))
 }
 
-async fn room(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuthenticated, PathId(id): PathId) -> Result<Json<Success>> {
+async fn room(
+    State(app): State<Shared>,
+    MaybeAuthenticated(caller): MaybeAuthenticated,
+    PathId(id): PathId,
+) -> Result<Json<Success>> {
     let messages = app.chat.delete_room(&caller, &id).await?;
     Ok(success(json!({
         "message": "Operation performed succesfully",
@@ -19,7 +25,13 @@ async fn room(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuthen
     })))
 }
 
-async fn message(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuthenticated, PathId(id): PathId) -> Result<Json<Success>> {
+async fn message(
+    State(app): State<Shared>,
+    MaybeAuthenticated(caller): MaybeAuthenticated,
+    PathId(id): PathId,
+) -> Result<Json<Success>> {
     let deleted = app.chat.delete_message(&caller, &id).await?;
-    Ok(success(json!({ "deletedMessagesCount": u8::from(deleted) })))
+    Ok(success(
+        json!({ "deletedMessagesCount": u8::from(deleted) }),
+    ))
 }

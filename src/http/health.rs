@@ -7,7 +7,9 @@ use super::{Shared, Success, success};
 use crate::error::{Error, Fault, Result};
 
 pub fn routes() -> Router<Shared> {
-    Router::new().route("/health", get(health)).route("/ready", get(ready))
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
 }
 
 /// Reports that the process is running.
@@ -20,6 +22,11 @@ async fn health() -> Json<Success> {
 /// could not apply them either.
 async fn ready(State(app): State<Shared>) -> Result<Json<Success>> {
     // Any error means 503: traffic should go to other servers until the database works again.
-    app.store.ping().await.map_err(|error| Error::Unavailable(Fault(error.to_string().into())))?;
-    Ok(success(json!({ "pendingEffects": app.store.pending_effects() })))
+    app.store
+        .ping()
+        .await
+        .map_err(|error| Error::Unavailable(Fault(error.to_string().into())))?;
+    Ok(success(
+        json!({ "pendingEffects": app.store.pending_effects() }),
+    ))
 }

@@ -88,7 +88,10 @@ pub struct Answering<B> {
 impl<B> Answering<B> {
     /// Wraps a body.
     pub fn new(body: B, request: InFlight) -> Self {
-        Self { body, _request: request }
+        Self {
+            body,
+            _request: request,
+        }
     }
 }
 
@@ -96,7 +99,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answering<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -122,7 +128,13 @@ impl<S: Pending> Timed<S> {
     /// Wraps a stream with these timeouts.
     pub fn new(stream: S, timeouts: Timeouts, activity: Activity) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + timeouts.keep_alive));
-        Self { stream, timeouts, activity, timer, has_ended: false }
+        Self {
+            stream,
+            timeouts,
+            activity,
+            timer,
+            has_ended: false,
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -161,7 +173,9 @@ impl<S: Pending> Timed<S> {
             }
             if deadline.is_none_or(|deadline| Instant::now() < deadline) {
                 self.timer.as_mut().reset(wake);
-            } else if matches!(*self.activity.phase(), Phase::Idle(_)) && self.stream.has_pending_bytes() {
+            } else if matches!(*self.activity.phase(), Phase::Idle(_))
+                && self.stream.has_pending_bytes()
+            {
                 // The bytes arrived after the last read, and the runtime has not reported them yet.
                 // Closing the connection now would lose a request.
                 self.has_begun();
@@ -193,12 +207,18 @@ pub trait Pending {
 impl Pending for TcpStream {
     fn has_pending_bytes(&self) -> bool {
         // Queries the operating system; the runtime only knows the last readiness event.
-        SockRef::from(self).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|bytes| bytes > 0)
+        SockRef::from(self)
+            .peek(&mut [MaybeUninit::uninit()])
+            .is_ok_and(|bytes| bytes > 0)
     }
 }
 
 impl<S: AsyncRead + Pending + Unpin> AsyncRead for Timed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.has_ended {
             return Poll::Ready(Ok(()));
         }
@@ -219,12 +239,20 @@ impl<S: AsyncRead + Pending + Unpin> AsyncRead for Timed<S> {
 }
 
 impl<S: AsyncWrite + Pending + Unpin> AsyncWrite for Timed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.noted(written)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.noted(written)
     }
@@ -248,7 +276,10 @@ mod tests {
 
     use super::*;
 
-    const TIMEOUTS: Timeouts = Timeouts { keep_alive: Duration::from_millis(20), head: Duration::from_millis(30) };
+    const TIMEOUTS: Timeouts = Timeouts {
+        keep_alive: Duration::from_millis(20),
+        head: Duration::from_millis(30),
+    };
 
     /// Half of a pipe, and whether the operating system has bytes that the runtime does not know of
     /// yet.
@@ -261,7 +292,11 @@ mod tests {
     }
 
     impl AsyncRead for Half {
-        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
             Pin::new(&mut self.0).poll_read(cx, buffer)
         }
     }
@@ -269,7 +304,11 @@ mod tests {
     fn timed(pending: bool) -> (Timed<Half>, Activity, DuplexStream) {
         let (ours, theirs) = duplex(64);
         let activity = Activity::new();
-        (Timed::new(Half(ours, pending), TIMEOUTS, activity.clone()), activity, theirs)
+        (
+            Timed::new(Half(ours, pending), TIMEOUTS, activity.clone()),
+            activity,
+            theirs,
+        )
     }
 
     #[tokio::test]
@@ -313,7 +352,10 @@ mod tests {
         let start = Instant::now();
         let (mut stream, _, _theirs) = timed(true);
         assert_eq!(stream.read(&mut [0; 64]).await.unwrap(), 0);
-        assert!(start.elapsed() >= TIMEOUTS.keep_alive + TIMEOUTS.head, "as for a head");
+        assert!(
+            start.elapsed() >= TIMEOUTS.keep_alive + TIMEOUTS.head,
+            "as for a head"
+        );
     }
 
     #[tokio::test]
@@ -323,7 +365,10 @@ mod tests {
         assert_eq!(stream.deadline(), None);
         let before = Instant::now();
         drop(request);
-        assert!(stream.deadline() >= Some(before + TIMEOUTS.keep_alive), "counted from the end of the answer");
+        assert!(
+            stream.deadline() >= Some(before + TIMEOUTS.keep_alive),
+            "counted from the end of the answer"
+        );
         let request = activity.begin();
         activity.upgrade();
         drop(request);

@@ -26,7 +26,9 @@ use crate::{
 };
 
 pub fn routes() -> Router<Shared> {
-    Router::new().route("/login", post(with_username)).route("/login/{userId}", post(with_id))
+    Router::new()
+        .route("/login", post(with_username))
+        .route("/login/{userId}", post(with_id))
 }
 
 struct ByUsername {
@@ -37,7 +39,10 @@ struct ByUsername {
 impl Input for ByUsername {
     fn read(fields: &mut Fields) -> Option<Self> {
         let (username, password) = (fields.text("username"), fields.password("password"));
-        Some(Self { username: username?, password: password? })
+        Some(Self {
+            username: username?,
+            password: password?,
+        })
     }
 }
 
@@ -62,7 +67,11 @@ struct ById {
 
 impl Input for ById {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let password = if fields.is_secure() { Some(fields.password("password")?) } else { None };
+        let password = if fields.is_secure() {
+            Some(fields.password("password")?)
+        } else {
+            None
+        };
         Some(Self { password })
     }
 }
@@ -77,10 +86,16 @@ async fn with_id(
     app.limits.login(address)?;
     let Some(password) = login.password else {
         let user = app.user(&id).await?.ok_or(Error::NobodyToBe)?;
-        return Ok(success(json!({ "authorization": app.sessions.without_proof(&user) })));
+        return Ok(success(
+            json!({ "authorization": app.sessions.without_proof(&user) }),
+        ));
     };
     let account = match UserId::parse(&id) {
-        Some(id) => app.store.credentials(id).await?.map(|credentials| (id, credentials.password)),
+        Some(id) => app
+            .store
+            .credentials(id)
+            .await?
+            .map(|credentials| (id, credentials.password)),
         None => None,
     };
     with_password(&app, address, account, password, &headers).await
@@ -97,7 +112,8 @@ async fn with_password(
 ) -> Result<Json<Success>> {
     let (user, hash) = account.unzip();
     let verdict = app.passwords.verify(password, hash.clone()).await?;
-    let (Verdict::Right | Verdict::Outdated(_), Some((user, hash))) = (&verdict, user.zip(hash)) else {
+    let (Verdict::Right | Verdict::Outdated(_), Some((user, hash))) = (&verdict, user.zip(hash))
+    else {
         if refusals::is_first(address, "logins failed") {
             tracing::warn!(%address, user = user.map(display), "a login failed");
         }
@@ -105,11 +121,21 @@ async fn with_password(
     };
     let hash = match verdict {
         // If the password was changed in the meantime, the login fails because of the former hash.
-        Verdict::Outdated(new) if app.store.set_password(user, hash.clone(), new.clone()).await? => new,
+        Verdict::Outdated(new)
+            if app
+                .store
+                .set_password(user, hash.clone(), new.clone())
+                .await? =>
+        {
+            new
+        }
         _ => hash,
     };
     let user = app.store.user(user).await?.ok_or(Error::WrongLogin)?;
-    let user_agent = headers.get(header::USER_AGENT).map(|name| String::from_utf8_lossy(name.as_bytes())).unwrap_or_default();
+    let user_agent = headers
+        .get(header::USER_AGENT)
+        .map(|name| String::from_utf8_lossy(name.as_bytes()))
+        .unwrap_or_default();
     let (app, user_agent) = (Arc::clone(app), user_agent.into_owned());
     run_detached(async move {
         let begun = app.sessions.begin(&user, hash, &user_agent).await?;

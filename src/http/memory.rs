@@ -50,13 +50,22 @@ impl Memory {
     /// handler reserves memory for the response once the user is known.
     pub async fn answer(&self, mut request: Request, next: Next) -> Response {
         let reservation = Arc::new(self.budget.begin(ClientAddress::of(request.extensions())));
-        if let Err(error) = reservation.take_for_anybody(Self::most_of_body(&request, self.max_body)).await {
+        if let Err(error) = reservation
+            .take_for_anybody(Self::most_of_body(&request, self.max_body))
+            .await
+        {
             return error.into_response();
         }
         let Connection(connection) = request.extensions().get().cloned().unwrap_or_default();
         request.extensions_mut().insert(Arc::clone(&reservation));
         if !reservation.is_empty() {
-            request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&reservation), connection.clone())));
+            request = request.map(|body| {
+                Body::new(Arriving::new(
+                    body,
+                    Arc::clone(&reservation),
+                    connection.clone(),
+                ))
+            });
         }
         let response = next.run(request).await;
         let size = response.body().size_hint().lower();
@@ -65,7 +74,9 @@ impl Memory {
         }
         // Without a token, the handler has not reserved memory for the response.
         if reservation.is_empty()
-            && let Err(error) = reservation.take_for_anybody(size.saturating_mul(COPIES_OF_AN_ANSWER)).await
+            && let Err(error) = reservation
+                .take_for_anybody(size.saturating_mul(COPIES_OF_AN_ANSWER))
+                .await
         {
             return error.into_response();
         }
@@ -79,22 +90,42 @@ impl Memory {
         if matches!(*request.method(), Method::GET | Method::HEAD) {
             return 0;
         }
-        let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let length = request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
         // A body without a length is read up to the limit.
-        let length: u64 = length.unwrap_or(if request.body().is_end_stream() { 0 } else { max });
-        if length <= SMALL { 0 } else { length.min(max).saturating_mul(COPIES_OF_A_BODY) }
+        let length: u64 = length.unwrap_or(if request.body().is_end_stream() {
+            0
+        } else {
+            max
+        });
+        if length <= SMALL {
+            0
+        } else {
+            length.min(max).saturating_mul(COPIES_OF_A_BODY)
+        }
     }
 }
 
 /// Returns the maximum memory, in bytes, that a page takes while it is built. `path` is the path of
 /// the request.
 pub fn most_of_page(path: &str, items: u64, max_body: usize) -> u64 {
-    let bytes = if path.starts_with("/room") && !path.ends_with("/members") && !path.ends_with("/presence") {
-        items.saturating_add(1).saturating_mul(max_body as u64).min(LOG_BYTES + max_body as u64)
+    let bytes =
+        if path.starts_with("/room") && !path.ends_with("/members") && !path.ends_with("/presence")
+        {
+            items
+                .saturating_add(1)
+                .saturating_mul(max_body as u64)
+                .min(LOG_BYTES + max_body as u64)
+        } else {
+            items.saturating_mul(USER)
+        };
+    if bytes <= SMALL {
+        0
     } else {
-        items.saturating_mul(USER)
-    };
-    if bytes <= SMALL { 0 } else { bytes.saturating_mul(COPIES_OF_A_PAGE) }
+        bytes.saturating_mul(COPIES_OF_A_PAGE)
+    }
 }
 
 /// A request body for which memory is reserved. Its connection may be closed to free memory from
@@ -108,7 +139,12 @@ pub struct Arriving {
 
 impl Arriving {
     pub fn new(body: Body, reservation: Arc<Reservation>, connection: CancellationToken) -> Self {
-        Self { body, reservation, connection, is_awaited: false }
+        Self {
+            body,
+            reservation,
+            connection,
+            is_awaited: false,
+        }
     }
 }
 
@@ -116,7 +152,10 @@ impl HttpBody for Arriving {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if frame.is_pending() && !mem::replace(&mut self.is_awaited, true) {
             self.reservation.closes(&self.connection);

@@ -43,8 +43,15 @@ struct NewMessage {
 impl Input for NewMessage {
     fn read(fields: &mut Fields) -> Option<Self> {
         let text = fields.text("messageText");
-        let client_id = fields.optional("clientMessageId", |text| ClientId::parse(&text), "please provide 1 to 64 printable characters");
-        Some(Self { text: text?, client_id: client_id? })
+        let client_id = fields.optional(
+            "clientMessageId",
+            |text| ClientId::parse(&text),
+            "please provide 1 to 64 printable characters",
+        );
+        Some(Self {
+            text: text?,
+            client_id: client_id?,
+        })
     }
 }
 
@@ -54,10 +61,20 @@ async fn post_message(
     caller: Authenticated,
     Body(new): Body<NewMessage>,
 ) -> Result<Response> {
-    let posted = app.chat.post(&caller.caller, &room, new.text, new.client_id).await?;
+    let posted = app
+        .chat
+        .post(&caller.caller, &room, new.text, new.client_id)
+        .await?;
     let duplicate = if posted.duplicate { "true" } else { "false" };
     // The post is already serialized.
-    let body = ["{\"success\":true,\"duplicate\":", duplicate, ",\"post\":", posted.post.json(), "}"].concat();
+    let body = [
+        "{\"success\":true,\"duplicate\":",
+        duplicate,
+        ",\"post\":",
+        posted.post.json(),
+        "}",
+    ]
+    .concat();
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
@@ -67,7 +84,9 @@ struct NewText {
 
 impl Input for NewText {
     fn read(fields: &mut Fields) -> Option<Self> {
-        Some(Self { text: fields.text("messageText")? })
+        Some(Self {
+            text: fields.text("messageText")?,
+        })
     }
 }
 
@@ -77,12 +96,20 @@ async fn edit_message(
     caller: Authenticated,
     Body(new): Body<NewText>,
 ) -> Result<Response> {
-    let post = app.chat.edit(&caller.caller, &room, &message, new.text).await?;
+    let post = app
+        .chat
+        .edit(&caller.caller, &room, &message, new.text)
+        .await?;
     let body = ["{\"success\":true,\"post\":", post.json(), "}"].concat();
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Response> {
+async fn conversation(
+    State(app): State<Shared>,
+    PathId(room): PathId,
+    caller: Authenticated,
+    paging: Paging,
+) -> Result<Response> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Answer<'a> {
@@ -95,9 +122,16 @@ async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: A
         last_seq: Seq,
         has_more: bool,
     }
-    let room = app.access.authorize(&caller.caller, Action::Read, &room).await?;
-    let page = app.chat.conversation(caller.user.id, &room, paging.of_log(), paging.limit()).await?;
-    let (users, members) = tokio::try_join!(app.chat.users(&room, &page.people), app.chat.present(&room))?;
+    let room = app
+        .access
+        .authorize(&caller.caller, Action::Read, &room)
+        .await?;
+    let page = app
+        .chat
+        .conversation(caller.user.id, &room, paging.of_log(), paging.limit())
+        .await?;
+    let (users, members) =
+        tokio::try_join!(app.chat.users(&room, &page.people), app.chat.present(&room))?;
     let answer = Answer {
         success: true,
         conversation: page.messages,
@@ -110,10 +144,31 @@ async fn conversation(State(app): State<Shared>, PathId(room): PathId, caller: A
     Ok(Json(answer).into_response())
 }
 
-async fn sync(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging) -> Result<Json<LogPage>> {
-    let room = app.access.authorize(&caller.caller, Action::Read, &room).await?;
-    let page = app.chat.log(caller.user.id, &room, paging.since(), None, paging.limit_or_max(), &mut { LOG_BYTES }).await?;
-    Ok(Json(LogPage { success: Some(true), ..page }))
+async fn sync(
+    State(app): State<Shared>,
+    PathId(room): PathId,
+    caller: Authenticated,
+    paging: Paging,
+) -> Result<Json<LogPage>> {
+    let room = app
+        .access
+        .authorize(&caller.caller, Action::Read, &room)
+        .await?;
+    let page = app
+        .chat
+        .log(
+            caller.user.id,
+            &room,
+            paging.since(),
+            None,
+            paging.limit_or_max(),
+            &mut { LOG_BYTES },
+        )
+        .await?;
+    Ok(Json(LogPage {
+        success: Some(true),
+        ..page
+    }))
 }
 
 struct Read {
@@ -122,7 +177,9 @@ struct Read {
 
 impl Input for Read {
     fn read(fields: &mut Fields) -> Option<Self> {
-        Some(Self { up_to: fields.optional_number("upToSeq")?.map(Seq) })
+        Some(Self {
+            up_to: fields.optional_number("upToSeq")?.map(Seq),
+        })
     }
 }
 
@@ -134,5 +191,10 @@ async fn mark_read(
 ) -> Result<Json<MarkedView>> {
     // Counted here, because the events of sockets are counted before their type is known.
     app.limits.event(caller.user.id)?;
-    Ok(Json(app.chat.mark_read(&caller.caller, &room, read.up_to).await?.into()))
+    Ok(Json(
+        app.chat
+            .mark_read(&caller.caller, &room, read.up_to)
+            .await?
+            .into(),
+    ))
 }

@@ -109,14 +109,24 @@ pub fn router(app: App, transport: Transport, max_packet: usize) -> Router {
         rates: Arc::clone(&app.limits),
         descriptors: Arc::clone(&app.descriptors),
         transport,
-        memory: Memory { budget: Arc::clone(&app.budget), max_body: app.config.max_body_bytes as u64 },
+        memory: Memory {
+            budget: Arc::clone(&app.budget),
+            max_body: app.config.max_body_bytes as u64,
+        },
     };
     // Combined into one layer: a router applies each layer to every route separately, and each
     // wrapper adds a cost to every request.
     let context = ServiceBuilder::new()
-        .option_layer(app.access.is_secure().then(|| MapResponseLayer::new(security_headers::harden)))
+        .option_layer(
+            app.access
+                .is_secure()
+                .then(|| MapResponseLayer::new(security_headers::harden)),
+        )
         .layer(cors(&app.config.cors_origins, app.access.is_secure()))
-        .layer(middleware::from_fn_with_state(limits, request_context::request_context))
+        .layer(middleware::from_fn_with_state(
+            limits,
+            request_context::request_context,
+        ))
         .map_response(IntoResponse::into_response)
         .layer(CatchPanicLayer::custom(request_context::panicked));
     Router::new()
@@ -154,9 +164,19 @@ fn cors(origins: &Origins, is_secure: bool) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(origins)
         .allow_credentials(true)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_methods([
+            Method::GET,
+            Method::HEAD,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+        ])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static(request_context::REQUEST_ID), header::RETRY_AFTER])
+        .expose_headers([
+            HeaderName::from_static(request_context::REQUEST_ID),
+            header::RETRY_AFTER,
+        ])
         .max_age(Duration::from_hours(1))
 }
 
@@ -167,8 +187,10 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathId<
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
-        let path: std::result::Result<axum::extract::Path<T>, PathRejection> = axum::extract::Path::from_request_parts(parts, state).await;
-        path.map(|path| Self(path.0)).map_err(|_| Error::Malformed("The path of the request is not valid UTF-8".into()))
+        let path: std::result::Result<axum::extract::Path<T>, PathRejection> =
+            axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|path| Self(path.0))
+            .map_err(|_| Error::Malformed("The path of the request is not valid UTF-8".into()))
     }
 }
 
@@ -181,5 +203,8 @@ struct Success {
 }
 
 fn success(fields: Value) -> Json<Success> {
-    Json(Success { success: true, fields })
+    Json(Success {
+        success: true,
+        fields,
+    })
 }

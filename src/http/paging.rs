@@ -41,7 +41,11 @@ impl Paging {
 
     /// Returns the maximum number of items in the response to a request for this path.
     pub fn limit_of(&self, path: &str) -> u64 {
-        if path.ends_with("/sync") { self.limit_or_max() } else { self.limit() }
+        if path.ends_with("/sync") {
+            self.limit_or_max()
+        } else {
+            self.limit()
+        }
     }
 
     /// Returns the sequence number after which the client catches up.
@@ -83,7 +87,11 @@ impl Paging {
         let query = uri.query().unwrap_or_default();
         // A key given twice is an array in the original application, whose `parseInt` reads the
         // first element.
-        let value = |key: &str| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == key).map(|(_, value)| value);
+        let value = |key: &str| {
+            form_urlencoded::parse(query.as_bytes())
+                .find(|(name, _)| name == key)
+                .map(|(_, value)| value)
+        };
         let number = |key| value(key).and_then(|text| parse_int(&text));
         let positive = |key| number(key).filter(|number| *number > 0);
         Self {
@@ -109,9 +117,16 @@ fn parse_int(text: &str) -> Option<u64> {
         Some(digits) => (digits, 16),
         None => (text, 10),
     };
-    let mut values = digits.chars().map_while(|digit| digit.to_digit(radix)).peekable();
+    let mut values = digits
+        .chars()
+        .map_while(|digit| digit.to_digit(radix))
+        .peekable();
     values.peek()?;
-    Some(values.fold(0, |number: u64, digit| number.saturating_mul(radix.into()).saturating_add(digit.into())))
+    Some(values.fold(0, |number: u64, digit| {
+        number
+            .saturating_mul(radix.into())
+            .saturating_add(digit.into())
+    }))
 }
 
 #[cfg(test)]

@@ -108,7 +108,9 @@ type Answered = std::result::Result<Response, Refusal>;
 /// guard that monitors it.
 fn begin(limits: &RequestLimits, request: &mut Request) -> Result<Arc<Guard>> {
     if sockets::kept_bytes(request) > HEAD_BYTES {
-        return Err(Error::Malformed(format!("The head of a request for a socket is larger than {HEAD_BYTES} bytes")));
+        return Err(Error::Malformed(format!(
+            "The head of a request for a socket is larger than {HEAD_BYTES} bytes"
+        )));
     }
     let address = ClientAddress::of(request.extensions());
     limits.rates.connection(address)?;
@@ -117,7 +119,9 @@ fn begin(limits: &RequestLimits, request: &mut Request) -> Result<Arc<Guard>> {
     // is held for the same time.
     let place = limits.rates.socket(address)?;
     request.extensions_mut().insert(place);
-    Ok(limits.transport.guard(address, limits.rates.unconnected(address)?))
+    Ok(limits
+        .transport
+        .guard(address, limits.rates.unconnected(address)?))
 }
 
 fn begin_websocket(limits: &RequestLimits, mut request: Request) -> Answered {
@@ -153,15 +157,30 @@ fn taken(request: &Request) -> BytesWritten {
 /// Returns the key of a websocket handshake.
 ///
 /// Errors: the handshake is invalid, or no further websocket is allowed (`Busy`).
-fn allowed_key(limits: &RequestLimits, request: &Request) -> std::result::Result<HeaderValue, Refusal> {
+fn allowed_key(
+    limits: &RequestLimits,
+    request: &Request,
+) -> std::result::Result<HeaderValue, Refusal> {
     let key = websocket::key(request)?;
-    if limits.descriptors.allow_websocket() { Ok(key) } else { Err(Error::Busy.into()) }
+    if limits.descriptors.allow_websocket() {
+        Ok(key)
+    } else {
+        Err(Error::Busy.into())
+    }
 }
 
 /// Returns the response that the library gives for an unknown session.
 fn unknown() -> Response {
-    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    (StatusCode::BAD_REQUEST, json, r#"{"code":"1","message":"Session ID unknown"}"#).into_response()
+    let json = [(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    )];
+    (
+        StatusCode::BAD_REQUEST,
+        json,
+        r#"{"code":"1","message":"Session ID unknown"}"#,
+    )
+        .into_response()
 }
 
 /// Answers a poll, and reports to the guard how many bytes the response took to the client.
@@ -169,12 +188,22 @@ async fn poll(limits: &RequestLimits, request: Request, sid: &str) -> Response {
     let Connection(connection) = request.extensions().get().cloned().unwrap_or_default();
     let guard = limits.transport.session(sid);
     let response = limits.transport.answer(request).await;
-    let Some(guard) = guard.filter(|_| response.status().is_success()) else { return response };
-    let response = if guard.ended().is_cancelled() { last(&guard, response).await } else { response };
+    let Some(guard) = guard.filter(|_| response.status().is_success()) else {
+        return response;
+    };
+    let response = if guard.ended().is_cancelled() {
+        last(&guard, response).await
+    } else {
+        response
+    };
     response.map(|body| {
         let (bytes, over) = (body.size_hint().lower(), CancellationToken::new());
         let cut_off = guard.cut_off().clone();
-        let polled = Arc::new(Polled { guard, bytes, _over: over.clone().drop_guard() });
+        let polled = Arc::new(Polled {
+            guard,
+            bytes,
+            _over: over.clone().drop_guard(),
+        });
         tokio::spawn(async move {
             tokio::select! {
                 () = cut_off.cancelled() => connection.cancel(),
@@ -202,7 +231,11 @@ impl Drop for Polled {
 /// Ends the session if the client fetches its last packet, which disconnects the client (`41`).
 async fn last(guard: &Guard, response: Response) -> Response {
     let (parts, body) = response.into_parts();
-    let payload = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let payload = body
+        .collect()
+        .await
+        .map(Collected::to_bytes)
+        .unwrap_or_default();
     if payload.ends_with(b"41") {
         guard.end_session();
     }
@@ -214,7 +247,12 @@ async fn receive(limits: &RequestLimits, request: Request, sid: &str) -> Answere
     let Some(guard) = limits.transport.session(sid) else {
         return Ok(unknown());
     };
-    let memory = Arc::new(limits.memory.budget.begin(ClientAddress::of(request.extensions())));
+    let memory = Arc::new(
+        limits
+            .memory
+            .budget
+            .begin(ClientAddress::of(request.extensions())),
+    );
     let most = Memory::most_of_body(&request, limits.bytes as u64);
     match guard.user() {
         Some(user) => memory.take_for_user(user, most).await?,
@@ -227,14 +265,23 @@ async fn receive(limits: &RequestLimits, request: Request, sid: &str) -> Answere
     // An oversized payload is read to its end too: otherwise the client might not get the response.
     let body = Body::new(Arriving::new(body, Arc::clone(&memory), connection));
     let reading = body::read_of(body, most, limits.bytes);
-    let payload = tokio::time::timeout(limits.time, reading).await.map_err(|_| Error::TooSlow)?;
+    let payload = tokio::time::timeout(limits.time, reading)
+        .await
+        .map_err(|_| Error::TooSlow)?;
     let payload = payload.map_err(|error| match error {
-        Error::TooLarge(_) if announced <= limits.bytes as u64 => ended(&guard, Violation::Unconnected),
+        Error::TooLarge(_) if announced <= limits.bytes as u64 => {
+            ended(&guard, Violation::Unconnected)
+        }
         error => error,
     })?;
-    let screened = guard.receives(payload.len() as u64).and_then(|()| sockets::screen(payload.into(), framing, &guard));
+    let screened = guard
+        .receives(payload.len() as u64)
+        .and_then(|()| sockets::screen(payload.into(), framing, &guard));
     let payload = screened.map_err(|violation| ended(&guard, violation))?;
-    Ok(limits.transport.answer(Request::from_parts(parts, Body::from(payload))).await)
+    Ok(limits
+        .transport
+        .answer(Request::from_parts(parts, Body::from(payload)))
+        .await)
 }
 
 /// Ends a session because of what its client sent. Returns the error for the response.
@@ -244,7 +291,10 @@ fn ended(guard: &Arc<Guard>, violation: Violation) -> Error {
 }
 
 fn framing(request: &Request) -> Framing {
-    let is_binary = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream");
+    let is_binary = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/octet-stream");
     match (parameter(request, "EIO="), is_binary) {
         (Some("3"), true) => Framing::Binary,
         (Some("3"), false) => Framing::Counted,
@@ -272,8 +322,14 @@ impl Asked {
             Some("websocket") => Asks::Websocket,
             _ => Asks::Other,
         };
-        let sid = query(request).find_map(|pair| pair.strip_prefix("sid=")).map(ToOwned::to_owned);
-        Self { is_known_version: matches!(parameter(request, "EIO="), Some("3" | "4")), transport, sid }
+        let sid = query(request)
+            .find_map(|pair| pair.strip_prefix("sid="))
+            .map(ToOwned::to_owned);
+        Self {
+            is_known_version: matches!(parameter(request, "EIO="), Some("3" | "4")),
+            transport,
+            sid,
+        }
     }
 }
 
@@ -284,5 +340,7 @@ fn query(request: &Request) -> impl Iterator<Item = &str> {
 /// Returns the value that follows `name` in the query. Like the library, reads it up to the next
 /// `=`.
 fn parameter<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
-    query(request).find_map(|pair| pair.strip_prefix(name)).and_then(|value| value.split('=').next())
+    query(request)
+        .find_map(|pair| pair.strip_prefix(name))
+        .and_then(|value| value.split('=').next())
 }

@@ -30,7 +30,11 @@ pub const REQUEST_ID: &str = "x-request-id";
 
 /// Assigns an id to the request, enforces the timeout, and logs one line when the response is
 /// ready. An internal error is logged with its cause; the response contains only the request id.
-pub async fn request_context(State(limits): State<RequestLimits>, request: Request, next: Next) -> Response {
+pub async fn request_context(
+    State(limits): State<RequestLimits>,
+    request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let id = Uuid::new_v4().simple().to_string();
     let method = request.method().clone();
@@ -38,9 +42,13 @@ pub async fn request_context(State(limits): State<RequestLimits>, request: Reque
     let mut response = match route {
         // No timeout for the whole request: a poll waits until there is something to send.
         Route::Sockets => polling::check(limits, request, next).await,
-        Route::None if base_path::is_outside(request.extensions()) => Error::NoEndpoint.into_response(),
+        Route::None if base_path::is_outside(request.extensions()) => {
+            Error::NoEndpoint.into_response()
+        }
         Route::Api(_) | Route::None => {
-            tokio::time::timeout(limits.time, limits.memory.answer(request, next)).await.unwrap_or_else(|_| Error::TooSlow.into_response())
+            tokio::time::timeout(limits.time, limits.memory.answer(request, next))
+                .await
+                .unwrap_or_else(|_| Error::TooSlow.into_response())
         }
     };
     if let Some(Fault(cause)) = response.extensions_mut().remove() {
@@ -87,13 +95,19 @@ impl Route {
         let (status, ms) = (response.status().as_u16(), rounded_ms(took));
         match self {
             // Health checks arrive every few seconds.
-            Self::Api(path) if is_health_check(method, path.as_str()) && response.status().is_success() => {
+            Self::Api(path)
+                if is_health_check(method, path.as_str()) && response.status().is_success() =>
+            {
                 tracing::debug!(%method, route = path.as_str(), status, ms, request = id, "request");
             }
-            Self::Api(path) => tracing::info!(%method, route = path.as_str(), status, ms, request = id, "request"),
+            Self::Api(path) => {
+                tracing::info!(%method, route = path.as_str(), status, ms, request = id, "request");
+            }
             Self::None => tracing::info!(%method, route = "-", status, ms, request = id, "request"),
             // A polling client would flood the log.
-            Self::Sockets => tracing::debug!(%method, route = sockets::PATH, status, ms, request = id, "request"),
+            Self::Sockets => {
+                tracing::debug!(%method, route = sockets::PATH, status, ms, request = id, "request");
+            }
         }
     }
 }
@@ -108,9 +122,15 @@ fn rounded_ms(took: Duration) -> f64 {
 }
 
 /// Returns the response after a panic.
-#[expect(clippy::needless_pass_by_value, reason = "the layer that calls it hands the panic over")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the layer that calls it hands the panic over"
+)]
 pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
     Error::internal(format!("panic: {}", text.unwrap_or("unknown cause"))).into_response()
 }
 
@@ -142,7 +162,10 @@ mod tests {
         }
         let config = Config::load(None, &HashMap::new()).unwrap();
         let rates = Limits::new(&config.limits, AccessMode::Open, Clock::system());
-        let memory = Memory { budget: MemoryBudget::new(&config.memory, AccessMode::Open), max_body: 1 };
+        let memory = Memory {
+            budget: MemoryBudget::new(&config.memory, AccessMode::Open),
+            max_body: 1,
+        };
         let rates = Arc::new(rates);
         let (layer, _) = SocketIo::new_layer();
         let limits = RequestLimits {
@@ -150,7 +173,12 @@ mod tests {
             time: Duration::from_secs(1),
             rates: Arc::clone(&rates),
             descriptors: Descriptors::new(),
-            transport: Transport::new(&layer, rates, Arc::clone(&memory.budget), CancellationToken::new()),
+            transport: Transport::new(
+                &layer,
+                rates,
+                Arc::clone(&memory.budget),
+                CancellationToken::new(),
+            ),
             memory,
         };
         let context = ServiceBuilder::new()
@@ -161,7 +189,12 @@ mod tests {
         let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
         assert_eq!(response.status(), 500);
         let id = response.headers()[REQUEST_ID].to_str().unwrap().to_owned();
-        let body: serde_json::Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
-        assert_eq!(body, json!({ "success": false, "message": "Something went wrong on our side", "requestId": id }));
+        let body: serde_json::Value =
+            serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes())
+                .unwrap();
+        assert_eq!(
+            body,
+            json!({ "success": false, "message": "Something went wrong on our side", "requestId": id })
+        );
     }
 }

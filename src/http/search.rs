@@ -14,7 +14,9 @@ use crate::{
 };
 
 pub fn routes() -> Router<Shared> {
-    Router::new().route("/room/search", get(everywhere)).route("/room/{roomId}/search", get(in_room))
+    Router::new()
+        .route("/room/search", get(everywhere))
+        .route("/room/{roomId}/search", get(in_room))
 }
 
 #[derive(Serialize)]
@@ -29,18 +31,38 @@ struct Answer {
 }
 
 /// Searches one room. `before` is the sequence number of a log entry.
-async fn in_room(State(app): State<Shared>, PathId(room): PathId, caller: Authenticated, paging: Paging, uri: Uri) -> Result<Json<Answer>> {
-    let room = app.access.authorize(&caller.caller, Action::Read, &room).await?;
-    let before = paging.before().map(|seq| EntryPosition { at: Timestamp::default(), seq, room: room.id });
+async fn in_room(
+    State(app): State<Shared>,
+    PathId(room): PathId,
+    caller: Authenticated,
+    paging: Paging,
+    uri: Uri,
+) -> Result<Json<Answer>> {
+    let room = app
+        .access
+        .authorize(&caller.caller, Action::Read, &room)
+        .await?;
+    let before = paging.before().map(|seq| EntryPosition {
+        at: Timestamp::default(),
+        seq,
+        room: room.id,
+    });
     let found = search(&app, &caller, Some(&room), before, &paging, &uri).await?;
     Ok(answer(found, |next| next.seq.0.to_string()))
 }
 
 /// Searches all rooms of the caller. `before` is the cursor in the previous response.
-async fn everywhere(State(app): State<Shared>, caller: Authenticated, paging: Paging, uri: Uri) -> Result<Json<Answer>> {
+async fn everywhere(
+    State(app): State<Shared>,
+    caller: Authenticated,
+    paging: Paging,
+    uri: Uri,
+) -> Result<Json<Answer>> {
     let before = query(&uri, "before").and_then(|cursor| place(&cursor));
     let found = search(&app, &caller, None, before, &paging, &uri).await?;
-    Ok(answer(found, |EntryPosition { at, seq, room }| format!("{}-{}-{room}", at.0, seq.0)))
+    Ok(answer(found, |EntryPosition { at, seq, room }| {
+        format!("{}-{}-{room}", at.0, seq.0)
+    }))
 }
 
 /// Parses a cursor: a time, a sequence number and a room. It is only compared with the results and
@@ -57,7 +79,12 @@ fn place(cursor: &str) -> Option<EntryPosition> {
 }
 
 fn answer(found: Found, cursor: impl FnOnce(EntryPosition) -> String) -> Json<Answer> {
-    Json(Answer { success: true, messages: found.messages, has_more: found.next.is_some(), before: found.next.map(cursor) })
+    Json(Answer {
+        success: true,
+        messages: found.messages,
+        has_more: found.next.is_some(),
+        before: found.next.map(cursor),
+    })
 }
 
 async fn search(
@@ -68,10 +95,20 @@ async fn search(
     paging: &Paging,
     uri: &Uri,
 ) -> Result<Found> {
-    app.chat.search(caller.user.id, room, &query(uri, "q").unwrap_or_default(), before, paging.limit()).await
+    app.chat
+        .search(
+            caller.user.id,
+            room,
+            &query(uri, "q").unwrap_or_default(),
+            before,
+            paging.limit(),
+        )
+        .await
 }
 
 fn query(uri: &Uri, key: &str) -> Option<String> {
     let query = uri.query().unwrap_or_default();
-    form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == key).map(|(_, value)| value.into_owned())
+    form_urlencoded::parse(query.as_bytes())
+        .find(|(name, _)| name == key)
+        .map(|(_, value)| value.into_owned())
 }

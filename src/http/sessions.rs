@@ -50,11 +50,17 @@ struct RefreshToken {
 
 impl Input for RefreshToken {
     fn read(fields: &mut Fields) -> Option<Self> {
-        Some(Self { token: fields.text("refreshToken")? })
+        Some(Self {
+            token: fields.text("refreshToken")?,
+        })
     }
 }
 
-async fn refresh(State(app): State<Shared>, address: ClientAddress, Body(refresh): Body<RefreshToken>) -> Result<Json<Success>> {
+async fn refresh(
+    State(app): State<Shared>,
+    address: ClientAddress,
+    Body(refresh): Body<RefreshToken>,
+) -> Result<Json<Success>> {
     app.limits.refresh(address)?;
     run_detached(async move {
         match app.sessions.refresh(&refresh.token).await? {
@@ -82,11 +88,17 @@ struct LogOut {
 
 impl Input for LogOut {
     fn read(fields: &mut Fields) -> Option<Self> {
-        Some(Self { all: fields.flag("all")? })
+        Some(Self {
+            all: fields.flag("all")?,
+        })
     }
 }
 
-async fn log_out(State(app): State<Shared>, caller: Authenticated, Body(log_out): Body<LogOut>) -> Result<Json<Success>> {
+async fn log_out(
+    State(app): State<Shared>,
+    caller: Authenticated,
+    Body(log_out): Body<LogOut>,
+) -> Result<Json<Success>> {
     let which = match caller.session {
         _ if log_out.all => Some(SessionSelector::All),
         Some(session) => Some(SessionSelector::One(session)),
@@ -97,7 +109,9 @@ async fn log_out(State(app): State<Shared>, caller: Authenticated, Body(log_out)
         Some(which) => end(&app, caller.caller.address, caller.user.id, which).await?,
         None => 0,
     };
-    Ok(success(json!({ "message": "You are logged out", "endedSessionsCount": ended })))
+    Ok(success(
+        json!({ "message": "You are logged out", "endedSessionsCount": ended }),
+    ))
 }
 
 async fn list(State(app): State<Shared>, caller: Authenticated) -> Result<Json<Success>> {
@@ -122,12 +136,25 @@ async fn list(State(app): State<Shared>, caller: Authenticated) -> Result<Json<S
         user_agent: session.user_agent,
     };
     let sessions = app.store.sessions(caller.user.id, app.clock.now()).await?;
-    Ok(success(json!({ "sessions": sessions.into_iter().map(shown).collect::<Vec<_>>() })))
+    Ok(success(
+        json!({ "sessions": sessions.into_iter().map(shown).collect::<Vec<_>>() }),
+    ))
 }
 
-async fn end_one(State(app): State<Shared>, PathId(id): PathId, caller: Authenticated) -> Result<Json<Success>> {
+async fn end_one(
+    State(app): State<Shared>,
+    PathId(id): PathId,
+    caller: Authenticated,
+) -> Result<Json<Success>> {
     let session = SessionId::parse(&id).ok_or(Error::NoSession)?;
-    match end(&app, caller.caller.address, caller.user.id, SessionSelector::One(session)).await? {
+    match end(
+        &app,
+        caller.caller.address,
+        caller.user.id,
+        SessionSelector::One(session),
+    )
+    .await?
+    {
         0 => Err(Error::NoSession),
         ended => Ok(success(json!({ "endedSessionsCount": ended }))),
     }
@@ -135,7 +162,12 @@ async fn end_one(State(app): State<Shared>, PathId(id): PathId, caller: Authenti
 
 /// Ends sessions and closes their sockets, even if the caller does not wait for it. Returns the
 /// number of sessions that were ended.
-pub async fn end(app: &Shared, address: ClientAddress, user: UserId, which: SessionSelector) -> Result<usize> {
+pub async fn end(
+    app: &Shared,
+    address: ClientAddress,
+    user: UserId,
+    which: SessionSelector,
+) -> Result<usize> {
     let app = Arc::clone(app);
     run_detached(async move {
         let ended = app.store.end_sessions(user, which).await?;

@@ -30,7 +30,9 @@ use crate::{
 const CHUNK: u64 = 500;
 
 pub fn routes() -> Router<Shared> {
-    Router::new().route("/users", get(list).post(create)).route("/users/{userId}", get(find).delete(delete))
+    Router::new()
+        .route("/users", get(list).post(create))
+        .route("/users/{userId}", get(find).delete(delete))
 }
 
 struct NewUser {
@@ -46,7 +48,12 @@ impl Input for NewUser {
         let last_name = fields.name("lastName");
         let kind = fields.one_of("type", UserType::ALL, UserType::as_str);
         let login = Login::read(fields);
-        Some(Self { first_name: first_name?, last_name: last_name?, kind: kind?, login })
+        Some(Self {
+            first_name: first_name?,
+            last_name: last_name?,
+            kind: kind?,
+            login,
+        })
     }
 }
 
@@ -81,12 +88,22 @@ async fn create(
     Ok(success(answer))
 }
 
-async fn find(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuthenticated, PathId(id): PathId) -> Result<Json<Success>> {
+async fn find(
+    State(app): State<Shared>,
+    MaybeAuthenticated(caller): MaybeAuthenticated,
+    PathId(id): PathId,
+) -> Result<Json<Success>> {
     app.access.admit_to_users(&caller)?;
-    Ok(success(json!({ "user": app.user(&id).await?.ok_or(Error::NoUser)? })))
+    Ok(success(
+        json!({ "user": app.user(&id).await?.ok_or(Error::NoUser)? }),
+    ))
 }
 
-async fn delete(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuthenticated, PathId(id): PathId) -> Result<Json<Success>> {
+async fn delete(
+    State(app): State<Shared>,
+    MaybeAuthenticated(caller): MaybeAuthenticated,
+    PathId(id): PathId,
+) -> Result<Json<Success>> {
     let deleted = match app.access.admit_to_delete_user(&caller, &id)? {
         Some(user) => {
             let delete = async move {
@@ -102,22 +119,36 @@ async fn delete(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuth
         }
         None => false,
     };
-    Ok(success(json!({ "message": format!("Deleted a count of {} user.", u8::from(deleted)) })))
+    Ok(success(
+        json!({ "message": format!("Deleted a count of {} user.", u8::from(deleted)) }),
+    ))
 }
 
 /// Lists users. In secure mode only page by page: anyone who can register could otherwise request
 /// the list of all users over and over.
-async fn list(State(app): State<Shared>, MaybeAuthenticated(caller): MaybeAuthenticated, paging: Paging) -> Result<Response> {
+async fn list(
+    State(app): State<Shared>,
+    MaybeAuthenticated(caller): MaybeAuthenticated,
+    paging: Paging,
+) -> Result<Response> {
     app.access.admit_to_users(&caller)?;
     if paging.given || app.access.is_secure() {
-        let limit = if paging.given { paging.limit() } else { app.config.max_page };
+        let limit = if paging.given {
+            paging.limit()
+        } else {
+            app.config.max_page
+        };
         let users = app.store.list_users(None, paging.skip(), limit).await?;
         return Ok(success(json!({ "users": users })).into_response());
     }
     // Reads the first users before the response begins, so that an unavailable database results in
     // a 503 instead of a truncated response.
     let first = app.store.list_users(None, 0, CHUNK).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], all_users(app, first)).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "application/json")],
+        all_users(app, first),
+    )
+        .into_response())
 }
 
 /// Streams all users, beginning with `first`, as they are read: they may not all fit into memory.
@@ -125,7 +156,9 @@ fn all_users(app: Shared, first: Vec<User>) -> HttpBody {
     let chunks = stream::try_unfold((app, Some(first)), async |(app, chunk)| {
         let Some(chunk) = chunk else { return Ok(None) };
         let next = match chunk.last() {
-            Some(last) if chunk.len() as u64 == CHUNK => Some(following(&app, (last.created_at, last.id)).await?),
+            Some(last) if chunk.len() as u64 == CHUNK => {
+                Some(following(&app, (last.created_at, last.id)).await?)
+            }
             _ => None,
         };
         Ok::<_, StoreError>(Some((as_items(&chunk, next.is_some()), (app, next))))
@@ -136,7 +169,10 @@ fn all_users(app: Shared, first: Vec<User>) -> HttpBody {
 }
 
 async fn following(app: &App, cursor: UserCursor) -> std::result::Result<Vec<User>, StoreError> {
-    app.store.list_users(Some(cursor), 0, CHUNK).await.inspect_err(|error| tracing::error!(%error, "failed to complete list of users"))
+    app.store
+        .list_users(Some(cursor), 0, CHUNK)
+        .await
+        .inspect_err(|error| tracing::error!(%error, "failed to complete list of users"))
 }
 
 /// Serializes the users as elements of a JSON array, with a trailing comma if more may follow.

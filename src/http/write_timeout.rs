@@ -30,16 +30,29 @@ pub struct Patient<S> {
 impl<S> Patient<S> {
     /// Wraps a stream. Writes fail when nothing could be written for `write_timeout`.
     pub fn new(stream: S, taken: BytesWritten, write_timeout: Duration) -> Self {
-        Self { stream, taken, write_timeout, stalled: None, _descriptor: None }
+        Self {
+            stream,
+            taken,
+            write_timeout,
+            stalled: None,
+            _descriptor: None,
+        }
     }
 
     /// Stores the descriptor that the stream uses.
     pub fn holding(self, descriptor: Descriptor) -> Self {
-        Self { _descriptor: Some(descriptor), ..self }
+        Self {
+            _descriptor: Some(descriptor),
+            ..self
+        }
     }
 
     /// Counts the bytes of a completed write and applies the timeout.
-    fn counted(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn counted(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &written {
             self.taken.add(*bytes);
         }
@@ -47,31 +60,55 @@ impl<S> Patient<S> {
     }
 
     /// Returns the result of a write, or an error if it was pending for too long.
-    fn hurried<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    fn hurried<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
         }
         let write_timeout = self.write_timeout;
-        ready!(self.stalled.get_or_insert_with(|| Box::pin(sleep(write_timeout))).as_mut().poll(cx));
+        ready!(
+            self.stalled
+                .get_or_insert_with(|| Box::pin(sleep(write_timeout)))
+                .as_mut()
+                .poll(cx)
+        );
         // The timer is kept, so that further attempts fail with the same error.
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other end takes nothing")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the other end takes nothing",
+        )))
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.counted(written, cx)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.counted(written, cx)
     }
@@ -84,7 +121,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         // Flushing a socket does nothing, and succeeds whether or not the client accepted any data.
         // A success therefore does not reset the timer.
-        if flushed.is_ready() { flushed } else { self.hurried(flushed, cx) }
+        if flushed.is_ready() {
+            flushed
+        } else {
+            self.hurried(flushed, cx)
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -111,7 +152,9 @@ mod tests {
         let (ours, _theirs) = duplex(16);
         let mut stream = Patient::new(ours, BytesWritten::default(), Duration::from_millis(20));
         for _ in 0..2 {
-            let written = timeout(LONG, stream.write_all(&[0; 17])).await.expect("it waits for ever");
+            let written = timeout(LONG, stream.write_all(&[0; 17]))
+                .await
+                .expect("it waits for ever");
             assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
         }
     }

@@ -35,7 +35,11 @@ struct Today {
 impl Quotas {
     /// Creates quotas of this many bytes per user and day, with the days of this clock.
     pub fn new(most: NonZeroU64, clock: Clock) -> Self {
-        Self { most, clock, today: Mutex::default() }
+        Self {
+            most,
+            clock,
+            today: Mutex::default(),
+        }
     }
 
     /// Counts a record with a text of this many bytes, if it fits into the rest of the quota.
@@ -44,13 +48,19 @@ impl Quotas {
         let now = self.clock.now().0;
         let mut today = self.today.lock().unwrap_or_else(PoisonError::into_inner);
         if today.day != now.div_euclid(DAY) {
-            *today = Today { day: now.div_euclid(DAY), stored: HashMap::new() };
+            *today = Today {
+                day: now.div_euclid(DAY),
+                stored: HashMap::new(),
+            };
         }
         let stored = today.stored.entry(user).or_default();
         let sum = stored.saturating_add(RECORD).saturating_add(bytes as u64);
         if sum > self.most.get() {
             let left = u64::try_from(DAY - now.rem_euclid(DAY)).unwrap_or_default();
-            return Err(Error::QuotaExceeded { most: self.most.get(), wait: Duration::from_millis(left) });
+            return Err(Error::QuotaExceeded {
+                most: self.most.get(),
+                wait: Duration::from_millis(left),
+            });
         }
         *stored = sum;
         Ok(())
@@ -76,7 +86,9 @@ mod tests {
         let [alice, bob] = [1, 2].map(|n| UserId::from_bytes([n; 16]));
         quotas.take(alice, 500).unwrap();
         let refused = quotas.take(alice, 101);
-        let Err(Error::QuotaExceeded { most: 1_000, wait }) = refused else { panic!("{refused:?}") };
+        let Err(Error::QuotaExceeded { most: 1_000, wait }) = refused else {
+            panic!("{refused:?}")
+        };
         assert_eq!(wait, Duration::from_hours(12));
         quotas.take(alice, 100).unwrap();
         quotas.take(alice, 0).unwrap_err();

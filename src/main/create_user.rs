@@ -38,12 +38,18 @@ impl CreateUser {
     /// Reads the password, adds the user, and prints the user's id.
     pub fn run(self, config: &Config) -> Result<(), Problem> {
         let new = NewUser::read(&self.kind, &self.username, self.first_name, self.last_name)?;
-        let password = if io::stdin().is_terminal() { ask()? } else { read_line(io::stdin().lock())? };
+        let password = if io::stdin().is_terminal() {
+            ask()?
+        } else {
+            read_line(io::stdin().lock())?
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| format!("the system gives nothing to run on: {error}"))?;
-        let id = runtime.block_on(new.add(password, config, &Clock::system())).map_err(unwrapped)?;
+        let id = runtime
+            .block_on(new.add(password, config, &Clock::system()))
+            .map_err(unwrapped)?;
         // An error is ignored: the user has been added even if the id cannot be printed.
         let _ = writeln!(io::stdout(), "{id}");
         Ok(())
@@ -59,12 +65,23 @@ fn unwrapped(error: NotAdded) -> Problem {
 }
 
 fn ask() -> Result<String, Problem> {
-    let ask = |prompt| rpassword::prompt_password(prompt).map_err(|error| format!("password: cannot ask for it: {error}"));
+    let ask = |prompt| {
+        rpassword::prompt_password(prompt)
+            .map_err(|error| format!("password: cannot ask for it: {error}"))
+    };
     let password = ask("Password: ")?;
-    if ask("The same again: ")? == password { Ok(password) } else { Err("password: the two are not the same".into()) }
+    if ask("The same again: ")? == password {
+        Ok(password)
+    } else {
+        Err("password: the two are not the same".into())
+    }
 }
 
 fn read_line(from: impl BufRead) -> Result<String, Problem> {
-    let line = from.take(LONGEST_LINE).lines().next().ok_or("password: there is no line on standard input")?;
+    let line = from
+        .take(LONGEST_LINE)
+        .lines()
+        .next()
+        .ok_or("password: there is no line on standard input")?;
     line.map_err(|error| format!("password: cannot read standard input: {error}").into())
 }

@@ -28,25 +28,39 @@ struct LogLines(Mutex<io::BufWriter<NonBlocking>>);
 
 impl Write for &LogLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(line)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write(line)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .flush()
     }
 }
 
 impl Log {
     /// Starts to write log lines that pass the filter to standard error.
     pub fn start(filter: EnvFilter, format: LogFormat) -> Self {
-        let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_BUFFERS).finish(io::stderr());
+        let (writer, guard) = NonBlockingBuilder::default()
+            .buffered_lines_limit(LOG_BUFFERS)
+            .finish(io::stderr());
         let lines = Arc::new(LogLines(Mutex::new(io::BufWriter::new(writer))));
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Arc::clone(&lines)).with_ansi(io::stderr().is_terminal());
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(Arc::clone(&lines))
+            .with_ansi(io::stderr().is_terminal());
         match format {
             LogFormat::Text => log.init(),
             LogFormat::Json => log.json().flatten_event(true).init(),
         }
-        Self { lines, _writer: guard }
+        Self {
+            lines,
+            _writer: guard,
+        }
     }
 
     /// Returns a future that flushes the buffer periodically and never completes.

@@ -19,7 +19,10 @@ impl Username {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let name = text.to_ascii_lowercase();
-        let fits = (3..=32).contains(&name.len()) && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
+        let fits = (3..=32).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
         fits.then_some(Self(name))
     }
 
@@ -84,8 +87,19 @@ mod tests {
 
     #[test]
     fn a_username_is_short_and_plain() {
-        assert_eq!(Username::parse("Al.B_c-9").as_ref().map(Username::as_str), Some("al.b_c-9"));
-        for wrong in ["", "ab", "a b", "al@ce", "ålice", "alice\0", &"a".repeat(33)] {
+        assert_eq!(
+            Username::parse("Al.B_c-9").as_ref().map(Username::as_str),
+            Some("al.b_c-9")
+        );
+        for wrong in [
+            "",
+            "ab",
+            "a b",
+            "al@ce",
+            "ålice",
+            "alice\0",
+            &"a".repeat(33),
+        ] {
             assert_eq!(Username::parse(wrong), None, "{wrong}");
         }
     }

@@ -18,7 +18,10 @@ pub const NAME_CHARACTERS: &str = "please leave out control characters, line bre
 #[must_use]
 pub fn name_flaw(name: &str) -> Option<&'static str> {
     // A combining mark needs a base letter; alone it would be drawn over the text next to the name.
-    if name.chars().all(|c| is_invisible(c) || is_combining_mark(c)) {
+    if name
+        .chars()
+        .all(|c| is_invisible(c) || is_combining_mark(c))
+    {
         return Some(EMPTY);
     }
     // `nth` stops counting at the limit.
@@ -67,7 +70,8 @@ fn is_invisible(c: char) -> bool {
 /// interlinear annotation. Joiners, and marks that only set the direction of adjacent text, are
 /// part of names in many scripts and are allowed.
 fn is_disruptive(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}')
+    c.is_control()
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}')
 }
 
 #[cfg(test)]
@@ -109,8 +113,19 @@ mod tests {
             assert!(is_blank(blank), "{blank:?}");
             assert_eq!(name_flaw(blank), Some(EMPTY), "{blank:?}");
         }
-        for shown in ["a", ".", "\u{200b}a", "👩\u{200d}💻", "❤\u{fe0f}", "\u{301}", "\u{20e3}", "\u{fffd}", "ㅤa", "⠁", "\u{e000}"]
-        {
+        for shown in [
+            "a",
+            ".",
+            "\u{200b}a",
+            "👩\u{200d}💻",
+            "❤\u{fe0f}",
+            "\u{301}",
+            "\u{20e3}",
+            "\u{fffd}",
+            "ㅤa",
+            "⠁",
+            "\u{e000}",
+        ] {
             assert!(!is_blank(shown), "{shown:?}");
         }
     }

@@ -40,7 +40,10 @@ impl<'de> Deserialize<'de> for Arguments {
                 f.write_str("the arguments of an event")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> std::result::Result<Arguments, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut sequence: A,
+            ) -> std::result::Result<Arguments, A::Error> {
                 let mut arguments = Vec::new();
                 while let Some(argument) = sequence.next_element()? {
                     arguments.push(argument);
@@ -67,7 +70,10 @@ fn bytes(value: &Value) -> usize {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
         Value::String(text) => text.len(),
         Value::Array(values) => values.iter().map(bytes).sum(),
-        Value::Object(fields) => fields.iter().map(|(name, value)| size_of::<String>() + name.len() + bytes(value)).sum(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| size_of::<String>() + name.len() + bytes(value))
+            .sum(),
     };
     size_of::<Value>() + inside
 }
@@ -139,15 +145,27 @@ impl EventQueue {
     pub fn take(&self, bytes: usize) -> Option<Ticket> {
         // Requests of a polling client may run concurrently. Each may exceed the limit by one
         // event, which is harmless.
-        let Held { events: taken, bytes: held } = &*self.under_way;
+        let Held {
+            events: taken,
+            bytes: held,
+        } = &*self.under_way;
         if taken.load(Ordering::Relaxed) >= EVENTS || held.load(Ordering::Relaxed) >= BYTES {
             return None;
         }
         taken.fetch_add(1, Ordering::Relaxed);
         held.fetch_add(bytes, Ordering::Relaxed);
         let (next, waits) = oneshot::channel();
-        let former = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(waits);
-        Some(Ticket { former, _next: next, bytes, under_way: Arc::clone(&self.under_way) })
+        let former = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(waits);
+        Some(Ticket {
+            former,
+            _next: next,
+            bytes,
+            under_way: Arc::clone(&self.under_way),
+        })
     }
 }
 
@@ -166,7 +184,9 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.under_way.events.fetch_sub(1, Ordering::Relaxed);
-        self.under_way.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.under_way
+            .bytes
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -179,7 +199,10 @@ mod tests {
         let event_queue = EventQueue::default();
         let small = event_queue.take(BYTES - 1);
         let large = event_queue.take(1_000_000);
-        assert!(large.is_some(), "there was room for one more, however large");
+        assert!(
+            large.is_some(),
+            "there was room for one more, however large"
+        );
         assert!(event_queue.take(0).is_none());
         drop(large);
         assert!(event_queue.take(0).is_some());
@@ -195,6 +218,9 @@ mod tests {
         assert_eq!(bytes("[]"), 0);
         assert_eq!(bytes(r#"["abc", null, 5]"#), 3 * each + 3);
         assert_eq!(bytes("[[0, 0], []]"), 4 * each);
-        assert_eq!(bytes(r#"[{"ab": [1]}]"#), 3 * each + 2 + size_of::<String>());
+        assert_eq!(
+            bytes(r#"[{"ab": [1]}]"#),
+            3 * each + 2 + size_of::<String>()
+        );
     }
 }

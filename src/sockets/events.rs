@@ -172,7 +172,9 @@ impl Event<'_> {
     #[must_use]
     pub fn room(&self) -> Option<RoomId> {
         match self {
-            Self::NewMessage { message } | Self::MessageEdited { message, .. } => Some(message.room),
+            Self::NewMessage { message } | Self::MessageEdited { message, .. } => {
+                Some(message.room)
+            }
             Self::MessageDeleted { chat_room_id, .. }
             | Self::ConversationRead { chat_room_id, .. }
             | Self::RoomChanged { chat_room_id, .. }
@@ -180,7 +182,10 @@ impl Event<'_> {
             | Self::MemberRemoved { chat_room_id, .. }
             | Self::RoomDeleted { chat_room_id, .. }
             | Self::Typing { chat_room_id, .. } => Some(*chat_room_id),
-            Self::RoomCreated { .. } | Self::UserOnline { .. } | Self::UserOffline { .. } | Self::TokenExpired { .. } => None,
+            Self::RoomCreated { .. }
+            | Self::UserOnline { .. }
+            | Self::UserOffline { .. }
+            | Self::TokenExpired { .. } => None,
         }
     }
 
@@ -188,20 +193,45 @@ impl Event<'_> {
     #[must_use]
     pub fn audience(&self) -> Option<Audience> {
         let to = |room: Option<RoomId>, users: &[UserId]| Audience {
-            names: room.map(room_name).into_iter().chain(users.iter().copied().map(user_name)).collect(),
+            names: room
+                .map(room_name)
+                .into_iter()
+                .chain(users.iter().copied().map(user_name))
+                .collect(),
             except: None,
         };
         match self {
-            Self::MemberAdded { chat_room_id, user_id, .. } | Self::MemberRemoved { chat_room_id, user_id, .. } => {
-                Some(to(Some(*chat_room_id), &[*user_id]))
+            Self::MemberAdded {
+                chat_room_id,
+                user_id,
+                ..
             }
-            Self::ConversationRead { user_id, is_private: true, .. } => Some(to(None, &[*user_id])),
+            | Self::MemberRemoved {
+                chat_room_id,
+                user_id,
+                ..
+            } => Some(to(Some(*chat_room_id), &[*user_id])),
+            Self::ConversationRead {
+                user_id,
+                is_private: true,
+                ..
+            } => Some(to(None, &[*user_id])),
             Self::RoomCreated { members, .. } => Some(to(None, members)),
-            Self::RoomDeleted { chat_room_id, members } => Some(to(Some(*chat_room_id), members)),
-            Self::Typing { chat_room_id, user_id, .. } => {
-                Some(Audience { except: Some(user_name(*user_id)), ..to(Some(*chat_room_id), &[]) })
+            Self::RoomDeleted {
+                chat_room_id,
+                members,
+            } => Some(to(Some(*chat_room_id), members)),
+            Self::Typing {
+                chat_room_id,
+                user_id,
+                ..
+            } => Some(Audience {
+                except: Some(user_name(*user_id)),
+                ..to(Some(*chat_room_id), &[])
+            }),
+            Self::UserOnline { others, .. } | Self::UserOffline { others, .. } => {
+                Some(to(None, others))
             }
-            Self::UserOnline { others, .. } | Self::UserOffline { others, .. } => Some(to(None, others)),
             _ => None,
         }
     }
@@ -210,8 +240,19 @@ impl Event<'_> {
     /// own sockets.
     #[must_use]
     pub fn read(room: RoomId, mark: ReadMark, is_private: bool) -> Self {
-        let ReadMark { user, up_to, read_at, .. } = mark;
-        Self::ConversationRead { chat_room_id: room, user_id: user, up_to_seq: up_to, read_at, is_private }
+        let ReadMark {
+            user,
+            up_to,
+            read_at,
+            ..
+        } = mark;
+        Self::ConversationRead {
+            chat_room_id: room,
+            user_id: user,
+            up_to_seq: up_to,
+            read_at,
+            is_private,
+        }
     }
 }
 
@@ -266,7 +307,10 @@ pub enum Command {
 impl Command {
     /// Returns whether the command has no useful effect once the socket has disconnected.
     pub fn concerns_the_socket_alone(&self) -> bool {
-        matches!(self, Self::SubscribeToAll | Self::Unsubscribe(_) | Self::Sync(_) | Self::Typing { .. })
+        matches!(
+            self,
+            Self::SubscribeToAll | Self::Unsubscribe(_) | Self::Sync(_) | Self::Typing { .. }
+        )
     }
 
     /// Parses an event and its arguments. Errors are sent in the acknowledgement.
@@ -312,7 +356,11 @@ fn message(fields: &Map<String, Value>) -> Option<Command> {
     };
     let text = text_in(fields, "messageText")?;
     // Blank texts are rejected here, as in the REST API.
-    (!crate::model::is_blank(&text)).then_some(Command::SendMessage { room: text_in(fields, "chatRoomId")?, text, client_id })
+    (!crate::model::is_blank(&text)).then_some(Command::SendMessage {
+        room: text_in(fields, "chatRoomId")?,
+        text,
+        client_id,
+    })
 }
 
 fn mark(fields: &Map<String, Value>) -> Option<Command> {
@@ -320,12 +368,19 @@ fn mark(fields: &Map<String, Value>) -> Option<Command> {
         Some(seq) => Some(Seq(number::whole(seq)?)),
         None => None,
     };
-    Some(Command::MarkRead { room: text_in(fields, "chatRoomId")?, up_to })
+    Some(Command::MarkRead {
+        room: text_in(fields, "chatRoomId")?,
+        up_to,
+    })
 }
 
 fn positions(fields: &Map<String, Value>) -> Option<Command> {
     let rooms = fields.get("rooms")?.as_object()?;
-    rooms.iter().map(|(room, seq)| Some((room.clone(), Seq(number::whole(seq)?)))).collect::<Option<_>>().map(Command::Sync)
+    rooms
+        .iter()
+        .map(|(room, seq)| Some((room.clone(), Seq(number::whole(seq)?))))
+        .collect::<Option<_>>()
+        .map(Command::Sync)
 }
 
 fn given<'a>(fields: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
@@ -343,6 +398,8 @@ fn other_user(argument: Option<&Value>) -> Result<Option<UserId>> {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(id)) if id.is_empty() => Ok(None),
         Some(Value::String(id)) => Ok(Some(UserId::parse(id).unwrap_or(UserId::NOBODY))),
-        Some(_) => Err(Error::BadEvent("the second argument of subscribe is the id of a user, a string")),
+        Some(_) => Err(Error::BadEvent(
+            "the second argument of subscribe is the id of a user, a string",
+        )),
     }
 }

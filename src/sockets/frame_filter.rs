@@ -57,12 +57,24 @@ impl<S> FilteredStream<S> {
     pub fn new(stream: S, guard: Arc<Guard>, upgrades: Option<(Sid, Sessions)>) -> Self {
         let ended = Box::pin(guard.ended().clone().cancelled_owned());
         let cut_off = Box::pin(guard.cut_off().clone().cancelled_owned());
-        Self { stream, guard, ended, cut_off, frames: Frames::default(), is_over: false, upgrades }
+        Self {
+            stream,
+            guard,
+            ended,
+            cut_off,
+            frames: Frames::default(),
+            is_over: false,
+            upgrades,
+        }
     }
 
     /// Returns the result of a write, or an error if the write is pending and the connection was
     /// cut off because the client does not read.
-    fn unless_cut_off<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn unless_cut_off<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_pending() && self.cut_off.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
@@ -80,14 +92,19 @@ impl<S> Drop for FilteredStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for FilteredStream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
             if this.frames.take(buffer) {
                 return Poll::Ready(Ok(()));
             }
             if this.ended.as_mut().poll(cx).is_ready() {
-                if !std::mem::replace(&mut this.is_over, true) && buffer.remaining() >= CLOSE.len() {
+                if !std::mem::replace(&mut this.is_over, true) && buffer.remaining() >= CLOSE.len()
+                {
                     buffer.put_slice(&CLOSE);
                 }
                 return Poll::Ready(Ok(()));
@@ -106,12 +123,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for FilteredStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for FilteredStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.unless_cut_off(cx, written)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.unless_cut_off(cx, written)
     }
@@ -144,13 +169,24 @@ struct Frames {
 
 /// The position in a frame.
 enum At {
-    Head { head: [u8; 14], length: usize },
-    Payload { left: u64, mask: [u8; 4], position: usize, of: Part },
+    Head {
+        head: [u8; 14],
+        length: usize,
+    },
+    Payload {
+        left: u64,
+        mask: [u8; 4],
+        position: usize,
+        of: Part,
+    },
 }
 
 impl Default for At {
     fn default() -> Self {
-        Self::Head { head: [0; 14], length: 0 }
+        Self::Head {
+            head: [0; 14],
+            length: 0,
+        }
     }
 }
 
@@ -168,7 +204,10 @@ enum Message {
     #[default]
     Between,
     /// The unmasked beginning, and for each of its bytes the position in `bytes` and the mask.
-    Begins { beginning: Vec<u8>, places: Vec<(usize, u8)> },
+    Begins {
+        beginning: Vec<u8>,
+        places: Vec<(usize, u8)>,
+    },
     /// The message is passed on.
     Passes,
     /// The message is being overwritten.
@@ -214,25 +253,40 @@ impl Frames {
                     }
                     continue;
                 }
-                At::Payload { left, .. } => usize::try_from(*left).unwrap_or(usize::MAX).min(read.len()),
+                At::Payload { left, .. } => {
+                    usize::try_from(*left).unwrap_or(usize::MAX).min(read.len())
+                }
             };
             self.payload(&read[..taken], guard)?;
             read = &read[taken..];
         }
         self.pass();
-        if self.bytes.len() - self.passed > MOST_WAITING { Err(Violation::Broken) } else { Ok(()) }
+        if self.bytes.len() - self.passed > MOST_WAITING {
+            Err(Violation::Broken)
+        } else {
+            Ok(())
+        }
     }
 
     /// Handles a complete frame header, which is at the end of `bytes`.
     fn begin_frame(&mut self, head: &[u8; 14], guard: &Guard) -> Result<(), Violation> {
         let (opcode, is_last) = (head[0] & OPCODE, head[0] & FIN != 0);
         let (left, mask) = length_and_mask(head);
-        let of = if opcode >= FIRST_CONTROL { Part::Control } else { Part::Message { is_last } };
+        let of = if opcode >= FIRST_CONTROL {
+            Part::Control
+        } else {
+            Part::Message { is_last }
+        };
         if of != Part::Control {
             guard.receives(left)?;
         }
         match opcode {
-            TEXT => self.message = Message::Begins { beginning: Vec::new(), places: Vec::new() },
+            TEXT => {
+                self.message = Message::Begins {
+                    beginning: Vec::new(),
+                    places: Vec::new(),
+                }
+            }
             BINARY => {
                 guard.packet(Packet::Binary)?;
                 let first = self.bytes.len() - head_length(head[1]);
@@ -242,13 +296,30 @@ impl Frames {
             // Other opcodes, valid or not, are left to socketioxide.
             _ => {}
         }
-        self.at = At::Payload { left, mask, position: 0, of };
-        if left == 0 { self.end_frame(of, guard) } else { Ok(()) }
+        self.at = At::Payload {
+            left,
+            mask,
+            position: 0,
+            of,
+        };
+        if left == 0 {
+            self.end_frame(of, guard)
+        } else {
+            Ok(())
+        }
     }
 
     /// Handles a piece of the payload, which must not be longer than the rest of the payload.
     fn payload(&mut self, piece: &[u8], guard: &Guard) -> Result<(), Violation> {
-        let At::Payload { left, mask, position, of } = &mut self.at else { return Ok(()) };
+        let At::Payload {
+            left,
+            mask,
+            position,
+            of,
+        } = &mut self.at
+        else {
+            return Ok(());
+        };
         let (start, first) = (self.bytes.len(), *position);
         *left -= piece.len() as u64;
         *position = (first + piece.len()) % mask.len();
@@ -257,7 +328,12 @@ impl Frames {
         match &mut self.message {
             Message::Begins { beginning, places } if of != Part::Control => {
                 self.bytes.extend(piece);
-                for ((n, byte), mask) in piece.iter().enumerate().zip(masks).take(LONGEST_BEGINNING - beginning.len()) {
+                for ((n, byte), mask) in piece
+                    .iter()
+                    .enumerate()
+                    .zip(masks)
+                    .take(LONGEST_BEGINNING - beginning.len())
+                {
                     beginning.push(byte ^ mask);
                     places.push((start + n, *mask));
                 }
@@ -273,7 +349,11 @@ impl Frames {
             }
             _ => self.bytes.extend(piece),
         }
-        if is_over { self.end_frame(of, guard) } else { Ok(()) }
+        if is_over {
+            self.end_frame(of, guard)
+        } else {
+            Ok(())
+        }
     }
 
     fn end_frame(&mut self, of: Part, guard: &Guard) -> Result<(), Violation> {
@@ -287,8 +367,12 @@ impl Frames {
 
     /// Decides what to do with the message as soon as its beginning shows its type.
     fn decide(&mut self, is_whole: bool, guard: &Guard) -> Result<(), Violation> {
-        let Message::Begins { beginning, places } = &self.message else { return Ok(()) };
-        let Some(packet) = sort(beginning, is_whole) else { return Ok(()) };
+        let Message::Begins { beginning, places } = &self.message else {
+            return Ok(());
+        };
+        let Some(packet) = sort(beginning, is_whole) else {
+            return Ok(());
+        };
         let mut write = |n: usize, text: u8| {
             let (place, mask): (usize, u8) = places[n];
             self.bytes[place] = text ^ mask;
@@ -315,7 +399,10 @@ impl Frames {
     /// Overwrites a piece of the payload.
     fn hide(&mut self, start: usize, length: usize, mask: [u8; 4], first: usize) {
         let masks = mask.iter().cycle().skip(first);
-        self.bytes[start..start + length].iter_mut().zip(masks).for_each(|(byte, mask)| *byte = PONG ^ mask);
+        self.bytes[start..start + length]
+            .iter_mut()
+            .zip(masks)
+            .for_each(|(byte, mask)| *byte = PONG ^ mask);
     }
 
     /// Passes all bytes on, unless a frame header is incomplete or the type of a message is not
@@ -341,10 +428,24 @@ fn head_length(second: u8) -> usize {
 fn length_and_mask(head: &[u8; 14]) -> (u64, [u8; 4]) {
     let (length, behind) = match head[1] & !MASKED {
         126 => (u64::from(u16::from_be_bytes([head[2], head[3]])), 4),
-        127 => (head[2..10].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)), 10),
+        127 => (
+            head[2..10]
+                .iter()
+                .fold(0, |length, byte| length << 8 | u64::from(*byte)),
+            10,
+        ),
         short => (u64::from(short), 2),
     };
     let masked = head[1] & MASKED != 0;
-    let mask = if masked { [head[behind], head[behind + 1], head[behind + 2], head[behind + 3]] } else { [0; 4] };
+    let mask = if masked {
+        [
+            head[behind],
+            head[behind + 1],
+            head[behind + 2],
+            head[behind + 3],
+        ]
+    } else {
+        [0; 4]
+    };
     (length, mask)
 }

@@ -196,9 +196,12 @@ impl Guard {
     /// memory reserved for it until the client has read it. Returns false if there is no capacity:
     /// the client is too slow and must be disconnected.
     pub fn reserve_send(self: &Arc<Self>, bytes: usize, memory: Option<&Reservation>) -> bool {
-        let added = self.outbound.add(bytes as u64, memory, || self.budget.wait_for(self.address, self.user()));
+        let added = self.outbound.add(bytes as u64, memory, || {
+            self.budget.wait_for(self.address, self.user())
+        });
         if added == Added::Reserved {
-            self.outbound.reserved(|reserved| reserved.closes(&self.cut_off));
+            self.outbound
+                .reserved(|reserved| reserved.closes(&self.cut_off));
             tokio::spawn(Self::give_back(Arc::downgrade(self), self.cut_off.clone()));
         }
         added != Added::Refused
@@ -226,7 +229,11 @@ impl Guard {
     /// Returns how many bytes the client may send at once, at most `most`.
     pub fn allowance(&self, most: usize) -> usize {
         let state = self.state();
-        if state.connected { most } else { state.most_bytes().saturating_sub(state.bytes).min(most) }
+        if state.connected {
+            most
+        } else {
+            state.most_bytes().saturating_sub(state.bytes).min(most)
+        }
     }
 
     /// Counts `bytes` more bytes of an incoming message.
@@ -235,7 +242,9 @@ impl Guard {
     pub fn receives(&self, bytes: u64) -> Result<(), Violation> {
         let mut state = self.state();
         if !state.connected {
-            state.bytes = state.bytes.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX));
+            state.bytes = state
+                .bytes
+                .saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX));
             if state.bytes > state.most_bytes() {
                 return Err(Violation::Unconnected);
             }
@@ -252,7 +261,10 @@ impl Guard {
         state.count(packet)?;
         let verdict = match packet {
             Packet::Transport | Packet::Connect | Packet::Event | Packet::Other => Verdict::Pass,
-            Packet::BinaryEvent { attachments, announced } => {
+            Packet::BinaryEvent {
+                attachments,
+                announced,
+            } => {
                 state.attachments = attachments;
                 Verdict::Plain { announced }
             }
@@ -269,9 +281,16 @@ impl Guard {
         let user = state.user;
         drop(state);
         // Events are counted when they are processed, where they can be refused with an answer.
-        let is_counted_later = matches!(packet, Packet::Transport | Packet::Event | Packet::BinaryEvent { .. });
+        let is_counted_later = matches!(
+            packet,
+            Packet::Transport | Packet::Event | Packet::BinaryEvent { .. }
+        );
         match user.filter(|_| !is_counted_later) {
-            Some(user) => self.limits.event(user).map(|()| verdict).map_err(|_| Violation::Packets),
+            Some(user) => self
+                .limits
+                .event(user)
+                .map(|()| verdict)
+                .map_err(|_| Violation::Packets),
             None => Ok(verdict),
         }
     }
@@ -279,7 +298,15 @@ impl Guard {
     /// Records that a socket is connected, in secure mode with its user.
     pub fn connected(&self, user: Option<UserId>) {
         let mut state = self.state();
-        *state = State { connected: true, known: true, user, bytes: 0, packets: 0, _place: None, ..*state };
+        *state = State {
+            connected: true,
+            known: true,
+            user,
+            bytes: 0,
+            packets: 0,
+            _place: None,
+            ..*state
+        };
     }
 
     /// Records that the socket has disconnected.
@@ -304,7 +331,9 @@ impl Guard {
         tokio::spawn(async move {
             loop {
                 sleep_until(until).await;
-                let Some(guard) = Weak::upgrade(&guard) else { return };
+                let Some(guard) = Weak::upgrade(&guard) else {
+                    return;
+                };
                 match guard.due() {
                     Some(later) => until = later,
                     None => return,
@@ -332,7 +361,9 @@ impl Guard {
 
     /// Ends the connection because of a violation.
     pub fn violated(self: &Arc<Self>, violation: Violation) {
-        if !self.ended.is_cancelled() && refusals::is_first(self.address, "connections closed for what was sent") {
+        if !self.ended.is_cancelled()
+            && refusals::is_first(self.address, "connections closed for what was sent")
+        {
             tracing::info!(address = %self.address, reason = %violation, "socket connection closed after a protocol violation");
         }
         self.end(Duration::ZERO);
@@ -390,18 +421,34 @@ impl Guard {
 
 impl State {
     fn most_bytes(&self) -> usize {
-        if self.known { KNOWN as usize * UNCONNECTED_BYTES } else { UNCONNECTED_BYTES }
+        if self.known {
+            KNOWN as usize * UNCONNECTED_BYTES
+        } else {
+            UNCONNECTED_BYTES
+        }
     }
 
     fn count(&mut self, packet: Packet) -> Result<(), Violation> {
         if !self.connected {
             self.packets += 1;
-            let most = if self.known { KNOWN * UNCONNECTED_PACKETS } else { UNCONNECTED_PACKETS };
-            return if self.packets > most { Err(Violation::Unconnected) } else { Ok(()) };
+            let most = if self.known {
+                KNOWN * UNCONNECTED_PACKETS
+            } else {
+                UNCONNECTED_PACKETS
+            };
+            return if self.packets > most {
+                Err(Violation::Unconnected)
+            } else {
+                Ok(())
+            };
         }
         if packet == Packet::Connect {
             self.packets += 1;
-            return if self.packets > CONNECTED_AGAIN { Err(Violation::Connects) } else { Ok(()) };
+            return if self.packets > CONNECTED_AGAIN {
+                Err(Violation::Connects)
+            } else {
+                Ok(())
+            };
         }
         Ok(())
     }

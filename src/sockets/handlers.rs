@@ -74,34 +74,42 @@ fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
     if let Some(first) = event_queue.take(0) {
         socket.extensions.insert(Connecting(Arc::new(first)));
     }
-    socket.on_fallback(move |socket: SocketRef, Event(name): Event, arguments: TryData<Arguments>, ack: AckSender| {
-        // Tickets are taken here and not in the future, because this closure runs in the order in
-        // which the events arrived. Events without a ticket are refused here too: refusals sent
-        // from separate tasks could arrive much later in a burst and fill the buffer needed for
-        // other events.
-        let ticket = event_queue.take(name.len() + arguments.as_ref().map_or(0, Arguments::bytes));
-        let refusal = match (handlers.sockets.events.arrives(), ticket, arguments.0) {
-            (Some(arrived), Some(ticket), Ok(Arguments(arguments))) => {
-                return Either::Left(async move {
-                    let answered = async {
-                        let memory = handlers.budget.begin(ClientAddress::of(&socket.req_parts().extensions));
-                        let outcome = handlers.run(&socket, &name, &arguments, &memory).await;
-                        if wait_for_capacity(&socket).await {
-                            Handlers::acknowledge(&socket, ack, outcome, Some(&memory));
-                        }
-                    };
-                    ticket.wait(answered).await;
-                    drop(arrived);
-                });
-            }
-            (None, ..) => "The server is stopping",
-            (_, Some(_), Err(_)) => "The arguments of the event cannot be read",
-            (_, None, _) => "Too many events at once",
-        };
-        let refused = handlers.count(&socket).and(Err(Error::BadEvent(refusal)));
-        Handlers::acknowledge(&socket, ack, refused, None);
-        Either::Right(ready(()))
-    });
+    socket.on_fallback(
+        move |socket: SocketRef,
+              Event(name): Event,
+              arguments: TryData<Arguments>,
+              ack: AckSender| {
+            // Tickets are taken here and not in the future, because this closure runs in the order in
+            // which the events arrived. Events without a ticket are refused here too: refusals sent
+            // from separate tasks could arrive much later in a burst and fill the buffer needed for
+            // other events.
+            let ticket =
+                event_queue.take(name.len() + arguments.as_ref().map_or(0, Arguments::bytes));
+            let refusal = match (handlers.sockets.events.arrives(), ticket, arguments.0) {
+                (Some(arrived), Some(ticket), Ok(Arguments(arguments))) => {
+                    return Either::Left(async move {
+                        let answered = async {
+                            let memory = handlers
+                                .budget
+                                .begin(ClientAddress::of(&socket.req_parts().extensions));
+                            let outcome = handlers.run(&socket, &name, &arguments, &memory).await;
+                            if wait_for_capacity(&socket).await {
+                                Handlers::acknowledge(&socket, ack, outcome, Some(&memory));
+                            }
+                        };
+                        ticket.wait(answered).await;
+                        drop(arrived);
+                    });
+                }
+                (None, ..) => "The server is stopping",
+                (_, Some(_), Err(_)) => "The arguments of the event cannot be read",
+                (_, None, _) => "Too many events at once",
+            };
+            let refused = handlers.count(&socket).and(Err(Error::BadEvent(refusal)));
+            Handlers::acknowledge(&socket, ack, refused, None);
+            Either::Right(ready(()))
+        },
+    );
 }
 
 /// Starts processing the events that arrived while the socket was connecting.
@@ -146,21 +154,40 @@ impl Handlers {
         // from then on.
         self.sockets.on_disconnect(&self.socket_auth, socket);
         listen(&self, socket);
-        guard.connected(socket.extensions.get::<Identity>().map(|identity| identity.user.id));
+        guard.connected(
+            socket
+                .extensions
+                .get::<Identity>()
+                .map(|identity| identity.user.id),
+        );
         Ok(())
     }
 
     /// Counts an event against the user's rate limit, in secure mode.
     fn count(&self, socket: &SocketRef) -> Result<()> {
-        let user = socket.extensions.get::<Identity>().map(|identity| identity.user.id);
+        let user = socket
+            .extensions
+            .get::<Identity>()
+            .map(|identity| identity.user.id);
         user.map_or(Ok(()), |user| self.chat.limits.event(user))
     }
 
-    fn acknowledge(socket: &SocketRef, ack: AckSender, outcome: Result<Answer>, memory: Option<&Reservation>) {
+    fn acknowledge(
+        socket: &SocketRef,
+        ack: AckSender,
+        outcome: Result<Answer>,
+        memory: Option<&Reservation>,
+    ) {
         if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
             // Do not log the socket id: anyone who knows it could act for a client that polls.
-            let user = socket.extensions.get::<Identity>().map(|identity| display(identity.user.id));
-            if refusals::is_first(ClientAddress::of(&socket.req_parts().extensions), "events not carried out") {
+            let user = socket
+                .extensions
+                .get::<Identity>()
+                .map(|identity| display(identity.user.id));
+            if refusals::is_first(
+                ClientAddress::of(&socket.req_parts().extensions),
+                "events not carried out",
+            ) {
                 tracing::error!(user, %cause, "event handler failed");
             }
         }
@@ -174,7 +201,13 @@ impl Handlers {
         }
     }
 
-    async fn run(&self, socket: &SocketRef, event: &str, arguments: &[Value], memory: &Reservation) -> Result<Answer> {
+    async fn run(
+        &self,
+        socket: &SocketRef,
+        event: &str,
+        arguments: &[Value],
+        memory: &Reservation,
+    ) -> Result<Answer> {
         if is_closing(socket) || self.sockets.events.is_over() {
             return Err(Error::BadEvent("This socket is being closed"));
         }
@@ -183,22 +216,49 @@ impl Handlers {
         if !socket.connected() && command.concerns_the_socket_alone() {
             return Err(Error::BadEvent("This socket has left"));
         }
-        let caller = self.socket_auth.caller(socket, matches!(command, Command::RefreshToken(_))).await?;
+        let caller = self
+            .socket_auth
+            .caller(socket, matches!(command, Command::RefreshToken(_)))
+            .await?;
         match command {
             Command::Identity(user) => self.identify(socket, &caller, user).await.map(|()| done()),
-            Command::Subscribe { room, other } => self.subscribe(socket, &caller, &room, other).await.map(|()| done()),
-            Command::RefreshToken(token) => self.socket_auth.replace(socket, &caller, &token).await.map(|()| done()),
+            Command::Subscribe { room, other } => self
+                .subscribe(socket, &caller, &room, other)
+                .await
+                .map(|()| done()),
+            Command::RefreshToken(token) => self
+                .socket_auth
+                .replace(socket, &caller, &token)
+                .await
+                .map(|()| done()),
             Command::Unsubscribe(room) => {
                 unsubscribe(socket, room);
                 Ok(done())
             }
-            Command::SubscribeToAll => self.subscribe_to_all(socket, &self.acting(socket, caller).await?, memory).await,
-            Command::SendMessage { room, text, client_id } => {
-                self.send_message(&self.acting(socket, caller).await?, &room, text, client_id).await
+            Command::SubscribeToAll => {
+                self.subscribe_to_all(socket, &self.acting(socket, caller).await?, memory)
+                    .await
             }
-            Command::Sync(rooms) => self.sync(socket, &self.acting(socket, caller).await?, rooms, memory).await,
-            Command::MarkRead { room, up_to } => self.mark_read(&self.acting(socket, caller).await?, &room, up_to).await,
-            Command::Typing { room, begun } => self.typing(socket, &self.acting(socket, caller).await?, &room, begun).await,
+            Command::SendMessage {
+                room,
+                text,
+                client_id,
+            } => {
+                self.send_message(&self.acting(socket, caller).await?, &room, text, client_id)
+                    .await
+            }
+            Command::Sync(rooms) => {
+                self.sync(socket, &self.acting(socket, caller).await?, rooms, memory)
+                    .await
+            }
+            Command::MarkRead { room, up_to } => {
+                self.mark_read(&self.acting(socket, caller).await?, &room, up_to)
+                    .await
+            }
+            Command::Typing { room, begun } => {
+                self.typing(socket, &self.acting(socket, caller).await?, &room, begun)
+                    .await
+            }
         }
     }
 
@@ -210,8 +270,15 @@ impl Handlers {
         }
         let Claimed(id) = socket.extensions.get().ok_or(Error::NoIdentity)?;
         let user = self.chat.store.user(id).await?.ok_or(Error::CallerGone)?;
-        let token = Claims { user: id, session: None, ends: None };
-        Ok(Caller { identity: Some(Identity { user, token }), ..caller })
+        let token = Claims {
+            user: id,
+            session: None,
+            ends: None,
+        };
+        Ok(Caller {
+            identity: Some(Identity { user, token }),
+            ..caller
+        })
     }
 
     /// Assigns a socket to the user that it claims, in open mode. In secure mode the socket already
@@ -226,7 +293,10 @@ impl Handlers {
         }
         self.chat.store.user(user).await?.ok_or(Error::NobodyToBe)?;
         let name = user_name(user);
-        let former = socket.rooms().into_iter().filter(|room| super::is_user_name(room) && *room != name);
+        let former = socket
+            .rooms()
+            .into_iter()
+            .filter(|room| super::is_user_name(room) && *room != name);
         socket.leave(former.collect::<Vec<_>>());
         socket.extensions.insert(Claimed(user));
         join(socket, name);
@@ -234,7 +304,13 @@ impl Handlers {
         Ok(())
     }
 
-    async fn subscribe(&self, socket: &SocketRef, caller: &Caller, id: &str, other: Option<UserId>) -> Result<()> {
+    async fn subscribe(
+        &self,
+        socket: &SocketRef,
+        caller: &Caller,
+        id: &str,
+        other: Option<UserId>,
+    ) -> Result<()> {
         let room = self.authorize(caller, id, other).await?;
         if self.chat.store.is_shared() {
             // With a shared store, the timeline must know a room before it can detect new entries
@@ -242,10 +318,15 @@ impl Handlers {
             self.chat.timeline.barrier(vec![room.id], || ()).await?;
         }
         may_subscribe(socket, [room.id])?;
-        let siblings = other.map(|other| socket.within(user_name(other)).sockets()).unwrap_or_default();
+        let siblings = other
+            .map(|other| socket.within(user_name(other)).sockets())
+            .unwrap_or_default();
         // Excludes sockets that are in the room already, so that a failure does not unsubscribe
         // them.
-        let brought: Vec<_> = siblings.into_iter().filter(|sibling| matches!(subscribe(sibling, room.id), Ok(true))).collect();
+        let brought: Vec<_> = siblings
+            .into_iter()
+            .filter(|sibling| matches!(subscribe(sibling, room.id), Ok(true)))
+            .collect();
         subscribe(socket, room.id)?;
         // If the user lost access meanwhile, their sockets were unsubscribed, perhaps before this
         // subscription. Check again.
@@ -265,23 +346,40 @@ impl Handlers {
     /// themselves. False if the database does not answer.
     async fn is_member(&self, room: RoomId, other: Option<UserId>) -> bool {
         let Some(other) = other else { return false };
-        self.chat.store.room(room).await.is_ok_and(|room| room.is_some_and(|room| room.has_member(other)))
+        self.chat
+            .store
+            .room(room)
+            .await
+            .is_ok_and(|room| room.is_some_and(|room| room.has_member(other)))
     }
 
     /// Returns the room if the caller may subscribe to it. In secure mode, `other` must be a member
     /// too.
-    async fn authorize(&self, caller: &Caller, room: &str, other: Option<UserId>) -> Result<Arc<Room>> {
+    async fn authorize(
+        &self,
+        caller: &Caller,
+        room: &str,
+        other: Option<UserId>,
+    ) -> Result<Arc<Room>> {
         let access = &self.chat.access;
         let room = access.authorize(caller, Action::Subscribe, room).await?;
         match other {
-            Some(other) if access.is_secure() && !room.has_member(other) => {
-                Err(access.deny(caller, "subscribe for the user", shown(Some(&other)), Error::OtherNotAMember))
-            }
+            Some(other) if access.is_secure() && !room.has_member(other) => Err(access.deny(
+                caller,
+                "subscribe for the user",
+                shown(Some(&other)),
+                Error::OtherNotAMember,
+            )),
             _ => Ok(room),
         }
     }
 
-    async fn subscribe_to_all(&self, socket: &SocketRef, caller: &Caller, memory: &Reservation) -> Result<Answer> {
+    async fn subscribe_to_all(
+        &self,
+        socket: &SocketRef,
+        caller: &Caller,
+        memory: &Reservation,
+    ) -> Result<Answer> {
         #[derive(Serialize)]
         struct Subscribed {
             success: bool,
@@ -301,17 +399,27 @@ impl Handlers {
         }
         self.chat.limits.read(user, count)?;
         may_subscribe(socket, pieces.iter().flatten().copied())?;
-        memory.take_for_user(user, COPIES_OF_A_PAGE * ENTERED_BYTES * count as u64).await?;
+        memory
+            .take_for_user(user, COPIES_OF_A_PAGE * ENTERED_BYTES * count as u64)
+            .await?;
         let mut rooms = Vec::with_capacity(count);
         for piece in pieces {
             rooms.extend(self.enter(socket, user, piece).await?);
         }
-        Ok(raw(&Subscribed { success: true, rooms }))
+        Ok(raw(&Subscribed {
+            success: true,
+            rooms,
+        }))
     }
 
     /// Subscribes a socket to rooms between two broadcasts, so that it receives exactly the events
     /// after the log entries in the answer.
-    async fn enter(&self, socket: &SocketRef, user: UserId, rooms: Vec<RoomId>) -> Result<Vec<Entered>> {
+    async fn enter(
+        &self,
+        socket: &SocketRef,
+        user: UserId,
+        rooms: Vec<RoomId>,
+    ) -> Result<Vec<Entered>> {
         let (joining, names) = (socket.clone(), rooms.clone());
         let (tell, told) = oneshot::channel();
         let join_all = move || {
@@ -351,8 +459,17 @@ impl Handlers {
     ) -> Result<Vec<Entered>> {
         let mut entered = Vec::with_capacity(ends.len());
         for (id, end) in ends {
-            match self.chat.store.room(id).await?.filter(|room| room.has_member(user)) {
-                Some(_) => entered.push(Entered { chat_room_id: id, last_seq: end }),
+            match self
+                .chat
+                .store
+                .room(id)
+                .await?
+                .filter(|room| room.has_member(user))
+            {
+                Some(_) => entered.push(Entered {
+                    chat_room_id: id,
+                    last_seq: end,
+                }),
                 None => unsubscribe(socket, id),
             }
             unchecked.remove(&id);
@@ -360,7 +477,13 @@ impl Handlers {
         Ok(entered)
     }
 
-    async fn send_message(&self, caller: &Caller, room: &str, text: String, client_id: Option<ClientId>) -> Result<Answer> {
+    async fn send_message(
+        &self,
+        caller: &Caller,
+        room: &str,
+        text: String,
+        client_id: Option<ClientId>,
+    ) -> Result<Answer> {
         #[derive(Serialize)]
         struct Sent<'a> {
             success: bool,
@@ -368,12 +491,22 @@ impl Handlers {
             post: &'a Post,
         }
         let posted = self.chat.post(caller, room, text, client_id).await?;
-        Ok(raw(&Sent { success: true, duplicate: posted.duplicate, post: &posted.post }))
+        Ok(raw(&Sent {
+            success: true,
+            duplicate: posted.duplicate,
+            post: &posted.post,
+        }))
     }
 
     /// Subscribes to rooms and returns the log entries that the client has missed in each. A room
     /// that the caller may not read gets its own error; the others still succeed.
-    async fn sync(&self, socket: &SocketRef, caller: &Caller, rooms: HashMap<String, Seq>, memory: &Reservation) -> Result<Answer> {
+    async fn sync(
+        &self,
+        socket: &SocketRef,
+        caller: &Caller,
+        rooms: HashMap<String, Seq>,
+        memory: &Reservation,
+    ) -> Result<Answer> {
         #[derive(Serialize)]
         struct Synced {
             success: bool,
@@ -386,7 +519,12 @@ impl Handlers {
         let (mut answers, mut authorized, mut refused) = (BTreeMap::new(), HashMap::new(), 0_usize);
         for (id, since) in rooms {
             let room = match self.chat.limits.read(user, 1) {
-                Ok(()) => self.chat.access.authorize_silently(caller, Action::Read, &id).await,
+                Ok(()) => {
+                    self.chat
+                        .access
+                        .authorize_silently(caller, Action::Read, &id)
+                        .await
+                }
                 Err(error) => Err(error),
             };
             match room {
@@ -399,34 +537,86 @@ impl Handlers {
         }
         if refused > 0 {
             // One log line for all refused rooms: a request may name a thousand.
-            self.chat.access.deny(caller, "read rooms, so many", Some(&refused), Error::NotAMember);
+            self.chat.access.deny(
+                caller,
+                "read rooms, so many",
+                Some(&refused),
+                Error::NotAMember,
+            );
         }
         may_subscribe(socket, authorized.keys().copied())?;
-        let entered = self.enter(socket, user, authorized.keys().copied().collect()).await?;
-        let missed = |Entered { chat_room_id, last_seq }: &Entered| {
-            authorized.get(chat_room_id).map_or(0, |(_, since)| last_seq.0.saturating_sub(since.0))
+        let entered = self
+            .enter(socket, user, authorized.keys().copied().collect())
+            .await?;
+        let missed = |Entered {
+                          chat_room_id,
+                          last_seq,
+                      }: &Entered| {
+            authorized
+                .get(chat_room_id)
+                .map_or(0, |(_, since)| last_seq.0.saturating_sub(since.0))
         };
         let missed = entered.iter().map(missed).fold(0, u64::saturating_add);
-        memory.take_for_user(user, COPIES_OF_A_PAGE * LOG_BYTES.min(missed.saturating_mul(LONG_MESSAGE))).await?;
+        memory
+            .take_for_user(
+                user,
+                COPIES_OF_A_PAGE * LOG_BYTES.min(missed.saturating_mul(LONG_MESSAGE)),
+            )
+            .await?;
         let (mut left, mut bytes) = (ENTRIES_AT_ONCE, LOG_BYTES);
-        for Entered { chat_room_id: id, last_seq: end } in entered {
-            let Some((room, since)) = authorized.remove(&id) else { continue };
-            let page = self.chat.log(user, &room, since, Some(end), left.min(ENTRIES_OF_A_ROOM), &mut bytes).await?;
+        for Entered {
+            chat_room_id: id,
+            last_seq: end,
+        } in entered
+        {
+            let Some((room, since)) = authorized.remove(&id) else {
+                continue;
+            };
+            let page = self
+                .chat
+                .log(
+                    user,
+                    &room,
+                    since,
+                    Some(end),
+                    left.min(ENTRIES_OF_A_ROOM),
+                    &mut bytes,
+                )
+                .await?;
             left = left.saturating_sub(page.entries.len() as u64);
             answers.insert(id.to_string(), raw(&page));
         }
         // Rooms that were deleted or lost while they were being entered.
-        answers.extend(authorized.into_keys().map(|id| (id.to_string(), raw(&Error::NotAMember.to_json()))));
-        Ok(raw(&Synced { success: true, rooms: answers }))
+        answers.extend(
+            authorized
+                .into_keys()
+                .map(|id| (id.to_string(), raw(&Error::NotAMember.to_json()))),
+        );
+        Ok(raw(&Synced {
+            success: true,
+            rooms: answers,
+        }))
     }
 
     async fn mark_read(&self, caller: &Caller, room: &str, up_to: Option<Seq>) -> Result<Answer> {
-        Ok(raw(&MarkedView::from(self.chat.mark_read(caller, room, up_to).await?)))
+        Ok(raw(&MarkedView::from(
+            self.chat.mark_read(caller, room, up_to).await?,
+        )))
     }
 
-    async fn typing(&self, socket: &SocketRef, caller: &Caller, room: &str, begun: bool) -> Result<Answer> {
+    async fn typing(
+        &self,
+        socket: &SocketRef,
+        caller: &Caller,
+        room: &str,
+        begun: bool,
+    ) -> Result<Answer> {
         let user = id_of(caller)?;
-        let room = self.chat.access.authorize(caller, Action::Post, room).await?;
+        let room = self
+            .chat
+            .access
+            .authorize(caller, Action::Post, room)
+            .await?;
         self.sockets.types(room.id, user, socket, begun);
         Ok(done())
     }

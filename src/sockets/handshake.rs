@@ -43,22 +43,34 @@ struct ConnectionSlot(Arc<Semaphore>);
 /// Stored in the socket, so that the slot becomes free when no event and no code of socketioxide
 /// holds the socket any more.
 #[derive(Clone)]
-struct SlotGuard(#[expect(dead_code, reason = "dropping it is what it is for")] Arc<OwnedSemaphorePermit>);
+struct SlotGuard(
+    #[expect(dead_code, reason = "dropping it is what it is for")] Arc<OwnedSemaphorePermit>,
+);
 
 /// Acquires the slot of a connection for a socket, as soon as the previous socket is dropped.
 ///
 /// Errors: [`Error::BadEvent`] after [`SLOT_TIMEOUT`].
 pub async fn take_slot(socket: &SocketRef) -> Result<()> {
     const TAKEN: Error = Error::BadEvent("The former socket of this connection is not through yet");
-    let ConnectionSlot(slot) = socket.req_parts().extensions.get::<ConnectionSlot>().cloned().ok_or(TAKEN)?;
-    let guard = tokio::time::timeout(SLOT_TIMEOUT, slot.acquire_owned()).await.map_err(|_| TAKEN)?.map_err(|_| TAKEN)?;
+    let ConnectionSlot(slot) = socket
+        .req_parts()
+        .extensions
+        .get::<ConnectionSlot>()
+        .cloned()
+        .ok_or(TAKEN)?;
+    let guard = tokio::time::timeout(SLOT_TIMEOUT, slot.acquire_owned())
+        .await
+        .map_err(|_| TAKEN)?
+        .map_err(|_| TAKEN)?;
     socket.extensions.insert(SlotGuard(Arc::new(guard)));
     Ok(())
 }
 
 /// Returns the request that opens a connection, with copies of the parts that are used.
 pub fn compact_request(mut request: Request) -> Request {
-    request.extensions_mut().insert(ConnectionSlot(Arc::new(Semaphore::new(1))));
+    request
+        .extensions_mut()
+        .insert(ConnectionSlot(Arc::new(Semaphore::new(1))));
     *request.headers_mut() = copies(request.headers());
     if let Ok(uri) = request.uri().to_string().parse::<Uri>() {
         *request.uri_mut() = uri;
@@ -69,10 +81,16 @@ pub fn compact_request(mut request: Request) -> Request {
 /// Returns how many bytes of a request are copied.
 pub fn kept_bytes(request: &Request) -> usize {
     let headers = KEPT.iter().filter_map(|name| request.headers().get(name));
-    request.uri().path().len() + request.uri().query().map_or(0, str::len) + headers.map(HeaderValue::len).sum::<usize>()
+    request.uri().path().len()
+        + request.uri().query().map_or(0, str::len)
+        + headers.map(HeaderValue::len).sum::<usize>()
 }
 
 fn copies(headers: &HeaderMap) -> HeaderMap {
-    let present = KEPT.iter().filter_map(|name| Some((name.clone(), headers.get(name)?)));
-    present.filter_map(|(name, value)| Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))).collect()
+    let present = KEPT
+        .iter()
+        .filter_map(|name| Some((name.clone(), headers.get(name)?)));
+    present
+        .filter_map(|(name, value)| Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?)))
+        .collect()
 }

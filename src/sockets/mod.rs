@@ -72,7 +72,8 @@ pub const PATH: &str = "/socket.io";
 /// Returns whether a request path belongs to the Socket.IO endpoint.
 #[must_use]
 pub fn is_path(path: &str) -> bool {
-    path.strip_prefix(PATH).is_some_and(|behind| behind.is_empty() || behind.starts_with('/'))
+    path.strip_prefix(PATH)
+        .is_some_and(|behind| behind.is_empty() || behind.starts_with('/'))
 }
 
 /// Size of a socket's read buffer, in bytes. Client events are small, and every idle socket holds
@@ -149,7 +150,12 @@ impl Sockets {
     /// Creates a server without sockets. Clients of socket.io 2, 3 and 4 connect through its
     /// [transport](Self::transport).
     #[must_use]
-    pub fn new(config: &SocketConfig, presence: Presence, limits: Arc<Limits>, budget: Arc<MemoryBudget>) -> Self {
+    pub fn new(
+        config: &SocketConfig,
+        presence: Presence,
+        limits: Arc<Limits>,
+        budget: Arc<MemoryBudget>,
+    ) -> Self {
         let max_packet = max_packet(config);
         let (layer, io) = SocketIo::builder()
             .req_path(PATH)
@@ -167,7 +173,10 @@ impl Sockets {
             io,
             presence: Arc::new(presence),
             typing: Arc::default(),
-            subscriptions: Arc::new(Subscriptions::new(config.max_subscriptions, limits.subscriptions_per_user())),
+            subscriptions: Arc::new(Subscriptions::new(
+                config.max_subscriptions,
+                limits.subscriptions_per_user(),
+            )),
             transport: Transport::new(&layer, limits, budget, stopping.clone()),
             events: UnderWay::default(),
             stopping,
@@ -199,8 +208,13 @@ impl Sockets {
         };
         self.io.ns("/", connected.with(listen));
         let removed_members = RemovedMembers::new(handlers.chat.clone());
-        let watching = tokio::spawn(self.clone().watch(Arc::clone(&handlers.socket_auth), removed_members)).abort_handle();
-        let following = tokio::spawn(follow_logs(self.io.clone(), handlers.chat.clone())).abort_handle();
+        let watching = tokio::spawn(
+            self.clone()
+                .watch(Arc::clone(&handlers.socket_auth), removed_members),
+        )
+        .abort_handle();
+        let following =
+            tokio::spawn(follow_logs(self.io.clone(), handlers.chat.clone())).abort_handle();
         // `listen` is called once, so the cell is still empty.
         let _ = self.watch.set([watching, following]);
     }
@@ -235,15 +249,27 @@ impl Sockets {
 
     /// Broadcasts to the other members of a room that a user is typing or has stopped.
     fn types(&self, room: RoomId, user: UserId, socket: &SocketRef, begun: bool) {
-        let tell = if begun { self.typing.begins(room, user, socket.id) } else { self.typing.stops(room, user) };
+        let tell = if begun {
+            self.typing.begins(room, user, socket.id)
+        } else {
+            self.typing.stops(room, user)
+        };
         if tell {
-            self.announce(&[Event::Typing { chat_room_id: room, user_id: user, begun }]);
+            self.announce(&[Event::Typing {
+                chat_room_id: room,
+                user_id: user,
+                begun,
+            }]);
         }
     }
 
     fn tell_stopped(&self, stopped: Vec<(RoomId, UserId)>) {
         for (chat_room_id, user_id) in stopped {
-            self.announce(&[Event::Typing { chat_room_id, user_id, begun: false }]);
+            self.announce(&[Event::Typing {
+                chat_room_id,
+                user_id,
+                begun: false,
+            }]);
         }
     }
 
@@ -284,7 +310,12 @@ impl Sockets {
         if missed > 0 {
             // Include the sockets that joined after the capacity check.
             let known: HashSet<_> = listeners.iter().map(|listener| listener.id).collect();
-            listeners.extend(self.select(audience).sockets().into_iter().filter(|listener| !known.contains(&listener.id)));
+            listeners.extend(
+                self.select(audience)
+                    .sockets()
+                    .into_iter()
+                    .filter(|listener| !known.contains(&listener.id)),
+            );
             disconnect_missed(listeners, missed);
         }
     }
@@ -294,9 +325,10 @@ impl Sockets {
         let sending = self.select(audience).emit(event, json);
         // Sockets of this process are sent to synchronously, so the future is ready at once.
         match sending.now_or_never() {
-            Some(Err(BroadcastError::Socket(errors))) => {
-                errors.iter().filter(|error| matches!(error, SocketError::InternalChannelFull)).count()
-            }
+            Some(Err(BroadcastError::Socket(errors))) => errors
+                .iter()
+                .filter(|error| matches!(error, SocketError::InternalChannelFull))
+                .count(),
             Some(Err(error)) => {
                 tracing::error!(%error, event, "event broadcast failed");
                 0
@@ -307,7 +339,11 @@ impl Sockets {
 
     fn select(&self, audience: &Audience) -> BroadcastOperators {
         // The layer treats an empty list of rooms as all sockets.
-        let names = if audience.names.is_empty() { vec!["nobody".to_owned()] } else { audience.names.clone() };
+        let names = if audience.names.is_empty() {
+            vec!["nobody".to_owned()]
+        } else {
+            audience.names.clone()
+        };
         let those = self.io.within(names);
         match &audience.except {
             Some(name) => those.except(name.clone()),
@@ -318,9 +354,17 @@ impl Sockets {
     /// Updates the subscriptions of the sockets after they have received an event.
     fn follow(&self, event: &Event<'_>) {
         match event {
-            Event::MemberRemoved { chat_room_id, user_id, .. } => remove_from_room(&self.io, *chat_room_id, *user_id),
+            Event::MemberRemoved {
+                chat_room_id,
+                user_id,
+                ..
+            } => remove_from_room(&self.io, *chat_room_id, *user_id),
             Event::RoomDeleted { chat_room_id, .. } => {
-                self.io.within(room_name(*chat_room_id)).sockets().iter().for_each(|socket| unsubscribe(socket, *chat_room_id));
+                self.io
+                    .within(room_name(*chat_room_id))
+                    .sockets()
+                    .iter()
+                    .for_each(|socket| unsubscribe(socket, *chat_room_id));
             }
             _ => {}
         }
@@ -335,12 +379,20 @@ impl Sockets {
     /// Closes every socket in a room whose clients have missed an event. They catch up when they
     /// reconnect.
     pub fn close_room(&self, room: RoomId) {
-        self.io.within(room_name(room)).sockets().iter().for_each(close);
+        self.io
+            .within(room_name(room))
+            .sockets()
+            .iter()
+            .for_each(close);
     }
 
     /// Closes every socket. Clients see their connection end and try to reconnect.
     pub async fn close(&self) {
-        self.watch.get().into_iter().flatten().for_each(AbortHandle::abort);
+        self.watch
+            .get()
+            .into_iter()
+            .flatten()
+            .for_each(AbortHandle::abort);
         self.events.finish().await;
         self.presence.close().await;
         self.io.close().await;
@@ -357,14 +409,18 @@ impl Sockets {
 impl SocketHub for Sockets {
     fn announce(&self, events: &[Event<'_>]) {
         for (room, events) in by_room(events) {
-            let of_room = Audience { names: room.map(room_name).into_iter().collect(), except: None };
+            let of_room = Audience {
+                names: room.map(room_name).into_iter().collect(),
+                except: None,
+            };
             // The sockets in the room. Reset after an event with its own audience, which may change
             // them.
             let mut listeners = None;
             for event in events {
                 match event.audience() {
                     None => {
-                        let listeners = listeners.get_or_insert_with(|| self.select(&of_room).sockets());
+                        let listeners =
+                            listeners.get_or_insert_with(|| self.select(&of_room).sockets());
                         self.send(event, &of_room, listeners);
                     }
                     Some(audience) => {
@@ -379,12 +435,20 @@ impl SocketHub for Sockets {
 
     fn close_sessions(&self, sessions: &[SessionId]) {
         for session in sessions {
-            self.io.within(session_name(*session)).sockets().iter().for_each(close);
+            self.io
+                .within(session_name(*session))
+                .sockets()
+                .iter()
+                .for_each(close);
         }
     }
 
     fn close_user(&self, user: UserId) {
-        self.io.within(user_name(user)).sockets().iter().for_each(close);
+        self.io
+            .within(user_name(user))
+            .sockets()
+            .iter()
+            .for_each(close);
     }
 
     fn online(&self, users: &[UserId]) -> Vec<bool> {
@@ -416,9 +480,14 @@ async fn follow_logs(io: SocketIo, chat: Chat) {
 }
 
 async fn rooms_in_use(io: &SocketIo) -> Vec<RoomId> {
-    let Some(sockets) = io.of("/") else { return Vec::new() };
+    let Some(sockets) = io.of("/") else {
+        return Vec::new();
+    };
     let Ok(rooms) = sockets.rooms().await;
-    rooms.iter().filter_map(|room| RoomId::parse(room.strip_prefix("room:")?)).collect()
+    rooms
+        .iter()
+        .filter_map(|room| RoomId::parse(room.strip_prefix("room:")?))
+        .collect()
 }
 
 /// Adds a socket to the room of a user or session. If the socket closes meanwhile it leaves all

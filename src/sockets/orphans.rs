@@ -33,7 +33,10 @@ pub struct OrphanSweeper {
 impl OrphanSweeper {
     /// Creates a sweeper without suspects.
     pub fn new() -> Self {
-        Self { looked: Instant::now(), suspects: HashSet::new() }
+        Self {
+            looked: Instant::now(),
+            suspects: HashSet::new(),
+        }
     }
 
     /// Closes the sockets that looked orphaned at the last check too.
@@ -42,9 +45,14 @@ impl OrphanSweeper {
             return;
         }
         self.looked = Instant::now();
-        let (lost, new): (Vec<_>, Vec<_>) = orphans(io, now).into_iter().partition(|socket| self.suspects.contains(&socket.id));
+        let (lost, new): (Vec<_>, Vec<_>) = orphans(io, now)
+            .into_iter()
+            .partition(|socket| self.suspects.contains(&socket.id));
         for socket in lost {
-            let user = socket.extensions.get::<Identity>().map(|identity| display(identity.user.id));
+            let user = socket
+                .extensions
+                .get::<Identity>()
+                .map(|identity| display(identity.user.id));
             tracing::error!(user, "orphaned socket closed");
             close(&socket);
         }
@@ -54,12 +62,29 @@ impl OrphanSweeper {
 
 fn orphans(io: &SocketIo, now: Timestamp) -> Vec<SocketRef> {
     let late = Timestamp(now.0.saturating_sub(LATE));
-    let sockets = io.sockets().into_iter().filter(|socket| socket.connected() && !is_closing(socket));
-    let authenticated: Vec<_> = sockets.filter_map(|socket| Some((socket.extensions.get::<Identity>()?.token, socket))).collect();
-    let sessions: HashSet<SessionId> = authenticated.iter().filter_map(|(token, _)| token.session).collect();
-    let of = |session| io.within(session_name(session)).sockets().into_iter().map(move |socket| (session, socket.id));
+    let sockets = io
+        .sockets()
+        .into_iter()
+        .filter(|socket| socket.connected() && !is_closing(socket));
+    let authenticated: Vec<_> = sockets
+        .filter_map(|socket| Some((socket.extensions.get::<Identity>()?.token, socket)))
+        .collect();
+    let sessions: HashSet<SessionId> = authenticated
+        .iter()
+        .filter_map(|(token, _)| token.session)
+        .collect();
+    let of = |session| {
+        io.within(session_name(session))
+            .sockets()
+            .into_iter()
+            .map(move |socket| (session, socket.id))
+    };
     let found: HashSet<_> = sessions.into_iter().flat_map(of).collect();
-    let is_lost = |id: Sid, session: Option<SessionId>| session.is_some_and(|session| !found.contains(&(session, id)));
-    let orphans = authenticated.into_iter().filter(|(token, socket)| is_lost(socket.id, token.session) || token.has_ended(late));
+    let is_lost = |id: Sid, session: Option<SessionId>| {
+        session.is_some_and(|session| !found.contains(&(session, id)))
+    };
+    let orphans = authenticated
+        .into_iter()
+        .filter(|(token, socket)| is_lost(socket.id, token.session) || token.has_ended(late));
     orphans.map(|(_, socket)| socket).collect()
 }

@@ -73,10 +73,17 @@ impl OutboundBudget {
     /// the client already has one.
     pub fn carried_by(&self, connection: &BytesWritten) -> bool {
         let mut counts = lock(&self.0);
-        if counts.websocket.as_ref().is_some_and(|websocket| websocket.taken.strong_count() > 0) {
+        if counts
+            .websocket
+            .as_ref()
+            .is_some_and(|websocket| websocket.taken.strong_count() > 0)
+        {
             return false;
         }
-        counts.websocket = Some(Websocket { taken: Arc::downgrade(&connection.0), before: connection.bytes() });
+        counts.websocket = Some(Websocket {
+            taken: Arc::downgrade(&connection.0),
+            before: connection.bytes(),
+        });
         true
     }
 
@@ -87,7 +94,12 @@ impl OutboundBudget {
 
     /// Adds a packet of `bytes` bytes. `memory` is the memory already reserved for it, if the
     /// packet is an answer. `reserve` creates the reservation for the queued bytes of this client.
-    pub fn add(&self, bytes: u64, memory: Option<&Reservation>, reserve: impl FnOnce() -> Reservation) -> Added {
+    pub fn add(
+        &self,
+        bytes: u64,
+        memory: Option<&Reservation>,
+        reserve: impl FnOnce() -> Reservation,
+    ) -> Added {
         let mut counts = lock(&self.0);
         counts.count();
         if counts.waiting > MAX_WAITING_BYTES {
@@ -141,10 +153,13 @@ impl OutboundBudget {
 
 impl Counts {
     fn count(&mut self) {
-        let websocket =
-            self.websocket.as_ref().and_then(|websocket| Some(websocket.taken.upgrade()?.load(Ordering::Relaxed) - websocket.before));
+        let websocket = self.websocket.as_ref().and_then(|websocket| {
+            Some(websocket.taken.upgrade()?.load(Ordering::Relaxed) - websocket.before)
+        });
         let taken = self.polled + websocket.unwrap_or_default();
-        self.waiting = self.waiting.saturating_sub(taken.saturating_sub(self.taken));
+        self.waiting = self
+            .waiting
+            .saturating_sub(taken.saturating_sub(self.taken));
         self.taken = taken;
     }
 }
@@ -160,7 +175,14 @@ mod tests {
     };
 
     fn budget(process_bytes: u64) -> Arc<MemoryBudget> {
-        MemoryBudget::new(&MemoryConfig { process_bytes, address_bytes: 0, user_bytes: 0 }, AccessMode::Open)
+        MemoryBudget::new(
+            &MemoryConfig {
+                process_bytes,
+                address_bytes: 0,
+                user_bytes: 0,
+            },
+            AccessMode::Open,
+        )
     }
 
     /// Adds a packet with an unlimited memory budget.
@@ -169,7 +191,9 @@ mod tests {
     }
 
     fn add_with(budget: &Arc<MemoryBudget>, outbound: &OutboundBudget, bytes: u64) -> Added {
-        outbound.add(bytes, None, || budget.wait_for("192.0.2.1".parse::<IpAddr>().unwrap().into(), None))
+        outbound.add(bytes, None, || {
+            budget.wait_for("192.0.2.1".parse::<IpAddr>().unwrap().into(), None)
+        })
     }
 
     /// Returns a budget whose queue is full.
@@ -190,7 +214,10 @@ mod tests {
         let taken = BytesWritten::default();
         taken.add(1_000_000_000);
         assert!(outbound.carried_by(&taken));
-        assert!(!add(&outbound, 1), "what was taken before it was a websocket does not count");
+        assert!(
+            !add(&outbound, 1),
+            "what was taken before it was a websocket does not count"
+        );
         taken.add(1);
         assert!(add(&outbound, MAX_WAITING_BYTES));
         assert!(!add(&outbound, 1));
@@ -211,14 +238,24 @@ mod tests {
         assert!(outbound.carried_by(&taken));
         assert!(!outbound.carried_by(&BytesWritten::default()));
         drop(taken);
-        assert!(outbound.carried_by(&BytesWritten::default()), "the former one is gone");
+        assert!(
+            outbound.carried_by(&BytesWritten::default()),
+            "the former one is gone"
+        );
     }
 
     #[test]
     fn what_is_more_than_a_little_is_reserved_until_it_is_taken() {
         let budget = budget(4 * UNRESERVED);
-        let backlogs =
-            [const { OutboundBudget(Mutex::new(Counts { waiting: 0, taken: 0, polled: 0, websocket: None, reserved: None })) }; 2];
+        let backlogs = [const {
+            OutboundBudget(Mutex::new(Counts {
+                waiting: 0,
+                taken: 0,
+                polled: 0,
+                websocket: None,
+                reserved: None,
+            }))
+        }; 2];
         let [first, second] = &backlogs;
         assert_eq!(add_with(&budget, first, UNRESERVED), Added::Counted);
         assert_eq!(add_with(&budget, first, UNRESERVED / 2), Added::Reserved);
@@ -226,7 +263,11 @@ mod tests {
         assert_eq!(add_with(&budget, second, 1), Added::Refused);
         first.polled(UNRESERVED / 2 - 1);
         assert!(first.give_back());
-        assert_eq!(add_with(&budget, second, 1), Added::Refused, "one byte too many");
+        assert_eq!(
+            add_with(&budget, second, 1),
+            Added::Refused,
+            "one byte too many"
+        );
         first.polled(1);
         assert!(!first.give_back());
         assert_eq!(add_with(&budget, second, 1), Added::Reserved);

@@ -69,8 +69,16 @@ fn sort_binary(kind: u8, rest: &[u8], is_whole: bool) -> Option<Packet> {
         None if !is_whole && digits <= LONGEST_COUNT => None,
         Some(b'-') if (1..=LONGEST_COUNT).contains(&digits) => {
             let attachments = str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
-            let is_event = kind == b'5' && namespace(&rest[digits + 1..], is_whole)? == Namespace::Default;
-            Some(if is_event { Packet::BinaryEvent { attachments, announced: digits + 1 } } else { Packet::Ignored { attachments } })
+            let is_event =
+                kind == b'5' && namespace(&rest[digits + 1..], is_whole)? == Namespace::Default;
+            Some(if is_event {
+                Packet::BinaryEvent {
+                    attachments,
+                    announced: digits + 1,
+                }
+            } else {
+                Packet::Ignored { attachments }
+            })
         }
         _ => Some(Packet::Broken),
     }
@@ -87,7 +95,11 @@ enum Namespace {
 fn namespace(rest: &[u8], is_whole: bool) -> Option<Namespace> {
     match rest {
         [] if !is_whole => None,
-        [b'/', rest @ ..] => match rest.iter().take(LONGEST_NAMESPACE).position(|byte| *byte == b',') {
+        [b'/', rest @ ..] => match rest
+            .iter()
+            .take(LONGEST_NAMESPACE)
+            .position(|byte| *byte == b',')
+        {
             Some(0) => Some(Namespace::Default),
             None if rest.len() >= LONGEST_NAMESPACE => Some(Namespace::Long),
             None if !is_whole => None,
@@ -123,9 +135,24 @@ mod tests {
         ("42/,17[\"x\"]", Packet::Event),
         ("42/nowhere,[\"x\"]", Packet::Ignored { attachments: 0 }),
         ("41/nowhere", Packet::Ignored { attachments: 0 }),
-        ("40/a-namespace-that-is-longer-than-any", Packet::Ignored { attachments: 0 }),
-        ("451-[\"x\"]", Packet::BinaryEvent { attachments: 1, announced: 2 }),
-        ("4510000-/,7[\"x\"]", Packet::BinaryEvent { attachments: 10_000, announced: 6 }),
+        (
+            "40/a-namespace-that-is-longer-than-any",
+            Packet::Ignored { attachments: 0 },
+        ),
+        (
+            "451-[\"x\"]",
+            Packet::BinaryEvent {
+                attachments: 1,
+                announced: 2,
+            },
+        ),
+        (
+            "4510000-/,7[\"x\"]",
+            Packet::BinaryEvent {
+                attachments: 10_000,
+                announced: 6,
+            },
+        ),
         ("452-/nowhere,[\"x\"]", Packet::Ignored { attachments: 2 }),
         ("461-1[]", Packet::Ignored { attachments: 1 }),
         ("45", Packet::Broken),
@@ -148,7 +175,10 @@ mod tests {
         for (text, packet) in SORTED {
             for end in 0..=text.len().min(LONGEST_BEGINNING) {
                 let decided = sort(&text.as_bytes()[..end], false);
-                assert!(decided.is_none_or(|decided| decided == packet), "{text}, {end} bytes: {decided:?}");
+                assert!(
+                    decided.is_none_or(|decided| decided == packet),
+                    "{text}, {end} bytes: {decided:?}"
+                );
             }
         }
     }
@@ -160,7 +190,10 @@ mod tests {
             "45999999999-/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
             "45999999999999999999999999999999999999999999999",
         ] {
-            assert!(sort(&text.as_bytes()[..LONGEST_BEGINNING.min(text.len())], false).is_some(), "{text}");
+            assert!(
+                sort(&text.as_bytes()[..LONGEST_BEGINNING.min(text.len())], false).is_some(),
+                "{text}"
+            );
         }
     }
 }

@@ -43,7 +43,11 @@ pub fn screen(payload: Bytes, framing: Framing, guard: &Guard) -> Result<Bytes, 
     let mut passed = Vec::with_capacity(packets.len());
     let mut is_changed = false;
     for (packet, is_binary) in packets {
-        let sorted = if is_binary { Packet::Binary } else { sort(packet.as_bytes(), true).unwrap_or(Packet::Broken) };
+        let sorted = if is_binary {
+            Packet::Binary
+        } else {
+            sort(packet.as_bytes(), true).unwrap_or(Packet::Broken)
+        };
         match guard.packet(sorted)? {
             Verdict::Pass => passed.push(Cow::Borrowed(packet)),
             Verdict::Plain { announced } => {
@@ -53,14 +57,24 @@ pub fn screen(payload: Bytes, framing: Framing, guard: &Guard) -> Result<Bytes, 
             Verdict::Drop => is_changed = true,
         }
     }
-    Ok(if is_changed { joined(&passed, framing) } else { payload })
+    Ok(if is_changed {
+        joined(&passed, framing)
+    } else {
+        payload
+    })
 }
 
 /// Splits a payload into packets, each with a flag for binary. Returns `None` if the payload is
 /// malformed.
 fn split(payload: &[u8], framing: Framing) -> Option<Vec<(&str, bool)>> {
     match framing {
-        Framing::Separated => Some(str::from_utf8(payload).ok()?.split(SEPARATOR).map(|packet| (packet, false)).collect()),
+        Framing::Separated => Some(
+            str::from_utf8(payload)
+                .ok()?
+                .split(SEPARATOR)
+                .map(|packet| (packet, false))
+                .collect(),
+        ),
         Framing::Counted => split_counted(str::from_utf8(payload).ok()?),
         Framing::Binary => split_binary(payload),
     }
@@ -93,10 +107,21 @@ fn bytes_of(text: &str, units: usize) -> Option<usize> {
 fn split_binary(mut payload: &[u8]) -> Option<Vec<(&str, bool)>> {
     let mut packets = Vec::new();
     while let Some((kind @ 0..=1, behind)) = payload.split_first() {
-        let digits = behind.iter().position(|byte| *byte == 0xff).filter(|digits| (1..=LONGEST_LENGTH).contains(digits))?;
-        let length = behind[..digits].iter().try_fold(0_usize, |length, digit| (*digit <= 9).then(|| 10 * length + usize::from(*digit)))?;
-        let (packet, rest) = behind[digits + 1..].split_at_checked(length).filter(|_| length > 0)?;
-        packets.push(if *kind == 0 { (str::from_utf8(packet).ok()?, false) } else { ("", true) });
+        let digits = behind
+            .iter()
+            .position(|byte| *byte == 0xff)
+            .filter(|digits| (1..=LONGEST_LENGTH).contains(digits))?;
+        let length = behind[..digits].iter().try_fold(0_usize, |length, digit| {
+            (*digit <= 9).then(|| 10 * length + usize::from(*digit))
+        })?;
+        let (packet, rest) = behind[digits + 1..]
+            .split_at_checked(length)
+            .filter(|_| length > 0)?;
+        packets.push(if *kind == 0 {
+            (str::from_utf8(packet).ok()?, false)
+        } else {
+            ("", true)
+        });
         payload = rest;
     }
     payload.is_empty().then_some(packets)
@@ -106,13 +131,21 @@ fn joined(packets: &[Cow<'_, str>], framing: Framing) -> Bytes {
     match framing {
         Framing::Separated => packets.join(&SEPARATOR.to_string()).into(),
         Framing::Counted => {
-            let framed = |packet: &Cow<'_, str>| [&packet.encode_utf16().count().to_string(), ":", packet].concat();
+            let framed = |packet: &Cow<'_, str>| {
+                [&packet.encode_utf16().count().to_string(), ":", packet].concat()
+            };
             packets.iter().map(framed).collect::<String>().into()
         }
         Framing::Binary => {
             let framed = |packet: &Cow<'_, str>| {
                 let length = packet.len().to_string();
-                [&[0], &*length.bytes().map(|digit| digit - b'0').collect::<Vec<_>>(), &[0xff], packet.as_bytes()].concat()
+                [
+                    &[0],
+                    &*length.bytes().map(|digit| digit - b'0').collect::<Vec<_>>(),
+                    &[0xff],
+                    packet.as_bytes(),
+                ]
+                .concat()
             };
             packets.iter().flat_map(framed).collect::<Vec<_>>().into()
         }
@@ -127,25 +160,71 @@ mod tests {
     fn packets_end_where_javascript_says_they_end() {
         for payload in ["1:2", "6:2probe1:2", "2:😀", "4:4😀é3:4:5", "0:1:2"] {
             let packets = split(payload.as_bytes(), Framing::Counted).unwrap();
-            let packets: Vec<_> = packets.into_iter().map(|(packet, _)| Cow::Borrowed(packet)).collect();
-            assert_eq!(joined(&packets, Framing::Counted), payload.as_bytes(), "{payload}");
+            let packets: Vec<_> = packets
+                .into_iter()
+                .map(|(packet, _)| Cow::Borrowed(packet))
+                .collect();
+            assert_eq!(
+                joined(&packets, Framing::Counted),
+                payload.as_bytes(),
+                "{payload}"
+            );
         }
-        for payload in ["1:😀x", "1:😀", "3:4😀x1:2", "2:x", "9:", "x", ":", "1", "-1:x", "1:22", "99999999999999999999:x"] {
-            assert_eq!(split(payload.as_bytes(), Framing::Counted), None, "{payload}");
+        for payload in [
+            "1:😀x",
+            "1:😀",
+            "3:4😀x1:2",
+            "2:x",
+            "9:",
+            "x",
+            ":",
+            "1",
+            "-1:x",
+            "1:22",
+            "99999999999999999999:x",
+        ] {
+            assert_eq!(
+                split(payload.as_bytes(), Framing::Counted),
+                None,
+                "{payload}"
+            );
         }
     }
 
     #[test]
     fn binary_payloads_are_taken_apart_and_put_together() {
-        let payload = b"\x00\x01\xff2\x01\x03\xff\x04ab\x00\x01\x04\xff42[\"\xc3\xa9 12345\"]".as_slice();
+        let payload =
+            b"\x00\x01\xff2\x01\x03\xff\x04ab\x00\x01\x04\xff42[\"\xc3\xa9 12345\"]".as_slice();
         let packets = split(payload, Framing::Binary).unwrap();
-        assert_eq!(packets, [("2", false), ("", true), ("42[\"é 12345\"]", false)]);
-        let texts: Vec<_> = packets.iter().filter(|(_, is_binary)| !is_binary).map(|(packet, _)| Cow::Borrowed(*packet)).collect();
-        assert_eq!(joined(&texts, Framing::Binary), b"\x00\x01\xff2\x00\x01\x04\xff42[\"\xc3\xa9 12345\"]".as_slice());
-        for payload in
-            [&b"\x00\x00\xff2"[..], b"\x02\x01\xff2", b"\x00\x01\xff", b"\xff", b"\x00", b"\x00\x0a\xff2", b"\x00\x01\xff\xff", b"\x00\xff"]
-        {
-            assert_eq!(split(payload, Framing::Binary), None, "{}", payload.escape_ascii());
+        assert_eq!(
+            packets,
+            [("2", false), ("", true), ("42[\"é 12345\"]", false)]
+        );
+        let texts: Vec<_> = packets
+            .iter()
+            .filter(|(_, is_binary)| !is_binary)
+            .map(|(packet, _)| Cow::Borrowed(*packet))
+            .collect();
+        assert_eq!(
+            joined(&texts, Framing::Binary),
+            b"\x00\x01\xff2\x00\x01\x04\xff42[\"\xc3\xa9 12345\"]".as_slice()
+        );
+        for payload in [
+            &b"\x00\x00\xff2"[..],
+            b"\x02\x01\xff2",
+            b"\x00\x01\xff",
+            b"\xff",
+            b"\x00",
+            b"\x00\x0a\xff2",
+            b"\x00\x01\xff\xff",
+            b"\x00\xff",
+        ] {
+            assert_eq!(
+                split(payload, Framing::Binary),
+                None,
+                "{}",
+                payload.escape_ascii()
+            );
         }
     }
 }

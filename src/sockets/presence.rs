@@ -67,7 +67,13 @@ enum State {
 impl Here {
     fn unknown() -> Self {
         let away = State::Offline(Timestamp::default());
-        Self { sockets: 0, left: 0, state: away, told: away, is_told: false }
+        Self {
+            sockets: 0,
+            left: 0,
+            state: away,
+            told: away,
+            is_told: false,
+        }
     }
 }
 
@@ -75,12 +81,23 @@ impl Presence {
     /// Creates a tracker in which no user is online.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Clock, config: &RoomsConfig) -> Self {
-        Self { store, clock, listed: config.listed_members, scope: config.presence, here: Mutex::default() }
+        Self {
+            store,
+            clock,
+            listed: config.listed_members,
+            scope: config.presence,
+            here: Mutex::default(),
+        }
     }
 
     /// Counts a socket for this user.
     pub fn track(self: &Arc<Self>, sockets: &Sockets, socket: &SocketRef, user: UserId) {
-        if is_closing(socket) || socket.extensions.get::<Present>().is_some_and(|present| present.0 == user) {
+        if is_closing(socket)
+            || socket
+                .extensions
+                .get::<Present>()
+                .is_some_and(|present| present.0 == user)
+        {
             return;
         }
         self.untrack(sockets, socket);
@@ -101,11 +118,15 @@ impl Presence {
 
     /// Stops counting a socket for its user.
     pub fn untrack(self: &Arc<Self>, sockets: &Sockets, socket: &SocketRef) {
-        let Some(Present(user)) = socket.extensions.remove::<Present>() else { return };
+        let Some(Present(user)) = socket.extensions.remove::<Present>() else {
+            return;
+        };
         let at = self.clock.now();
         let left = {
             let mut here = self.here();
-            let Some(user) = here.get_mut(&user) else { return };
+            let Some(user) = here.get_mut(&user) else {
+                return;
+            };
             user.sockets -= 1;
             if user.sockets > 0 {
                 return;
@@ -117,7 +138,11 @@ impl Presence {
         tokio::spawn(async move {
             tokio::time::sleep(GRACE).await;
             // Skip if the user has reconnected since, even if they have disconnected again.
-            if let Some(here) = presence.here().get_mut(&user).filter(|here| here.sockets == 0 && here.left == left) {
+            if let Some(here) = presence
+                .here()
+                .get_mut(&user)
+                .filter(|here| here.sockets == 0 && here.left == left)
+            {
                 presence.ticket(&sockets, user, here, State::Offline(at));
             }
         });
@@ -148,8 +173,15 @@ impl Presence {
             // The state may have changed during the database calls.
             if self.is_still(user, state) {
                 sockets.announce(&[match state {
-                    State::Online => Event::UserOnline { user_id: user, others: &others },
-                    State::Offline(at) => Event::UserOffline { user_id: user, last_seen_at: at, others: &others },
+                    State::Online => Event::UserOnline {
+                        user_id: user,
+                        others: &others,
+                    },
+                    State::Offline(at) => Event::UserOffline {
+                        user_id: user,
+                        last_seen_at: at,
+                        others: &others,
+                    },
                 }]);
             }
         }
@@ -173,7 +205,9 @@ impl Presence {
     /// Returns whether the user's state is still this one. If so, marks it as broadcast.
     fn is_still(&self, user: UserId, state: State) -> bool {
         let mut all = self.here();
-        let Some(here) = all.get_mut(&user).filter(|here| here.state == state) else { return false };
+        let Some(here) = all.get_mut(&user).filter(|here| here.state == state) else {
+            return false;
+        };
         here.told = state;
         true
     }
@@ -181,14 +215,30 @@ impl Presence {
     /// Returns for each of these users whether they are online.
     pub fn online(&self, users: &[UserId]) -> Vec<bool> {
         let here = self.here();
-        users.iter().map(|user| here.get(user).is_some_and(|here| here.state == State::Online)).collect()
+        users
+            .iter()
+            .map(|user| {
+                here.get(user)
+                    .is_some_and(|here| here.state == State::Online)
+            })
+            .collect()
     }
 
     /// Stores the last-seen time of all tracked users; for online users it is now.
     pub async fn close(&self) {
         let now = self.clock.now();
-        let until = |here: &Here| if let State::Offline(at) = here.state { at } else { now };
-        let seen: Vec<_> = self.here().drain().map(|(user, here)| (user, until(&here))).collect();
+        let until = |here: &Here| {
+            if let State::Offline(at) = here.state {
+                at
+            } else {
+                now
+            }
+        };
+        let seen: Vec<_> = self
+            .here()
+            .drain()
+            .map(|(user, here)| (user, until(&here)))
+            .collect();
         if !seen.is_empty()
             && let Err(error) = self.store.update_last_seen(seen).await
         {
@@ -218,10 +268,14 @@ impl Presence {
     async fn where_told(&self, user: UserId, rooms: &[RoomId]) -> store::Result<Vec<Arc<Room>>> {
         let mut told = Vec::new();
         for id in rooms {
-            let Some(room) = self.store.room(*id).await? else { continue };
+            let Some(room) = self.store.room(*id).await? else {
+                continue;
+            };
             // Deleted members need not be subtracted in a room that is small with them: they
             // receive nothing.
-            if room.members.len() <= self.listed || present_members(self.store.as_ref(), &room).await?.len() <= self.listed {
+            if room.members.len() <= self.listed
+                || present_members(self.store.as_ref(), &room).await?.len() <= self.listed
+            {
                 told.push(room);
             }
         }

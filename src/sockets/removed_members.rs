@@ -28,7 +28,11 @@ pub struct RemovedMembers {
 impl RemovedMembers {
     /// Creates a checker that handles removals from now on.
     pub fn new(chat: Chat) -> Self {
-        Self { chat, until: None, seen: HashSet::new() }
+        Self {
+            chat,
+            until: None,
+            seen: HashSet::new(),
+        }
     }
 
     /// Broadcasts the removals since the last sweep, which also unsubscribes the removed users'
@@ -36,19 +40,33 @@ impl RemovedMembers {
     /// been broadcast already or the room was not known here, and this server could not know
     /// better. If the database is unavailable, a later sweep retries.
     pub async fn sweep(&mut self, io: &SocketIo) {
-        let Chat { store, timeline, .. } = &self.chat;
+        let Chat {
+            store, timeline, ..
+        } = &self.chat;
         if !store.is_shared() {
             return;
         }
-        let Ok((departed, until)) = store.departed(self.until).await else { return };
-        let new: Vec<_> = departed.iter().filter(|departed| !self.seen.contains(departed)).collect();
+        let Ok((departed, until)) = store.departed(self.until).await else {
+            return;
+        };
+        let new: Vec<_> = departed
+            .iter()
+            .filter(|departed| !self.seen.contains(departed))
+            .collect();
         let rooms: HashSet<_> = new.iter().map(|departed| departed.room).collect();
-        if !rooms.is_empty() && timeline.catch_up(store.as_ref(), &Vec::from_iter(rooms)).await.is_err() {
+        if !rooms.is_empty()
+            && timeline
+                .catch_up(store.as_ref(), &Vec::from_iter(rooms))
+                .await
+                .is_err()
+        {
             return;
         }
         for Departed { room, user, .. } in new {
             for socket in in_room(io, *room, *user) {
-                let Ok(known) = store.room(*room).await else { return };
+                let Ok(known) = store.room(*room).await else {
+                    return;
+                };
                 // A user who was added again may stay.
                 if !known.is_some_and(|room| room.has_member(*user)) {
                     close(&socket);
@@ -62,10 +80,17 @@ impl RemovedMembers {
 
 /// Returns the sockets of a user that are in a room.
 fn in_room(io: &SocketIo, room: RoomId, user: UserId) -> Vec<SocketRef> {
-    io.within(user_name(user)).sockets().into_iter().filter(|socket| is_in(socket, room)).collect()
+    io.within(user_name(user))
+        .sockets()
+        .into_iter()
+        .filter(|socket| is_in(socket, room))
+        .collect()
 }
 
 /// Unsubscribes all sockets of a user from a room.
 pub fn remove_from_room(io: &SocketIo, room: RoomId, user: UserId) {
-    io.within(user_name(user)).sockets().iter().for_each(|socket| unsubscribe(socket, room));
+    io.within(user_name(user))
+        .sockets()
+        .iter()
+        .for_each(|socket| unsubscribe(socket, room));
 }

@@ -29,7 +29,10 @@ impl Serialize for Unwritable {
 /// for this, but it takes a place in the buffer before it serializes an event, and gives it back
 /// when that fails.
 pub fn has_capacity(socket: &SocketRef) -> bool {
-    !matches!(socket.emit("", &Unwritable), Err(SendError::Socket(SocketError::InternalChannelFull)))
+    !matches!(
+        socket.emit("", &Unwritable),
+        Err(SendError::Socket(SocketError::InternalChannelFull))
+    )
 }
 
 /// Counts a packet of `bytes` bytes that is about to be sent to a socket. Returns false if too many
@@ -44,7 +47,9 @@ pub fn reserve_send(socket: &SocketRef, bytes: usize, memory: Option<&Reservatio
 /// is unknown which ones missed it, and all are.
 pub fn disconnect_missed(listeners: &mut Vec<SocketRef>, missed: usize) {
     // Each socket is checked once: one that gains capacity meanwhile has still missed the event.
-    let (full, others): (Vec<_>, Vec<_>) = listeners.drain(..).partition(|listener| !has_capacity(listener));
+    let (full, others): (Vec<_>, Vec<_>) = listeners
+        .drain(..)
+        .partition(|listener| !has_capacity(listener));
     full.iter().for_each(disconnect_slow);
     if full.len() == missed {
         *listeners = others;
@@ -57,8 +62,14 @@ pub fn disconnect_missed(listeners: &mut Vec<SocketRef>, missed: usize) {
 /// receive the next one.
 pub fn disconnect_slow(socket: &SocketRef) {
     // Do not log the socket id: anyone who knows it could act for a client that polls.
-    let user = socket.extensions.get::<Identity>().map(|identity| display(identity.user.id));
-    if refusals::is_first(ClientAddress::of(&socket.req_parts().extensions), "clients disconnected that read too slowly") {
+    let user = socket
+        .extensions
+        .get::<Identity>()
+        .map(|identity| display(identity.user.id));
+    if refusals::is_first(
+        ClientAddress::of(&socket.req_parts().extensions),
+        "clients disconnected that read too slowly",
+    ) {
         tracing::info!(user, "a client reads too slowly and is disconnected");
     }
     close(socket);

@@ -54,7 +54,11 @@ impl SocketAuth {
     /// Creates an instance that authenticates with `access` and reads sessions from `store`.
     #[must_use]
     pub fn new(access: Access, store: Arc<dyn Store>) -> Self {
-        Self { access, store, due: Mutex::default() }
+        Self {
+            access,
+            store,
+            due: Mutex::default(),
+        }
     }
 
     /// Authenticates a socket that is about to connect. In open mode every socket is accepted.
@@ -95,12 +99,23 @@ impl SocketAuth {
                 tracing::info!(address = %caller.address, user, %error, "a token was refused");
             }
         })?;
-        let Some(former) = &caller.identity else { return Ok(()) };
+        let Some(former) = &caller.identity else {
+            return Ok(());
+        };
         if former.user.id != identity.user.id {
-            return Err(self.access.deny(caller, "take another user's token", None, Error::NotYou));
+            return Err(self
+                .access
+                .deny(caller, "take another user's token", None, Error::NotYou));
         }
         self.forget(socket);
-        socket.leave(former.token.session.map(session_name).into_iter().collect::<Vec<_>>());
+        socket.leave(
+            former
+                .token
+                .session
+                .map(session_name)
+                .into_iter()
+                .collect::<Vec<_>>(),
+        );
         self.take(socket, identity).await;
         Ok(())
     }
@@ -121,14 +136,22 @@ impl SocketAuth {
         }
         // The session may have ended before the socket joined its room, where `close_sessions`
         // looks for it.
-        if self.access.revalidate(token).await.is_err_and(|error| is_over(&error)) {
+        if self
+            .access
+            .revalidate(token)
+            .await
+            .is_err_and(|error| is_over(&error))
+        {
             close(socket);
         }
     }
 
     /// Stops tracking the expiry of a socket's token.
     pub fn forget(&self, socket: &SocketRef) {
-        let ends = socket.extensions.get::<Identity>().and_then(|identity| end(identity.token.ends));
+        let ends = socket
+            .extensions
+            .get::<Identity>()
+            .and_then(|identity| end(identity.token.ends));
         if let Some(end) = ends {
             self.due().remove(&(end, socket.id, Then::Tell));
         }
@@ -169,7 +192,9 @@ impl SocketAuth {
     fn expire(&self, io: &SocketIo) {
         let now = self.access.now();
         while let Some((_, id, then)) = self.pop_due(now) {
-            let Some(socket) = io.of("/").and_then(|sockets| sockets.get_socket(id)) else { continue };
+            let Some(socket) = io.of("/").and_then(|sockets| sockets.get_socket(id)) else {
+                continue;
+            };
             let ended = socket
                 .extensions
                 .get::<Identity>()
@@ -177,11 +202,17 @@ impl SocketAuth {
                 .and_then(|identity| identity.token.ends);
             match (then, ended) {
                 (Then::Tell, Some(ended)) => {
-                    let event = Event::TokenExpired { disconnects_in: GRACE.as_secs() };
+                    let event = Event::TokenExpired {
+                        disconnects_in: GRACE.as_secs(),
+                    };
                     // A client that reads too slowly to receive the event is closed all the same.
                     let _ = socket.emit(event.name(), &event);
                     let until = i64::try_from(GRACE.as_millis()).unwrap_or(i64::MAX);
-                    self.due().insert((Timestamp(now.0.saturating_add(until)), id, Then::Close { ended }));
+                    self.due().insert((
+                        Timestamp(now.0.saturating_add(until)),
+                        id,
+                        Then::Close { ended },
+                    ));
                 }
                 (Then::Close { ended }, Some(latest)) if ended == latest => close(&socket),
                 // A new token has arrived meanwhile.
@@ -207,10 +238,15 @@ impl SocketAuth {
         let sessions: Vec<_> = rooms.iter().filter_map(|room| session_of(room)).collect();
         for piece in sessions.chunks(SESSIONS_AT_ONCE) {
             // If the database is unavailable, a later sweep retries.
-            let Ok(live) = self.store.live_sessions(piece.to_vec()).await else { return };
+            let Ok(live) = self.store.live_sessions(piece.to_vec()).await else {
+                return;
+            };
             let live: HashSet<_> = live.into_iter().collect();
             for ended in piece.iter().filter(|session| !live.contains(session)) {
-                io.within(session_name(*ended)).sockets().iter().for_each(close);
+                io.within(session_name(*ended))
+                    .sockets()
+                    .iter()
+                    .for_each(close);
             }
         }
     }
@@ -234,5 +270,8 @@ fn token(auth: &Value, request: &Parts) -> Result<String> {
     }
     let query = request.uri.query().unwrap_or_default();
     let in_query = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "token");
-    in_query.map_or_else(|| token_in(&request.headers), |(_, token)| Ok(token.into_owned()))
+    in_query.map_or_else(
+        || token_in(&request.headers),
+        |(_, token)| Ok(token.into_owned()),
+    )
 }

@@ -19,7 +19,9 @@ use crate::{
     model::{RoomId, UserId},
 };
 
-const TOO_MANY: Error = Error::BadEvent("Your sockets are in too many rooms together; leave some with unsubscribe, or close a socket");
+const TOO_MANY: Error = Error::BadEvent(
+    "Your sockets are in too many rooms together; leave some with unsubscribe, or close a socket",
+);
 /// Number of tracked users before users without sockets are removed.
 const MIN_USERS: usize = 1_024;
 
@@ -55,13 +57,24 @@ impl Subscriptions {
     /// Creates the limits for all sockets and for the sockets of one authenticated user; 0 means no
     /// limit.
     pub fn new(most: usize, most_of_user: usize) -> Self {
-        Self { all: Count::new(most), users: Mutex::default(), most_of_user }
+        Self {
+            all: Count::new(most),
+            users: Mutex::default(),
+            most_of_user,
+        }
     }
 
     /// Prepares a socket for subscriptions, counted for its authenticated user if there is one.
     pub fn begin(&self, socket: &SocketRef) {
-        let user = socket.extensions.get::<Identity>().map(|identity| self.of_user(identity.user.id));
-        socket.extensions.insert(Arc::new(SocketRooms { rooms: Mutex::default(), all: Arc::clone(&self.all), user }));
+        let user = socket
+            .extensions
+            .get::<Identity>()
+            .map(|identity| self.of_user(identity.user.id));
+        socket.extensions.insert(Arc::new(SocketRooms {
+            rooms: Mutex::default(),
+            all: Arc::clone(&self.all),
+            user,
+        }));
     }
 
     fn of_user(&self, user: UserId) -> Arc<Count> {
@@ -82,7 +95,10 @@ impl Subscriptions {
 
 impl Count {
     fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { number: AtomicUsize::new(0), most: if most == 0 { usize::MAX } else { most } })
+        Arc::new(Self {
+            number: AtomicUsize::new(0),
+            most: if most == 0 { usize::MAX } else { most },
+        })
     }
 
     fn add_one(&self) -> bool {
@@ -124,7 +140,10 @@ impl SocketRooms {
     fn leave_all(&self) {
         let mut rooms = lock(&self.rooms);
         self.take_off(rooms.ids.len());
-        *rooms = Rooms { is_closed: true, ..Rooms::default() };
+        *rooms = Rooms {
+            is_closed: true,
+            ..Rooms::default()
+        };
     }
 }
 
@@ -139,15 +158,28 @@ impl Drop for SocketRooms {
 /// Errors: [`Error::BadEvent`] if the user's sockets would be in too many rooms,
 /// [`Error::OutOfMemory`] if all sockets together would.
 pub fn may_subscribe(socket: &SocketRef, rooms: impl IntoIterator<Item = RoomId>) -> Result<()> {
-    let Some(own) = own(socket) else { return Ok(()) };
+    let Some(own) = own(socket) else {
+        return Ok(());
+    };
     let more = {
         let own = lock(&own.rooms);
-        rooms.into_iter().filter(|room| !own.ids.contains(room)).count()
+        rooms
+            .into_iter()
+            .filter(|room| !own.ids.contains(room))
+            .count()
     };
-    if own.user.as_ref().is_some_and(|user| !user.has_room_for(more)) {
+    if own
+        .user
+        .as_ref()
+        .is_some_and(|user| !user.has_room_for(more))
+    {
         return Err(TOO_MANY);
     }
-    if own.all.has_room_for(more) { Ok(()) } else { Err(Error::OutOfMemory) }
+    if own.all.has_room_for(more) {
+        Ok(())
+    } else {
+        Err(Error::OutOfMemory)
+    }
 }
 
 /// Returns whether a socket is in a room.
@@ -160,7 +192,9 @@ pub fn is_in(socket: &SocketRef, room: RoomId) -> bool {
 ///
 /// Errors: see [`may_subscribe`].
 pub fn subscribe(socket: &SocketRef, room: RoomId) -> Result<bool> {
-    let Some(own) = own(socket) else { return Ok(false) };
+    let Some(own) = own(socket) else {
+        return Ok(false);
+    };
     {
         // Held until socketioxide has joined the room too, because another task may be removing the
         // socket from the same room.

@@ -64,29 +64,56 @@ impl Transport {
     /// Creates the transports for the sockets of `layer`. Cancelling `stopping` ends all
     /// connections.
     #[must_use]
-    pub fn new(layer: &SocketIoLayer, limits: Arc<Limits>, budget: Arc<MemoryBudget>, stopping: CancellationToken) -> Self {
+    pub fn new(
+        layer: &SocketIoLayer,
+        limits: Arc<Limits>,
+        budget: Arc<MemoryBudget>,
+        stopping: CancellationToken,
+    ) -> Self {
         let nothing: fn(Request) -> _ = |_| ready(Ok(Error::NoEndpoint.into_response()));
-        let sessions = Sessions { service: layer.layer(service_fn(nothing)), noted: Arc::default() };
-        Self { sessions, limits, budget, stopping }
+        let sessions = Sessions {
+            service: layer.layer(service_fn(nothing)),
+            noted: Arc::default(),
+        };
+        Self {
+            sessions,
+            limits,
+            budget,
+            stopping,
+        }
     }
 
     /// Creates the guard for a new connection from this address.
     #[must_use]
     pub fn guard(&self, address: ClientAddress, place: Permit) -> Arc<Guard> {
-        Guard::begin(Arc::clone(&self.limits), Arc::clone(&self.budget), address, place, &self.stopping)
+        Guard::begin(
+            Arc::clone(&self.limits),
+            Arc::clone(&self.budget),
+            address,
+            place,
+            &self.stopping,
+        )
     }
 
     /// Returns the guard of the session with this id.
     #[must_use]
     pub fn session(&self, sid: &str) -> Option<Arc<Guard>> {
-        self.sessions.noted().guards.get(&sid.parse().ok()?)?.upgrade()
+        self.sessions
+            .noted()
+            .guards
+            .get(&sid.parse().ok()?)?
+            .upgrade()
     }
 
     /// Begins a polling session with this guard.
     pub async fn begin(&self, mut request: Request, guard: Arc<Guard>) -> Response {
         request.extensions_mut().insert(Arc::clone(&guard));
         let (parts, body) = self.answer(compact_request(request)).await.into_parts();
-        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let body = body
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
         if let Some(sid) = opened(&body) {
             self.sessions.note(sid, &guard);
             guard.polls(sid, self.sessions.clone());
@@ -104,9 +131,16 @@ impl Transport {
 
     /// Upgrades a connection to a websocket. `session` is the polling session that it continues, if
     /// any.
-    pub fn upgrade(&self, mut request: Request, key: &HeaderValue, guard: Arc<Guard>, session: Option<Sid>) -> Response {
+    pub fn upgrade(
+        &self,
+        mut request: Request,
+        key: &HeaderValue,
+        guard: Arc<Guard>,
+        session: Option<Sid>,
+    ) -> Response {
         let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) else {
-            return Error::Malformed("The key of the websocket is not valid".into()).into_response();
+            return Error::Malformed("The key of the websocket is not valid".into())
+                .into_response();
         };
         let upgrade = hyper::upgrade::on(&mut request);
         request.extensions_mut().insert(Arc::clone(&guard));
@@ -115,7 +149,11 @@ impl Transport {
         tokio::spawn(async move {
             // Fails if the client has disconnected before it received the answer.
             if let Ok(stream) = upgrade.await {
-                let stream = FilteredStream::new(TokioIo::new(stream), guard, session.map(|sid| (sid, sessions.clone())));
+                let stream = FilteredStream::new(
+                    TokioIo::new(stream),
+                    guard,
+                    session.map(|sid| (sid, sessions.clone())),
+                );
                 let websocket = (stream, Request::from_parts(parts, ()));
                 // The result is ignored, because the request was validated before.
                 let _ = sessions.service.clone().call(websocket).await;
@@ -134,7 +172,13 @@ impl Transport {
 
     /// Ends all polling sessions.
     pub async fn close(&self) {
-        let sids: Vec<_> = self.sessions.noted().guards.drain().map(|(sid, _)| sid).collect();
+        let sids: Vec<_> = self
+            .sessions
+            .noted()
+            .guards
+            .drain()
+            .map(|(sid, _)| sid)
+            .collect();
         for sid in sids {
             self.sessions.end(sid).await;
         }

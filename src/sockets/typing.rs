@@ -37,7 +37,12 @@ struct Typist {
 
 impl Typist {
     fn stop(&mut self, now: Instant) {
-        *self = Self { until: now + AGAIN, told: now, shown: false, ..*self };
+        *self = Self {
+            until: now + AGAIN,
+            told: now,
+            shown: false,
+            ..*self
+        };
     }
 }
 
@@ -61,7 +66,12 @@ impl Typing {
             }
             Entry::Vacant(_) if is_full => false,
             Entry::Vacant(new) => {
-                new.insert(Typist { socket, until: now + LASTS, told: now, shown: true });
+                new.insert(Typist {
+                    socket,
+                    until: now + LASTS,
+                    told: now,
+                    shown: true,
+                });
                 true
             }
         }
@@ -77,15 +87,24 @@ impl Typing {
     /// Removes expired entries. Returns the users who were announced as typing.
     pub fn expired(&self) -> Vec<(RoomId, UserId)> {
         let now = Instant::now();
-        let expired = self.typists().extract_if(|_, typist| typist.until <= now).collect::<Vec<_>>();
-        expired.into_iter().filter(|(_, typist)| typist.shown).map(|(typing, _)| typing).collect()
+        let expired = self
+            .typists()
+            .extract_if(|_, typist| typist.until <= now)
+            .collect::<Vec<_>>();
+        expired
+            .into_iter()
+            .filter(|(_, typist)| typist.shown)
+            .map(|(typing, _)| typing)
+            .collect()
     }
 
     /// Stops the typing of a closed socket. Returns the users who were announced as typing.
     pub fn gone(&self, socket: Sid) -> Vec<(RoomId, UserId)> {
         let now = Instant::now();
         let mut typists = self.typists();
-        let stopping = typists.iter_mut().filter(|(_, typist)| typist.shown && typist.socket == socket);
+        let stopping = typists
+            .iter_mut()
+            .filter(|(_, typist)| typist.shown && typist.socket == socket);
         let stop = |(typing, typist): (&(RoomId, UserId), &mut Typist)| {
             typist.stop(now);
             *typing

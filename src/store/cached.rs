@@ -20,12 +20,12 @@ use async_trait::async_trait;
 use moka::{future::Cache, ops::compute::Op};
 
 use super::{
-    Appended, Departed, Found, ListedRoom, Marked, NewEntry, Page, Refresh, Result, RoomPage, Rotation, Search, SessionSelector, Store,
-    StoreError, Unread, UserCursor, UserUpdate, is_large,
+    Appended, Departed, Found, ListedRoom, Marked, NewEntry, Page, Refresh, Result, RoomPage,
+    Rotation, Search, SessionSelector, Store, StoreError, Unread, UserCursor, UserUpdate, is_large,
 };
 use crate::model::{
-    Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
-    UserId, Username,
+    Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq,
+    Session, SessionId, Timestamp, User, UserId, Username,
 };
 
 /// The maximum memory for all cached users, in bytes.
@@ -67,7 +67,8 @@ struct Absent {
 
 impl Absent {
     fn is_of(&self, room: &Arc<Room>, deletions: u64) -> bool {
-        self.deletions == deletions && (Arc::ptr_eq(&self.room, room) || self.room.members == room.members)
+        self.deletions == deletions
+            && (Arc::ptr_eq(&self.room, room) || self.room.members == room.members)
     }
 }
 
@@ -82,14 +83,25 @@ impl<S: Store> Cached<S> {
         // Limited by size, not by number: a name may be as long as a request.
         let users = Cache::builder()
             .max_capacity(USER_BYTES)
-            .weigher(|_, user: &Arc<User>| u32::try_from(USER_OVERHEAD + user.first_name.len() + user.last_name.len()).unwrap_or(u32::MAX));
-        let absent = Cache::builder()
-            .max_capacity(ROOM_MEMBERS)
-            .weigher(|_, absent: &Arc<Absent>| u32::try_from(absent.room.members.len()).unwrap_or(u32::MAX));
+            .weigher(|_, user: &Arc<User>| {
+                u32::try_from(USER_OVERHEAD + user.first_name.len() + user.last_name.len())
+                    .unwrap_or(u32::MAX)
+            });
+        let absent =
+            Cache::builder()
+                .max_capacity(ROOM_MEMBERS)
+                .weigher(|_, absent: &Arc<Absent>| {
+                    u32::try_from(absent.room.members.len()).unwrap_or(u32::MAX)
+                });
         let sessions = Cache::builder().max_capacity(SESSIONS);
         let (users, rooms, absent, sessions) = if store.is_shared() {
             let soon = SHARED_LIFETIME;
-            (users.time_to_live(soon), rooms.time_to_live(soon), absent.time_to_live(soon), sessions.time_to_live(soon))
+            (
+                users.time_to_live(soon),
+                rooms.time_to_live(soon),
+                absent.time_to_live(soon),
+                sessions.time_to_live(soon),
+            )
         } else {
             (users, rooms, absent, sessions)
         };
@@ -116,7 +128,10 @@ impl<S: Store> Cached<S> {
             for id in ended(&outcome) {
                 // Waits for readers of this session, which may cache what they read before the
                 // change.
-                sessions.entry(id).and_compute_with(async |_| Op::Remove).await;
+                sessions
+                    .entry(id)
+                    .and_compute_with(async |_| Op::Remove)
+                    .await;
             }
             Ok(outcome)
         })
@@ -124,7 +139,11 @@ impl<S: Store> Cached<S> {
     }
 
     /// Changes a user in the store, and removes the user from the cache.
-    async fn change_user<T: Send + 'static>(&self, id: UserId, change: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    async fn change_user<T: Send + 'static>(
+        &self,
+        id: UserId,
+        change: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         let (users, changes) = (self.users.clone(), Arc::clone(&self.changes));
         run_detached(async move {
             let mut outcome = None;
@@ -146,7 +165,9 @@ impl<S: Store> Cached<S> {
         let loaded = self.store.users_by_id(ids).await?;
         for user in &loaded {
             let keep = async |kept: Option<_>| match kept {
-                None if self.changes.load(Ordering::Acquire) == changes => Op::Put(Arc::clone(user)),
+                None if self.changes.load(Ordering::Acquire) == changes => {
+                    Op::Put(Arc::clone(user))
+                }
                 _ => Op::Nop,
             };
             self.users.entry(user.id).and_compute_with(keep).await;
@@ -172,14 +193,22 @@ where
         Some(_) => Ok(Op::Nop),
         None => load().await.map(|found| found.map_or(Op::Nop, Op::Put)),
     };
-    let entry = cache.entry(key).and_try_compute_with(load_unless_kept).await?.into_entry();
+    let entry = cache
+        .entry(key)
+        .and_try_compute_with(load_unless_kept)
+        .await?
+        .into_entry();
     Ok(entry.map(moka::Entry::into_value))
 }
 
 /// Runs `work` in a task of its own, so that it completes even if the caller is dropped: a deletion
 /// that reaches the database has to reach the cache.
-async fn run_detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(work).await.unwrap_or_else(|lost| Err(StoreError::Fault(lost.to_string())))
+async fn run_detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|lost| Err(StoreError::Fault(lost.to_string())))
 }
 
 #[async_trait]
@@ -201,23 +230,43 @@ impl<S: Store> Store for Cached<S> {
         for id in ids {
             people.push(self.users.get(id).await);
         }
-        let missing: Vec<_> = ids.iter().zip(&people).filter(|(_, kept)| kept.is_none()).map(|(id, _)| *id).collect();
+        let missing: Vec<_> = ids
+            .iter()
+            .zip(&people)
+            .filter(|(_, kept)| kept.is_none())
+            .map(|(id, _)| *id)
+            .collect();
         if !missing.is_empty() {
             let loaded = self.load_people(&missing).await?;
-            for (id, person) in ids.iter().zip(&mut people).filter(|(_, kept)| kept.is_none()) {
+            for (id, person) in ids
+                .iter()
+                .zip(&mut people)
+                .filter(|(_, kept)| kept.is_none())
+            {
                 *person = loaded.get(id).cloned();
             }
         }
         Ok(people.into_iter().flatten().collect())
     }
 
-    async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
+    async fn list_users(
+        &self,
+        after: Option<UserCursor>,
+        skip: u64,
+        limit: u64,
+    ) -> Result<Vec<User>> {
         self.store.list_users(after, skip, limit).await
     }
 
-    async fn rename_user(&self, id: UserId, names: UserUpdate, at: Timestamp) -> Result<Option<Arc<User>>> {
+    async fn rename_user(
+        &self,
+        id: UserId,
+        names: UserUpdate,
+        at: Timestamp,
+    ) -> Result<Option<Arc<User>>> {
         let store = Arc::clone(&self.store);
-        self.change_user(id, async move { store.rename_user(id, names, at).await }).await
+        self.change_user(id, async move { store.rename_user(id, names, at).await })
+            .await
     }
 
     async fn account(&self, username: &Username) -> Result<Option<(UserId, PasswordHash)>> {
@@ -228,14 +277,25 @@ impl<S: Store> Store for Cached<S> {
         self.store.credentials(user).await
     }
 
-    async fn set_password(&self, user: UserId, former: PasswordHash, password: PasswordHash) -> Result<bool> {
+    async fn set_password(
+        &self,
+        user: UserId,
+        former: PasswordHash,
+        password: PasswordHash,
+    ) -> Result<bool> {
         self.store.set_password(user, former, password).await
     }
 
-    async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>> {
+    async fn add_session(
+        &self,
+        session: Session,
+        key: RefreshKey,
+        password: PasswordHash,
+    ) -> Result<Option<Vec<SessionId>>> {
         let store = Arc::clone(&self.store);
         let add = async move { store.add_session(session, key, password).await };
-        self.change_sessions(add, |ended| ended.clone().unwrap_or_default()).await
+        self.change_sessions(add, |ended| ended.clone().unwrap_or_default())
+            .await
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<Arc<Session>>> {
@@ -248,12 +308,20 @@ impl<S: Store> Store for Cached<S> {
 
     async fn refresh_session(&self, rotation: Rotation) -> Result<Refresh> {
         let (store, id) = (Arc::clone(&self.store), rotation.session);
-        self.change_sessions(async move { store.refresh_session(rotation).await }, move |_| vec![id]).await
+        self.change_sessions(
+            async move { store.refresh_session(rotation).await },
+            move |_| vec![id],
+        )
+        .await
     }
 
     async fn end_sessions(&self, user: UserId, which: SessionSelector) -> Result<Vec<SessionId>> {
         let store = Arc::clone(&self.store);
-        self.change_sessions(async move { store.end_sessions(user, which).await }, Clone::clone).await
+        self.change_sessions(
+            async move { store.end_sessions(user, which).await },
+            Clone::clone,
+        )
+        .await
     }
 
     async fn live_sessions(&self, ids: Vec<SessionId>) -> Result<Vec<SessionId>> {
@@ -283,20 +351,38 @@ impl<S: Store> Store for Cached<S> {
     async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>> {
         if !is_large(room) {
             let people = self.users_by_id(&room.members).await?;
-            return Ok(people.iter().filter(|user| user.deleted).map(|user| user.id).collect());
+            return Ok(people
+                .iter()
+                .filter(|user| user.deleted)
+                .map(|user| user.id)
+                .collect());
         }
         let deletions = self.deletions.load(Ordering::Acquire);
         let load = async |kept: Option<moka::Entry<_, Arc<Absent>>>| match kept {
             Some(kept) if kept.value().is_of(room, deletions) => Ok(Op::Nop),
             _ => {
                 let users = self.store.absent(room).await?;
-                Ok::<_, StoreError>(Op::Put(Arc::new(Absent { room: Arc::clone(room), users, deletions })))
+                Ok::<_, StoreError>(Op::Put(Arc::new(Absent {
+                    room: Arc::clone(room),
+                    users,
+                    deletions,
+                })))
             }
         };
-        if let Some(kept) = self.absent.get(&room.id).await.filter(|kept| kept.is_of(room, deletions)) {
+        if let Some(kept) = self
+            .absent
+            .get(&room.id)
+            .await
+            .filter(|kept| kept.is_of(room, deletions))
+        {
             return Ok(Arc::clone(&kept.users));
         }
-        let entry = self.absent.entry(room.id).and_try_compute_with(load).await?.into_entry();
+        let entry = self
+            .absent
+            .entry(room.id)
+            .and_try_compute_with(load)
+            .await?
+            .into_entry();
         Ok(entry.map_or_else(Arc::default, |entry| Arc::clone(&entry.into_value().users)))
     }
 
@@ -326,7 +412,12 @@ impl<S: Store> Store for Cached<S> {
         .await
     }
 
-    async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
+    async fn rooms_of(
+        &self,
+        user: UserId,
+        after: Option<RoomId>,
+        limit: u64,
+    ) -> Result<Vec<RoomId>> {
         self.store.rooms_of(user, after, limit).await
     }
 
@@ -343,7 +434,11 @@ impl<S: Store> Store for Cached<S> {
     }
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
-        let changed: Vec<_> = batch.iter().filter(|entry| entry.change.is_of_room()).map(|entry| entry.room).collect();
+        let changed: Vec<_> = batch
+            .iter()
+            .filter(|entry| entry.change.is_of_room())
+            .map(|entry| entry.room)
+            .collect();
         if changed.is_empty() {
             return self.store.append(batch).await;
         }
@@ -352,7 +447,10 @@ impl<S: Store> Store for Cached<S> {
             let appended = store.append(batch).await;
             // Also after a failure, since some entries may have been appended.
             for room in changed {
-                rooms.entry(room).and_compute_with(async |_| Op::Remove).await;
+                rooms
+                    .entry(room)
+                    .and_compute_with(async |_| Op::Remove)
+                    .await;
             }
             appended
         })
@@ -371,7 +469,13 @@ impl<S: Store> Store for Cached<S> {
         self.store.recents(page).await
     }
 
-    async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>> {
+    async fn entries(
+        &self,
+        room: RoomId,
+        after: Seq,
+        up_to: Option<Seq>,
+        limit: u64,
+    ) -> Result<Vec<Entry>> {
         self.store.entries(room, after, up_to, limit).await
     }
 
@@ -379,11 +483,23 @@ impl<S: Store> Store for Cached<S> {
         self.store.last_seqs(rooms).await
     }
 
-    async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>> {
+    async fn mark_read(
+        &self,
+        room: RoomId,
+        user: UserId,
+        up_to: Option<Seq>,
+        at: Timestamp,
+    ) -> Result<Option<Marked>> {
         self.store.mark_read(room, user, up_to, at).await
     }
 
-    async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
+    async fn read_marks(
+        &self,
+        room: RoomId,
+        readers: &[UserId],
+        first: Seq,
+        last: Seq,
+    ) -> Result<Vec<ReadMark>> {
         self.store.read_marks(room, readers, first, last).await
     }
 

@@ -79,7 +79,10 @@ impl NewEntryKind {
 
     /// Returns whether the change modifies the room itself.
     pub(super) fn is_of_room(&self) -> bool {
-        matches!(self, Self::AddMember(_) | Self::RemoveMember { .. } | Self::Rename(_))
+        matches!(
+            self,
+            Self::AddMember(_) | Self::RemoveMember { .. } | Self::Rename(_)
+        )
     }
 
     /// Returns whether the change removes a text.
@@ -89,7 +92,14 @@ impl NewEntryKind {
 
     /// Returns the required members, if any: at least one of them has to be in the room.
     pub(super) fn required_members(&self) -> &[UserId] {
-        if let Self::RemoveMember { required_members, .. } = self { required_members } else { &[] }
+        if let Self::RemoveMember {
+            required_members, ..
+        } = self
+        {
+            required_members
+        } else {
+            &[]
+        }
     }
 
     /// Returns whether only a member may make this change. Messages are deleted and members removed

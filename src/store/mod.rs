@@ -19,8 +19,8 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::{DatabaseUrl, MongoConfig},
     model::{
-        Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
-        UserId, Username,
+        Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId,
+        Seq, Session, SessionId, Timestamp, User, UserId, Username,
     },
 };
 
@@ -151,7 +151,10 @@ impl Rotation {
     /// be ahead; it is limited so that a clock that was set back does not keep the previous token
     /// valid for long.
     fn window(&self) -> (Timestamp, Timestamp) {
-        (Timestamp(self.at.0.saturating_sub(REPEAT_WINDOW)), Timestamp(self.at.0.saturating_add(REPEAT_WINDOW)))
+        (
+            Timestamp(self.at.0.saturating_sub(REPEAT_WINDOW)),
+            Timestamp(self.at.0.saturating_add(REPEAT_WINDOW)),
+        )
     }
 }
 
@@ -228,11 +231,21 @@ pub trait Store: Send + Sync + 'static {
 
     /// Lists up to `limit` users that are not deleted, oldest first (by `created_at`, then id),
     /// starting after `after` and skipping the first `skip`.
-    async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>>;
+    async fn list_users(
+        &self,
+        after: Option<UserCursor>,
+        skip: u64,
+        limit: u64,
+    ) -> Result<Vec<User>>;
 
     /// Changes the given names of a user. Returns `None` if there is no such user or the user was
     /// deleted.
-    async fn rename_user(&self, id: UserId, names: UserUpdate, at: Timestamp) -> Result<Option<Arc<User>>>;
+    async fn rename_user(
+        &self,
+        id: UserId,
+        names: UserUpdate,
+        at: Timestamp,
+    ) -> Result<Option<Arc<User>>>;
 
     /// Returns the id and the password hash of the user with this username.
     async fn account(&self, username: &Username) -> Result<Option<(UserId, PasswordHash)>>;
@@ -242,11 +255,21 @@ pub trait Store: Send + Sync + 'static {
 
     /// Replaces the password `former` of a user. Returns false if there is no such user or the
     /// user's password is no longer `former`.
-    async fn set_password(&self, user: UserId, former: PasswordHash, password: PasswordHash) -> Result<bool>;
+    async fn set_password(
+        &self,
+        user: UserId,
+        former: PasswordHash,
+        password: PasswordHash,
+    ) -> Result<bool>;
 
     /// Adds a session if the user still has this password; returns `None` if not. If the user then
     /// has more than [`MOST_SESSIONS`] sessions, the oldest are ended; their ids are returned.
-    async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>>;
+    async fn add_session(
+        &self,
+        session: Session,
+        key: RefreshKey,
+        password: PasswordHash,
+    ) -> Result<Option<Vec<SessionId>>>;
 
     /// Returns the session with this id, unless it has ended.
     async fn session(&self, id: SessionId) -> Result<Option<Arc<Session>>>;
@@ -297,7 +320,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns up to `limit` of the rooms that the user is a member of, ascending, starting after
     /// `after`.
-    async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>>;
+    async fn rooms_of(
+        &self,
+        user: UserId,
+        after: Option<RoomId>,
+        limit: u64,
+    ) -> Result<Vec<RoomId>>;
 
     /// Returns the users that any server has removed from a room since `since` and who are not
     /// members now, and the database time up to which the list is complete. Some removals may be
@@ -325,7 +353,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns the log entries of a room after `after`, up to `up_to` if given, at most `limit`,
     /// without gaps. Messages that the entries refer to are returned in their current state.
-    async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>>;
+    async fn entries(
+        &self,
+        room: RoomId,
+        after: Seq,
+        up_to: Option<Seq>,
+        limit: u64,
+    ) -> Result<Vec<Entry>>;
 
     /// Returns the last sequence number of each of these rooms, in the order of `rooms`: 0 for an
     /// empty log. Rooms that do not exist are skipped.
@@ -335,12 +369,24 @@ pub trait Store: Send + Sync + 'static {
     /// log, which is also the default. The read time is `at`, or the time of the last entry read if
     /// that is later: nothing is read before it was written. A lower `up_to` does not make read
     /// entries unread. Returns `None` if there is no such room or the user is not a member.
-    async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>>;
+    async fn mark_read(
+        &self,
+        room: RoomId,
+        user: UserId,
+        up_to: Option<Seq>,
+        at: Timestamp,
+    ) -> Result<Option<Marked>>;
 
     /// Returns, for each of `readers`, the read marks by which the entries `first..=last` were
     /// first read: ascending, from the first mark at or after `first` to the first at or after
     /// `last`.
-    async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>>;
+    async fn read_marks(
+        &self,
+        room: RoomId,
+        readers: &[UserId],
+        first: Seq,
+        last: Seq,
+    ) -> Result<Vec<ReadMark>>;
 
     /// Returns the user's unread counts in all of their rooms, or in those of `among` that they are
     /// a member of. The order is unspecified.
@@ -408,7 +454,10 @@ fn member_key(room: &Room) -> [u8; 32] {
 
 /// Opens the store at `url` while a server may be running on it, in order to add data. Nothing is
 /// cached.
-pub async fn open_shared(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::result::Result<Arc<dyn Store>, OpenError> {
+pub async fn open_shared(
+    url: &DatabaseUrl,
+    mongodb: &MongoConfig,
+) -> std::result::Result<Arc<dyn Store>, OpenError> {
     match url.reveal().split_once(':') {
         Some(("sqlite", path)) => Ok(Arc::new(Sqlite::open_shared(path.into()).await?)),
         Some(("mongodb" | "mongodb+srv", _)) => Ok(Arc::new(Mongo::open(url, mongodb).await?)),
@@ -417,14 +466,21 @@ pub async fn open_shared(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::resul
 }
 
 /// Opens the store at `url`, with a cache for users, rooms and sessions in front of it.
-pub async fn open(url: &DatabaseUrl, mongodb: &MongoConfig) -> std::result::Result<Arc<dyn Store>, OpenError> {
+pub async fn open(
+    url: &DatabaseUrl,
+    mongodb: &MongoConfig,
+) -> std::result::Result<Arc<dyn Store>, OpenError> {
     match url.reveal().split_once(':') {
         Some(("sqlite", path)) => Ok(Arc::new(Cached::new(Sqlite::open(path.into()).await?))),
-        Some(("mongodb" | "mongodb+srv", _)) => Ok(Arc::new(Cached::new(Mongo::open(url, mongodb).await?))),
+        Some(("mongodb" | "mongodb+srv", _)) => {
+            Ok(Arc::new(Cached::new(Mongo::open(url, mongodb).await?)))
+        }
         _ => Err(unknown(url)),
     }
 }
 
 fn unknown(url: &DatabaseUrl) -> OpenError {
-    OpenError::Unusable(format!("database: '{url}' is neither sqlite:PATH nor mongodb://HOST/NAME"))
+    OpenError::Unusable(format!(
+        "database: '{url}' is neither sqlite:PATH nor mongodb://HOST/NAME"
+    ))
 }

@@ -44,7 +44,15 @@ impl OffsetSeek {
     /// Starts the search for a log that ends with the entry `end`, to skip its last `skip`
     /// messages.
     pub fn new(end: Seq, skip: u64) -> Self {
-        Self { skip, at: end.0, behind: 0, low: 1, high: end.0.saturating_sub(skip), bounded: skip == 0, leap: 1 }
+        Self {
+            skip,
+            at: end.0,
+            behind: 0,
+            low: 1,
+            high: end.0.saturating_sub(skip),
+            bounded: skip == 0,
+            leap: 1,
+        }
     }
 
     /// Returns the next step.
@@ -57,7 +65,10 @@ impl OffsetSeek {
             (true, false) => Step::Found(Seq(self.high.max(1))),
             _ => {
                 let next = self.next();
-                Step::Count { after: Seq(next.min(self.at)), last: Seq(next.max(self.at)) }
+                Step::Count {
+                    after: Seq(next.min(self.at)),
+                    last: Seq(next.max(self.at)),
+                }
             }
         }
     }
@@ -68,7 +79,9 @@ impl OffsetSeek {
             return self.low + (self.high - self.low) / 2;
         }
         let missing = self.skip - self.behind;
-        self.at.saturating_sub(missing.saturating_mul(self.leap)).max(self.low)
+        self.at
+            .saturating_sub(missing.saturating_mul(self.leap))
+            .max(self.low)
     }
 
     /// Takes the result of [`Step::Count`].
@@ -77,7 +90,11 @@ impl OffsetSeek {
         let messages = next.abs_diff(self.at).saturating_sub(count);
         // Saturates only if messages were deleted between two counts. The result may then be off by
         // that number, but the search still ends.
-        self.behind = if next < self.at { self.behind + messages } else { self.behind.saturating_sub(messages) };
+        self.behind = if next < self.at {
+            self.behind + messages
+        } else {
+            self.behind.saturating_sub(messages)
+        };
         self.at = next;
         // Moving by one entry changes the number of messages after it by at most one.
         if self.behind < self.skip {
@@ -106,7 +123,8 @@ mod tests {
                 Step::Found(last) => return (Some(last.0), counts, passed),
                 Step::Nowhere => return (None, counts, passed),
                 Step::Count { after, last } => {
-                    let between = &log[usize::try_from(after.0).unwrap()..usize::try_from(last.0).unwrap()];
+                    let between =
+                        &log[usize::try_from(after.0).unwrap()..usize::try_from(last.0).unwrap()];
                     counts += 1;
                     passed += between.len() as u64;
                     search.told(between.iter().filter(|is_message| !**is_message).count() as u64);
@@ -120,13 +138,22 @@ mod tests {
         let mut random = StdRng::seed_from_u64(7);
         for _ in 0..2_000 {
             let share = random.random_range(0.0..=1.0);
-            let mut log: Vec<_> = (0..random.random_range(0..300)).map(|_| random.random_bool(share)).collect();
-            log.resize(log.len() + random.random_range(0..100), random.random_bool(0.3));
+            let mut log: Vec<_> = (0..random.random_range(0..300))
+                .map(|_| random.random_bool(share))
+                .collect();
+            log.resize(
+                log.len() + random.random_range(0..100),
+                random.random_bool(0.3),
+            );
             let messages = log.iter().filter(|is_message| **is_message).count() as u64;
             for skip in 0..=messages + 2 {
                 let (found, ..) = search(&log, skip);
-                let behind =
-                    found.map(|last| log[usize::try_from(last).unwrap()..].iter().filter(|is_message| **is_message).count() as u64);
+                let behind = found.map(|last| {
+                    log[usize::try_from(last).unwrap()..]
+                        .iter()
+                        .filter(|is_message| **is_message)
+                        .count() as u64
+                });
                 match behind {
                     Some(behind) => assert_eq!(behind, skip, "{log:?}"),
                     None => assert!(skip >= messages, "{skip} of {messages} in {log:?}"),
@@ -138,12 +165,20 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_counted_a_few_times_however_much_of_it_there_is() {
-        for (first, then) in [(200_000, 1), (1, 200_000), (100_000, 100_000), (200_000, 200_000)] {
+        for (first, then) in [
+            (200_000, 1),
+            (1, 200_000),
+            (100_000, 100_000),
+            (200_000, 200_000),
+        ] {
             let mut log = vec![true; first];
             log.resize(first + then, false);
             for skip in [1, 2, 100, 5_000, 99_999] {
                 let (_, counts, passed) = search(&log, skip);
-                assert!(counts <= 32, "{counts} counts to leave out {skip} of {first} in front of {then}");
+                assert!(
+                    counts <= 32,
+                    "{counts} counts to leave out {skip} of {first} in front of {then}"
+                );
                 let needed = then as u64 + skip;
                 assert!(
                     passed <= 8 * needed,

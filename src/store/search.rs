@@ -79,7 +79,11 @@ impl EntryPosition {
     /// Returns the position of a message.
     #[must_use]
     pub fn of(message: &Message) -> Self {
-        Self { at: message.created_at, seq: message.seq, room: message.room }
+        Self {
+            at: message.created_at,
+            seq: message.seq,
+            room: message.room,
+        }
     }
 }
 
@@ -118,7 +122,11 @@ impl IndexQueue {
 
     /// Records rooms with messages that are not indexed.
     pub fn note_rooms(&self, rooms: impl Iterator<Item = RoomId>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).rooms.extend(rooms);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .rooms
+            .extend(rooms);
     }
 
     /// Records that something was edited or deleted.

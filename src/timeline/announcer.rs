@@ -9,7 +9,10 @@ use std::{
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{AppendResult, Barrier, Edited, PendingAppend, RoomEvent, RoomEventKind, Subscribers, missed::missed};
+use super::{
+    AppendResult, Barrier, Edited, PendingAppend, RoomEvent, RoomEventKind, Subscribers,
+    missed::missed,
+};
 use crate::{
     error::{Error, Result},
     model::{MessageId, RoomId, Seq},
@@ -49,7 +52,12 @@ pub struct Announcer<L> {
 impl<L: Subscribers> Announcer<L> {
     pub fn new(store: Arc<dyn Store>, subscribers: L, listed_members: usize) -> Self {
         let announced_seqs = store.is_shared().then(AnnouncedSeqs::default);
-        Self { store, subscribers, listed_members, announced_seqs }
+        Self {
+            store,
+            subscribers,
+            listed_members,
+            announced_seqs,
+        }
     }
 
     /// Announces the steps it receives, until the channel closes.
@@ -108,26 +116,46 @@ impl<L: Subscribers> Announcer<L> {
                 RoomEventKind::Posted(post) | RoomEventKind::Edited(post) => Some(post),
                 _ => None,
             };
-            waiting.answer(Ok(AppendResult { placed: Some(placed), post, earlier: None }));
+            waiting.answer(Ok(AppendResult {
+                placed: Some(placed),
+                post,
+                earlier: None,
+            }));
         }
     }
 
     /// Looks up the read marks of edited messages. Returns the errors, by entry, for those where
     /// this failed.
-    async fn look_for_readers(&self, batch: &mut Committed) -> HashMap<MessageId, store::StoreError> {
+    async fn look_for_readers(
+        &self,
+        batch: &mut Committed,
+    ) -> HashMap<MessageId, store::StoreError> {
         let edits = batch.iter_mut().filter_map(|(waiting, id, appended)| {
             let edited = waiting.shown.as_mut()?.edited.as_mut()?;
             matches!(appended, Appended::Placed(_)).then_some((*id, edited))
         });
-        let failed = edits.map(async |(id, Edited { room, message, marks })| {
-            if marks.is_none() {
-                match self.store.read_marks(room.id, &room.members, message.seq, message.seq).await {
-                    Ok(found) => *marks = Some(found),
-                    Err(error) => return Some((id, error)),
+        let failed = edits.map(
+            async |(
+                id,
+                Edited {
+                    room,
+                    message,
+                    marks,
+                },
+            )| {
+                if marks.is_none() {
+                    match self
+                        .store
+                        .read_marks(room.id, &room.members, message.seq, message.seq)
+                        .await
+                    {
+                        Ok(found) => *marks = Some(found),
+                        Err(error) => return Some((id, error)),
+                    }
                 }
-            }
-            None
-        });
+                None
+            },
+        );
         join_all(failed).await.into_iter().flatten().collect()
     }
 
@@ -160,7 +188,8 @@ impl<L: Subscribers> Announcer<L> {
     async fn announce_up_to(&mut self, room: RoomId, end: Seq) -> Seq {
         let told = self.told(room);
         if let Some(told) = told.filter(|told| *told < end && self.subscribers.listen_in(room)) {
-            let is_told = end.0 - told.0 <= MAX_MISSED && self.tell_missed(room, told, end).await.is_ok();
+            let is_told =
+                end.0 - told.0 <= MAX_MISSED && self.tell_missed(room, told, end).await.is_ok();
             if !is_told {
                 self.subscribers.interrupt(room);
             }
@@ -182,7 +211,9 @@ impl<L: Subscribers> Announcer<L> {
             for RoomEvent { what, .. } in news {
                 match what {
                     RoomEventKind::MemberRemoved(user) => _ = removed.insert(user),
-                    RoomEventKind::MemberAdded(user) if removed.contains(&user) => self.subscribers.interrupt_user(user),
+                    RoomEventKind::MemberAdded(user) if removed.contains(&user) => {
+                        self.subscribers.interrupt_user(user);
+                    }
                     _ => {}
                 }
             }
@@ -192,7 +223,9 @@ impl<L: Subscribers> Announcer<L> {
     }
 
     fn told(&self, room: RoomId) -> Option<Seq> {
-        self.announced_seqs.as_ref().and_then(|announced_seqs| announced_seqs.of(room))
+        self.announced_seqs
+            .as_ref()
+            .and_then(|announced_seqs| announced_seqs.of(room))
     }
 
     fn record(&mut self, room: RoomId, seq: Seq) {
@@ -211,7 +244,10 @@ struct AnnouncedSeqs {
 
 impl AnnouncedSeqs {
     fn of(&self, room: RoomId) -> Option<Seq> {
-        self.latest.get(&room).or_else(|| self.earlier.get(&room)).copied()
+        self.latest
+            .get(&room)
+            .or_else(|| self.earlier.get(&room))
+            .copied()
     }
 
     fn set(&mut self, room: RoomId, seq: Seq) {

@@ -38,7 +38,11 @@ pub struct Committer {
 
 impl Committer {
     pub fn new(store: Arc<dyn Store>, clock: Clock, on_disk: mpsc::Sender<Step>) -> Self {
-        Self { store, clock, on_disk }
+        Self {
+            store,
+            clock,
+            on_disk,
+        }
     }
 
     /// Commits the jobs it receives, until the channel closes.
@@ -83,18 +87,29 @@ impl Committer {
 
     async fn commit(&self, batch: Vec<PendingAppend>) {
         let now = self.clock.ordered_now();
-        let new: Vec<_> = batch.iter().map(|waiting| self.number(waiting, now)).collect();
+        let new: Vec<_> = batch
+            .iter()
+            .map(|waiting| self.number(waiting, now))
+            .collect();
         let ids: Vec<_> = new.iter().map(|entry| entry.id).collect();
         match self.store.append(new).await {
             Ok(appended) => {
                 // An entry with a later time means that the room's log was written by a server
                 // whose clock is ahead. The entries of other rooms must follow it in time too.
-                if let Some(latest) =
-                    appended.iter().filter_map(Appended::placed).map(|placed| placed.created_at).max().filter(|at| *at > now)
+                if let Some(latest) = appended
+                    .iter()
+                    .filter_map(Appended::placed)
+                    .map(|placed| placed.created_at)
+                    .max()
+                    .filter(|at| *at > now)
                 {
                     self.clock.advance_past(latest);
                 }
-                let committed = batch.into_iter().zip(ids).zip(appended).map(|((waiting, id), appended)| (waiting, id, appended));
+                let committed = batch
+                    .into_iter()
+                    .zip(ids)
+                    .zip(appended)
+                    .map(|((waiting, id), appended)| (waiting, id, appended));
                 // Fails only if the announcer has panicked; the callers then get an error because
                 // their reply channels are dropped.
                 let _ = self.on_disk.send(Step::Announce(committed.collect())).await;
@@ -110,18 +125,27 @@ impl Committer {
     /// Reads the ends of the logs for all barriers at once. Meanwhile only other servers can
     /// append.
     async fn look(&self, betweens: Vec<Barrier>) {
-        let mut rooms: Vec<_> = betweens.iter().flat_map(|between| between.rooms.iter().copied()).collect();
+        let mut rooms: Vec<_> = betweens
+            .iter()
+            .flat_map(|between| between.rooms.iter().copied())
+            .collect();
         rooms.sort_unstable();
         rooms.dedup();
         match self.store.last_seqs(&rooms).await {
             Ok(ends) => {
                 let ends: HashMap<_, _> = ends.into_iter().collect();
                 for between in betweens {
-                    let own = between.rooms.iter().filter_map(|room| Some((*room, *ends.get(room)?))).collect();
+                    let own = between
+                        .rooms
+                        .iter()
+                        .filter_map(|room| Some((*room, *ends.get(room)?)))
+                        .collect();
                     let _ = self.on_disk.send(Step::Barrier(between, own)).await;
                 }
             }
-            Err(error) => betweens.into_iter().for_each(|between| _ = between.reply.send(Err(error.clone().into()))),
+            Err(error) => betweens
+                .into_iter()
+                .for_each(|between| _ = between.reply.send(Err(error.clone().into()))),
         }
     }
 

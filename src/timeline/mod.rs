@@ -32,7 +32,10 @@ use committer::Committer;
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    model::{ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId},
+    model::{
+        ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp,
+        User, UserId,
+    },
     store::{self, LogPosition, NewEntryKind, Store},
     view::{Members, Post},
 };
@@ -101,8 +104,16 @@ impl RoomEvent {
     /// Creates an event that is not a log entry.
     #[must_use]
     pub fn aside(room: RoomId, what: RoomEventKind) -> Self {
-        let placed = LogPosition { seq: Seq::default(), created_at: Timestamp::default() };
-        Self { room, placed, author: UserId::NOBODY, what }
+        let placed = LogPosition {
+            seq: Seq::default(),
+            created_at: Timestamp::default(),
+        };
+        Self {
+            room,
+            placed,
+            author: UserId::NOBODY,
+            what,
+        }
     }
 }
 
@@ -213,13 +224,24 @@ impl Timeline {
     /// Starts the announcing task and the committing thread. Subscribers get the events of each
     /// room in the order of its log; at most `listed_members` of a room are listed. Errors: those
     /// of the operating system, which may have no more threads.
-    pub fn start(store: Arc<dyn Store>, clock: Clock, subscribers: impl Subscribers, listed_members: usize) -> io::Result<Self> {
+    pub fn start(
+        store: Arc<dyn Store>,
+        clock: Clock,
+        subscribers: impl Subscribers,
+        listed_members: usize,
+    ) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (on_disk, steps) = mpsc::channel(1);
-        let announcer = tokio::spawn(Announcer::new(Arc::clone(&store), subscribers, listed_members).run(steps));
+        let announcer = tokio::spawn(
+            Announcer::new(Arc::clone(&store), subscribers, listed_members).run(steps),
+        );
         let committer = Committer::new(store, clock, on_disk);
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        thread::Builder::new().name("timeline".into()).spawn(move || runtime.block_on(committer.run(jobs, announcer)))?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        thread::Builder::new()
+            .name("timeline".into())
+            .spawn(move || runtime.block_on(committer.run(jobs, announcer)))?;
         Ok(Self { queue })
     }
 
@@ -228,34 +250,98 @@ impl Timeline {
     /// below too. Errors: [`Error::NoRoom`] if the room has been deleted, [`Error::NotAMember`] if
     /// the author has been removed from it, and those of the store.
     pub async fn post(&self, draft: Draft) -> Result<Posted> {
-        let Draft { room, author, members, text, client_id } = draft;
+        let Draft {
+            room,
+            author,
+            members,
+            text,
+            client_id,
+        } = draft;
         let by = author.id;
-        let done =
-            self.commit(room.id, by, NewEntryKind::Message { text, client_id }, Some(Shown { author, members, edited: None })).await?;
-        done.post.map(Posted::Now).or(done.earlier.map(Posted::Before)).ok_or_else(closed)
+        let done = self
+            .commit(
+                room.id,
+                by,
+                NewEntryKind::Message { text, client_id },
+                Some(Shown {
+                    author,
+                    members,
+                    edited: None,
+                }),
+            )
+            .await?;
+        done.post
+            .map(Posted::Now)
+            .or(done.earlier.map(Posted::Before))
+            .ok_or_else(closed)
     }
 
     /// Edits a message. `None` if it was deleted in the meantime. Errors: as in
     /// [`post`](Self::post); a store error may mean that the message was edited but cannot be
     /// shown.
     pub async fn edit(&self, edit: Edit) -> Result<Option<(Post, LogPosition)>> {
-        let Edit { room, message, author, members, text, marks } = edit;
-        let (id, by, change) = (room.id, author.id, NewEntryKind::Edit { message: message.id, text });
-        let edited = Some(Edited { room, message, marks });
-        let done = self.commit(id, by, change, Some(Shown { author, members, edited })).await?;
+        let Edit {
+            room,
+            message,
+            author,
+            members,
+            text,
+            marks,
+        } = edit;
+        let (id, by, change) = (
+            room.id,
+            author.id,
+            NewEntryKind::Edit {
+                message: message.id,
+                text,
+            },
+        );
+        let edited = Some(Edited {
+            room,
+            message,
+            marks,
+        });
+        let done = self
+            .commit(
+                id,
+                by,
+                change,
+                Some(Shown {
+                    author,
+                    members,
+                    edited,
+                }),
+            )
+            .await?;
         Ok(done.post.zip(done.placed))
     }
 
     /// Deletes a message. `None` if it does not exist, or no longer. Errors: as in
     /// [`post`](Self::post).
-    pub async fn delete(&self, room: RoomId, message: MessageId, by: UserId) -> Result<Option<LogPosition>> {
-        Ok(self.commit(room, by, NewEntryKind::Deletion(message), None).await?.placed)
+    pub async fn delete(
+        &self,
+        room: RoomId,
+        message: MessageId,
+        by: UserId,
+    ) -> Result<Option<LogPosition>> {
+        Ok(self
+            .commit(room, by, NewEntryKind::Deletion(message), None)
+            .await?
+            .placed)
     }
 
     /// Adds a member to a room. `None` if the user already is a member. Errors: as in
     /// [`post`](Self::post).
-    pub async fn add_member(&self, room: RoomId, user: UserId, by: UserId) -> Result<Option<LogPosition>> {
-        Ok(self.commit(room, by, NewEntryKind::AddMember(user), None).await?.placed)
+    pub async fn add_member(
+        &self,
+        room: RoomId,
+        user: UserId,
+        by: UserId,
+    ) -> Result<Option<LogPosition>> {
+        Ok(self
+            .commit(room, by, NewEntryKind::AddMember(user), None)
+            .await?
+            .placed)
     }
 
     /// Removes a member from a room. If `required_members` is not empty, at least one of them must
@@ -268,13 +354,32 @@ impl Timeline {
         required_members: Vec<UserId>,
         by: UserId,
     ) -> Result<Option<LogPosition>> {
-        Ok(self.commit(room, by, NewEntryKind::RemoveMember { user, required_members }, None).await?.placed)
+        Ok(self
+            .commit(
+                room,
+                by,
+                NewEntryKind::RemoveMember {
+                    user,
+                    required_members,
+                },
+                None,
+            )
+            .await?
+            .placed)
     }
 
     /// Renames a room, or removes its name. `None` if the name is unchanged. Errors: as in
     /// [`post`](Self::post).
-    pub async fn rename(&self, room: RoomId, name: Option<String>, by: UserId) -> Result<Option<LogPosition>> {
-        Ok(self.commit(room, by, NewEntryKind::Rename(name), None).await?.placed)
+    pub async fn rename(
+        &self,
+        room: RoomId,
+        name: Option<String>,
+        by: UserId,
+    ) -> Result<Option<LogPosition>> {
+        Ok(self
+            .commit(room, by, NewEntryKind::Rename(name), None)
+            .await?
+            .placed)
     }
 
     /// Broadcasts an event that is not a log entry, after everything that was submitted before it.
@@ -290,9 +395,17 @@ impl Timeline {
     /// Runs an action between two announcements. Returns the last sequence numbers of the logs of
     /// these rooms: entries up to there have been announced, as far as this server announces them,
     /// and later ones have not. Rooms that do not exist are left out.
-    pub async fn barrier(&self, rooms: Vec<RoomId>, act: impl FnOnce() + Send + 'static) -> Result<Vec<(RoomId, Seq)>> {
+    pub async fn barrier(
+        &self,
+        rooms: Vec<RoomId>,
+        act: impl FnOnce() + Send + 'static,
+    ) -> Result<Vec<(RoomId, Seq)>> {
         let (reply, ends) = oneshot::channel();
-        let job = Job::Barrier(Barrier { rooms, act: Box::new(act), reply });
+        let job = Job::Barrier(Barrier {
+            rooms,
+            act: Box::new(act),
+            reply,
+        });
         self.queue.send(job).await.map_err(|_| closed())?;
         ends.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -302,13 +415,28 @@ impl Timeline {
     pub async fn catch_up(&self, store: &dyn Store, rooms: &[RoomId]) -> Result<()> {
         let ends = store.last_seqs(rooms).await?;
         let (reply, told) = oneshot::channel();
-        self.queue.send(Job::CatchUp(ends, reply)).await.map_err(|_| closed())?;
+        self.queue
+            .send(Job::CatchUp(ends, reply))
+            .await
+            .map_err(|_| closed())?;
         told.await.map_err(|_| closed())
     }
 
-    async fn commit(&self, room: RoomId, author: UserId, change: NewEntryKind, shown: Option<Shown>) -> Result<AppendResult> {
+    async fn commit(
+        &self,
+        room: RoomId,
+        author: UserId,
+        change: NewEntryKind,
+        shown: Option<Shown>,
+    ) -> Result<AppendResult> {
         let (reply, answer) = oneshot::channel();
-        let job = Job::Commit(Box::new(PendingAppend { room, author, change, shown, reply }));
+        let job = Job::Commit(Box::new(PendingAppend {
+            room,
+            author,
+            change,
+            shown,
+            reply,
+        }));
         self.queue.send(job).await.map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -329,29 +457,81 @@ fn closed() -> Error {
 }
 
 /// Creates a message without its text. Its deletion is announced too, by a later log entry.
-fn without_text(id: MessageId, room: RoomId, author: UserId, LogPosition { seq, created_at }: LogPosition) -> Message {
-    Message { id, room, seq, author, text: String::new(), created_at, edited_at: None, client_id: None }
+fn without_text(
+    id: MessageId,
+    room: RoomId,
+    author: UserId,
+    LogPosition { seq, created_at }: LogPosition,
+) -> Message {
+    Message {
+        id,
+        room,
+        seq,
+        author,
+        text: String::new(),
+        created_at,
+        edited_at: None,
+        client_id: None,
+    }
 }
 
 impl PendingAppend {
     fn news(&mut self, id: MessageId, placed: LogPosition) -> RoomEvent {
-        RoomEvent { room: self.room, placed, author: self.author, what: self.told(id, placed) }
+        RoomEvent {
+            room: self.room,
+            placed,
+            author: self.author,
+            what: self.told(id, placed),
+        }
     }
 
-    fn told(&mut self, id: MessageId, LogPosition { seq, created_at }: LogPosition) -> RoomEventKind {
+    fn told(
+        &mut self,
+        id: MessageId,
+        LogPosition { seq, created_at }: LogPosition,
+    ) -> RoomEventKind {
         // It is announced only once, so the change can be taken out.
         match std::mem::replace(&mut self.change, NewEntryKind::Rename(None)) {
             NewEntryKind::Message { text, client_id } => {
                 let (room, author) = (self.room, self.author);
-                RoomEventKind::Posted(self.post(&Message { id, room, seq, author, text, created_at, edited_at: None, client_id }, &[]))
+                RoomEventKind::Posted(self.post(
+                    &Message {
+                        id,
+                        room,
+                        seq,
+                        author,
+                        text,
+                        created_at,
+                        edited_at: None,
+                        client_id,
+                    },
+                    &[],
+                ))
             }
             NewEntryKind::Edit { message, text } => {
                 let was = self.shown.as_mut().and_then(|shown| shown.edited.take());
                 let (was, marks) = was.map_or_else(
-                    || (without_text(message, self.room, self.author, LogPosition { seq, created_at }), None),
+                    || {
+                        (
+                            without_text(
+                                message,
+                                self.room,
+                                self.author,
+                                LogPosition { seq, created_at },
+                            ),
+                            None,
+                        )
+                    },
                     |edited| (edited.message, edited.marks),
                 );
-                RoomEventKind::Edited(self.post(&Message { text, edited_at: Some(created_at), ..was }, &marks.unwrap_or_default()))
+                RoomEventKind::Edited(self.post(
+                    &Message {
+                        text,
+                        edited_at: Some(created_at),
+                        ..was
+                    },
+                    &marks.unwrap_or_default(),
+                ))
             }
             NewEntryKind::Deletion(message) => RoomEventKind::Deleted(message),
             NewEntryKind::AddMember(user) => RoomEventKind::MemberAdded(user),
@@ -361,19 +541,31 @@ impl PendingAppend {
     }
 
     fn post(&self, message: &Message, marks: &[ReadMark]) -> Post {
-        let shown = self.shown.as_ref().expect("whoever hands in a text says what is shown beside it");
+        let shown = self
+            .shown
+            .as_ref()
+            .expect("whoever hands in a text says what is shown beside it");
         Post::new(message, &shown.author, &shown.members, marks)
     }
 
     fn answer_with_earlier(self, earlier: Entry) {
         let message = match earlier.what {
             EntryKind::Message(message) => message,
-            EntryKind::Deleted(id) => {
-                without_text(id, self.room, self.author, LogPosition { seq: earlier.seq, created_at: earlier.created_at })
-            }
+            EntryKind::Deleted(id) => without_text(
+                id,
+                self.room,
+                self.author,
+                LogPosition {
+                    seq: earlier.seq,
+                    created_at: earlier.created_at,
+                },
+            ),
             _ => return self.answer(Ok(AppendResult::default())),
         };
-        self.answer(Ok(AppendResult { earlier: Some(message), ..AppendResult::default() }));
+        self.answer(Ok(AppendResult {
+            earlier: Some(message),
+            ..AppendResult::default()
+        }));
     }
 
     fn answer(self, outcome: Result<AppendResult>) {

@@ -97,18 +97,33 @@ impl<'a> RecentConversation<'a> {
         chat_room: Option<RoomView<'a>>,
     ) -> Self {
         let most = shown.large.map(|large| large.listed);
-        let (readers, read_count) = latest.map(|latest| listed_readers(latest, &shown.marks, most)).unwrap_or_default();
+        let (readers, read_count) = latest
+            .map(|latest| listed_readers(latest, &shown.marks, most))
+            .unwrap_or_default();
         let author = latest.map_or(&[][..], |latest| slice::from_ref(&latest.author));
-        let listed = if shown.large.is_some() { author } else { &room.members };
-        let named = |reader: Reader| NamedReader { reader, read_by_user: people.get(&reader.read_by_user_id).map(|user| [user.as_ref()]) };
+        let listed = if shown.large.is_some() {
+            author
+        } else {
+            &room.members
+        };
+        let named = |reader: Reader| NamedReader {
+            reader,
+            read_by_user: people
+                .get(&reader.read_by_user_id)
+                .map(|user| [user.as_ref()]),
+        };
         Self {
             id: room.id,
             chat_room_id: room.id,
             message_id: latest.map(|latest| latest.id),
             seq: latest.map(|latest| latest.seq),
-            message: latest.map(|latest| Content { message_text: &latest.text }),
+            message: latest.map(|latest| Content {
+                message_text: &latest.text,
+            }),
             kind: latest.map(|_| "text"),
-            posted_by_user: latest.and_then(|latest| people.get(&latest.author)).map(AsRef::as_ref),
+            posted_by_user: latest
+                .and_then(|latest| people.get(&latest.author))
+                .map(AsRef::as_ref),
             read_by_recipients: readers.into_iter().map(named).collect(),
             room_info: RoomInfo { listed, people },
             member_count: shown.large.map(|large| large.members),
@@ -133,7 +148,12 @@ struct RoomInfo<'a> {
 impl Serialize for RoomInfo<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut members = serializer.serialize_seq(None)?;
-        for user in self.listed.iter().filter_map(|id| self.people.get(id)).filter(|user| !user.deleted) {
+        for user in self
+            .listed
+            .iter()
+            .filter_map(|id| self.people.get(id))
+            .filter(|user| !user.deleted)
+        {
             members.serialize_element(&[user])?;
         }
         members.end()

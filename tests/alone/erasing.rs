@@ -34,7 +34,13 @@ fn long_texts(count: u64) -> impl Iterator<Item = String> {
 /// Waits until all data of deleted rooms is erased.
 async fn erased(database: &Connection) {
     let begun = Instant::now();
-    while database.query_row("SELECT count(*) FROM purges", [], |row| row.get::<_, u64>(0)).unwrap() > 0 {
+    while database
+        .query_row("SELECT count(*) FROM purges", [], |row| {
+            row.get::<_, u64>(0)
+        })
+        .unwrap()
+        > 0
+    {
         assert!(begun.elapsed() < 3 * PATIENCE, "it is not erased");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -43,10 +49,21 @@ async fn erased(database: &Connection) {
 async fn somebody(base: &str) -> Person {
     let http = reqwest::Client::new();
     let body = json!({ "firstName": "Alice", "lastName": "Test", "type": "consumer" });
-    let user = Answer::of(http.post(format!("{base}/users")).json(&body)).await.ok()["user"].take();
+    let user = Answer::of(http.post(format!("{base}/users")).json(&body))
+        .await
+        .ok()["user"]
+        .take();
     let id = user["_id"].as_str().unwrap().to_owned();
-    let login = Answer::of(http.post(format!("{base}/login/{id}"))).await.ok();
-    Person { base: base.to_owned(), http, id, token: login["authorization"].as_str().unwrap().to_owned(), user }
+    let login = Answer::of(http.post(format!("{base}/login/{id}")))
+        .await
+        .ok();
+    Person {
+        base: base.to_owned(),
+        http,
+        id,
+        token: login["authorization"].as_str().unwrap().to_owned(),
+        user,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,16 +77,29 @@ async fn a_server_ends_soon_while_much_is_erased_and_the_next_one_goes_on() {
     for text in long_texts(40) {
         alice.says(&room, &text).await;
     }
-    let deleted = alice.calls(Method::DELETE, &format!("/delete/room/{room}"), json!({})).await.ok();
+    let deleted = alice
+        .calls(Method::DELETE, &format!("/delete/room/{room}"), json!({}))
+        .await
+        .ok();
     assert_eq!(deleted["deletedMessagesCount"], 40);
     program.signal("TERM");
     let asked = Instant::now();
     assert!(program.ended().await.success());
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        asked.elapsed()
+    );
     let database = Connection::open(folder.path().join("c.db")).unwrap();
     let _program = start();
     erased(&database).await;
-    assert_eq!(database.query_row("SELECT count(*) FROM entries", [], |row| row.get::<_, u64>(0)).unwrap(), 0);
+    assert_eq!(
+        database
+            .query_row("SELECT count(*) FROM entries", [], |row| row
+                .get::<_, u64>(0))
+            .unwrap(),
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,18 +111,26 @@ async fn a_server_ends_in_time_while_another_program_keeps_it_from_writing() {
     let room = alice.room_with(&[]).await;
     alice.says(&room, "on disk").await;
     let other = Connection::open(folder.path().join("c.db")).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE; INSERT INTO secrets (name, value) VALUES ('other', x'00')").unwrap();
+    other
+        .execute_batch("BEGIN IMMEDIATE; INSERT INTO secrets (name, value) VALUES ('other', x'00')")
+        .unwrap();
     let posting: Vec<_> = (0..20)
         .map(|n| {
             let (alice, room) = (alice.clone(), room.clone());
-            let request = alice.request(Method::POST, &format!("/room/{room}/message")).json(&json!({ "messageText": format!("{n}") }));
+            let request = alice
+                .request(Method::POST, &format!("/room/{room}/message"))
+                .json(&json!({ "messageText": format!("{n}") }));
             tokio::spawn(async move { request.send().await.map(|answer| answer.status().as_u16()) })
         })
         .collect();
     program.signal("TERM");
     let asked = Instant::now();
     let ended = program.ended().await;
-    assert!(ended.success() && asked.elapsed() < Duration::from_secs(11), "{ended:?} after {:?}", asked.elapsed());
+    assert!(
+        ended.success() && asked.elapsed() < Duration::from_secs(11),
+        "{ended:?} after {:?}",
+        asked.elapsed()
+    );
     for posted in posting {
         // The post is either left without an answer or refused.
         assert!(!posted.await.unwrap().is_ok_and(|status| status == 200));
@@ -107,12 +145,18 @@ async fn nobody_waits_while_long_messages_are_edited_and_deleted() {
     let folder = TempDir::new().unwrap();
     let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:c.db")]);
     let (mallory, alice) = (somebody(&program.base).await, somebody(&program.base).await);
-    let rooms = [mallory.room_with(&[]).await, mallory.named_room("another", &[&mallory]).await];
+    let rooms = [
+        mallory.room_with(&[]).await,
+        mallory.named_room("another", &[&mallory]).await,
+    ];
     let quiet = alice.room_with(&[]).await;
     let busy = tokio::spawn(async move {
         let mut messages = Vec::new();
         for (n, text) in long_texts(50).enumerate() {
-            messages.push((rooms[n % 2].clone(), mallory.says(&rooms[n % 2], &text).await["postId"].clone()));
+            messages.push((
+                rooms[n % 2].clone(),
+                mallory.says(&rooms[n % 2], &text).await["postId"].clone(),
+            ));
         }
         for ((room, message), text) in messages.iter().zip(long_texts(60).skip(40)) {
             mallory.edits(room, message, &text).await.ok();
@@ -120,13 +164,23 @@ async fn nobody_waits_while_long_messages_are_edited_and_deleted() {
         for (_, message) in messages.iter().filter(|(room, _)| *room == rooms[0]) {
             mallory.deletes(message).await;
         }
-        mallory.calls(Method::DELETE, &format!("/delete/room/{}", rooms[1]), json!({})).await.ok();
+        mallory
+            .calls(
+                Method::DELETE,
+                &format!("/delete/room/{}", rooms[1]),
+                json!({}),
+            )
+            .await
+            .ok();
     });
     let database = Connection::open(folder.path().join("c.db")).unwrap();
     let (begun, mut longest, mut posts) = (Instant::now(), Duration::ZERO, 0);
     let is_left = |database: &Connection| {
         let left = "SELECT (SELECT count(*) FROM purges) + (SELECT count(*) FROM entries WHERE length(text) > 50000)";
-        database.query_row(left, [], |row| row.get::<_, u64>(0)).unwrap() > 0
+        database
+            .query_row(left, [], |row| row.get::<_, u64>(0))
+            .unwrap()
+            > 0
     };
     while !busy.is_finished() || is_left(&database) {
         assert!(begun.elapsed() < 3 * PATIENCE, "it is not erased");
@@ -137,6 +191,12 @@ async fn nobody_waits_while_long_messages_are_edited_and_deleted() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     busy.await.unwrap();
-    assert!(longest < Duration::from_secs(1), "{longest:?}, the longest of {posts}");
-    println!("{longest:?}, the longest of {posts} in {:?}", begun.elapsed());
+    assert!(
+        longest < Duration::from_secs(1),
+        "{longest:?}, the longest of {posts}"
+    );
+    println!(
+        "{longest:?}, the longest of {posts} in {:?}",
+        begun.elapsed()
+    );
 }

@@ -52,13 +52,18 @@ const SOON: Duration = Duration::from_millis(1_500);
 /// Returns how long the server takes to refuse this request.
 async fn refused_after(server: &TestServer, path: &str, body: &Value) -> Duration {
     let asked = Instant::now();
-    server.post(path, body).await.refused(401, "Wrong username or password");
+    server
+        .post(path, body)
+        .await
+        .refused(401, "Wrong username or password");
     asked.elapsed()
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whether_there_is_such_a_user_does_not_show_in_the_time(#[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind) {
+async fn whether_there_is_such_a_user_does_not_show_in_the_time(
+    #[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind,
+) {
     let _turn = TURN.lock().await;
     let server = TestServer::secure(kind).await;
     let alice = server.member("alice").await;
@@ -90,16 +95,27 @@ async fn whether_there_is_such_a_user_does_not_show_in_the_time(#[values(Kind::S
 /// with it.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_logins_at_once_hold_nobody_up_who_is_in(#[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind) {
+async fn a_thousand_logins_at_once_hold_nobody_up_who_is_in(
+    #[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind,
+) {
     let _turn = TURN.lock().await;
     let (folder, database) = (TempDir::new().unwrap(), Database::new(kind).await);
-    let program = Program::start(folder.path(), &[&SECURE[..], &[("CAUSERIE_DATABASE", &*database.url)]].concat());
+    let program = Program::start(
+        folder.path(),
+        &[&SECURE[..], &[("CAUSERIE_DATABASE", &*database.url)]].concat(),
+    );
     let alice = member(&program.base, "alice").await;
     let room = alice.room_with(&[]).await;
     let longest = flood_with_logins(&alice, &room).await;
     assert!(longest < Duration::from_secs(1), "{longest:?}");
-    let login = alice.http.post(format!("{}/login", alice.base)).json(&json!({ "username": "alice", "password": PASSWORD }));
-    tokio::time::timeout(PATIENCE, Answer::of(login)).await.expect("the flood is over").ok();
+    let login = alice
+        .http
+        .post(format!("{}/login", alice.base))
+        .json(&json!({ "username": "alice", "password": PASSWORD }));
+    tokio::time::timeout(PATIENCE, Answer::of(login))
+        .await
+        .expect("the flood is over")
+        .ok();
 }
 
 /// Sends a thousand logins at once. Returns the longest time that a post of a logged-in user took
@@ -110,11 +126,20 @@ async fn flood_with_logins(alice: &Person, room: &str) -> Duration {
     let flood = thread::spawn(move || {
         let http = reqwest::Client::new();
         let login = |n: u32| {
-            let username = if n.is_multiple_of(2) { "alice".to_owned() } else { format!("nobody{n}") };
-            let request = http.post(&path).json(&json!({ "username": username, "password": "a guess of theirs" }));
+            let username = if n.is_multiple_of(2) {
+                "alice".to_owned()
+            } else {
+                format!("nobody{n}")
+            };
+            let request = http
+                .post(&path)
+                .json(&json!({ "username": username, "password": "a guess of theirs" }));
             async move { request.send().await.map(|answer| answer.status().as_u16()) }
         };
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(join_all((0..1_000).map(login)))
     });
     let (mut posts, mut longest) = (0, Duration::ZERO);
@@ -125,7 +150,10 @@ async fn flood_with_logins(alice: &Person, room: &str) -> Duration {
         posts += 1;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(posts > 20, "the flood was over before anybody could be held up: {posts}");
+    assert!(
+        posts > 20,
+        "the flood was over before anybody could be held up: {posts}"
+    );
     for status in flood.join().unwrap() {
         // A login that would have to wait too long gets a 503.
         assert!(matches!(status.unwrap(), 401 | 503));
@@ -135,26 +163,44 @@ async fn flood_with_logins(alice: &Person, room: &str) -> Duration {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_ends_on_one_server_is_over_on_the_other_within_a_second(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+async fn what_ends_on_one_server_is_over_on_the_other_within_a_second(
+    #[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind,
+) {
     let _turn = TURN.lock().await;
     let database = Database::new(kind).await;
-    let (first, second) = tokio::join!(TestServer::on(database.again(), &SECURE), TestServer::on(database, &SECURE));
+    let (first, second) = tokio::join!(
+        TestServer::on(database.again(), &SECURE),
+        TestServer::on(database, &SECURE)
+    );
     let alice = first.member("alice").await;
     let sue = first.support("sue").await;
     let ends: [(&str, Method, String, Value); 4] = [
         ("logout", Method::POST, "/logout".into(), json!({})),
-        ("logout everywhere", Method::POST, "/logout".into(), json!({ "all": true })),
+        (
+            "logout everywhere",
+            Method::POST,
+            "/logout".into(),
+            json!({ "all": true }),
+        ),
         (
             "another password",
             Method::PUT,
             format!("/users/{}/password", alice.id),
             json!({ "oldPassword": PASSWORD, "newPassword": PASSWORD }),
         ),
-        ("deletion", Method::DELETE, format!("/users/{}", alice.id), json!({})),
+        (
+            "deletion",
+            Method::DELETE,
+            format!("/users/{}", alice.id),
+            json!({}),
+        ),
     ];
     for (what, method, path, body) in ends {
         let session = first.session_of("alice").await;
-        let elsewhere = Member { person: session.at(&second), refresh_token: session.refresh_token.clone() };
+        let elsewhere = Member {
+            person: session.at(&second),
+            refresh_token: session.refresh_token.clone(),
+        };
         // Makes the other server look up the session, so that a cache would hold it.
         elsewhere.get("/room").await.ok();
         let socket = Socket::signed_in(&elsewhere).await;
@@ -166,12 +212,19 @@ async fn what_ends_on_one_server_is_over_on_the_other_within_a_second(#[values(K
         who.calls(method, &path, body).await.ok();
         let ended = Instant::now();
         while elsewhere.get("/room").await.status == 200 {
-            assert!(ended.elapsed() < SOON, "{what}: still in after {:?}", ended.elapsed());
+            assert!(
+                ended.elapsed() < SOON,
+                "{what}: still in after {:?}",
+                ended.elapsed()
+            );
         }
         socket.ends().await;
         assert!(ended.elapsed() < SOON, "{what}: {:?}", ended.elapsed());
         elsewhere.refreshes().await.refused(401, NO_REFRESH);
     }
     first.registers("alice", "consumer").await.ok();
-    second.post("/users", &registration("alice", "consumer")).await.invalid(json!({ "username": "this username is taken" }));
+    second
+        .post("/users", &registration("alice", "consumer"))
+        .await
+        .invalid(json!({ "username": "this username is taken" }));
 }

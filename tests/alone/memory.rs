@@ -28,11 +28,28 @@ const MOST_OF_ALL: u64 = 512;
 /// Registers a user and logs in.
 pub async fn member(base: &str, name: &str) -> Person {
     let http = reqwest::Client::new();
-    let user = Answer::of(http.post(format!("{base}/users")).json(&registration(name, "consumer"))).await.ok()["user"].take();
+    let user = Answer::of(
+        http.post(format!("{base}/users"))
+            .json(&registration(name, "consumer")),
+    )
+    .await
+    .ok()["user"]
+        .take();
     let login = json!({ "username": name, "password": PASSWORD });
-    let login = Answer::of(http.post(format!("{base}/login")).json(&login)).await.ok();
-    let (id, token) = (user["_id"].as_str().unwrap().to_owned(), login["authorization"].as_str().unwrap().to_owned());
-    Person { base: base.to_owned(), http, id, token, user }
+    let login = Answer::of(http.post(format!("{base}/login")).json(&login))
+        .await
+        .ok();
+    let (id, token) = (
+        user["_id"].as_str().unwrap().to_owned(),
+        login["authorization"].as_str().unwrap().to_owned(),
+    );
+    Person {
+        base: base.to_owned(),
+        http,
+        id,
+        token,
+        user,
+    }
 }
 
 /// The ways to exhaust the server's memory. Each attack returns the connections on which nothing is
@@ -75,17 +92,31 @@ impl Mallory {
     }
 
     fn head(&self, method: &str, path: &str) -> String {
-        format!("{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n", self.person.token)
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n",
+            self.person.token
+        )
     }
 
     async fn asks_for_a_page(&self) -> Connection {
         let mut connection = self.open().await;
-        connection.send(format!("{}\r\n", self.head("GET", &format!("/room/{}?limit=50", self.room))).as_bytes()).await;
+        connection
+            .send(
+                format!(
+                    "{}\r\n",
+                    self.head("GET", &format!("/room/{}?limit=50", self.room))
+                )
+                .as_bytes(),
+            )
+            .await;
         connection
     }
 
     async fn socket(&self) -> Connection {
-        let path = format!("/socket.io/?EIO=4&transport=websocket&token={}", self.person.token);
+        let path = format!(
+            "/socket.io/?EIO=4&transport=websocket&token={}",
+            self.person.token
+        );
         let mut socket = Connection::websocket_from(self.address, &self.person.base, &path).await;
         socket.send(&frame(TEXT, b"40")).await;
         socket.hears("40{").await;
@@ -106,29 +137,66 @@ impl Mallory {
 
     async fn polls(&self) -> Connection {
         let mut connection = self.open().await;
-        let path = format!("/socket.io/?EIO=4&transport=polling&token={}", self.person.token);
+        let path = format!(
+            "/socket.io/?EIO=4&transport=polling&token={}",
+            self.person.token
+        );
         let mut ask = async |method: &str, path: &str, body: &str| {
-            connection.send(format!("{}content-length: {}\r\n\r\n{body}", self.head(method, path), body.len()).as_bytes()).await;
+            connection
+                .send(
+                    format!(
+                        "{}content-length: {}\r\n\r\n{body}",
+                        self.head(method, path),
+                        body.len()
+                    )
+                    .as_bytes(),
+                )
+                .await;
             let reply = connection.reply(method).await.expect("an answer");
             assert_eq!(reply.status, 200, "{reply:?}");
             String::from_utf8(reply.body).unwrap()
         };
         let opened = ask("GET", &path, "").await;
-        let sid = opened.split("\"sid\":\"").nth(1).and_then(|behind| behind.split('"').next()).unwrap().to_owned();
+        let sid = opened
+            .split("\"sid\":\"")
+            .nth(1)
+            .and_then(|behind| behind.split('"').next())
+            .unwrap()
+            .to_owned();
         let path = format!("{path}&sid={sid}");
         ask("POST", &path, "40").await;
         let connected = ask("GET", &path, "").await;
         assert!(connected.contains("40{"), "{connected:?}");
-        ask("POST", &path, &(0..5).map(|id| self.sync(id)).collect::<Vec<_>>().join("\x1e")).await;
-        connection.send(format!("{}\r\n", self.head("GET", &path)).as_bytes()).await;
+        ask(
+            "POST",
+            &path,
+            &(0..5)
+                .map(|id| self.sync(id))
+                .collect::<Vec<_>>()
+                .join("\x1e"),
+        )
+        .await;
+        connection
+            .send(format!("{}\r\n", self.head("GET", &path)).as_bytes())
+            .await;
         connection
     }
 
     /// Opens forty sockets, each in a separate room, so that no two receive the same events.
     async fn listens(&self) -> Vec<Connection> {
         let listening = join_all((0..40).map(async |n| {
-            let (room, mut socket) = (self.person.named_room(&format!("room {n}"), &[&self.person]).await, self.socket().await);
-            socket.send(&frame(TEXT, format!("420{}", json!(["subscribe", room])).as_bytes())).await;
+            let (room, mut socket) = (
+                self.person
+                    .named_room(&format!("room {n}"), &[&self.person])
+                    .await,
+                self.socket().await,
+            );
+            socket
+                .send(&frame(
+                    TEXT,
+                    format!("420{}", json!(["subscribe", room])).as_bytes(),
+                ))
+                .await;
             socket.hears("430").await;
             (room, socket)
         }));
@@ -136,7 +204,9 @@ impl Mallory {
         let text = "x".repeat(90_000);
         join_all(rooms.iter().map(async |room| {
             for _ in 0..60 {
-                let post = self.person.request(Method::POST, &format!("/room/{room}/message"));
+                let post = self
+                    .person
+                    .request(Method::POST, &format!("/room/{room}/message"));
                 // The server may refuse the post or close the connection when the memory budget is
                 // used up.
                 let _ = post.json(&json!({ "messageText": text })).send().await;
@@ -189,10 +259,21 @@ impl Crowd {
             for _ in 0..50 {
                 person.says(&room, &text).await;
             }
-            attackers.push(Mallory { person, address: Ipv4Addr::new(127, 0, 0, 2 + n), room });
+            attackers.push(Mallory {
+                person,
+                address: Ipv4Addr::new(127, 0, 0, 2 + n),
+                room,
+            });
         }
         let room = attackers[0].room.clone();
-        Self { program, mallories: attackers, bob, room, _folder: folder, _database: database }
+        Self {
+            program,
+            mallories: attackers,
+            bob,
+            room,
+            _folder: folder,
+            _database: database,
+        }
     }
 
     /// Checks for a few seconds that a client that reads gets responses, and that the server uses
@@ -202,7 +283,9 @@ impl Crowd {
         let (begun, mut answered) = (Instant::now(), 0);
         while begun.elapsed() < Duration::from_secs(5) {
             for path in [page.as_str(), "/room", "/room/unread"] {
-                let answer = timeout(PATIENCE, self.bob.get(path)).await.expect("bob is answered");
+                let answer = timeout(PATIENCE, self.bob.get(path))
+                    .await
+                    .expect("bob is answered");
                 assert!(matches!(answer.status, 200 | 503), "{answer:?}");
                 answered += u32::from(answer.status == 200);
             }
@@ -219,12 +302,21 @@ impl Crowd {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_account_takes_no_more_memory_than_the_documents_say(
-    #[values(Attack::Pages, Attack::Logs, Attack::Polls, Attack::Listens, Attack::Bodies)] attack: Attack,
+    #[values(
+        Attack::Pages,
+        Attack::Logs,
+        Attack::Polls,
+        Attack::Listens,
+        Attack::Bodies
+    )]
+    attack: Attack,
     #[values(Kind::Sqlite, Kind::ReplicaSet)] kind: Kind,
 ) {
     let _turn = TURN.lock().await;
     let crowd = Crowd::begins(kind, 1).await;
-    let [mallory] = &*crowd.mallories else { unreachable!() };
+    let [mallory] = &*crowd.mallories else {
+        unreachable!()
+    };
     let unread = mallory.attacks(attack).await;
     assert!(crowd.goes_on(MOST_OF_ONE).await > 3);
     drop(unread);
@@ -233,7 +325,11 @@ async fn one_account_takes_no_more_memory_than_the_documents_say(
     while mallory.person.get(&page).await.status != 200 {
         assert!(begun.elapsed() < PATIENCE, "never answered again");
     }
-    mallory.asks_for_logs().await.hears(r#"430[{"success":true"#).await;
+    mallory
+        .asks_for_logs()
+        .await
+        .hears(r#"430[{"success":true"#)
+        .await;
 }
 
 #[rstest]
@@ -242,10 +338,28 @@ async fn all_together_take_no_more_memory_than_the_documents_say() {
     let _turn = TURN.lock().await;
     let crowd = Crowd::begins(Kind::Sqlite, 8).await;
     let mut unread = Vec::new();
-    for attack in [Attack::Bodies, Attack::Polls, Attack::Logs, Attack::Pages, Attack::Listens] {
-        unread.push(join_all(crowd.mallories.iter().map(|mallory| mallory.attacks(attack))).await);
+    for attack in [
+        Attack::Bodies,
+        Attack::Polls,
+        Attack::Logs,
+        Attack::Pages,
+        Attack::Listens,
+    ] {
+        unread.push(
+            join_all(
+                crowd
+                    .mallories
+                    .iter()
+                    .map(|mallory| mallory.attacks(attack)),
+            )
+            .await,
+        );
     }
     crowd.goes_on(MOST_OF_ALL).await;
     drop(unread);
-    crowd.bob.get(&format!("/room/{}?limit=50", crowd.room)).await.ok();
+    crowd
+        .bob
+        .get(&format!("/room/{}?limit=50", crowd.room))
+        .await
+        .ok();
 }

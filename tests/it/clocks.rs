@@ -17,7 +17,10 @@ use crate::{
 const HOUR: i64 = 3_600_000;
 
 fn texts(messages: &[Value]) -> Vec<&str> {
-    messages.iter().map(|message| message["message"]["messageText"].as_str().unwrap()).collect()
+    messages
+        .iter()
+        .map(|message| message["message"]["messageText"].as_str().unwrap())
+        .collect()
 }
 
 /// Checks that every list of these rooms has them in this order, newest first, and that its
@@ -26,8 +29,14 @@ async fn newest_first(person: &Person, expected: &[&str]) {
     let found = person.get("/room/search?q=word").await.ok()["messages"].take();
     for listed in [person.recents("").await, found.as_array().unwrap().clone()] {
         assert_eq!(texts(&listed), expected);
-        let times: Vec<_> = listed.iter().map(|message| message["createdAt"].as_str().unwrap()).collect();
-        assert!(times.is_sorted_by(|later, earlier| later >= earlier), "{times:?}");
+        let times: Vec<_> = listed
+            .iter()
+            .map(|message| message["createdAt"].as_str().unwrap())
+            .collect();
+        assert!(
+            times.is_sorted_by(|later, earlier| later >= earlier),
+            "{times:?}"
+        );
     }
 }
 
@@ -35,40 +44,93 @@ async fn newest_first(person: &Person, expected: &[&str]) {
 #[tokio::test]
 async fn new_activity_comes_first_after_the_clock_was_set_back_between_two_starts(kind: Kind) {
     let mut server = TestServer::with(kind, &[("CAUSERIE_TOKEN__LIFETIME_SECONDS", "0")]).await;
-    let [mut alice, bob, carol] = [server.person("Alice").await, server.person("Bob").await, server.person("Carol").await];
-    let rooms = [alice.room_with(&[&bob]).await, alice.room_with(&[&carol]).await, alice.named_room("third", &[&bob]).await];
+    let [mut alice, bob, carol] = [
+        server.person("Alice").await,
+        server.person("Bob").await,
+        server.person("Carol").await,
+    ];
+    let rooms = [
+        alice.room_with(&[&bob]).await,
+        alice.room_with(&[&carol]).await,
+        alice.named_room("third", &[&bob]).await,
+    ];
     alice.says(&rooms[0], "early one").await;
     alice.says(&rooms[1], "early two").await;
-    for (by, room, text) in [(-HOUR, 2, "word three"), (-24 * HOUR, 0, "word four"), (HOUR, 1, "word five")] {
+    for (by, room, text) in [
+        (-HOUR, 2, "word three"),
+        (-24 * HOUR, 0, "word four"),
+        (HOUR, 1, "word five"),
+    ] {
         server.turn_clock(by);
         server.restart().await;
         alice.base.clone_from(&server.base);
         alice.says(&rooms[room], text).await;
         server.person(text).await;
-        let [first, ..] = &alice.recents("").await[..] else { panic!("a room") };
+        let [first, ..] = &alice.recents("").await[..] else {
+            panic!("a room")
+        };
         assert_eq!(first["message"]["messageText"], text);
     }
     newest_first(&alice, &["word five", "word four", "word three"]).await;
     let users = server.get("/users").await.ok()["users"].take();
-    let names: Vec<_> = users.as_array().unwrap().iter().map(|user| user["firstName"].as_str().unwrap()).collect();
-    assert_eq!(names, ["Alice", "Bob", "Carol", "word three", "word four", "word five"]);
-    assert!(users.as_array().unwrap().iter().all(|user| user["updatedAt"].as_str() >= user["createdAt"].as_str()));
+    let names: Vec<_> = users
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|user| user["firstName"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "Alice",
+            "Bob",
+            "Carol",
+            "word three",
+            "word four",
+            "word five"
+        ]
+    );
+    assert!(
+        users
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|user| user["updatedAt"].as_str() >= user["createdAt"].as_str())
+    );
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn new_activity_comes_first_when_the_clock_is_set_back_under_the_running_server(kind: Kind) {
     let server = TestServer::with(kind, &[("CAUSERIE_TOKEN__LIFETIME_SECONDS", "0")]).await;
-    let [alice, bob, carol] = [server.person("Alice").await, server.person("Bob").await, server.person("Carol").await];
-    let rooms = [alice.room_with(&[&bob]).await, alice.room_with(&[&carol]).await];
+    let [alice, bob, carol] = [
+        server.person("Alice").await,
+        server.person("Bob").await,
+        server.person("Carol").await,
+    ];
+    let rooms = [
+        alice.room_with(&[&bob]).await,
+        alice.room_with(&[&carol]).await,
+    ];
     alice.says(&rooms[0], "word one").await;
     server.turn_clock(-HOUR);
     alice.says(&rooms[1], "word two").await;
     server.person("Dave").await;
     newest_first(&alice, &["word two", "word one"]).await;
     let users = server.get("/users").await.ok()["users"].take();
-    assert_eq!(users.as_array().unwrap().last().unwrap()["firstName"], "Dave");
-    let renamed = alice.calls(Method::PATCH, &format!("/users/{}", alice.id), json!({ "firstName": "Alicia" })).await.ok()["user"].take();
+    assert_eq!(
+        users.as_array().unwrap().last().unwrap()["firstName"],
+        "Dave"
+    );
+    let renamed = alice
+        .calls(
+            Method::PATCH,
+            &format!("/users/{}", alice.id),
+            json!({ "firstName": "Alicia" }),
+        )
+        .await
+        .ok()["user"]
+        .take();
     assert!(renamed["updatedAt"].as_str() >= renamed["createdAt"].as_str());
 }
 
@@ -82,7 +144,11 @@ async fn tokens_expire_by_the_clock_and_not_by_the_times_in_the_database(kind: K
     server.turn_clock(-24 * HOUR);
     server.restart().await;
     let token = server.log_in(&alice.id).await;
-    let alice = Person { base: server.base.clone(), token, ..alice };
+    let alice = Person {
+        base: server.base.clone(),
+        token,
+        ..alice
+    };
     alice.says(&room, "today").await;
     server.turn_clock(HOUR + 1_000);
     alice.get("/room").await.refused(401, "jwt expired");
@@ -90,12 +156,24 @@ async fn tokens_expire_by_the_clock_and_not_by_the_times_in_the_database(kind: K
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_with_clocks_apart_soon_agree_on_what_is_newest(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+async fn servers_with_clocks_apart_soon_agree_on_what_is_newest(
+    #[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind,
+) {
     let database = Database::new(kind).await;
     let settings = [("CAUSERIE_TOKEN__LIFETIME_SECONDS", "0")];
-    let (ahead, behind) = tokio::join!(TestServer::on(database.again(), &settings), TestServer::on(database, &settings));
-    let [alice, bob, carol] = [behind.person("Alice").await, behind.person("Bob").await, behind.person("Carol").await];
-    let rooms = [alice.room_with(&[&bob]).await, alice.room_with(&[&carol]).await];
+    let (ahead, behind) = tokio::join!(
+        TestServer::on(database.again(), &settings),
+        TestServer::on(database, &settings)
+    );
+    let [alice, bob, carol] = [
+        behind.person("Alice").await,
+        behind.person("Bob").await,
+        behind.person("Carol").await,
+    ];
+    let rooms = [
+        alice.room_with(&[&bob]).await,
+        alice.room_with(&[&carol]).await,
+    ];
     ahead.turn_clock(HOUR);
     alice.at(&ahead).says(&rooms[0], "word ahead").await;
     let deadline = Instant::now() + PATIENCE;

@@ -32,7 +32,11 @@ fn read(file: &str) -> String {
 }
 
 fn run(command: &mut Command) -> Option<Output> {
-    command.current_dir(project()).stdin(Stdio::null()).output().ok()
+    command
+        .current_dir(project())
+        .stdin(Stdio::null())
+        .output()
+        .ok()
 }
 
 /// Returns a docker-compose that works without a Docker engine: the installed one, or one that is
@@ -66,9 +70,24 @@ fn fetched() -> PathBuf {
         // Left over from a failed attempt, or from other requirements.
         let _ = fs::remove_dir_all(&folder);
         let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "--quiet", "install", "--no-deps", "-r", REQUIREMENTS, "--target"]).arg(&folder);
-        let output = run(&mut pip).expect("there is no docker-compose, and fetching one needs Python with pip");
-        assert!(output.status.success(), "fetching docker-compose failed: {}", String::from_utf8_lossy(&output.stderr));
+        pip.args([
+            "-m",
+            "pip",
+            "--quiet",
+            "install",
+            "--no-deps",
+            "-r",
+            REQUIREMENTS,
+            "--target",
+        ])
+        .arg(&folder);
+        let output = run(&mut pip)
+            .expect("there is no docker-compose, and fetching one needs Python with pip");
+        assert!(
+            output.status.success(),
+            "fetching docker-compose failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         fs::copy(project().join(REQUIREMENTS), made_of).unwrap();
     }
     folder
@@ -78,8 +97,14 @@ fn fetched() -> PathBuf {
 fn together(files: &[&str]) -> Yaml {
     let named = files.iter().flat_map(|file| ["-f", file]);
     let output = run(docker_compose().args(named).arg("config")).unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    YamlLoader::load_from_str(&String::from_utf8(output.stdout).unwrap()).unwrap().remove(0)
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    YamlLoader::load_from_str(&String::from_utf8(output.stdout).unwrap())
+        .unwrap()
+        .remove(0)
 }
 
 fn understood() -> &'static Yaml {
@@ -89,9 +114,16 @@ fn understood() -> &'static Yaml {
 
 /// Returns the settings of the server in its container, including those of the image.
 fn settings(compose: &Yaml) -> Config {
-    let environment = compose["services"]["causerie"]["environment"].as_hash().unwrap();
+    let environment = compose["services"]["causerie"]["environment"]
+        .as_hash()
+        .unwrap();
     let mut settings = HashMap::from([("CAUSERIE_LISTEN".to_owned(), "0.0.0.0:3000".to_owned())]);
-    settings.extend(environment.iter().map(|(name, value)| (name.as_str().unwrap().to_owned(), value.as_str().unwrap().to_owned())));
+    settings.extend(environment.iter().map(|(name, value)| {
+        (
+            name.as_str().unwrap().to_owned(),
+            value.as_str().unwrap().to_owned(),
+        )
+    }));
     Config::load(None, &settings).unwrap()
 }
 
@@ -104,7 +136,10 @@ fn list(yaml: &Yaml) -> &[Yaml] {
 }
 
 fn texts(yaml: &Yaml) -> Vec<&str> {
-    list(yaml).iter().map(|text| text.as_str().unwrap()).collect()
+    list(yaml)
+        .iter()
+        .map(|text| text.as_str().unwrap())
+        .collect()
 }
 
 /// Formats a port or a volume as one string. Docker-compose 1 prints it so, version 2 prints its
@@ -112,57 +147,109 @@ fn texts(yaml: &Yaml) -> Vec<&str> {
 fn short(entry: &Yaml, parts: &[&str]) -> String {
     let part = |name: &&str| match &entry[*name] {
         Yaml::Integer(number) => number.to_string(),
-        text => text.as_str().unwrap_or_else(|| panic!("{name} in {entry:?}")).to_owned(),
+        text => text
+            .as_str()
+            .unwrap_or_else(|| panic!("{name} in {entry:?}"))
+            .to_owned(),
     };
-    let text = entry.as_str().map(|text| text.trim_end_matches("/tcp").trim_end_matches(":rw").to_owned());
+    let text = entry.as_str().map(|text| {
+        text.trim_end_matches("/tcp")
+            .trim_end_matches(":rw")
+            .to_owned()
+    });
     text.unwrap_or_else(|| parts.iter().map(part).collect::<Vec<_>>().join(":"))
 }
 
 #[test]
 fn one_command_starts_the_server_on_a_replica_set_that_is_ready() {
-    let names: Vec<_> = understood()["services"].as_hash().unwrap().keys().map(|name| name.as_str().unwrap()).collect();
+    let names: Vec<_> = understood()["services"]
+        .as_hash()
+        .unwrap()
+        .keys()
+        .map(|name| name.as_str().unwrap())
+        .collect();
     assert_eq!(names, ["causerie", "mongodb"]);
     let (server, database) = (service("causerie"), service("mongodb"));
-    assert_eq!(server["environment"]["CAUSERIE_DATABASE"].as_str(), Some("mongodb://mongodb:27017/causerie?replicaSet=rs0"));
-    assert_eq!(server["depends_on"]["mongodb"]["condition"].as_str(), Some("service_healthy"));
-    assert_eq!(texts(&database["command"]), ["mongod", "--replSet", "rs0", "--bind_ip_all"]);
+    assert_eq!(
+        server["environment"]["CAUSERIE_DATABASE"].as_str(),
+        Some("mongodb://mongodb:27017/causerie?replicaSet=rs0")
+    );
+    assert_eq!(
+        server["depends_on"]["mongodb"]["condition"].as_str(),
+        Some("service_healthy")
+    );
+    assert_eq!(
+        texts(&database["command"]),
+        ["mongod", "--replSet", "rs0", "--bind_ip_all"]
+    );
     let check = texts(&database["healthcheck"]["test"]).pop().unwrap();
-    for part in ["rs.initiate", r#""rs0""#, r#"host: "mongodb:27017""#, "isWritablePrimary"] {
+    for part in [
+        "rs.initiate",
+        r#""rs0""#,
+        r#"host: "mongodb:27017""#,
+        "isWritablePrimary",
+    ] {
         assert!(check.contains(part), "{part} in {check}");
     }
     let (name, version) = database["image"].as_str().unwrap().split_once(':').unwrap();
-    assert!(name == "mongo" && version.split('.').count() > 1, "fixes are taken up unasked, but no new MongoDB");
+    assert!(
+        name == "mongo" && version.split('.').count() > 1,
+        "fixes are taken up unasked, but no new MongoDB"
+    );
 }
 
 #[test]
 fn only_this_machine_reaches_what_docker_compose_starts() {
     let ports = list(&service("causerie")["ports"]);
-    let published: Vec<_> = ports.iter().map(|port| short(port, &["host_ip", "published", "target"])).collect();
+    let published: Vec<_> = ports
+        .iter()
+        .map(|port| short(port, &["host_ip", "published", "target"]))
+        .collect();
     assert_eq!(published, ["127.0.0.1:3000:3000"]);
     assert_eq!(list(&service("mongodb")["ports"]), []);
     for name in ["causerie", "mongodb"] {
-        assert!(service(name)["network_mode"].is_badvalue(), "{name} is not in the network of the machine");
+        assert!(
+            service(name)["network_mode"].is_badvalue(),
+            "{name} is not in the network of the machine"
+        );
     }
 }
 
 #[test]
 fn everybody_proves_who_they_are_unless_open_mode_is_asked_for() {
     let secure = settings(understood());
-    assert_eq!((secure.access, secure.allow_open_network), (AccessMode::Secure, false));
+    assert_eq!(
+        (secure.access, secure.allow_open_network),
+        (AccessMode::Secure, false)
+    );
     let both = together(&["docker-compose.yml", "docker-compose.open.yml"]);
     let open = settings(&both);
-    assert_eq!((open.access, open.allow_open_network), (AccessMode::Open, true));
+    assert_eq!(
+        (open.access, open.allow_open_network),
+        (AccessMode::Open, true)
+    );
     assert_eq!(open.database.reveal(), secure.database.reveal());
-    assert_eq!(both["services"]["causerie"]["ports"], understood()["services"]["causerie"]["ports"], "still from this machine only");
+    assert_eq!(
+        both["services"]["causerie"]["ports"],
+        understood()["services"]["causerie"]["ports"],
+        "still from this machine only"
+    );
     for config in [secure, open] {
-        assert_eq!(config.listen.to_string(), "0.0.0.0:3000", "on all addresses of the container");
+        assert_eq!(
+            config.listen.to_string(),
+            "0.0.0.0:3000",
+            "on all addresses of the container"
+        );
     }
 }
 
 #[test]
 fn messages_outlive_the_containers() {
     let volumes = list(&service("mongodb")["volumes"]);
-    let volumes: Vec<_> = volumes.iter().map(|volume| short(volume, &["source", "target"])).collect();
+    let volumes: Vec<_> = volumes
+        .iter()
+        .map(|volume| short(volume, &["source", "target"]))
+        .collect();
     assert_eq!(volumes, ["mongodb:/data/db"]);
     assert!(!understood()["volumes"]["mongodb"].is_badvalue());
 }
@@ -170,13 +257,37 @@ fn messages_outlive_the_containers() {
 #[test]
 fn what_docker_compose_starts_is_watched_comes_back_and_is_given_time_to_end() {
     for name in ["causerie", "mongodb"] {
-        assert_eq!(service(name)["restart"].as_str(), Some("unless-stopped"), "{name}");
-        assert_eq!(texts(&service(name)["healthcheck"]["test"])[0], "CMD", "{name}");
+        assert_eq!(
+            service(name)["restart"].as_str(),
+            Some("unless-stopped"),
+            "{name}"
+        );
+        assert_eq!(
+            texts(&service(name)["healthcheck"]["test"])[0],
+            "CMD",
+            "{name}"
+        );
     }
-    assert_eq!(texts(&service("causerie")["healthcheck"]["test"]), ["CMD", "causerie", "--health"]);
-    let grace = service("causerie")["stop_grace_period"].as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
-    let shutdown: Duration = Config::load(None, &HashMap::new()).unwrap().http.shutdown_timeout_ms.into();
-    assert!(Duration::from_secs(grace) > shutdown + Duration::from_secs(2), "{grace} s for more than {shutdown:?}");
+    assert_eq!(
+        texts(&service("causerie")["healthcheck"]["test"]),
+        ["CMD", "causerie", "--health"]
+    );
+    let grace = service("causerie")["stop_grace_period"]
+        .as_str()
+        .unwrap()
+        .strip_suffix('s')
+        .unwrap()
+        .parse()
+        .unwrap();
+    let shutdown: Duration = Config::load(None, &HashMap::new())
+        .unwrap()
+        .http
+        .shutdown_timeout_ms
+        .into();
+    assert!(
+        Duration::from_secs(grace) > shutdown + Duration::from_secs(2),
+        "{grace} s for more than {shutdown:?}"
+    );
 }
 
 #[test]
@@ -185,19 +296,38 @@ fn whoever_breaks_into_the_server_finds_little_to_work_with() {
     assert_eq!(server["read_only"].as_bool(), Some(true));
     assert_eq!(texts(&server["cap_drop"]), ["ALL"]);
     assert_eq!(texts(&server["security_opt"]), ["no-new-privileges:true"]);
-    assert!(server["privileged"].is_badvalue() && server["user"].is_badvalue(), "it runs as the user of the image");
+    assert!(
+        server["privileged"].is_badvalue() && server["user"].is_badvalue(),
+        "it runs as the user of the image"
+    );
 }
 
 #[test]
 fn the_image_is_built_with_the_rust_that_the_project_asks_for_and_runs_as_nobody_special() {
     let (manifest, dockerfile) = (read("Cargo.toml"), read("Dockerfile"));
-    let version = manifest.lines().find_map(|line| line.strip_prefix("rust-version = \"")?.strip_suffix('"')).unwrap();
+    let version = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = \"")?.strip_suffix('"'))
+        .unwrap();
     assert!(dockerfile.contains(&format!("FROM rust:{version}-slim-bookworm AS build")));
     let (_, image) = dockerfile.rsplit_once("\nFROM ").unwrap();
-    assert!(image.starts_with("debian:bookworm-slim\n"), "of the same Debian as the build");
-    let user = image.lines().filter_map(|line| line.strip_prefix("USER ")).next_back();
-    assert!(image.contains("\nRUN useradd ") && user == Some("causerie"), "{user:?}");
-    for line in ["\nHEALTHCHECK ", " CMD [\"causerie\", \"--health\"]\n", "\nENTRYPOINT [\"causerie\"]\n"] {
+    assert!(
+        image.starts_with("debian:bookworm-slim\n"),
+        "of the same Debian as the build"
+    );
+    let user = image
+        .lines()
+        .filter_map(|line| line.strip_prefix("USER "))
+        .next_back();
+    assert!(
+        image.contains("\nRUN useradd ") && user == Some("causerie"),
+        "{user:?}"
+    );
+    for line in [
+        "\nHEALTHCHECK ",
+        " CMD [\"causerie\", \"--health\"]\n",
+        "\nENTRYPOINT [\"causerie\"]\n",
+    ] {
         assert!(image.contains(line), "{line}");
     }
 }
@@ -205,9 +335,17 @@ fn the_image_is_built_with_the_rust_that_the_project_asks_for_and_runs_as_nobody
 #[test]
 fn what_the_image_is_built_from_is_let_through_to_the_builder() {
     let (dockerfile, ignored) = (read("Dockerfile"), read(".dockerignore"));
-    let copied = dockerfile.lines().filter_map(|line| line.strip_prefix("COPY ")).filter(|line| !line.starts_with("--from="));
-    let mut sources: Vec<_> = copied.flat_map(|line| line.split(' ').rev().skip(1)).collect();
-    let mut let_through: Vec<_> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let copied = dockerfile
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY "))
+        .filter(|line| !line.starts_with("--from="));
+    let mut sources: Vec<_> = copied
+        .flat_map(|line| line.split(' ').rev().skip(1))
+        .collect();
+    let mut let_through: Vec<_> = ignored
+        .lines()
+        .filter_map(|line| line.strip_prefix('!'))
+        .collect();
     sources.sort_unstable();
     let_through.sort_unstable();
     assert_eq!(sources, let_through);

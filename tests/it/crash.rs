@@ -44,16 +44,36 @@ async fn an_acknowledged_message_survives_the_kill_and_stands_there_once(kind: K
         let done = Arc::new(AtomicUsize::new(0));
         let posters: Vec<_> = (0..POSTERS)
             .map(|poster| {
-                let caller = Person { base: program.base.clone(), http: reqwest::Client::new(), ..alice.clone() };
-                let (room, acknowledged, done) = (rooms[poster % ROOMS].clone(), Arc::clone(&acknowledged), Arc::clone(&done));
+                let caller = Person {
+                    base: program.base.clone(),
+                    http: reqwest::Client::new(),
+                    ..alice.clone()
+                };
+                let (room, acknowledged, done) = (
+                    rooms[poster % ROOMS].clone(),
+                    Arc::clone(&acknowledged),
+                    Arc::clone(&done),
+                );
                 tokio::spawn(async move {
                     for n in 0.. {
                         let text = format!("{round}/{poster}/{n}");
-                        let request = caller.request(Method::POST, &format!("/room/{room}/message")).json(&json!({ "messageText": text }));
-                        let Ok(answer) = request.send().await else { return };
-                        let Ok(body) = answer.json::<Value>().await else { return };
+                        let request = caller
+                            .request(Method::POST, &format!("/room/{room}/message"))
+                            .json(&json!({ "messageText": text }));
+                        let Ok(answer) = request.send().await else {
+                            return;
+                        };
+                        let Ok(body) = answer.json::<Value>().await else {
+                            return;
+                        };
                         let seq = body["post"]["seq"].as_u64().unwrap();
-                        assert!(acknowledged.lock().unwrap().insert(text, (room.clone(), seq)).is_none());
+                        assert!(
+                            acknowledged
+                                .lock()
+                                .unwrap()
+                                .insert(text, (room.clone(), seq))
+                                .is_none()
+                        );
                         done.fetch_add(1, Ordering::Relaxed);
                     }
                 })
@@ -61,7 +81,10 @@ async fn an_acknowledged_message_survives_the_kill_and_stands_there_once(kind: K
             .collect();
         let deadline = Instant::now() + PATIENCE;
         while done.load(Ordering::Relaxed) < BETWEEN_KILLS {
-            assert!(Instant::now() < deadline, "the posts are not getting anywhere");
+            assert!(
+                Instant::now() < deadline,
+                "the posts are not getting anywhere"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         program.kill();
@@ -70,7 +93,15 @@ async fn an_acknowledged_message_survives_the_kill_and_stands_there_once(kind: K
         }
         program = Program::start(folder.path(), &settings);
         let so_far = acknowledged.lock().unwrap().clone();
-        check(&Person { base: program.base.clone(), ..alice.clone() }, &rooms, &so_far).await;
+        check(
+            &Person {
+                base: program.base.clone(),
+                ..alice.clone()
+            },
+            &rooms,
+            &so_far,
+        )
+        .await;
     }
 }
 
@@ -79,10 +110,14 @@ async fn alice_and_her_rooms(base: &str) -> (Person, Vec<String>) {
     let mut ids = Vec::new();
     for n in 0..=ROOMS {
         let body = json!({ "firstName": format!("{n}"), "lastName": "x", "type": "consumer" });
-        let user = Answer::of(http.post(format!("{base}/users")).json(&body)).await.ok();
+        let user = Answer::of(http.post(format!("{base}/users")).json(&body))
+            .await
+            .ok();
         ids.push(user["user"]["_id"].as_str().unwrap().to_owned());
     }
-    let login = Answer::of(http.post(format!("{base}/login/{}", ids[0]))).await.ok();
+    let login = Answer::of(http.post(format!("{base}/login/{}", ids[0])))
+        .await
+        .ok();
     let alice = Person {
         base: base.to_owned(),
         http,
@@ -93,7 +128,9 @@ async fn alice_and_her_rooms(base: &str) -> (Person, Vec<String>) {
     let mut rooms = Vec::new();
     for id in &ids[1..] {
         let body = json!({ "userIds": [id], "type": "consumer-to-consumer" });
-        let room = Answer::of(alice.request(Method::POST, "/room/initiate").json(&body)).await.ok();
+        let room = Answer::of(alice.request(Method::POST, "/room/initiate").json(&body))
+            .await
+            .ok();
         rooms.push(room["chatRoom"]["chatRoomId"].as_str().unwrap().to_owned());
     }
     (alice, rooms)
@@ -105,7 +142,11 @@ async fn check(alice: &Person, rooms: &[String], acknowledged: &HashMap<String, 
     let mut found = HashMap::new();
     for room in rooms {
         for (text, seq) in log_of(alice, room).await {
-            assert_eq!(found.insert(text, (room.clone(), seq)), None, "a message stands there twice");
+            assert_eq!(
+                found.insert(text, (room.clone(), seq)),
+                None,
+                "a message stands there twice"
+            );
         }
     }
     for (text, place) in acknowledged {

@@ -60,12 +60,28 @@ impl Subscribers for Notes {
 }
 
 async fn chat(database: &Database) -> (Chat, Heard) {
-    let (config, store, clock) = (Config::load(None, &[].into()).unwrap(), database.open().await, Clock::system());
+    let (config, store, clock) = (
+        Config::load(None, &[].into()).unwrap(),
+        database.open().await,
+        Clock::system(),
+    );
     let (tell, heard) = mpsc::unbounded_channel();
     let tokens = Arc::new(Tokens::new(&[0; 32], []));
     let chat = Chat {
-        access: Access::new(config.access, config.registration, Arc::clone(&store), tokens, clock.clone()),
-        timeline: Timeline::start(Arc::clone(&store), clock.clone(), Notes(tell), config.rooms.listed_members).unwrap(),
+        access: Access::new(
+            config.access,
+            config.registration,
+            Arc::clone(&store),
+            tokens,
+            clock.clone(),
+        ),
+        timeline: Timeline::start(
+            Arc::clone(&store),
+            clock.clone(),
+            Notes(tell),
+            config.rooms.listed_members,
+        )
+        .unwrap(),
         limits: Arc::new(Limits::new(&config.limits, config.access, clock.clone())),
         config: config.rooms,
         store,
@@ -75,16 +91,29 @@ async fn chat(database: &Database) -> (Chat, Heard) {
 }
 
 async fn told(heard: &mut Heard) -> RoomEventKind {
-    timeout(PATIENCE, heard.recv()).await.expect("it was done, and nobody was told").unwrap()
+    timeout(PATIENCE, heard.recv())
+        .await
+        .expect("it was done, and nobody was told")
+        .unwrap()
 }
 
 /// Returns the second user as a caller. Authorizes this caller first, so that the server has
 /// already read the room and the next request starts with the change.
 async fn second(chat: &Chat, action: Action, room: RoomId) -> Caller {
     let user = chat.store.user(user(2).id).await.unwrap().unwrap();
-    let token = Claims { user: user.id, session: None, ends: None };
-    let caller = Caller { identity: Some(Identity { user, token }), address: IpAddr::from([127, 0, 0, 1]).into() };
-    chat.access.authorize(&caller, action, &room.to_string()).await.unwrap();
+    let token = Claims {
+        user: user.id,
+        session: None,
+        ends: None,
+    };
+    let caller = Caller {
+        identity: Some(Identity { user, token }),
+        address: IpAddr::from([127, 0, 0, 1]).into(),
+    };
+    chat.access
+        .authorize(&caller, action, &room.to_string())
+        .await
+        .unwrap();
     caller
 }
 
@@ -103,12 +132,19 @@ async fn what_was_begun_is_told_though_the_caller_is_gone() {
 
     append(&chat.store, message).await;
     let caller = second(&chat, Action::MarkRead, id).await;
-    drop(chat.mark_read(&caller, &id.to_string(), None).now_or_never());
-    assert!(matches!(told(&mut heard).await, RoomEventKind::Read { mark, .. } if mark.user == user(2).id));
+    drop(
+        chat.mark_read(&caller, &id.to_string(), None)
+            .now_or_never(),
+    );
+    assert!(
+        matches!(told(&mut heard).await, RoomEventKind::Read { mark, .. } if mark.user == user(2).id)
+    );
 
     let caller = second(&chat, Action::Delete, id).await;
     drop(chat.delete_room(&caller, &id.to_string()).now_or_never());
-    assert!(matches!(told(&mut heard).await, RoomEventKind::RoomDeleted(members) if members.len() == 2));
+    assert!(
+        matches!(told(&mut heard).await, RoomEventKind::RoomDeleted(members) if members.len() == 2)
+    );
 }
 
 /// A hub without sockets. Records when the sockets of ended sessions are to be closed.
@@ -132,15 +168,37 @@ impl SocketHub for Closed {
 async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_caller_is_gone() {
     let database = Database::new(Kind::Sqlite).await;
     let (chat, _heard) = chat(&database).await;
-    let (config, store, clock) = (Config::load(None, &[].into()).unwrap(), Arc::clone(&chat.store), chat.clock.clone());
+    let (config, store, clock) = (
+        Config::load(None, &[].into()).unwrap(),
+        Arc::clone(&chat.store),
+        chat.clock.clone(),
+    );
     let (tokens, passwords) = (Arc::new(Tokens::new(&[0; 32], [])), Passwords::new());
     let (carol, username) = (user(1), Username::parse("carol").unwrap());
-    let former = passwords.hash("tall green kettle".into(), &username, &carol).await.unwrap().unwrap();
-    store.add_user(carol.clone(), Some(Credentials { username, password: former.clone() })).await.unwrap();
+    let former = passwords
+        .hash("tall green kettle".into(), &username, &carol)
+        .await
+        .unwrap()
+        .unwrap();
+    store
+        .add_user(
+            carol.clone(),
+            Some(Credentials {
+                username,
+                password: former.clone(),
+            }),
+        )
+        .await
+        .unwrap();
     let token = tokens.sign(&carol, None, clock.now(), None);
     let presence = Presence::new(Arc::clone(&store), clock.clone(), &config.rooms);
     let budget = MemoryBudget::new(&config.memory, config.access);
-    let sockets = Sockets::new(&config.socket, presence, Arc::clone(&chat.limits), Arc::clone(&budget));
+    let sockets = Sockets::new(
+        &config.socket,
+        presence,
+        Arc::clone(&chat.limits),
+        Arc::clone(&budget),
+    );
     let (tell, mut closed) = mpsc::unbounded_channel();
     let app = App {
         store: Arc::clone(&store),
@@ -169,6 +227,19 @@ async fn a_change_of_password_that_has_ended_sessions_is_finished_though_the_cal
         answer = &mut request => panic!("nobody is cut off: {answer:?}"),
     }
     drop(request);
-    timeout(PATIENCE, closed.recv()).await.ok().flatten().expect("sessions that were begun meanwhile go on");
-    assert_ne!(store.credentials(carol.id).await.unwrap().unwrap().password.0, former.0);
+    timeout(PATIENCE, closed.recv())
+        .await
+        .ok()
+        .flatten()
+        .expect("sessions that were begun meanwhile go on");
+    assert_ne!(
+        store
+            .credentials(carol.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .password
+            .0,
+        former.0
+    );
 }

@@ -55,12 +55,18 @@ impl Database {
 
     /// Creates a database on this server.
     pub fn on(server: &Mongod) -> Self {
-        Self { url: format!("mongodb://{}/test", server.host()), folder: Arc::new(TempDir::new().unwrap()) }
+        Self {
+            url: format!("mongodb://{}/test", server.host()),
+            folder: Arc::new(TempDir::new().unwrap()),
+        }
     }
 
     /// Returns another handle of the same database.
     pub fn again(&self) -> Self {
-        Self { url: self.url.clone(), folder: Arc::clone(&self.folder) }
+        Self {
+            url: self.url.clone(),
+            folder: Arc::clone(&self.folder),
+        }
     }
 
     /// Opens the store directly, without a server.
@@ -70,9 +76,14 @@ impl Database {
 
     /// Opens the store directly with these settings.
     pub async fn open_with(&self, settings: &[(&str, &str)]) -> Arc<dyn Store> {
-        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let settings = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         let mongodb = Config::load(None, &settings).unwrap().mongodb;
-        store::open(&self.url.clone().into(), &mongodb).await.unwrap()
+        store::open(&self.url.clone().into(), &mongodb)
+            .await
+            .unwrap()
     }
 }
 
@@ -86,17 +97,28 @@ impl Database {
 
     /// Opens a MongoDB database directly, without the server.
     pub async fn documents(&self) -> mongodb::Database {
-        mongodb::Client::with_uri_str(&self.url).await.unwrap().default_database().unwrap()
+        mongodb::Client::with_uri_str(&self.url)
+            .await
+            .unwrap()
+            .default_database()
+            .unwrap()
     }
 
     /// Waits until the search index is up to date.
     pub async fn indexed(&self) {
         // A killed server may hold the indexing lease for a while.
         let deadline = Instant::now() + 3 * PATIENCE;
-        while !(if self.url.starts_with("sqlite:") { is_indexed_in(&self.file()) } else { is_indexed_on(&self.documents().await).await }) {
+        while !(if self.url.starts_with("sqlite:") {
+            is_indexed_in(&self.file())
+        } else {
+            is_indexed_on(&self.documents().await).await
+        }) {
             if Instant::now() >= deadline {
-                let left =
-                    if self.url.starts_with("sqlite:") { String::new() } else { not_indexed_on(&self.documents().await).await.join(", ") };
+                let left = if self.url.starts_with("sqlite:") {
+                    String::new()
+                } else {
+                    not_indexed_on(&self.documents().await).await.join(", ")
+                };
                 panic!("the index does not get there: {left}");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -108,7 +130,9 @@ fn is_indexed_in(file: &rusqlite::Connection) -> bool {
     let left = "SELECT (SELECT count(*) FROM heads LEFT JOIN search_logs USING (room) WHERE last_seq > coalesce(up_to, 0) OR above > 0)
         + (SELECT count(*) FROM search_logs WHERE room IS NULL) + (SELECT count(*) FROM search_stale)
         + (SELECT count(*) FROM sqlite_schema WHERE name = 'search_numbers')";
-    file.query_row(left, [], |row| row.get::<_, i64>(0)).unwrap() == 0
+    file.query_row(left, [], |row| row.get::<_, i64>(0))
+        .unwrap()
+        == 0
 }
 
 async fn is_indexed_on(database: &mongodb::Database) -> bool {
@@ -117,7 +141,11 @@ async fn is_indexed_on(database: &mongodb::Database) -> bool {
 
 /// Lists what is not yet indexed in a MongoDB database.
 async fn not_indexed_on(database: &mongodb::Database) -> Vec<String> {
-    let note = database.collection::<Document>("causerie").find_one(doc! { "_id": "search" }).await.unwrap();
+    let note = database
+        .collection::<Document>("causerie")
+        .find_one(doc! { "_id": "search" })
+        .await
+        .unwrap();
     if !note.is_some_and(|note| note.get_bool("complete").unwrap_or_default()) {
         return vec!["what was there before".into()];
     }
@@ -125,18 +153,35 @@ async fn not_indexed_on(database: &mongodb::Database) -> Vec<String> {
         doc! { "$match": { "_id": { "$gt": "" }, "seq": { "$gt": 0 } } },
         doc! { "$group": { "_id": "$chatRoomId", "seq": { "$max": "$seq" } } },
     ];
-    let mut ends = database.collection::<Document>("chatmessages").aggregate(last).await.unwrap();
+    let mut ends = database
+        .collection::<Document>("chatmessages")
+        .aggregate(last)
+        .await
+        .unwrap();
     let mut left = HashMap::new();
     while ends.advance().await.unwrap() {
         let end = ends.deserialize_current().unwrap();
-        left.insert(end.get_str("_id").unwrap().to_owned(), end.get_i64("seq").unwrap());
+        left.insert(
+            end.get_str("_id").unwrap().to_owned(),
+            end.get_i64("seq").unwrap(),
+        );
     }
-    let mut rooms = database.collection::<Document>("chatrooms").find(doc! { "_id": { "$gt": "" }, "deletedAt": null }).await.unwrap();
+    let mut rooms = database
+        .collection::<Document>("chatrooms")
+        .find(doc! { "_id": { "$gt": "" }, "deletedAt": null })
+        .await
+        .unwrap();
     let mut behind = Vec::new();
     while rooms.advance().await.unwrap() {
         let room = rooms.deserialize_current().unwrap();
-        let up_to = room.get_document("search").and_then(|search| search.get_i64("upTo")).unwrap_or_default();
-        if let Some(end) = left.get(room.get_str("_id").unwrap()).filter(|end| up_to < **end) {
+        let up_to = room
+            .get_document("search")
+            .and_then(|search| search.get_i64("upTo"))
+            .unwrap_or_default();
+        if let Some(end) = left
+            .get(room.get_str("_id").unwrap())
+            .filter(|end| up_to < **end)
+        {
             behind.push(format!("{room}: indexed up to {up_to} of {end}"));
         }
     }
@@ -153,8 +198,15 @@ async fn on_mongodb(kind: Kind) -> String {
         Err(_) => replica_set().await.url(""),
     };
     // A deployment from the environment outlives this process, and process ids are reused.
-    let (process, count, random) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed), rand::random::<u32>());
-    with_database(&deployment, &format!("test_{kind:?}_{process}_{count}_{random:08x}"))
+    let (process, count, random) = (
+        std::process::id(),
+        COUNTER.fetch_add(1, Ordering::Relaxed),
+        rand::random::<u32>(),
+    );
+    with_database(
+        &deployment,
+        &format!("test_{kind:?}_{process}_{count}_{random:08x}"),
+    )
 }
 
 /// Replaces the database in the URL. Credentials in the URL keep their authentication database.
@@ -162,9 +214,20 @@ fn with_database(url: &str, database: &str) -> String {
     let (address, options) = url.split_once('?').unwrap_or((url, ""));
     let (scheme, rest) = address.split_once("://").unwrap();
     let (hosts, before) = rest.split_once('/').unwrap_or((rest, ""));
-    let mut options: Vec<_> = options.split('&').filter(|option| !option.is_empty()).map(str::to_owned).collect();
-    if hosts.contains('@') && !options.iter().any(|option| option.to_lowercase().starts_with("authsource=")) {
-        options.push(format!("authSource={}", if before.is_empty() { "admin" } else { before }));
+    let mut options: Vec<_> = options
+        .split('&')
+        .filter(|option| !option.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if hosts.contains('@')
+        && !options
+            .iter()
+            .any(|option| option.to_lowercase().starts_with("authsource="))
+    {
+        options.push(format!(
+            "authSource={}",
+            if before.is_empty() { "admin" } else { before }
+        ));
     }
     format!("{scheme}://{hosts}/{database}?{}", options.join("&"))
 }

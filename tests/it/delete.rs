@@ -15,13 +15,33 @@ async fn a_deleted_message_is_gone_and_its_number_stays_taken(kind: Kind) {
     let [alice, bob] = [server.person("Alice").await, server.person("Bob").await];
     let room = alice.room_with(&[&bob]).await;
     alice.posts(&room, "one").await.ok();
-    let two = alice.posts(&room, "two").await.ok()["post"]["postId"].as_str().unwrap().to_owned();
-    assert_eq!(server.delete(&format!("/delete/message/{two}")).await.ok()["deletedMessagesCount"], 1);
-    assert_eq!(server.delete(&format!("/delete/message/{two}")).await.ok()["deletedMessagesCount"], 0);
-    assert_eq!(server.delete("/delete/message/nope").await.ok()["deletedMessagesCount"], 0);
-    assert_eq!(alice.posts(&room, "three").await.ok()["post"]["seq"], 4, "the deletion has a number as well");
+    let two = alice.posts(&room, "two").await.ok()["post"]["postId"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        server.delete(&format!("/delete/message/{two}")).await.ok()["deletedMessagesCount"],
+        1
+    );
+    assert_eq!(
+        server.delete(&format!("/delete/message/{two}")).await.ok()["deletedMessagesCount"],
+        0
+    );
+    assert_eq!(
+        server.delete("/delete/message/nope").await.ok()["deletedMessagesCount"],
+        0
+    );
+    assert_eq!(
+        alice.posts(&room, "three").await.ok()["post"]["seq"],
+        4,
+        "the deletion has a number as well"
+    );
     assert_eq!(bob.reads(&room, "").await, ["one", "three"]);
-    assert_eq!(bob.marks_read(&room).await, 2, "a deleted message was never unread");
+    assert_eq!(
+        bob.marks_read(&room).await,
+        2,
+        "a deleted message was never unread"
+    );
 }
 
 #[apply(each_store)]
@@ -32,19 +52,42 @@ async fn a_deleted_room_takes_its_messages_along(kind: Kind) {
     let room = alice.room_with(&[&bob]).await;
     let mut posts = Vec::new();
     for n in 0..5 {
-        posts.push(alice.posts(&room, &format!("{n}")).await.ok()["post"]["postId"].as_str().unwrap().to_owned());
+        posts.push(
+            alice.posts(&room, &format!("{n}")).await.ok()["post"]["postId"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        );
     }
-    server.delete(&format!("/delete/message/{}", posts[0])).await.ok();
+    server
+        .delete(&format!("/delete/message/{}", posts[0]))
+        .await
+        .ok();
     let answer = server.delete(&format!("/delete/room/{room}")).await.ok();
     assert_eq!(
         answer,
         json!({ "success": true, "message": "Operation performed succesfully", "deletedRoomsCount": 1, "deletedMessagesCount": 4 })
     );
     let again = server.delete(&format!("/delete/room/{room}")).await.ok();
-    assert_eq!((&again["deletedRoomsCount"], &again["deletedMessagesCount"]), (&json!(0), &json!(0)));
-    alice.get(&format!("/room/{room}")).await.refused(400, "No room exists for this id");
-    alice.posts(&room, "late").await.refused(400, "No room exists for this id");
-    assert_eq!(server.delete(&format!("/delete/message/{}", posts[1])).await.ok()["deletedMessagesCount"], 0);
+    assert_eq!(
+        (&again["deletedRoomsCount"], &again["deletedMessagesCount"]),
+        (&json!(0), &json!(0))
+    );
+    alice
+        .get(&format!("/room/{room}"))
+        .await
+        .refused(400, "No room exists for this id");
+    alice
+        .posts(&room, "late")
+        .await
+        .refused(400, "No room exists for this id");
+    assert_eq!(
+        server
+            .delete(&format!("/delete/message/{}", posts[1]))
+            .await
+            .ok()["deletedMessagesCount"],
+        0
+    );
     assert_eq!(bob.recents("").await, Vec::<Value>::new());
     let new = alice.initiate(&[&bob]).await.ok()["chatRoom"].clone();
     assert_eq!(new["isNew"], true);
@@ -60,7 +103,14 @@ async fn a_room_deleted_while_people_post_leaves_nothing_behind(kind: Kind) {
         let room = alice.room_with(&[&bob]).await;
         alice.posts(&room, "there is a room").await.ok();
         let posting = (0..16).map(|n| {
-            let (person, room) = (if n % 2 == 0 { alice.clone() } else { bob.clone() }, room.clone());
+            let (person, room) = (
+                if n % 2 == 0 {
+                    alice.clone()
+                } else {
+                    bob.clone()
+                },
+                room.clone(),
+            );
             tokio::spawn(async move {
                 let mut posted = 0;
                 loop {
@@ -80,7 +130,10 @@ async fn a_room_deleted_while_people_post_leaves_nothing_behind(kind: Kind) {
         for poster in posting {
             acknowledged += poster.await.unwrap();
         }
-        assert_eq!(deleted["deletedMessagesCount"], acknowledged, "every post that was acknowledged was deleted, and no other");
+        assert_eq!(
+            deleted["deletedMessagesCount"], acknowledged,
+            "every post that was acknowledged was deleted, and no other"
+        );
     }
     assert_eq!(alice.recents("").await, Vec::<Value>::new());
 }
@@ -89,28 +142,48 @@ async fn a_room_deleted_while_people_post_leaves_nothing_behind(kind: Kind) {
 #[tokio::test]
 async fn what_a_deleted_user_wrote_stays(kind: Kind) {
     let server = TestServer::start(kind).await;
-    let [alice, bob, carol] = [server.person("Alice").await, server.person("Bob").await, server.person("Carol").await];
+    let [alice, bob, carol] = [
+        server.person("Alice").await,
+        server.person("Bob").await,
+        server.person("Carol").await,
+    ];
     let room = alice.room_with(&[&bob, &carol]).await;
     bob.posts(&room, "remember me").await.ok();
     server.delete(&format!("/users/{}", bob.id)).await.ok();
     let gone = json!({ "_id": bob.id, "firstName": "Deleted", "lastName": "user", "type": "consumer", "deleted": true });
     let body = alice.get(&format!("/room/{room}")).await.ok();
     assert_eq!(body["conversation"][0]["postedByUser"], gone);
-    assert_eq!(body["conversation"][0]["message"]["messageText"], "remember me");
+    assert_eq!(
+        body["conversation"][0]["message"]["messageText"],
+        "remember me"
+    );
     assert_eq!(body["users"], json!([alice.user, carol.user]));
     let recent = alice.recents("").await.remove(0);
     assert_eq!(recent["postedByUser"], gone);
     assert_eq!(recent["roomInfo"], json!([[alice.user], [carol.user]]));
     assert_eq!(recent["readByRecipients"][0]["readByUser"], json!([gone]));
-    assert_eq!(alice.posts(&room, "we do").await.ok()["post"]["chatRoomInfo"], json!([alice.user, carol.user]));
-    bob.posts(&room, "still here?").await.refused(401, "No user with this id found");
+    assert_eq!(
+        alice.posts(&room, "we do").await.ok()["post"]["chatRoomInfo"],
+        json!([alice.user, carol.user])
+    );
+    bob.posts(&room, "still here?")
+        .await
+        .refused(401, "No user with this id found");
     assert_eq!(alice.marks_read(&room).await, 1);
 }
 
 /// Returns which of these words are in the files of a database.
 fn found<'a>(folder: &Path, words: &[&'a str]) -> Vec<&'a str> {
-    let files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
-    let holds = |word: &str| files.iter().any(|file| file.windows(word.len()).any(|window| window == word.as_bytes()));
+    let files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| fs::read(file.unwrap().path()).unwrap())
+        .collect();
+    let holds = |word: &str| {
+        files.iter().any(|file| {
+            file.windows(word.len())
+                .any(|window| window == word.as_bytes())
+        })
+    };
     words.iter().copied().filter(|word| holds(word)).collect()
 }
 
@@ -132,25 +205,46 @@ async fn what_was_erased_is_soon_in_no_file_of_the_database() {
     // The words are then in the search index, and all data is in the database file itself.
     database.indexed().await;
     for word in ["walrus", "ostrich", "penguin", "quokka"] {
-        assert_eq!(alice.get(&format!("/room/search?q={word}")).await.ok()["messages"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            alice.get(&format!("/room/search?q={word}")).await.ok()["messages"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
     }
     let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
-    rusqlite::Connection::open(file).unwrap().query_row(checkpoint, [], |_| Ok(())).unwrap();
+    rusqlite::Connection::open(file)
+        .unwrap()
+        .query_row(checkpoint, [], |_| Ok(()))
+        .unwrap();
     assert_eq!(found(folder, &ERASED), ERASED);
 
     alice.edits(&room, &edited["postId"], "eagle").await.ok();
-    alice.edits(&room, &edited_and_deleted["postId"], "falcon").await.ok();
+    alice
+        .edits(&room, &edited_and_deleted["postId"], "falcon")
+        .await
+        .ok();
     alice.deletes(&edited_and_deleted["postId"]).await;
     alice.deletes(&by_id["postId"]).await;
-    server.delete(&format!("/delete/room/{deleted_room}")).await.ok();
+    server
+        .delete(&format!("/delete/room/{deleted_room}"))
+        .await
+        .ok();
     server.delete(&format!("/users/{}", user.id)).await.ok();
     let erased = async {
         while !found(folder, &[&ERASED[..], &["falcon"]].concat()).is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, erased).await.unwrap_or_else(|_| panic!("{:?} are still there", found(folder, &ERASED)));
-    assert_eq!(found(folder, &["sparrow", "eagle"]), ["sparrow", "eagle"], "and nothing else is gone");
+    tokio::time::timeout(PATIENCE, erased)
+        .await
+        .unwrap_or_else(|_| panic!("{:?} are still there", found(folder, &ERASED)));
+    assert_eq!(
+        found(folder, &["sparrow", "eagle"]),
+        ["sparrow", "eagle"],
+        "and nothing else is gone"
+    );
 
     // Data is erased from a room that is still in use, too.
     let crane = alice.says(&room, "crane").await;
@@ -160,5 +254,7 @@ async fn what_was_erased_is_soon_in_no_file_of_the_database() {
             alice.says(&room, "sparrow").await;
         }
     };
-    tokio::time::timeout(PATIENCE, erased).await.expect("it is still there");
+    tokio::time::timeout(PATIENCE, erased)
+        .await
+        .expect("it is still there");
 }

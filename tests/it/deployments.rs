@@ -10,11 +10,20 @@ use mongodb::{
 use crate::mongod::{Mongod, ReplicaSet};
 
 async fn notes(url: &str) -> Collection<Document> {
-    Client::with_uri_str(format!("{url}&w=majority&journal=true")).await.unwrap().default_database().unwrap().collection("notes")
+    Client::with_uri_str(format!("{url}&w=majority&journal=true"))
+        .await
+        .unwrap()
+        .default_database()
+        .unwrap()
+        .collection("notes")
 }
 
 async fn notes_on(server: &Mongod) -> Collection<Document> {
-    notes(&format!("mongodb://{}/notes?directConnection=true", server.host())).await
+    notes(&format!(
+        "mongodb://{}/notes?directConnection=true",
+        server.host()
+    ))
+    .await
 }
 
 async fn write(notes: &Collection<Document>, id: i32) -> Result<()> {
@@ -34,10 +43,17 @@ async fn whoever_kills_or_stops_a_server_finds_it_again_with_all_it_had() {
         server.freeze();
         server.stop();
     };
-    for (id, end) in [(1, Mongod::kill as fn(&mut Mongod)), (2, Mongod::stop), (3, stop_while_held_up)] {
+    for (id, end) in [
+        (1, Mongod::kill as fn(&mut Mongod)),
+        (2, Mongod::stop),
+        (3, stop_while_held_up),
+    ] {
         let pid = server.pid();
         end(&mut server);
-        assert!(std::net::TcpStream::connect(&address).is_err(), "nobody answers there");
+        assert!(
+            std::net::TcpStream::connect(&address).is_err(),
+            "nobody answers there"
+        );
         server.start_again();
         assert_ne!(server.pid(), pid);
         assert_eq!(server.host(), address);
@@ -52,7 +68,11 @@ async fn whoever_asks_without_an_index_is_refused() {
     let server = Mongod::start(&[]);
     let notes = notes_on(&server).await;
     write(&notes, 1).await.unwrap();
-    let refusal = notes.find_one(doc! { "text": "x" }).await.unwrap_err().to_string();
+    let refusal = notes
+        .find_one(doc! { "text": "x" })
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(refusal.contains("notablescan"), "{refusal}");
 }
 
@@ -69,5 +89,9 @@ async fn whoever_loses_the_first_of_three_servers_gets_another_and_loses_nothing
     write(&notes, 2).await.unwrap();
     set.members[first].start_again();
     set.members[second].freeze();
-    assert_ne!(set.primary().await, second, "one that is held up is not waited for");
+    assert_ne!(
+        set.primary().await,
+        second,
+        "one that is held up is not waited for"
+    );
 }

@@ -21,12 +21,24 @@ const NOWHERE: &str = "0199d1f0c0de7aaa8bbbccccddddeeee";
 async fn an_author_edits_and_everybody_sees_the_new_text(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
-    let mut sockets = [Socket::of(&alice, &room).await, Socket::of(&bob, &room).await];
+    let mut sockets = [
+        Socket::of(&alice, &room).await,
+        Socket::of(&bob, &room).await,
+    ];
     let post = alice.says(&room, "frist").await;
     assert!(post.get("editedAt").is_none());
     server.turn_clock(60_000);
     let edited = alice.edits(&room, &post["postId"], "first").await.ok()["post"].take();
-    for field in ["_id", "postId", "chatRoomId", "seq", "type", "postedByUser", "chatRoomInfo", "createdAt"] {
+    for field in [
+        "_id",
+        "postId",
+        "chatRoomId",
+        "seq",
+        "type",
+        "postedByUser",
+        "chatRoomInfo",
+        "createdAt",
+    ] {
         assert_eq!(edited[field], post[field], "{field}");
     }
     assert_eq!(edited["message"], json!({ "messageText": "first" }));
@@ -34,19 +46,35 @@ async fn an_author_edits_and_everybody_sees_the_new_text(kind: Kind) {
     assert_eq!(edited["updatedAt"], edited["editedAt"]);
     for socket in &mut sockets {
         assert_eq!(socket.hears_post().await, post);
-        assert_eq!(socket.hears_of("message edited").await, json!({ "message": edited, "seq": 2 }));
+        assert_eq!(
+            socket.hears_of("message edited").await,
+            json!({ "message": edited, "seq": 2 })
+        );
         socket.hears_nothing_more().await;
     }
     let body = bob.get(&format!("/room/{room}")).await.ok();
     let message = &body["conversation"][0];
-    assert_eq!((&message["message"], &message["editedAt"]), (&edited["message"], &edited["editedAt"]));
+    assert_eq!(
+        (&message["message"], &message["editedAt"]),
+        (&edited["message"], &edited["editedAt"])
+    );
     assert_eq!((&message["seq"], &body["lastSeq"]), (&json!(1), &json!(2)));
     let recent = bob.recents("").await.remove(0);
-    assert_eq!((&recent["message"], &recent["editedAt"]), (&edited["message"], &edited["editedAt"]));
-    assert_eq!((&recent["seq"], &recent["lastSeq"], &recent["unreadCount"]), (&json!(1), &json!(2), &json!(1)));
+    assert_eq!(
+        (&recent["message"], &recent["editedAt"]),
+        (&edited["message"], &edited["editedAt"])
+    );
+    assert_eq!(
+        (&recent["seq"], &recent["lastSeq"], &recent["unreadCount"]),
+        (&json!(1), &json!(2), &json!(1))
+    );
     assert_eq!(bob.marks_read(&room).await, 1);
     alice.edits(&room, &post["postId"], "1st").await.ok();
-    assert_eq!(bob.recents("").await[0]["unreadCount"], 0, "an edit makes nothing unread again");
+    assert_eq!(
+        bob.recents("").await[0]["unreadCount"],
+        0,
+        "an edit makes nothing unread again"
+    );
     assert_eq!(bob.marks_read(&room).await, 0);
 }
 
@@ -78,16 +106,27 @@ async fn an_edit_of_which_it_is_not_known_who_has_read_it_is_learned_by_beginnin
     let (alice, bob, room) = server.two_in_a_room().await;
     let post = alice.says(&room, "frist").await;
     let socket = Socket::of(&bob, &room).await;
-    mongod.hinder("aggregate", "readmarks", doc! { "errorCode": 50 }).await;
+    mongod
+        .hinder("aggregate", "readmarks", doc! { "errorCode": 50 })
+        .await;
     let answer = alice.edits(&room, &post["postId"], "first").await;
     assert_eq!(answer.status, 503, "{}", answer.body);
     assert_eq!(socket.ends().await, Vec::<Value>::new());
     mongod.let_go().await;
     let mut socket = Socket::by(&bob).await;
-    let synced = socket.asks("sync", json!([{ "rooms": { &room: 1 } }])).await["rooms"][&room].take();
-    assert_eq!(synced["entries"][0]["message"]["message"], json!({ "messageText": "first" }));
+    let synced = socket
+        .asks("sync", json!([{ "rooms": { &room: 1 } }]))
+        .await["rooms"][&room]
+        .take();
+    assert_eq!(
+        synced["entries"][0]["message"]["message"],
+        json!({ "messageText": "first" })
+    );
     let again = alice.edits(&room, &post["postId"], "1st").await.ok()["post"].take();
-    assert_eq!(socket.hears_of("message edited").await, json!({ "message": again, "seq": 3 }));
+    assert_eq!(
+        socket.hears_of("message edited").await,
+        json!({ "message": again, "seq": 3 })
+    );
 }
 
 #[apply(each_store)]
@@ -101,31 +140,66 @@ async fn nobody_but_the_author_edits_and_nothing_but_what_is_there(kind: Kind) {
     let gone = alice.says(&room, "gone").await;
     alice.deletes(&gone["postId"]).await;
     let mut socket = Socket::of(&bob, &room).await;
-    bob.edits(&room, &post["postId"], "not mine").await.refused(403, "You can only edit your own messages");
-    stranger.edits(&room, &post["postId"], "hi").await.refused(403, "You are not a member of this room");
-    alice.edits(&other, &post["postId"], "hi").await.refused(404, "No message with this id found");
-    alice.edits(&room, &gone["postId"], "back again").await.refused(404, "No message with this id found");
+    bob.edits(&room, &post["postId"], "not mine")
+        .await
+        .refused(403, "You can only edit your own messages");
+    stranger
+        .edits(&room, &post["postId"], "hi")
+        .await
+        .refused(403, "You are not a member of this room");
+    alice
+        .edits(&other, &post["postId"], "hi")
+        .await
+        .refused(404, "No message with this id found");
+    alice
+        .edits(&room, &gone["postId"], "back again")
+        .await
+        .refused(404, "No message with this id found");
     for nothing in [NOWHERE, "nope", "%00"] {
-        alice.edits(&room, &json!(nothing), "hi").await.refused(404, "No message with this id found");
+        alice
+            .edits(&room, &json!(nothing), "hi")
+            .await
+            .refused(404, "No message with this id found");
     }
     for nowhere in [NOWHERE, "nope"] {
-        alice.edits(nowhere, &post["postId"], "hi").await.refused(400, "No room exists for this id");
+        alice
+            .edits(nowhere, &post["postId"], "hi")
+            .await
+            .refused(400, "No room exists for this id");
     }
     let path = format!("/room/{room}/message/{}", post["postId"].as_str().unwrap());
     for (body, error) in [
         (json!({}), "please provide a string"),
         (json!({ "messageText": null }), "please provide a string"),
         (json!({ "messageText": ["a"] }), "please provide a string"),
-        (json!({ "messageText": { "$set": 1 } }), "please provide a string"),
+        (
+            json!({ "messageText": { "$set": 1 } }),
+            "please provide a string",
+        ),
         (json!({ "messageText": "" }), "string cannot be empty"),
         (json!({ "messageText": " \t" }), "string cannot be empty"),
     ] {
-        alice.calls(Method::PUT, &path, &body).await.invalid(json!({ "messageText": error }));
+        alice
+            .calls(Method::PUT, &path, &body)
+            .await
+            .invalid(json!({ "messageText": error }));
     }
-    Answer::of(server.request(Method::PUT, &path).json(&json!({ "messageText": "hi" }))).await.refused(400, "No access token provided");
+    Answer::of(
+        server
+            .request(Method::PUT, &path)
+            .json(&json!({ "messageText": "hi" })),
+    )
+    .await
+    .refused(400, "No access token provided");
     socket.hears_nothing_more().await;
     let body = bob.get(&format!("/room/{room}")).await.ok();
-    assert_eq!((&body["conversation"][0]["message"]["messageText"], &body["lastSeq"]), (&json!("mine"), &json!(3)));
+    assert_eq!(
+        (
+            &body["conversation"][0]["message"]["messageText"],
+            &body["lastSeq"]
+        ),
+        (&json!("mine"), &json!(3))
+    );
 }
 
 #[apply(each_store)]
@@ -140,22 +214,41 @@ async fn in_secure_mode_who_left_edits_and_deletes_no_more_and_strangers_cannot_
     let room = alice.named_room("room", &[&bob]).await;
     let post = bob.says(&room, "said").await;
     let delete = |message: &str| format!("/delete/message/{message}");
-    for (room, message) in [(room.as_str(), post["postId"].as_str().unwrap()), (NOWHERE, NOWHERE), ("nope", "nope")] {
-        stranger.edits(room, &json!(message), "hi").await.refused(403, "You are not a member of this room");
+    for (room, message) in [
+        (room.as_str(), post["postId"].as_str().unwrap()),
+        (NOWHERE, NOWHERE),
+        ("nope", "nope"),
+    ] {
+        stranger
+            .edits(room, &json!(message), "hi")
+            .await
+            .refused(403, "You are not a member of this room");
         let refusal = "This is not yours to delete, or it is not there";
-        Answer::of(stranger.request(Method::DELETE, &delete(message))).await.refused(403, refusal);
+        Answer::of(stranger.request(Method::DELETE, &delete(message)))
+            .await
+            .refused(403, refusal);
     }
     bob.edits(&room, &post["postId"], "said better").await.ok();
-    alice.edits(&room, &post["postId"], "hi").await.refused(403, "You can only edit your own messages");
+    alice
+        .edits(&room, &post["postId"], "hi")
+        .await
+        .refused(403, "You can only edit your own messages");
     alice.removes(&room, &bob).await.ok();
-    bob.edits(&room, &post["postId"], "too late").await.refused(403, "You are not a member of this room");
+    bob.edits(&room, &post["postId"], "too late")
+        .await
+        .refused(403, "You are not a member of this room");
     let refusal = "This is not yours to delete, or it is not there";
-    Answer::of(bob.request(Method::DELETE, &delete(post["postId"].as_str().unwrap()))).await.refused(403, refusal);
+    Answer::of(bob.request(Method::DELETE, &delete(post["postId"].as_str().unwrap())))
+        .await
+        .refused(403, refusal);
     assert_eq!(alice.reads(&room, "").await, ["said better"]);
     alice.adds(&room, &[&bob]).await.ok();
     assert_eq!(bob.deletes(&post["postId"]).await, 1);
     let page = alice.syncs(&room, "?since=4").await;
-    assert_eq!((&page["entries"][0]["type"], &page["entries"][0]["byUserId"]), (&json!("message deleted"), &json!(bob.id)));
+    assert_eq!(
+        (&page["entries"][0]["type"], &page["entries"][0]["byUserId"]),
+        (&json!("message deleted"), &json!(bob.id))
+    );
 }
 
 #[apply(each_store)]
@@ -173,11 +266,21 @@ async fn a_deletion_is_heard_and_right_everywhere_at_once(kind: Kind) {
     assert_eq!(unread().await, 4);
     assert_eq!(alice.deletes(&posts[3]["postId"]).await, 1);
     let heard = socket.hears_of("message deleted").await;
-    assert_eq!(heard, json!({ "chatRoomId": room, "messageId": posts[3]["postId"], "seq": 5 }));
+    assert_eq!(
+        heard,
+        json!({ "chatRoomId": room, "messageId": posts[3]["postId"], "seq": 5 })
+    );
     assert_eq!(unread().await, 3);
     assert_eq!(bob.reads(&room, "").await, ["1", "2", "3"]);
     let recent = bob.recents("").await.remove(0);
-    assert_eq!((&recent["messageId"], &recent["unreadCount"], &recent["lastSeq"]), (&posts[2]["postId"], &json!(3), &json!(5)));
+    assert_eq!(
+        (
+            &recent["messageId"],
+            &recent["unreadCount"],
+            &recent["lastSeq"]
+        ),
+        (&posts[2]["postId"], &json!(3), &json!(5))
+    );
     alice.edits(&room, &posts[1]["postId"], "two").await.ok();
     assert_eq!(alice.deletes(&posts[1]["postId"]).await, 1);
     assert_eq!(alice.deletes(&posts[1]["postId"]).await, 0);
@@ -186,10 +289,17 @@ async fn a_deletion_is_heard_and_right_everywhere_at_once(kind: Kind) {
     socket.hears_nothing_more().await;
     assert_eq!((unread().await, bob.marks_read(&room).await), (json!(2), 2));
     alice.deletes(&posts[0]["postId"]).await;
-    assert_eq!(unread().await, 0, "what was read and deleted counts nowhere");
+    assert_eq!(
+        unread().await,
+        0,
+        "what was read and deleted counts nowhere"
+    );
     alice.deletes(&posts[2]["postId"]).await;
     assert_eq!(bob.recents("").await, Vec::<Value>::new());
-    assert_eq!(server.delete(&format!("/delete/room/{room}")).await.ok()["deletedMessagesCount"], 0);
+    assert_eq!(
+        server.delete(&format!("/delete/room/{room}")).await.ok()["deletedMessagesCount"],
+        0
+    );
 }
 
 #[apply(each_store)]
@@ -199,18 +309,32 @@ async fn edits_and_deletions_at_the_same_moment_end_in_one_truth(kind: Kind) {
     let (alice, bob, room) = server.two_in_a_room().await;
     for round in 0..20 {
         let post = alice.says(&room, &format!("round {round}")).await;
-        let (edit, delete, again) =
-            tokio::join!(alice.edits(&room, &post["postId"], "another text"), bob.deletes(&post["postId"]), alice.deletes(&post["postId"]));
+        let (edit, delete, again) = tokio::join!(
+            alice.edits(&room, &post["postId"], "another text"),
+            bob.deletes(&post["postId"]),
+            alice.deletes(&post["postId"])
+        );
         assert_eq!(delete.as_u64().unwrap() + again.as_u64().unwrap(), 1);
         assert!(edit.status == 200 || edit.status == 404, "{}", edit.body);
-        alice.edits(&room, &post["postId"], "later").await.refused(404, "No message with this id found");
+        alice
+            .edits(&room, &post["postId"], "later")
+            .await
+            .refused(404, "No message with this id found");
     }
     assert_eq!(bob.reads(&room, "").await, Vec::<String>::new());
     let page = bob.syncs(&room, "?limit=500").await;
     let entries = page["entries"].as_array().unwrap();
-    assert!(entries.iter().enumerate().all(|(n, entry)| entry["seq"] == n + 1));
+    assert!(
+        entries
+            .iter()
+            .enumerate()
+            .all(|(n, entry)| entry["seq"] == n + 1)
+    );
     let text = page.to_string();
-    assert!(!text.contains("round") && !text.contains("another text"), "{text}");
+    assert!(
+        !text.contains("round") && !text.contains("another text"),
+        "{text}"
+    );
 }
 
 /// Texts that occur nowhere else.
@@ -222,19 +346,36 @@ async fn kept(server: &TestServer, kind: Kind) -> String {
     let url = server.database().url;
     if kind == Kind::Sqlite {
         let path = url.strip_prefix("sqlite:").unwrap();
-        let files = [path.to_owned(), format!("{path}-wal"), format!("{path}-journal")];
+        let files = [
+            path.to_owned(),
+            format!("{path}-wal"),
+            format!("{path}-journal"),
+        ];
         return files
             .iter()
             .filter_map(|file| std::fs::read(file).ok())
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .collect();
     }
-    let database = mongodb::Client::with_uri_str(&url).await.unwrap().default_database().unwrap();
+    let database = mongodb::Client::with_uri_str(&url)
+        .await
+        .unwrap()
+        .default_database()
+        .unwrap();
     let mut all = String::new();
     for name in database.list_collection_names().await.unwrap() {
-        let mut documents = database.collection::<Document>(&name).find(doc! {}).await.unwrap();
+        let mut documents = database
+            .collection::<Document>(&name)
+            .find(doc! {})
+            .await
+            .unwrap();
         while documents.advance().await.unwrap() {
-            all.extend([name.as_str(), ": ", &documents.deserialize_current().unwrap().to_string(), "\n"]);
+            all.extend([
+                name.as_str(),
+                ": ",
+                &documents.deserialize_current().unwrap().to_string(),
+                "\n",
+            ]);
         }
     }
     all
@@ -248,11 +389,33 @@ async fn what_was_deleted_or_edited_away_is_nowhere_in_the_database(kind: Kind) 
     let edited = alice.says(&room, SECRETS[0]).await;
     let regretted = alice.says(&room, SECRETS[2]).await;
     server.database().indexed().await;
-    assert_eq!(bob.get(&format!("/room/search?q={}", SECRETS[0])).await.ok()["messages"].as_array().unwrap().len(), 1);
-    assert!(kept(&server, kind).await.contains(SECRETS[0]), "this would find it");
+    assert_eq!(
+        bob.get(&format!("/room/search?q={}", SECRETS[0]))
+            .await
+            .ok()["messages"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert!(
+        kept(&server, kind).await.contains(SECRETS[0]),
+        "this would find it"
+    );
     alice.edits(&room, &edited["postId"], SECRETS[1]).await.ok();
-    assert_eq!(bob.get(&format!("/room/search?q={}", SECRETS[1])).await.ok()["messages"].as_array().unwrap().len(), 1);
-    alice.edits(&room, &edited["postId"], "qqfinalqq").await.ok();
+    assert_eq!(
+        bob.get(&format!("/room/search?q={}", SECRETS[1]))
+            .await
+            .ok()["messages"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    alice
+        .edits(&room, &edited["postId"], "qqfinalqq")
+        .await
+        .ok();
     alice.deletes(&regretted["postId"]).await;
     assert_eq!(bob.reads(&room, "").await, ["qqfinalqq"]);
     server.stop().await;
@@ -260,8 +423,15 @@ async fn what_was_deleted_or_edited_away_is_nowhere_in_the_database(kind: Kind) 
     assert!(kept.contains("qqfinalqq"));
     for secret in SECRETS {
         if let Some(at) = kept.find(secret) {
-            let from = kept[..at].char_indices().rev().nth(200).map_or(0, |(at, _)| at);
-            panic!("{secret} is still there: {:?}", &kept[from..at + secret.len()]);
+            let from = kept[..at]
+                .char_indices()
+                .rev()
+                .nth(200)
+                .map_or(0, |(at, _)| at);
+            panic!(
+                "{secret} is still there: {:?}",
+                &kept[from..at + secret.len()]
+            );
         }
     }
 }

@@ -43,9 +43,18 @@ impl TestServer {
 
     /// Starts a server on this database.
     pub async fn on(database: Database, settings: &[(&str, &str)]) -> Self {
-        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut server =
-            Self { base: String::new(), http: reqwest::Client::new(), settings, database, offset_ms: Arc::default(), running: None };
+        let settings = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let mut server = Self {
+            base: String::new(),
+            http: reqwest::Client::new(),
+            settings,
+            database,
+            offset_ms: Arc::default(),
+            running: None,
+        };
         server.run().await;
         server
     }
@@ -57,7 +66,8 @@ impl TestServer {
         let config = Config::load(None, &environment).unwrap();
         let listener = TcpListener::bind(config.listen).await.unwrap();
         let offset = Arc::clone(&self.offset_ms);
-        let clock = Clock::from_fn(move || Timestamp(machine_time() + offset.load(Ordering::Relaxed)));
+        let clock =
+            Clock::from_fn(move || Timestamp(machine_time() + offset.load(Ordering::Relaxed)));
         let server = Server::start(listener, config, clock).await.unwrap();
         self.base = format!("http://{}", server.address().unwrap());
         let (stop, stopped) = oneshot::channel();
@@ -78,7 +88,10 @@ impl TestServer {
     pub async fn stop(&mut self) {
         let (stop, running) = self.running.take().unwrap();
         drop(stop);
-        tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, running)
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     /// Restarts the server on the same database and another port.
@@ -91,7 +104,13 @@ impl TestServer {
 }
 
 pub fn machine_time() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+    i64::try_from(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_millis(),
+    )
+    .unwrap()
 }
 
 /// The real program as a separate process.
@@ -106,7 +125,9 @@ impl Program {
     /// that could be settings.
     pub fn command(folder: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_causerie"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAUSERIE_") || name == "PORT") {
+        for (name, _) in
+            std::env::vars().filter(|(name, _)| name.starts_with("CAUSERIE_") || name == "PORT")
+        {
             command.env_remove(name);
         }
         command.current_dir(folder).stdin(Stdio::null());
@@ -122,14 +143,37 @@ impl Program {
     /// Starts the program with a given command, which may do something else first.
     pub fn started_by(command: &mut Command, folder: &Path, settings: &[(&str, &str)]) -> Self {
         let log = folder.join("log");
-        command.env("CAUSERIE_LISTEN", "127.0.0.1:0").envs(settings.iter().copied());
-        let log_file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
-        let mut child = command.stdout(Stdio::piped()).stderr(log_file).spawn().unwrap();
+        command
+            .env("CAUSERIE_LISTEN", "127.0.0.1:0")
+            .envs(settings.iter().copied());
+        let log_file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(log_file)
+            .spawn()
+            .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let base = line.split_whitespace().find(|word| word.starts_with("http://"));
-        let Some(base) = base else { panic!("no address in {line:?}; log: {}", std::fs::read_to_string(&log).unwrap()) };
-        Self { base: base.to_owned(), child, log }
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let base = line
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"));
+        let Some(base) = base else {
+            panic!(
+                "no address in {line:?}; log: {}",
+                std::fs::read_to_string(&log).unwrap()
+            )
+        };
+        Self {
+            base: base.to_owned(),
+            child,
+            log,
+        }
     }
 
     pub fn log(&self) -> String {
@@ -140,7 +184,13 @@ impl Program {
     /// it.
     pub fn peak_memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let peak: u64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?.parse().ok()?;
+        let peak: u64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse()
+            .ok()?;
         Some(peak / 1024)
     }
 
@@ -151,7 +201,10 @@ impl Program {
     }
 
     pub fn signal(&self, name: &str) {
-        let killed = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        let killed = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(killed.success());
     }
 
@@ -162,7 +215,11 @@ impl Program {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "the program did not end; log: {}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "the program did not end; log: {}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

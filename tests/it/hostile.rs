@@ -50,8 +50,15 @@ impl LoadedServer {
     /// The endpoints that take a body, each with a valid body as fields and their JSON texts.
     pub fn bodies(&self) -> [(String, Vec<(&'static str, String)>); 4] {
         let text = |text: &str| format!("\"{text}\"");
-        let user = vec![("firstName", text("Mallory")), ("lastName", text("Test")), ("type", text("consumer"))];
-        let room = vec![("userIds", format!("[\"{}\"]", self.bob.id)), ("type", text("consumer-to-consumer"))];
+        let user = vec![
+            ("firstName", text("Mallory")),
+            ("lastName", text("Test")),
+            ("type", text("consumer")),
+        ];
+        let room = vec![
+            ("userIds", format!("[\"{}\"]", self.bob.id)),
+            ("type", text("consumer-to-consumer")),
+        ];
         let message = vec![("messageText", text("hello"))];
         let members = vec![room[0].clone()];
         [
@@ -64,16 +71,35 @@ impl LoadedServer {
 
     /// Sends this body as Alice. Checks that the response is no server error and that its `success`
     /// matches its status.
-    async fn sends(&self, method: Method, path: &str, kind: &str, body: impl Into<Vec<u8>>) -> Answer {
-        let answer = Answer::of(self.alice.request(method, path).header("content-type", kind).body(body.into())).await;
+    async fn sends(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: impl Into<Vec<u8>>,
+    ) -> Answer {
+        let answer = Answer::of(
+            self.alice
+                .request(method, path)
+                .header("content-type", kind)
+                .body(body.into()),
+        )
+        .await;
         assert!(answer.status < 500, "{path}: {answer:?}");
-        assert_eq!(answer.body["success"], answer.status == 200, "{path}: {answer:?}");
+        assert_eq!(
+            answer.body["success"],
+            answer.status == 200,
+            "{path}: {answer:?}"
+        );
         answer
     }
 }
 
 fn object(fields: &[(&str, String)]) -> String {
-    let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
     format!("{{{}}}", fields.join(","))
 }
 
@@ -82,18 +108,31 @@ fn object(fields: &[(&str, String)]) -> String {
 async fn no_field_takes_a_value_of_another_type(kind: Kind) {
     let loaded = LoadedServer::begins(kind).await;
     for (path, fields) in loaded.bodies() {
-        loaded.sends(Method::POST, &path, JSON, object(&fields)).await.ok();
+        loaded
+            .sends(Method::POST, &path, JSON, object(&fields))
+            .await
+            .ok();
         for (at, (field, right)) in fields.iter().enumerate() {
             let an_array = right.starts_with('[');
-            let others = if an_array { [r#""""#, r#""id""#, "[]"] } else { [r#""""#, "[]", r#"["consumer"]"#] };
+            let others = if an_array {
+                [r#""""#, r#""id""#, "[]"]
+            } else {
+                [r#""""#, "[]", r#"["consumer"]"#]
+            };
             for wrong in WRONG_VALUES.iter().chain(&others) {
                 let mut fields = fields.clone();
                 (*wrong).clone_into(&mut fields[at].1);
-                let answer = loaded.sends(Method::POST, &path, JSON, object(&fields)).await;
+                let answer = loaded
+                    .sends(Method::POST, &path, JSON, object(&fields))
+                    .await;
                 assert_eq!(answer.status, 400, "{field}: {wrong}: {}", answer.body);
                 // A number too large for any number type makes the body invalid JSON, without an
                 // error for the field.
-                assert!(answer.body["errors"][field].is_string() || *wrong == "1e400", "{field}: {wrong}: {}", answer.body);
+                assert!(
+                    answer.body["errors"][field].is_string() || *wrong == "1e400",
+                    "{field}: {wrong}: {}",
+                    answer.body
+                );
             }
         }
     }
@@ -114,7 +153,10 @@ async fn a_body_where_none_is_expected_is_of_no_interest(kind: Kind) {
         (Method::DELETE, "/delete/room/none"),
         (Method::DELETE, "/delete/message/none"),
     ] {
-        for body in WRONG_VALUES.iter().chain(&["", "{", "\u{0}", r#"{"userId":{"$gt":""}}"#]) {
+        for body in WRONG_VALUES
+            .iter()
+            .chain(&["", "{", "\u{0}", r#"{"userId":{"$gt":""}}"#])
+        {
             for kind in [JSON, FORM, "text/plain"] {
                 loaded.sends(method.clone(), path, kind, *body).await.ok();
             }
@@ -122,23 +164,45 @@ async fn a_body_where_none_is_expected_is_of_no_interest(kind: Kind) {
     }
     // Where a JSON body is optional, an empty body, an object and an array are accepted, and any
     // other body is rejected.
-    for body in WRONG_VALUES.iter().chain(&["", "{", "\u{0}", r#"{"userId":{"$gt":""}}"#]) {
-        let is_object = body.is_empty() || body.starts_with('[') || (body.starts_with('{') && *body != "{");
-        assert_eq!(loaded.sends(Method::POST, &login, JSON, *body).await.status, if is_object { 200 } else { 400 }, "{body}");
+    for body in WRONG_VALUES
+        .iter()
+        .chain(&["", "{", "\u{0}", r#"{"userId":{"$gt":""}}"#])
+    {
+        let is_object =
+            body.is_empty() || body.starts_with('[') || (body.starts_with('{') && *body != "{");
+        assert_eq!(
+            loaded.sends(Method::POST, &login, JSON, *body).await.status,
+            if is_object { 200 } else { 400 },
+            "{body}"
+        );
         loaded.sends(Method::POST, &login, FORM, *body).await.ok();
-        loaded.sends(Method::POST, &login, "text/plain", *body).await.ok();
+        loaded
+            .sends(Method::POST, &login, "text/plain", *body)
+            .await
+            .ok();
     }
     let mark = format!("/room/{}/mark-read", loaded.room);
-    for nothing in ["", "{}", "[]", r#"{"userId":{"$gt":""}}"#, r#"{"upToSeq":null}"#] {
+    for nothing in [
+        "",
+        "{}",
+        "[]",
+        r#"{"userId":{"$gt":""}}"#,
+        r#"{"upToSeq":null}"#,
+    ] {
         loaded.sends(Method::PUT, &mark, JSON, nothing).await.ok();
     }
     for value in WRONG_VALUES {
         let is_right = ["null", "0", "-0", "-0.0", "1", "9007199254740993"].contains(&value);
-        let answer = loaded.sends(Method::PUT, &mark, JSON, format!("{{\"upToSeq\":{value}}}")).await;
+        let answer = loaded
+            .sends(Method::PUT, &mark, JSON, format!("{{\"upToSeq\":{value}}}"))
+            .await;
         assert!(answer.status == 400 || is_right, "{value}: {answer:?}");
         loaded.sends(Method::PUT, &mark, JSON, value).await;
         loaded.sends(Method::PUT, &mark, FORM, value).await.ok();
-        loaded.sends(Method::PUT, &mark, "text/plain", value).await.ok();
+        loaded
+            .sends(Method::PUT, &mark, "text/plain", value)
+            .await
+            .ok();
     }
     loaded.ends_well().await;
 }
@@ -154,16 +218,37 @@ async fn absurdly_nested_bodies_are_refused(kind: Kind) {
     let loaded = LoadedServer::begins(kind).await;
     for (path, fields) in loaded.bodies() {
         for (opening, closing) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":", "}]")] {
-            for depth in [100, 1_000, (MOST - 200) / (opening.len() + closing.len()), (MOST - 200) / opening.len()] {
+            for depth in [
+                100,
+                1_000,
+                (MOST - 200) / (opening.len() + closing.len()),
+                (MOST - 200) / opening.len(),
+            ] {
                 let open = opening.repeat(depth);
-                let close = closing.repeat(if depth * (opening.len() + closing.len()) < MOST { depth } else { 0 });
+                let close = closing.repeat(if depth * (opening.len() + closing.len()) < MOST {
+                    depth
+                } else {
+                    0
+                });
                 for at in 0..fields.len() {
                     let mut fields = fields.clone();
                     fields[at].1 = format!("{open}0{close}");
-                    assert_eq!(loaded.sends(Method::POST, &path, JSON, object(&fields)).await.status, 400);
+                    assert_eq!(
+                        loaded
+                            .sends(Method::POST, &path, JSON, object(&fields))
+                            .await
+                            .status,
+                        400
+                    );
                 }
                 // An array counts as an empty object.
-                assert_eq!(loaded.sends(Method::POST, &path, JSON, format!("{open}0{close}")).await.status, 400);
+                assert_eq!(
+                    loaded
+                        .sends(Method::POST, &path, JSON, format!("{open}0{close}"))
+                        .await
+                        .status,
+                    400
+                );
             }
         }
     }
@@ -181,8 +266,22 @@ async fn arrays_as_large_as_a_body_are_refused(kind: Kind) {
         Box::new(numbered(|n| format!("\"{n}\""))),
         Box::new(numbered(|n| format!("\"{n:032x}\""))),
     ];
-    let repeated = ["0", "1e308", "null", "true", "\"\"", "\" \"", "\"a\"", "[]", "{}", "[[]]", "{\"$gt\":\"\"}"];
-    let repeated = repeated.map(|piece| Box::new(std::iter::repeat(piece.to_owned())) as Box<dyn Iterator<Item = String>>);
+    let repeated = [
+        "0",
+        "1e308",
+        "null",
+        "true",
+        "\"\"",
+        "\" \"",
+        "\"a\"",
+        "[]",
+        "{}",
+        "[[]]",
+        "{\"$gt\":\"\"}",
+    ];
+    let repeated = repeated.map(|piece| {
+        Box::new(std::iter::repeat(piece.to_owned())) as Box<dyn Iterator<Item = String>>
+    });
     let frame = r#"{"userIds":[],"type":"consumer-to-consumer"}"#;
     for elements in distinct.into_iter().chain(repeated) {
         let mut array = String::new();
@@ -194,8 +293,20 @@ async fn arrays_as_large_as_a_body_are_refused(kind: Kind) {
             array.push(',');
         }
         array.pop();
-        let answer = loaded.sends(Method::POST, "/room/initiate", JSON, frame.replace("[]", &format!("[{array}]"))).await;
-        assert!(answer.body["errors"]["userIds"].is_string(), "{:.100}: {:.300}", array, answer.body.to_string());
+        let answer = loaded
+            .sends(
+                Method::POST,
+                "/room/initiate",
+                JSON,
+                frame.replace("[]", &format!("[{array}]")),
+            )
+            .await;
+        assert!(
+            answer.body["errors"]["userIds"].is_string(),
+            "{:.100}: {:.300}",
+            array,
+            answer.body.to_string()
+        );
     }
     loaded.ends_well().await;
 }
@@ -207,15 +318,41 @@ async fn a_key_may_be_written_many_times_and_the_last_one_counts(kind: Kind) {
     for (path, fields) in loaded.bodies() {
         let good = object(&fields);
         for (name, _) in &fields {
-            for piece in [format!("\"{name}\":5,"), format!("\"{name}\":{{\"$gt\":\"\"}},"), "\"__proto__\":{},\"\":[],".into()] {
+            for piece in [
+                format!("\"{name}\":5,"),
+                format!("\"{name}\":{{\"$gt\":\"\"}},"),
+                "\"__proto__\":{},\"\":[],".into(),
+            ] {
                 let many = full_of(&piece, &good);
-                loaded.sends(Method::POST, &path, JSON, good.replacen('{', &format!("{{{many}"), 1)).await.ok();
+                loaded
+                    .sends(
+                        Method::POST,
+                        &path,
+                        JSON,
+                        good.replacen('{', &format!("{{{many}"), 1),
+                    )
+                    .await
+                    .ok();
             }
             let twice = good.replacen('}', &format!(",\"{name}\":5}}"), 1);
-            assert!(loaded.sends(Method::POST, &path, JSON, twice).await.body["errors"][name].is_string());
+            assert!(
+                loaded.sends(Method::POST, &path, JSON, twice).await.body["errors"][name]
+                    .is_string()
+            );
         }
-        let others = (0..7_000).map(|n| format!("\"{n}\":[{n}],")).collect::<Vec<_>>().concat();
-        loaded.sends(Method::POST, &path, JSON, good.replacen('{', &format!("{{{others}"), 1)).await.ok();
+        let others = (0..7_000)
+            .map(|n| format!("\"{n}\":[{n}],"))
+            .collect::<Vec<_>>()
+            .concat();
+        loaded
+            .sends(
+                Method::POST,
+                &path,
+                JSON,
+                good.replacen('{', &format!("{{{others}"), 1),
+            )
+            .await
+            .ok();
     }
     loaded.ends_well().await;
 }
@@ -224,7 +361,14 @@ async fn a_key_may_be_written_many_times_and_the_last_one_counts(kind: Kind) {
 #[tokio::test]
 async fn bytes_that_are_no_text_are_refused(kind: Kind) {
     let loaded = LoadedServer::begins(kind).await;
-    let body = |text: &[u8]| [br#"{"firstName":"Mallory"#, text, br#"","lastName":"Test","type":"consumer"}"#].concat();
+    let body = |text: &[u8]| {
+        [
+            br#"{"firstName":"Mallory"#,
+            text,
+            br#"","lastName":"Test","type":"consumer"}"#,
+        ]
+        .concat()
+    };
     let refused: [&[u8]; 17] = [
         b"\0",
         b"\x1f",
@@ -245,23 +389,66 @@ async fn bytes_that_are_no_text_are_refused(kind: Kind) {
         b"\\",
     ];
     for text in refused {
-        assert_eq!(loaded.sends(Method::POST, "/users", JSON, body(text)).await.status, 400, "{}", text.escape_ascii());
+        assert_eq!(
+            loaded
+                .sends(Method::POST, "/users", JSON, body(text))
+                .await
+                .status,
+            400,
+            "{}",
+            text.escape_ascii()
+        );
     }
     for text in [&br"\u0000"[..], br"\u001f", br"\u202e", b"\xe2\x80\xa8"] {
         let refused = loaded.sends(Method::POST, "/users", JSON, body(text)).await;
-        assert!(refused.body["errors"]["firstName"].is_string(), "a name holds no {}", text.escape_ascii());
+        assert!(
+            refused.body["errors"]["firstName"].is_string(),
+            "a name holds no {}",
+            text.escape_ascii()
+        );
     }
-    for (text, name) in [(&b"\xef\xbb\xbf"[..], "Mallory\u{feff}"), (br"\ud83d\ude00", "Mallory😀")] {
-        assert_eq!(loaded.sends(Method::POST, "/users", JSON, body(text)).await.ok()["user"]["firstName"], name);
+    for (text, name) in [
+        (&b"\xef\xbb\xbf"[..], "Mallory\u{feff}"),
+        (br"\ud83d\ude00", "Mallory😀"),
+    ] {
+        assert_eq!(
+            loaded
+                .sends(Method::POST, "/users", JSON, body(text))
+                .await
+                .ok()["user"]["firstName"],
+            name
+        );
     }
     let valid = body(b"");
-    for (mark, status) in
-        [(&b"\xef\xbb\xbf"[..], 200), (b"\xef\xbb\xbf\xef\xbb\xbf", 400), (b"\xff\xfe", 400), (b"\xfe\xff", 400), (b"\0", 400)]
-    {
-        assert_eq!(loaded.sends(Method::POST, "/users", JSON, [mark, &valid].concat()).await.status, status, "{}", mark.escape_ascii());
+    for (mark, status) in [
+        (&b"\xef\xbb\xbf"[..], 200),
+        (b"\xef\xbb\xbf\xef\xbb\xbf", 400),
+        (b"\xff\xfe", 400),
+        (b"\xfe\xff", 400),
+        (b"\0", 400),
+    ] {
+        assert_eq!(
+            loaded
+                .sends(Method::POST, "/users", JSON, [mark, &valid].concat())
+                .await
+                .status,
+            status,
+            "{}",
+            mark.escape_ascii()
+        );
     }
-    let utf16: Vec<u8> = String::from_utf8(valid).unwrap().encode_utf16().flat_map(u16::to_le_bytes).collect();
-    assert_eq!(loaded.sends(Method::POST, "/users", JSON, utf16).await.status, 400);
+    let utf16: Vec<u8> = String::from_utf8(valid)
+        .unwrap()
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    assert_eq!(
+        loaded
+            .sends(Method::POST, "/users", JSON, utf16)
+            .await
+            .status,
+        400
+    );
     loaded.ends_well().await;
 }
 
@@ -271,23 +458,70 @@ async fn forms_of_any_kind_are_answered(kind: Kind) {
     let loaded = LoadedServer::begins(kind).await;
     let full = "a".repeat(MOST);
     for (path, _) in loaded.bodies() {
-        let forms = ["", "&", "=", "%", "%f", "%zz", "%00=%00", "=&=&=", "a[b][c]=d", "firstName[$gt]=", "__proto__=x", &full];
+        let forms = [
+            "",
+            "&",
+            "=",
+            "%",
+            "%f",
+            "%zz",
+            "%00=%00",
+            "=&=&=",
+            "a[b][c]=d",
+            "firstName[$gt]=",
+            "__proto__=x",
+            &full,
+        ];
         for form in forms {
-            assert_eq!(loaded.sends(Method::POST, &path, FORM, form).await.status, 400, "{form:.20}");
+            assert_eq!(
+                loaded.sends(Method::POST, &path, FORM, form).await.status,
+                400,
+                "{form:.20}"
+            );
         }
-        for piece in ["&", "a=&", "userIds=x&", "userIds=&", "type=consumer&", "messageText=a&", "%ff=%fe&", "a[]=1&"] {
-            assert_eq!(loaded.sends(Method::POST, &path, FORM, full_of(piece, "")).await.status, 400, "{piece}");
+        for piece in [
+            "&",
+            "a=&",
+            "userIds=x&",
+            "userIds=&",
+            "type=consumer&",
+            "messageText=a&",
+            "%ff=%fe&",
+            "a[]=1&",
+        ] {
+            assert_eq!(
+                loaded
+                    .sends(Method::POST, &path, FORM, full_of(piece, ""))
+                    .await
+                    .status,
+                400,
+                "{piece}"
+            );
         }
     }
-    let keys = (0..14_000).map(|n| format!("{n}=&")).collect::<Vec<_>>().concat();
-    loaded.sends(Method::POST, "/users", FORM, format!("{keys}firstName=%FF&lastName=%FE&type=consumer")).await.ok();
+    let keys = (0..14_000)
+        .map(|n| format!("{n}=&"))
+        .collect::<Vec<_>>()
+        .concat();
+    loaded
+        .sends(
+            Method::POST,
+            "/users",
+            FORM,
+            format!("{keys}firstName=%FF&lastName=%FE&type=consumer"),
+        )
+        .await
+        .ok();
     loaded.ends_well().await;
 }
 
 /// Returns texts from every Unicode plane, and texts that confuse parsers or readers.
 fn all_kinds_of_texts() -> Vec<String> {
     let plane = |plane: u32| -> String {
-        let points = (0..=0xffff).step_by(17).chain(0xfff0..=0xffff).map(|point| (plane << 16) | point);
+        let points = (0..=0xffff)
+            .step_by(17)
+            .chain(0xfff0..=0xffff)
+            .map(|point| (plane << 16) | point);
         points.filter_map(char::from_u32).collect()
     };
     let mut texts: Vec<_> = (0..=16).map(plane).collect();
@@ -315,7 +549,8 @@ fn all_kinds_of_texts() -> Vec<String> {
 /// Characters that a name may not contain: controls, line breaks, and characters that override the
 /// direction of the surrounding text.
 fn is_disruptive(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}')
+    c.is_control()
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}')
 }
 
 /// Encodes the text as an ASCII-only JSON string. Characters beyond the first plane become
@@ -326,7 +561,10 @@ fn escaped(text: &str) -> String {
 }
 
 fn as_form(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat()
+    text.bytes()
+        .map(|byte| format!("%{byte:02X}"))
+        .collect::<Vec<_>>()
+        .concat()
 }
 
 #[apply(each_store)]
@@ -346,8 +584,14 @@ async fn every_message_comes_back_as_it_was_written(kind: Kind) {
             assert_eq!(post["message"]["messageText"], text);
             assert_eq!(socket.hears_post().await, post);
         }
-        assert_eq!(loaded.bob.reads(&loaded.room, "?limit=1").await, [text.as_str()]);
-        assert_eq!(loaded.bob.recents("").await[0]["message"]["messageText"], text);
+        assert_eq!(
+            loaded.bob.reads(&loaded.room, "?limit=1").await,
+            [text.as_str()]
+        );
+        assert_eq!(
+            loaded.bob.recents("").await[0]["message"]["messageText"],
+            text
+        );
     }
     loaded.ends_well().await;
 }
@@ -365,23 +609,49 @@ async fn every_name_comes_back_as_it_was_written(kind: Kind) {
         let text: String = ['a'].iter().chain(some).collect();
         for (first, last) in [(text.as_str(), "x"), ("x", text.as_str())] {
             let body = json!({ "firstName": first, "lastName": last, "type": "support" });
-            let user = loaded.sends(Method::POST, "/users", JSON, body.to_string()).await.ok()["user"].clone();
-            assert_eq!((&user["firstName"], &user["lastName"]), (&json!(first), &json!(last)));
+            let user = loaded
+                .sends(Method::POST, "/users", JSON, body.to_string())
+                .await
+                .ok()["user"]
+                .clone();
+            assert_eq!(
+                (&user["firstName"], &user["lastName"]),
+                (&json!(first), &json!(last))
+            );
             let path = format!("/users/{}", user["_id"].as_str().unwrap());
-            assert_eq!(loaded.sends(Method::GET, &path, JSON, "").await.ok()["user"], user);
+            assert_eq!(
+                loaded.sends(Method::GET, &path, JSON, "").await.ok()["user"],
+                user
+            );
             users.push(user);
         }
     }
     let ids: Vec<_> = users.iter().map(|user| &user["_id"]).collect();
     let body = json!({ "userIds": ids, "type": "consumer-to-support" });
-    let room = loaded.sends(Method::POST, "/room/initiate", JSON, body.to_string()).await.ok()["chatRoom"]["chatRoomId"].clone();
+    let room = loaded
+        .sends(Method::POST, "/room/initiate", JSON, body.to_string())
+        .await
+        .ok()["chatRoom"]["chatRoomId"]
+        .clone();
     let room = room.as_str().unwrap();
-    let mut members = loaded.alice.posts(room, "hello").await.ok()["post"]["chatRoomInfo"].as_array().unwrap().clone();
+    let mut members = loaded.alice.posts(room, "hello").await.ok()["post"]["chatRoomInfo"]
+        .as_array()
+        .unwrap()
+        .clone();
     members.retain(|user| user["_id"] != loaded.alice.id);
     users.sort_by_key(|user| user["_id"].as_str().map(str::to_owned));
     members.sort_by_key(|user| user["_id"].as_str().map(str::to_owned));
-    assert!(members == users, "every member of the room has the name they were given");
-    let listed: Vec<Value> = loaded.sends(Method::GET, "/users?limit=500", JSON, "").await.ok()["users"].as_array().unwrap().clone();
+    assert!(
+        members == users,
+        "every member of the room has the name they were given"
+    );
+    let listed: Vec<Value> = loaded
+        .sends(Method::GET, "/users?limit=500", JSON, "")
+        .await
+        .ok()["users"]
+        .as_array()
+        .unwrap()
+        .clone();
     assert!(users.iter().all(|user| listed.contains(user)));
     loaded.ends_well().await;
 }

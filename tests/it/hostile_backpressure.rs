@@ -33,11 +33,14 @@ enum Client<'a> {
 impl<'a> Client<'a> {
     async fn connect(loaded: &'a LoadedServer, transport: Transport) -> Self {
         let mut client = match transport {
-            Transport::Websocket => Self::Websocket(Connection::websocket(&loaded.base, WEBSOCKET).await),
+            Transport::Websocket => {
+                Self::Websocket(Connection::websocket(&loaded.base, WEBSOCKET).await)
+            }
             Transport::Polling => Self::Polling(loaded.session(4).await),
             Transport::Upgraded => {
                 let session = loaded.session(4).await;
-                let mut websocket = Connection::websocket(&loaded.base, &session.as_websocket()).await;
+                let mut websocket =
+                    Connection::websocket(&loaded.base, &session.as_websocket()).await;
                 websocket.send(&frame(TEXT, b"2probe")).await;
                 websocket.hears("3probe").await;
                 websocket.send(&frame(TEXT, b"5")).await;
@@ -45,7 +48,9 @@ impl<'a> Client<'a> {
             }
         };
         client.asks("40".into(), "40{").await;
-        client.asks(format!("420{}", json!(["identity", loaded.bob.id])), "430[").await;
+        client
+            .asks(format!("420{}", json!(["identity", loaded.bob.id])), "430[")
+            .await;
         client
     }
 
@@ -64,17 +69,24 @@ impl<'a> Client<'a> {
     async fn sends(&mut self, packets: &[String]) {
         match self {
             Self::Websocket(connection) => {
-                let frames: Vec<_> = packets.iter().flat_map(|packet| frame(TEXT, packet.as_bytes())).collect();
+                let frames: Vec<_> = packets
+                    .iter()
+                    .flat_map(|packet| frame(TEXT, packet.as_bytes()))
+                    .collect();
                 connection.send(&frames).await;
             }
-            Self::Polling(session) => assert_eq!(session.sends("text/plain", packets.join("\x1e")).await, 200),
+            Self::Polling(session) => {
+                assert_eq!(session.sends("text/plain", packets.join("\x1e")).await, 200);
+            }
         }
     }
 
     /// Returns the next packets, or `None` when the connection has ended.
     async fn reads(&mut self) -> Option<Vec<String>> {
         match self {
-            Self::Websocket(connection) => Some(vec![String::from_utf8(connection.frame().await?.1).unwrap()]),
+            Self::Websocket(connection) => Some(vec![
+                String::from_utf8(connection.frame().await?.1).unwrap(),
+            ]),
             Self::Polling(session) => {
                 let (status, payload) = session.hears().await;
                 (status == 200).then(|| payload.split('\x1e').map(ToOwned::to_owned).collect())
@@ -94,7 +106,10 @@ async fn loaded() -> LoadedServer {
 }
 
 fn sync(loaded: &LoadedServer, id: u32) -> String {
-    format!("42{id}{}", json!(["sync", { "rooms": { &loaded.room: 0 } }]))
+    format!(
+        "42{id}{}",
+        json!(["sync", { "rooms": { &loaded.room: 0 } }])
+    )
 }
 
 #[rstest]
@@ -104,7 +119,9 @@ async fn whoever_never_reads_what_they_ask_for_is_disconnected(
 ) {
     let loaded = loaded().await;
     let mut client = Client::connect(&loaded, transport).await;
-    client.sends(&(1..=300).map(|id| sync(&loaded, id)).collect::<Vec<_>>()).await;
+    client
+        .sends(&(1..=300).map(|id| sync(&loaded, id)).collect::<Vec<_>>())
+        .await;
     let deadline = Instant::now() + PATIENCE;
     while loaded.alice.sees(&loaded.room).await[1]["online"] == true {
         assert!(Instant::now() < deadline, "it goes on");
@@ -116,7 +133,10 @@ async fn whoever_never_reads_what_they_ask_for_is_disconnected(
             break;
         }
     }
-    assert!((16_000_000..32_000_000).contains(&waiting), "{waiting} bytes");
+    assert!(
+        (16_000_000..32_000_000).contains(&waiting),
+        "{waiting} bytes"
+    );
     drop(client);
     loaded.ends_well().await;
 }
@@ -128,14 +148,30 @@ async fn whoever_asks_much_in_one_go_is_answered_all_of_it(
 ) {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let mut client = Client::connect(&loaded, transport).await;
-    client.sends(&(1..=3_000).map(|id| format!("42{id}[\"unsubscribe\",\"\"]")).collect::<Vec<_>>()).await;
+    client
+        .sends(
+            &(1..=3_000)
+                .map(|id| format!("42{id}[\"unsubscribe\",\"\"]"))
+                .collect::<Vec<_>>(),
+        )
+        .await;
     let mut answered = Vec::new();
     while answered.len() < 3_000 {
         let packets = client.reads().await.expect("it goes on");
-        let answers = packets.iter().filter_map(|packet| packet.strip_prefix("43")?.split_once('[')?.0.parse::<u32>().ok());
+        let answers = packets.iter().filter_map(|packet| {
+            packet
+                .strip_prefix("43")?
+                .split_once('[')?
+                .0
+                .parse::<u32>()
+                .ok()
+        });
         answered.extend(answers);
     }
-    assert!(answered.is_sorted(), "the answers come in the order of the questions");
+    assert!(
+        answered.is_sorted(),
+        "the answers come in the order of the questions"
+    );
     drop(client);
     loaded.ends_well().await;
 }

@@ -45,19 +45,40 @@ fn random_body(random: &mut impl Rng, path: &str, token: &str, valid: &[Vec<u8>]
         }
     };
     let kind = one_of(random, &KINDS);
-    Request::new("POST", path.as_bytes(), &[("content-type", kind), ("authorization", token.as_bytes())], &body)
+    Request::new(
+        "POST",
+        path.as_bytes(),
+        &[("content-type", kind), ("authorization", token.as_bytes())],
+        &body,
+    )
 }
 
 async fn ten_thousand_bodies(kind: Kind, endpoint: usize) {
     let loaded = LoadedServer::begins(kind).await;
     let (path, fields) = loaded.bodies()[endpoint].clone();
-    let json: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-    let form: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={}", value.trim_matches(['[', ']', '"']))).collect();
-    let valid = [format!("{{{}}}", json.join(",")).into_bytes(), form.join("&").into_bytes()];
+    let json: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
+    let form: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value.trim_matches(['[', ']', '"'])))
+        .collect();
+    let valid = [
+        format!("{{{}}}", json.join(",")).into_bytes(),
+        form.join("&").into_bytes(),
+    ];
     let token = format!("Bearer {}", loaded.alice.token);
     let mut random = random();
-    let requests: Vec<_> = (0..BODIES).map(|_| random_body(&mut random, &path, &token, &valid)).collect();
-    join_all(requests.chunks(BODIES / CONNECTIONS).map(|share| loaded.answers_all(share))).await;
+    let requests: Vec<_> = (0..BODIES)
+        .map(|_| random_body(&mut random, &path, &token, &valid))
+        .collect();
+    join_all(
+        requests
+            .chunks(BODIES / CONNECTIONS)
+            .map(|share| loaded.answers_all(share)),
+    )
+    .await;
     loaded.ends_well().await;
 }
 
@@ -85,7 +106,9 @@ async fn ten_thousand_random_members_are_answered(kind: Kind) {
     ten_thousand_bodies(kind, 3).await;
 }
 
-const METHODS: [&str; 10] = ["GET", "GET", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "BREW"];
+const METHODS: [&str; 10] = [
+    "GET", "GET", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "BREW",
+];
 
 const SEGMENTS: [&[u8]; 25] = [
     b"members",
@@ -141,29 +164,53 @@ const QUERIES: [&[u8]; 20] = [
 /// Returns a request for a path of valid and invalid segments with a similar query, with a token or
 /// something that resembles one.
 fn random_target(random: &mut impl Rng, mallory: &Person, room: &str) -> Request {
-    let ids = [mallory.id.as_bytes(), room.as_bytes(), b"0199d1f0c0de7aaa8bbbccccddddeeee"];
+    let ids = [
+        mallory.id.as_bytes(),
+        room.as_bytes(),
+        b"0199d1f0c0de7aaa8bbbccccddddeeee",
+    ];
     let mut target = Vec::new();
     for _ in 0..random.random_range(1..=4) {
-        let segment = if random.random_bool(0.3) { one_of(random, &ids) } else { one_of(random, &SEGMENTS) };
+        let segment = if random.random_bool(0.3) {
+            one_of(random, &ids)
+        } else {
+            one_of(random, &SEGMENTS)
+        };
         target.push(b'/');
-        target.extend(if random.random_bool(0.1) { legal(&mutated(random, segment)) } else { segment.to_vec() });
+        target.extend(if random.random_bool(0.1) {
+            legal(&mutated(random, segment))
+        } else {
+            segment.to_vec()
+        });
     }
     if random.random_bool(0.5) {
         target.push(b'?');
         for _ in 0..random.random_range(0..8) {
             let piece = one_of(random, &QUERIES);
-            target.extend(if random.random_bool(0.2) { legal(&mutated(random, piece)) } else { piece.to_vec() });
+            target.extend(if random.random_bool(0.2) {
+                legal(&mutated(random, piece))
+            } else {
+                piece.to_vec()
+            });
         }
     }
     let token = format!("Bearer {}", mallory.token).into_bytes();
-    let token = if random.random_bool(0.3) { legal(&mutated(random, &token)) } else { token };
+    let token = if random.random_bool(0.3) {
+        legal(&mutated(random, &token))
+    } else {
+        token
+    };
     let method = *one_of(random, &METHODS);
     Request::new(method, &target, &[("authorization", &token)], b"")
 }
 
 /// Removes the bytes that are not allowed in request lines and headers. `hostile_http` tests those.
 fn legal(bytes: &[u8]) -> Vec<u8> {
-    bytes.iter().copied().filter(|byte| byte.is_ascii_graphic() && !b"#\"<>`{}|^\\".contains(byte)).collect()
+    bytes
+        .iter()
+        .copied()
+        .filter(|byte| byte.is_ascii_graphic() && !b"#\"<>`{}|^\\".contains(byte))
+        .collect()
 }
 
 #[apply(each_store)]
@@ -174,7 +221,14 @@ async fn thousands_of_random_paths_are_answered(kind: Kind) {
     // A room that the random requests may post to, read and delete.
     let room = mallory.room_with(&[]).await;
     let mut random = random();
-    let requests: Vec<_> = (0..4_000).map(|_| random_target(&mut random, &mallory, &room)).collect();
-    join_all(requests.chunks(1_000).map(|share| loaded.answers_all(share))).await;
+    let requests: Vec<_> = (0..4_000)
+        .map(|_| random_target(&mut random, &mallory, &room))
+        .collect();
+    join_all(
+        requests
+            .chunks(1_000)
+            .map(|share| loaded.answers_all(share)),
+    )
+    .await;
     loaded.ends_well().await;
 }

@@ -55,16 +55,28 @@ async fn a_broken_frame_ends_its_connection_and_nothing_else() {
         frame(CLOSE, b""),
     ];
     broken.extend([0x40, 0x20, 0x10, 0x70].map(|reserved| frame(TEXT | reserved, b"40")));
-    broken.extend((0x03..=0x07).chain(0x0b..=0x0f).map(|opcode| frame(0x80 | opcode, b"40")));
-    broken.extend([0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535].map(|code| frame(CLOSE, &code.to_be_bytes())));
+    broken.extend(
+        (0x03..=0x07)
+            .chain(0x0b..=0x0f)
+            .map(|opcode| frame(0x80 | opcode, b"40")),
+    );
+    broken.extend(
+        [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535]
+            .map(|code| frame(CLOSE, &code.to_be_bytes())),
+    );
     broken.extend([&b""[..], b"\x04", b"4\xff"].map(|data| frame(BINARY, data)));
-    join_all(broken.iter().flat_map(|bytes| [(WEBSOCKET, bytes), (WEBSOCKET_3, bytes)]).map(async |(path, bytes)| {
-        let mut connection = Connection::websocket(&loaded.base, path).await;
-        connection.send(&frame(TEXT, b"40")).await;
-        connection.send(bytes).await;
-        // The server must close the connection while this side keeps reading.
-        while connection.frame().await.is_some() {}
-    }))
+    join_all(
+        broken
+            .iter()
+            .flat_map(|bytes| [(WEBSOCKET, bytes), (WEBSOCKET_3, bytes)])
+            .map(async |(path, bytes)| {
+                let mut connection = Connection::websocket(&loaded.base, path).await;
+                connection.send(&frame(TEXT, b"40")).await;
+                connection.send(bytes).await;
+                // The server must close the connection while this side keeps reading.
+                while connection.frame().await.is_some() {}
+            }),
+    )
     .await;
     loaded.ends_well().await;
 }
@@ -85,16 +97,28 @@ async fn unusual_frames_are_as_good_as_others() {
     bytes.extend(frame(0x00, b"").repeat(1_000));
     bytes.extend(frame(0x80, b""));
     // A length of nine, encoded in eight bytes.
-    bytes.extend([&[TEXT, 0xff, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0], &b"422[\"x\"]\n"[..]].concat());
+    bytes.extend(
+        [
+            &[TEXT, 0xff, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0],
+            &b"422[\"x\"]\n"[..],
+        ]
+        .concat(),
+    );
     assert!(connection.send(&bytes).await);
     let mut heard = Vec::new();
-    while !heard.iter().any(|packet: &String| packet.starts_with("432")) {
+    while !heard
+        .iter()
+        .any(|packet: &String| packet.starts_with("432"))
+    {
         let (first, payload) = connection.frame().await.expect("the connection goes on");
         if first == TEXT {
             heard.push(String::from_utf8(payload).unwrap());
         }
     }
-    assert!(heard.contains(&r#"431[{"success":true}]"#.to_owned()), "{heard:?}");
+    assert!(
+        heard.contains(&r#"431[{"success":true}]"#.to_owned()),
+        "{heard:?}"
+    );
     loaded.ends_well().await;
 }
 
@@ -124,7 +148,10 @@ struct Sockets<'a> {
 
 impl<'a> Sockets<'a> {
     async fn of(loaded: &'a LoadedServer) -> Self {
-        Self { base: &loaded.base, socket: Socket::connect(&loaded.base).await }
+        Self {
+            base: &loaded.base,
+            socket: Socket::connect(&loaded.base).await,
+        }
     }
 
     /// Sends these frames one by one and checks whether the connection survives. Replaces it with a
@@ -199,19 +226,42 @@ async fn no_payload_of_an_event_ends_the_connection(kind: Kind) {
     for event in EVENTS {
         for payload in payloads {
             let comma = if payload.is_empty() { "" } else { "," };
-            for ack in ["", "1", "007", "9223372036854775807", "9223372036854775808", "99999999999999999999999999"] {
+            for ack in [
+                "",
+                "1",
+                "007",
+                "9223372036854775807",
+                "9223372036854775808",
+                "99999999999999999999999999",
+            ] {
                 let packet = format!("42{ack}[\"{event}\"{comma}{payload}]");
-                assert!(sockets.survive(vec![Message::text(packet)]).await, "{event} {payload:.40} {ack}");
+                assert!(
+                    sockets.survive(vec![Message::text(packet)]).await,
+                    "{event} {payload:.40} {ack}"
+                );
             }
             // The same with binary data attached, with and without an acknowledgement id.
             let packet = format!("451-1[\"{event}\"{comma}{payload}]");
-            assert!(sockets.survive(vec![Message::text(packet), Message::binary(&b"\xff\0"[..])]).await, "{event} {payload:.40}, binary");
+            assert!(
+                sockets
+                    .survive(vec![Message::text(packet), Message::binary(&b"\xff\0"[..])])
+                    .await,
+                "{event} {payload:.40}, binary"
+            );
         }
     }
-    for packet in
-        ["420[\"identity\",5]", "450-[\"identity\",{\"_placeholder\":true,\"num\":0}]", "4300[]", "4399999999[1,2]", "40/nowhere,", "40"]
-    {
-        assert!(sockets.survive(vec![Message::text(packet)]).await, "{packet}");
+    for packet in [
+        "420[\"identity\",5]",
+        "450-[\"identity\",{\"_placeholder\":true,\"num\":0}]",
+        "4300[]",
+        "4399999999[1,2]",
+        "40/nowhere,",
+        "40",
+    ] {
+        assert!(
+            sockets.survive(vec![Message::text(packet)]).await,
+            "{packet}"
+        );
     }
     loaded.ends_well().await;
 }
@@ -222,7 +272,13 @@ async fn a_socket_goes_on_in_its_room_after_every_refusal(kind: Kind) {
     let loaded = LoadedServer::begins(kind).await;
     let mut socket = Socket::of(&loaded.bob, &loaded.room).await;
     for event in EVENTS {
-        for payload in [json!([]), json!([{ "$gt": "" }]), json!([["a"]]), json!(["\u{0}"]), json!([loaded.room, { "$ne": null }])] {
+        for payload in [
+            json!([]),
+            json!([{ "$gt": "" }]),
+            json!([["a"]]),
+            json!(["\u{0}"]),
+            json!([loaded.room, { "$ne": null }]),
+        ] {
             // Arguments after the room are ignored, and `subscribe` without a room subscribes to
             // all rooms of the user.
             let is_right = match event {
@@ -312,15 +368,27 @@ async fn a_broken_packet_ends_at_most_its_own_connection() {
     let mut sockets = Sockets::of(&loaded).await;
     for packet in BROKEN {
         sockets.survive(vec![Message::text(packet)]).await;
-        sockets.survive(vec![Message::text(packet), Message::binary(&b"x"[..])]).await;
-        sockets.survive(vec![Message::binary(packet.as_bytes().to_vec())]).await;
+        sockets
+            .survive(vec![Message::text(packet), Message::binary(&b"x"[..])])
+            .await;
+        sockets
+            .survive(vec![Message::binary(packet.as_bytes().to_vec())])
+            .await;
         sockets.survive(vec![Message::text(packet); 3]).await;
     }
     // Attachments that are announced but not sent, or sent twice.
-    let announced = || Message::text(r#"452-["identity",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#);
+    let announced = || {
+        Message::text(
+            r#"452-["identity",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#,
+        )
+    };
     let data = || Message::binary(&b"x"[..]);
-    for frames in [vec![announced()], vec![announced(), data()], vec![announced(), announced()], vec![announced(), data(), data(), data()]]
-    {
+    for frames in [
+        vec![announced()],
+        vec![announced(), data()],
+        vec![announced(), announced()],
+        vec![announced(), data(), data(), data()],
+    ] {
         sockets.survive(frames).await;
     }
     assert!(witness.answers().await);
@@ -364,7 +432,15 @@ async fn thousands_of_random_packets_end_at_most_their_own_connections() {
     ]
     .map(String::into_bytes);
     let volleys: Vec<Vec<Vec<Message>>> = (0..4)
-        .map(|_| (0..250).map(|_| (0..random.random_range(1..=4)).map(|_| random_frame(&mut random, &packets)).collect()).collect())
+        .map(|_| {
+            (0..250)
+                .map(|_| {
+                    (0..random.random_range(1..=4))
+                        .map(|_| random_frame(&mut random, &packets))
+                        .collect()
+                })
+                .collect()
+        })
         .collect();
     join_all(volleys.into_iter().map(async |volleys| {
         let mut sockets = Sockets::of(&loaded).await;
@@ -383,21 +459,42 @@ async fn ten_thousand_events_at_once_take_little_memory_and_end_nothing(kind: Ki
     let loaded = LoadedServer::begins(kind).await;
     let mut socket = Socket::connect(&loaded.base).await;
     for n in 0..10_000 {
-        let event = json!([one_of(&mut rand::rng(), &["subscribe", "unsubscribe"]), loaded.room]);
+        let event = json!([
+            one_of(&mut rand::rng(), &["subscribe", "unsubscribe"]),
+            loaded.room
+        ]);
         assert!(socket.tries(Message::text(format!("42{n}{event}"))).await);
     }
     // Many events were refused, and acknowledgements were dropped when the queue was full, so the
     // client retries until a subscription succeeds.
     for n in 10_000.. {
-        assert!(socket.tries(Message::text(format!("42{n}{}", json!(["subscribe", loaded.room])))).await);
-        let subscribed =
-            async { while socket.receive().await.expect("the connection goes on") != format!("43{n}[{{\"success\":true}}]") {} };
-        if tokio::time::timeout(PATIENCE / 20, subscribed).await.is_ok() {
+        assert!(
+            socket
+                .tries(Message::text(format!(
+                    "42{n}{}",
+                    json!(["subscribe", loaded.room])
+                )))
+                .await
+        );
+        let subscribed = async {
+            while socket.receive().await.expect("the connection goes on")
+                != format!("43{n}[{{\"success\":true}}]")
+            {}
+        };
+        if tokio::time::timeout(PATIENCE / 20, subscribed)
+            .await
+            .is_ok()
+        {
             break;
         }
     }
     loaded.alice.posts(&loaded.room, "heard").await.ok();
-    while !socket.receive().await.expect("the connection goes on").starts_with("42[\"new message\"") {}
+    while !socket
+        .receive()
+        .await
+        .expect("the connection goes on")
+        .starts_with("42[\"new message\"")
+    {}
     loaded.ends_well().await;
 }
 
@@ -407,23 +504,40 @@ async fn clients_that_come_and_go_in_floods_leave_nothing_behind(kind: Kind) {
     let loaded = LoadedServer::begins(kind).await;
     let greeting = [
         frame(TEXT, b"40"),
-        frame(TEXT, format!("42{}", json!(["identity", loaded.bob.id])).as_bytes()),
-        frame(TEXT, format!("42{}", json!(["subscribe", loaded.room, loaded.bob.id])).as_bytes()),
+        frame(
+            TEXT,
+            format!("42{}", json!(["identity", loaded.bob.id])).as_bytes(),
+        ),
+        frame(
+            TEXT,
+            format!("42{}", json!(["subscribe", loaded.room, loaded.bob.id])).as_bytes(),
+        ),
     ]
     .concat();
     for _ in 0..10 {
         join_all((0..50).map(async |n| {
             let mut connection = Connection::websocket(&loaded.base, WEBSOCKET).await;
-            connection.send(&greeting[..greeting.len() * (n % 5) / 4]).await;
+            connection
+                .send(&greeting[..greeting.len() * (n % 5) / 4])
+                .await;
             if n % 2 == 0 {
-                connection.send(&frame(CLOSE, &1000_u16.to_be_bytes())).await;
+                connection
+                    .send(&frame(CLOSE, &1000_u16.to_be_bytes()))
+                    .await;
             }
         }))
         .await;
-        loaded.alice.posts(&loaded.room, "anybody there?").await.ok();
+        loaded
+            .alice
+            .posts(&loaded.room, "anybody there?")
+            .await
+            .ok();
     }
     let mut bobs = Socket::of(&loaded.bob, &loaded.room).await;
     let post = loaded.alice.posts(&loaded.room, "one").await.ok()["post"].clone();
-    assert_eq!(bobs.hears().await, Value::from(vec![json!("new message"), json!({ "message": post })]));
+    assert_eq!(
+        bobs.hears().await,
+        Value::from(vec![json!("new message"), json!({ "message": post })])
+    );
     loaded.ends_well().await;
 }

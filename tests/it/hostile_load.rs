@@ -39,12 +39,23 @@ impl LoadedServer {
     /// Starts the program with these settings in addition to those of the `hostile` tests.
     pub async fn with(kind: Kind, settings: &[(&str, &str)]) -> Self {
         let (folder, database) = (TempDir::new().unwrap(), Database::new(kind).await);
-        let ours = [("CAUSERIE_LOG", "warn"), ("CAUSERIE_DATABASE", &database.url)];
+        let ours = [
+            ("CAUSERIE_LOG", "warn"),
+            ("CAUSERIE_DATABASE", &database.url),
+        ];
         let program = Program::start(folder.path(), &[&ours, settings].concat());
         let base = program.base.clone();
         let [alice, bob] = [somebody(&base, "Alice").await, somebody(&base, "Bob").await];
         let room = alice.room_with(&[&bob]).await;
-        Self { base, alice, bob, room, program, folder, _database: database }
+        Self {
+            base,
+            alice,
+            bob,
+            room,
+            program,
+            folder,
+            _database: database,
+        }
     }
 
     /// Checks that the server still works: a new user can log in, initiate a room, post, read and
@@ -76,7 +87,11 @@ impl LoadedServer {
             let mut connection = Connection::open(&self.base).await;
             let before = left.len();
             for batch in left.chunks(PIPELINED) {
-                let bytes: Vec<_> = batch.iter().flat_map(|request| &request.bytes).copied().collect();
+                let bytes: Vec<_> = batch
+                    .iter()
+                    .flat_map(|request| &request.bytes)
+                    .copied()
+                    .collect();
                 let replies = connection.answers_to(&bytes, batch).await;
                 for (request, reply) in batch.iter().zip(&replies) {
                     request.check(reply);
@@ -115,7 +130,12 @@ pub struct Request {
 }
 
 impl Request {
-    pub fn new(method: &'static str, target: &[u8], headers: &[(&str, &[u8])], body: &[u8]) -> Self {
+    pub fn new(
+        method: &'static str,
+        target: &[u8],
+        headers: &[(&str, &[u8])],
+        body: &[u8],
+    ) -> Self {
         let mut bytes = [method.as_bytes(), b" ", target, b" HTTP/1.1\r\nhost: x\r\n"].concat();
         for (name, value) in headers {
             bytes.extend([name.as_bytes(), b": ", *value, b"\r\n"].concat());
@@ -146,7 +166,10 @@ impl std::fmt::Debug for Request {
 /// Returns a random number generator with a new seed. Prints the seed, because the output of a test
 /// is shown when it fails.
 pub fn random() -> StdRng {
-    let seed = std::env::var("HOSTILE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    let seed = std::env::var("HOSTILE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random);
     println!("HOSTILE_SEED={seed}");
     StdRng::seed_from_u64(seed)
 }
@@ -205,7 +228,9 @@ pub fn mutated(random: &mut impl Rng, bytes: &[u8]) -> Vec<u8> {
             1 => _ = bytes.splice(at..end, one_of(random, &STUMBLING_BLOCKS).iter().copied()),
             2 => _ = bytes.splice(at..at, noise(random, 4)),
             3 => bytes.extend_from_within(at..end),
-            _ => bytes[at..end].iter_mut().for_each(|byte| *byte ^= 1 << random.random_range(0..8)),
+            _ => bytes[at..end]
+                .iter_mut()
+                .for_each(|byte| *byte ^= 1 << random.random_range(0..8)),
         }
     }
     bytes

@@ -33,32 +33,71 @@ impl LoadedServer {
         let path = format!("/socket.io/?EIO={version}&transport=polling");
         let (status, opening) = self.polls(Method::GET, &path, "text/plain", "").await;
         assert_eq!(status, 200, "{opening}");
-        let sid = opening.split("\"sid\":\"").nth(1).unwrap().split('"').next().unwrap();
-        Session { loaded: self, path: format!("{path}&sid={sid}") }
+        let sid = opening
+            .split("\"sid\":\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap();
+        Session {
+            loaded: self,
+            path: format!("{path}&sid={sid}"),
+        }
     }
 
     /// Returns the response of the Socket.IO path, which must not be a server error.
-    async fn polls(&self, method: Method, path: &str, kind: &str, body: impl Into<Vec<u8>>) -> (u16, String) {
-        let request = self.alice.http.request(method, format!("{}{path}", self.base)).header("content-type", kind).body(body.into());
-        let answer = tokio::time::timeout(PATIENCE, request.send()).await.expect("no answer").unwrap();
+    async fn polls(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: impl Into<Vec<u8>>,
+    ) -> (u16, String) {
+        let request = self
+            .alice
+            .http
+            .request(method, format!("{}{path}", self.base))
+            .header("content-type", kind)
+            .body(body.into());
+        let answer = tokio::time::timeout(PATIENCE, request.send())
+            .await
+            .expect("no answer")
+            .unwrap();
         let status = answer.status().as_u16();
         assert!(status < 500, "{path}: {status}");
-        (status, String::from_utf8_lossy(&answer.bytes().await.unwrap()).into_owned())
+        (
+            status,
+            String::from_utf8_lossy(&answer.bytes().await.unwrap()).into_owned(),
+        )
     }
 }
 
 impl Session<'_> {
     pub async fn sends(&self, kind: &str, payload: impl Into<Vec<u8>>) -> u16 {
-        self.loaded.polls(Method::POST, &self.path, kind, payload).await.0
+        self.loaded
+            .polls(Method::POST, &self.path, kind, payload)
+            .await
+            .0
     }
 
     pub async fn hears(&self) -> (u16, String) {
-        self.loaded.polls(Method::GET, &self.path, "text/plain", "").await
+        self.loaded
+            .polls(Method::GET, &self.path, "text/plain", "")
+            .await
     }
 
     /// Sends a heartbeat and returns the status, which is 400 when the session does not exist.
     async fn pings(&self) -> u16 {
-        self.sends("text/plain", if self.path.contains("EIO=3") { "1:2" } else { "3" }).await
+        self.sends(
+            "text/plain",
+            if self.path.contains("EIO=3") {
+                "1:2"
+            } else {
+                "3"
+            },
+        )
+        .await
     }
 
     pub fn as_websocket(&self) -> String {
@@ -71,7 +110,13 @@ async fn a_payload_whose_length_splits_a_character_does_not_keep_the_server_busy
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
     // More sessions than a machine has threads.
     let sessions: Vec<_> = join_all((0..32).map(|_| loaded.session(3))).await;
-    for status in join_all(sessions.iter().map(|session| session.sends("text/plain;charset=UTF-8", "1:😀x"))).await {
+    for status in join_all(
+        sessions
+            .iter()
+            .map(|session| session.sends("text/plain;charset=UTF-8", "1:😀x")),
+    )
+    .await
+    {
         assert_eq!(status, 400);
     }
     loaded.ends_well().await;
@@ -124,11 +169,20 @@ async fn payloads_of_version_3_that_lie_about_their_lengths_are_refused() {
         b"\x00\x01\xff\xff",
         b"\x01\x03\xff\xff\xff\xff",
     ];
-    for (kind, payloads) in [("text/plain;charset=UTF-8", &texts[..]), (BINARY, &binary), (BINARY, &texts), ("text/plain", &binary)] {
+    for (kind, payloads) in [
+        ("text/plain;charset=UTF-8", &texts[..]),
+        (BINARY, &binary),
+        (BINARY, &texts),
+        ("text/plain", &binary),
+    ] {
         for payload in payloads {
             let session = loaded.session(3).await;
             let status = session.sends(kind, *payload).await;
-            assert!(matches!(status, 200 | 400), "{}: {status}", payload.escape_ascii());
+            assert!(
+                matches!(status, 200 | 400),
+                "{}: {status}",
+                payload.escape_ascii()
+            );
             session.pings().await;
         }
     }
@@ -144,7 +198,15 @@ async fn a_client_of_version_3_is_understood(kind: Kind) {
     while !session.hears().await.1.contains(":40") {}
     let event = format!("4217[\"subscribe\",\"{}\",\"é😀\"]", loaded.room);
     // JavaScript counts UTF-16 code units: the last character has two.
-    assert_eq!(session.sends("text/plain;charset=UTF-8", format!("1:2{}:{event}1:2", event.encode_utf16().count())).await, 200);
+    assert_eq!(
+        session
+            .sends(
+                "text/plain;charset=UTF-8",
+                format!("1:2{}:{event}1:2", event.encode_utf16().count())
+            )
+            .await,
+        200
+    );
     let mut heard = String::new();
     while !heard.contains("4317[{\"success\":true}]") {
         let (status, packets) = session.hears().await;
@@ -184,14 +246,28 @@ async fn rubbish_payloads_of_version_4_are_refused() {
         for payload in payloads {
             let session = loaded.session(4).await;
             let status = session.sends(kind, payload).await;
-            assert!(matches!(status, 200 | 400), "{}: {status}", payload[..payload.len().min(20)].escape_ascii());
+            assert!(
+                matches!(status, 200 | 400),
+                "{}: {status}",
+                payload[..payload.len().min(20)].escape_ascii()
+            );
             session.sends(kind, "40").await;
         }
     }
-    for (version, too_large) in
-        [(3, format!("100000:{long}")), (4, format!("{long}4")), (3, "x".repeat(1_000_000)), (4, "x".repeat(1_000_000))]
-    {
-        assert_eq!(loaded.session(version).await.sends("text/plain", too_large).await, 413);
+    for (version, too_large) in [
+        (3, format!("100000:{long}")),
+        (4, format!("{long}4")),
+        (3, "x".repeat(1_000_000)),
+        (4, "x".repeat(1_000_000)),
+    ] {
+        assert_eq!(
+            loaded
+                .session(version)
+                .await
+                .sends("text/plain", too_large)
+                .await,
+            413
+        );
     }
     loaded.ends_well().await;
 }
@@ -227,20 +303,51 @@ async fn requests_that_belong_to_no_session_are_refused() {
     queries.push(format!("?EIO=4&transport=carrier-pigeon&sid={sid}"));
     queries.push(format!("?EIO=4&transport=websocket&sid={sid}"));
     queries.push(format!("?EIO=99&transport=polling&sid={sid}"));
-    queries.push(format!("?EIO=4&transport=polling&sid={}", sid.repeat(3_000)));
+    queries.push(format!(
+        "?EIO=4&transport=polling&sid={}",
+        sid.repeat(3_000)
+    ));
     for query in &queries {
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "BREW"] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
-            let (status, answer) = loaded.polls(method.clone(), &format!("/socket.io{query}"), "text/plain", "1:2").await;
+            let (status, answer) = loaded
+                .polls(
+                    method.clone(),
+                    &format!("/socket.io{query}"),
+                    "text/plain",
+                    "1:2",
+                )
+                .await;
             assert_eq!(status, 400, "{method} {query:.100}: {answer}");
         }
     }
     for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::HEAD] {
-        assert_eq!(loaded.polls(method, &session.path, "text/plain", "2").await.0, 400);
+        assert_eq!(
+            loaded
+                .polls(method, &session.path, "text/plain", "2")
+                .await
+                .0,
+            400
+        );
     }
     // A path that only begins like the Socket.IO path.
-    assert_eq!(loaded.polls(Method::GET, "/socket.iox/?EIO=4&transport=polling", "text/plain", "").await.0, 404);
-    assert_eq!(session.sends("text/plain", "40").await, 200, "the session is as it was");
+    assert_eq!(
+        loaded
+            .polls(
+                Method::GET,
+                "/socket.iox/?EIO=4&transport=polling",
+                "text/plain",
+                ""
+            )
+            .await
+            .0,
+        404
+    );
+    assert_eq!(
+        session.sends("text/plain", "40").await,
+        200,
+        "the session is as it was"
+    );
     loaded.ends_well().await;
 }
 
@@ -250,7 +357,8 @@ async fn two_polls_at_once_end_the_session() {
     for version in [3, 4] {
         let session = loaded.session(version).await;
         // One poll takes the queued packets, so that the next poll waits.
-        let (first, second, third) = tokio::join!(session.hears(), session.hears(), session.hears());
+        let (first, second, third) =
+            tokio::join!(session.hears(), session.hears(), session.hears());
         let mut statuses = [first.0, second.0, third.0];
         statuses.sort_unstable();
         assert!(statuses.ends_with(&[400]), "{statuses:?}");
@@ -262,7 +370,12 @@ async fn two_polls_at_once_end_the_session() {
 #[tokio::test]
 async fn an_upgrade_in_the_wrong_order_ends_its_session_and_nothing_else() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
-    let text = |packets: &[&str]| packets.iter().flat_map(|packet| frame(TEXT, packet.as_bytes())).collect::<Vec<_>>();
+    let text = |packets: &[&str]| {
+        packets
+            .iter()
+            .flat_map(|packet| frame(TEXT, packet.as_bytes()))
+            .collect::<Vec<_>>()
+    };
     let orders = [
         text(&["5"]),
         text(&["2"]),
@@ -290,7 +403,9 @@ async fn an_upgrade_in_the_wrong_order_ends_its_session_and_nothing_else() {
             while websocket.frame().await.is_some() {}
             // The connection closes a moment before the session ends.
             let gone = async { while session.pings().await == 200 {} };
-            tokio::time::timeout(PATIENCE, gone).await.unwrap_or_else(|_| panic!("the session goes on after {}", order.escape_ascii()));
+            tokio::time::timeout(PATIENCE, gone)
+                .await
+                .unwrap_or_else(|_| panic!("the session goes on after {}", order.escape_ascii()));
         }
     }
     let nobodys = format!("{WEBSOCKET}&sid=AAAAAAAAAAAAAAHs");
@@ -308,12 +423,29 @@ async fn a_second_websocket_for_a_session_is_refused() {
     let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
     let refused = async || {
         let mut second = Connection::open(&loaded.base).await;
-        second.send(format!("GET {} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n\r\n", session.as_websocket()).as_bytes()).await;
+        second
+            .send(
+                format!(
+                    "GET {} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n\r\n",
+                    session.as_websocket()
+                )
+                .as_bytes(),
+            )
+            .await;
         assert_eq!(second.reply("GET").await.unwrap().status, 400);
     };
     // While the first websocket is silent, when the upgrade is complete, and many at once.
     refused().await;
-    websocket.send(&[frame(TEXT, b"2probe"), frame(TEXT, b"5"), frame(TEXT, b"40")].concat()).await;
+    websocket
+        .send(
+            &[
+                frame(TEXT, b"2probe"),
+                frame(TEXT, b"5"),
+                frame(TEXT, b"40"),
+            ]
+            .concat(),
+        )
+        .await;
     websocket.hears("3probe").await;
     websocket.hears("40{").await;
     join_all((0..20).map(|_| refused())).await;
@@ -351,15 +483,32 @@ async fn thousands_of_random_payloads_are_survived() {
     let mut random = random();
     let event = format!("42[\"subscribe\",\"{}\"]", loaded.room);
     let valid = [
-        (3_u8, "text/plain", format!("1:2{}:{event}2:40", event.len()).into_bytes()),
+        (
+            3_u8,
+            "text/plain",
+            format!("1:2{}:{event}2:40", event.len()).into_bytes(),
+        ),
         (3, "text/plain", "6:4é😀😀6:4😀\u{301}é".into()),
-        (3, BINARY, [b"\x00\x01\xff2\x01\x03\xff\x04ab\x00\x02\xff40".as_slice()].concat()),
-        (4, "text/plain", format!("2\x1e40\x1e{event}\x1ebAAAA\x1e451-[{{\"_placeholder\":true,\"num\":0}}]").into_bytes()),
+        (
+            3,
+            BINARY,
+            [b"\x00\x01\xff2\x01\x03\xff\x04ab\x00\x02\xff40".as_slice()].concat(),
+        ),
+        (
+            4,
+            "text/plain",
+            format!("2\x1e40\x1e{event}\x1ebAAAA\x1e451-[{{\"_placeholder\":true,\"num\":0}}]")
+                .into_bytes(),
+        ),
     ];
     let attacks: Vec<_> = (0..2_000)
         .map(|_| {
             let (version, kind, payload) = one_of(&mut random, &valid);
-            let payload = if random.random_bool(0.1) { noise(&mut random, 300) } else { mutated(&mut random, payload) };
+            let payload = if random.random_bool(0.1) {
+                noise(&mut random, 300)
+            } else {
+                mutated(&mut random, payload)
+            };
             (*version, *kind, payload)
         })
         .collect();
@@ -369,7 +518,11 @@ async fn thousands_of_random_payloads_are_survived() {
             for (version, kind, payload) in attack {
                 let session = &sessions[usize::from(*version) - 3];
                 let status = session.sends(kind, payload.clone()).await;
-                assert!(matches!(status, 200 | 400), "{}: {status}", payload.escape_ascii());
+                assert!(
+                    matches!(status, 200 | 400),
+                    "{}: {status}",
+                    payload.escape_ascii()
+                );
             }
         }
     }))

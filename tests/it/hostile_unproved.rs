@@ -40,13 +40,34 @@ async fn ends(connection: &mut Connection) -> Vec<String> {
 /// Returns the id of a new polling session.
 async fn session(server: &TestServer, query: &str) -> String {
     let path = format!("/socket.io/?transport=polling&{query}");
-    let opening = server.http.get(format!("{}{path}", server.base)).send().await.unwrap().text().await.unwrap();
-    let sid = opening.split("\"sid\":\"").nth(1).unwrap().split('"').next().unwrap();
+    let opening = server
+        .http
+        .get(format!("{}{path}", server.base))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let sid = opening
+        .split("\"sid\":\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
     format!("{path}&sid={sid}")
 }
 
 async fn sends(server: &TestServer, session: &str, payload: impl Into<String>) -> u16 {
-    server.request(Method::POST, session).body(payload.into()).send().await.unwrap().status().as_u16()
+    server
+        .request(Method::POST, session)
+        .body(payload.into())
+        .send()
+        .await
+        .unwrap()
+        .status()
+        .as_u16()
 }
 
 async fn polls(server: &TestServer, session: &str) -> (u16, String) {
@@ -59,11 +80,23 @@ async fn a_websocket_of_version_3_without_a_token_is_told_so_and_closed() {
     let server = TestServer::secure(Kind::Sqlite).await;
     let mut connection = Connection::websocket(&server.base, WEBSOCKET_3).await;
     let heard = ends(&mut connection).await;
-    assert!(heard.iter().any(|packet| packet.starts_with("44") && packet.contains("No access token provided")), "{heard:?}");
+    assert!(
+        heard
+            .iter()
+            .any(|packet| packet.starts_with("44") && packet.contains("No access token provided")),
+        "{heard:?}"
+    );
     let polling = session(&server, "EIO=3").await;
-    assert!(polls(&server, &polling).await.1.contains("No access token provided"));
+    assert!(
+        polls(&server, &polling)
+            .await
+            .1
+            .contains("No access token provided")
+    );
     let gone = async { while polls(&server, &polling).await.0 == 200 {} };
-    tokio::time::timeout(PATIENCE, gone).await.expect("the session goes on");
+    tokio::time::timeout(PATIENCE, gone)
+        .await
+        .expect("the session goes on");
 }
 
 #[tokio::test]
@@ -71,7 +104,8 @@ async fn a_connection_without_a_connected_socket_is_closed_after_ten_seconds() {
     let server = TestServer::secure(Kind::Sqlite).await;
     let alice = server.member("alice").await;
     let mut left = Connection::websocket(&server.base, WEBSOCKET).await;
-    left.send(&text(&format!("40{}", json!({ "token": alice.token })))).await;
+    left.send(&text(&format!("40{}", json!({ "token": alice.token }))))
+        .await;
     left.hears("40{").await;
     left.send(&text("41")).await;
     let mut refused = Connection::websocket(&server.base, WEBSOCKET).await;
@@ -79,9 +113,21 @@ async fn a_connection_without_a_connected_socket_is_closed_after_ten_seconds() {
     let mut silent = Connection::websocket(&server.base, WEBSOCKET).await;
     let polling = session(&server, "EIO=4").await;
     let waits = async { while polls(&server, &polling).await.0 == 200 {} };
-    let all = async { tokio::join!(ends(&mut left), ends(&mut refused), ends(&mut silent), waits) };
-    tokio::time::timeout(PATIENCE, all).await.expect("a connection goes on");
-    Socket::signed_in(&alice).await.succeeds("identity", json!([alice.id])).await;
+    let all = async {
+        tokio::join!(
+            ends(&mut left),
+            ends(&mut refused),
+            ends(&mut silent),
+            waits
+        )
+    };
+    tokio::time::timeout(PATIENCE, all)
+        .await
+        .expect("a connection goes on");
+    Socket::signed_in(&alice)
+        .await
+        .succeeds("identity", json!([alice.id]))
+        .await;
 }
 
 #[rstest]
@@ -103,7 +149,10 @@ async fn who_has_proved_nothing_may_send_next_to_nothing(#[case] frames: Vec<Vec
     let begun = Instant::now();
     connection.send(&frames.concat()).await;
     let heard = ends(&mut connection).await;
-    assert!(begun.elapsed() < Duration::from_secs(9), "it was closed for its silence");
+    assert!(
+        begun.elapsed() < Duration::from_secs(9),
+        "it was closed for its silence"
+    );
     let said: usize = heard.iter().map(String::len).sum();
     assert!(said < 4_000, "{said} bytes: {heard:?}");
 }
@@ -113,7 +162,13 @@ async fn who_has_proved_nothing_may_send_next_to_nothing(#[case] frames: Vec<Vec
 async fn who_has_proved_nothing_may_post_next_to_nothing_to_a_session(#[values(3, 4)] version: u8) {
     let server = TestServer::secure(Kind::Sqlite).await;
     let alice = server.member("alice").await;
-    let framed = |packet: &str| if version == 3 { format!("{}:{packet}", packet.len()) } else { packet.to_owned() };
+    let framed = |packet: &str| {
+        if version == 3 {
+            format!("{}:{packet}", packet.len())
+        } else {
+            packet.to_owned()
+        }
+    };
     let payloads = [
         framed(&format!("40/{},", "x".repeat(99_000))),
         framed(&format!("40/{},", "x".repeat(1_000))),
@@ -137,7 +192,10 @@ async fn who_has_proved_nothing_may_post_next_to_nothing_to_a_session(#[values(3
                 break;
             }
         }
-        assert!(is_connected || answered <= 16, "{answered} times: {payload:.30}");
+        assert!(
+            is_connected || answered <= 16,
+            "{answered} times: {payload:.30}"
+        );
         if is_connected {
             // The server stores nothing of what was sent, and answers hardly any of it.
             sends(&server, &session, framed("420[\"identity\",5]")).await;
@@ -152,7 +210,9 @@ async fn who_has_proved_nothing_may_post_next_to_nothing_to_a_session(#[values(3
             assert!(heard < 10_000, "{heard} bytes: {payload:.30}");
         } else {
             let gone = async { while polls(&server, &session).await.0 == 200 {} };
-            tokio::time::timeout(PATIENCE, gone).await.expect("the session goes on");
+            tokio::time::timeout(PATIENCE, gone)
+                .await
+                .expect("the session goes on");
         }
     }
 }
@@ -161,13 +221,18 @@ async fn who_has_proved_nothing_may_post_next_to_nothing_to_a_session(#[values(3
 #[tokio::test]
 async fn attachments_are_never_kept(#[values(WEBSOCKET, WEBSOCKET_3)] path: &str) {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
-    let mut connections = join_all((0..10).map(|_| Connection::websocket(&loaded.base, path))).await;
+    let mut connections =
+        join_all((0..10).map(|_| Connection::websocket(&loaded.base, path))).await;
     join_all(connections.iter_mut().map(async |connection| {
         if path == WEBSOCKET {
             connection.send(&text("40")).await;
         }
         connection.hears("40").await;
-        connection.send(&text("4510000-7[\"identity\",{\"_placeholder\":true,\"num\":0}]")).await;
+        connection
+            .send(&text(
+                "4510000-7[\"identity\",{\"_placeholder\":true,\"num\":0}]",
+            ))
+            .await;
         connection.hears("437[").await;
         let data = frame(BINARY, &vec![4; 90_000]);
         for _ in 0..50 {
@@ -183,7 +248,8 @@ async fn attachments_are_never_kept(#[values(WEBSOCKET, WEBSOCKET_3)] path: &str
 
 #[tokio::test]
 async fn connecting_and_leaving_in_a_loop_counts_as_events() {
-    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__EVENTS_PER_MINUTE", "5")]).await;
+    let server =
+        TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__EVENTS_PER_MINUTE", "5")]).await;
     let alice = server.member("alice").await;
     let connect = text(&format!("40{}", json!({ "token": alice.token })));
     let mut connection = Connection::websocket(&server.base, WEBSOCKET).await;
@@ -207,11 +273,20 @@ async fn connecting_and_leaving_in_a_loop_counts_as_events() {
 
 #[tokio::test]
 async fn packets_that_are_refused_count_as_events() {
-    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__EVENTS_PER_MINUTE", "5")]).await;
+    let server =
+        TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__EVENTS_PER_MINUTE", "5")]).await;
     let alice = server.member("alice").await;
-    for packet in ["431[]", "461-1[]", "42/nowhere,[\"x\"]", "40/nowhere,", "40"] {
+    for packet in [
+        "431[]",
+        "461-1[]",
+        "42/nowhere,[\"x\"]",
+        "40/nowhere,",
+        "40",
+    ] {
         let mut connection = Connection::websocket(&server.base, WEBSOCKET).await;
-        connection.send(&text(&format!("40{}", json!({ "token": alice.token })))).await;
+        connection
+            .send(&text(&format!("40{}", json!({ "token": alice.token }))))
+            .await;
         connection.hears("40{").await;
         connection.send(&text(packet).repeat(20)).await;
         ends(&mut connection).await;
@@ -235,7 +310,8 @@ async fn an_ended_session_closes_the_transport_as_well() {
     let ended: Member = server.session_of("alice").await;
     let mut connections = Vec::new();
     for path in [WEBSOCKET, WEBSOCKET_3] {
-        let mut connection = Connection::websocket(&server.base, &format!("{path}&token={}", ended.token)).await;
+        let mut connection =
+            Connection::websocket(&server.base, &format!("{path}&token={}", ended.token)).await;
         if path == WEBSOCKET {
             connection.send(&text("40")).await;
         }
@@ -251,20 +327,36 @@ async fn an_ended_session_closes_the_transport_as_well() {
     }
     assert!(polls(&server, &polling).await.1.contains("41"));
     let gone = async { while polls(&server, &polling).await.0 == 200 {} };
-    tokio::time::timeout(PATIENCE, gone).await.expect("the session of polling goes on");
-    Socket::signed_in(&alice).await.succeeds("identity", json!([alice.id])).await;
+    tokio::time::timeout(PATIENCE, gone)
+        .await
+        .expect("the session of polling goes on");
+    Socket::signed_in(&alice)
+        .await
+        .succeeds("identity", json!([alice.id]))
+        .await;
 }
 
 #[tokio::test]
 async fn one_address_opens_only_so_many_connections_at_once() {
-    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__UNCONNECTED_PER_ADDRESS", "2")]).await;
+    let server = TestServer::secure_with(
+        Kind::Sqlite,
+        &[("CAUSERIE_LIMITS__UNCONNECTED_PER_ADDRESS", "2")],
+    )
+    .await;
     let alice = server.member("alice").await;
     // Connected sockets do not count against the limit.
     let mut sockets = Vec::new();
     for _ in 0..4 {
-        sockets.push(Socket::with(&server.base, &Shown::Auth(json!({ "token": alice.token }))).await.unwrap());
+        sockets.push(
+            Socket::with(&server.base, &Shown::Auth(json!({ "token": alice.token })))
+                .await
+                .unwrap(),
+        );
     }
-    let _silent = [Connection::websocket(&server.base, WEBSOCKET).await, Connection::websocket(&server.base, WEBSOCKET).await];
+    let _silent = [
+        Connection::websocket(&server.base, WEBSOCKET).await,
+        Connection::websocket(&server.base, WEBSOCKET).await,
+    ];
     let mut third = Connection::open(&server.base).await;
     third.asks_for_websocket(WEBSOCKET).await;
     assert_eq!(third.reply("GET").await.unwrap().status, 429);
@@ -282,16 +374,24 @@ async fn only_a_request_for_a_websocket_is_upgraded() {
         (format!("{version}{key}"), 400),
         (format!("connection: upgrade\r\n{version}{key}"), 400),
         (format!("upgrade: websocket\r\n{version}{key}"), 400),
-        (format!("connection: upgrade\r\nupgrade: h2c\r\n{version}{key}"), 400),
+        (
+            format!("connection: upgrade\r\nupgrade: h2c\r\n{version}{key}"),
+            400,
+        ),
         (format!("{upgrade}{key}"), 426),
         (format!("{upgrade}sec-websocket-version: 8\r\n{key}"), 426),
         (format!("{upgrade}{version}"), 400),
         (format!("{upgrade}{version}sec-websocket-key: x\r\n"), 400),
-        (format!("{upgrade}{version}sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ\r\n"), 400),
+        (
+            format!("{upgrade}{version}sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ\r\n"),
+            400,
+        ),
     ] {
         for query in [WEBSOCKET, "/socket.io/?EIO=4&transport=websocket=x"] {
             let mut connection = Connection::open(&server.base).await;
-            connection.send(format!("GET {query} HTTP/1.1\r\nhost: x\r\n{headers}\r\n").as_bytes()).await;
+            connection
+                .send(format!("GET {query} HTTP/1.1\r\nhost: x\r\n{headers}\r\n").as_bytes())
+                .await;
             let reply = connection.reply("GET").await.unwrap();
             assert_eq!(reply.status, status, "{headers}: {reply:?}");
             if status == 426 {
@@ -300,20 +400,36 @@ async fn only_a_request_for_a_websocket_is_upgraded() {
         }
     }
     let mut connection = Connection::open(&server.base).await;
-    connection.send(format!("GET {WEBSOCKET} HTTP/1.0\r\n{upgrade}{version}{key}\r\n").as_bytes()).await;
+    connection
+        .send(format!("GET {WEBSOCKET} HTTP/1.0\r\n{upgrade}{version}{key}\r\n").as_bytes())
+        .await;
     assert_eq!(connection.reply("GET").await.unwrap().status, 400);
 }
 
 #[tokio::test]
 async fn refusals_of_one_address_are_counted_in_the_log() {
     let folder = TempDir::new().unwrap();
-    let settings = [("CAUSERIE_LOG", "info,causerie::http::observe=off"), ("CAUSERIE_DATABASE", "sqlite:c.db")];
+    let settings = [
+        ("CAUSERIE_LOG", "info,causerie::http::observe=off"),
+        ("CAUSERIE_DATABASE", "sqlite:c.db"),
+    ];
     let program = Program::start(folder.path(), &[&SECURE[..], &settings].concat());
     let http = reqwest::Client::new();
     let refused = async || {
-        http.get(format!("{}/room", program.base)).header("authorization", "Bearer x").send().await.unwrap();
-        http.post(format!("{}/users", program.base)).json(&registration("sue", "support")).send().await.unwrap();
-        _ = Socket::with(&program.base, &Shown::Auth(json!({ "token": "x" }))).await.err().unwrap();
+        http.get(format!("{}/room", program.base))
+            .header("authorization", "Bearer x")
+            .send()
+            .await
+            .unwrap();
+        http.post(format!("{}/users", program.base))
+            .json(&registration("sue", "support"))
+            .send()
+            .await
+            .unwrap();
+        _ = Socket::with(&program.base, &Shown::Auth(json!({ "token": "x" })))
+            .await
+            .err()
+            .unwrap();
     };
     for _ in 0..100 {
         refused().await;
@@ -334,8 +450,18 @@ async fn refusals_of_one_address_are_counted_in_the_log() {
 async fn websockets_leave_file_descriptors_for_health_and_rest() {
     let folder = TempDir::new().unwrap();
     let mut command = std::process::Command::new("sh");
-    command.args(["-c", "ulimit -n 256 && exec \"$0\"", env!("CARGO_BIN_EXE_causerie")]).current_dir(folder.path());
-    let program = Program::started_by(command.stdin(Stdio::null()), folder.path(), &[("CAUSERIE_DATABASE", "sqlite:c.db")]);
+    command
+        .args([
+            "-c",
+            "ulimit -n 256 && exec \"$0\"",
+            env!("CARGO_BIN_EXE_causerie"),
+        ])
+        .current_dir(folder.path());
+    let program = Program::started_by(
+        command.stdin(Stdio::null()),
+        folder.path(),
+        &[("CAUSERIE_DATABASE", "sqlite:c.db")],
+    );
     let mut open = Vec::new();
     let mut refused = 0;
     for _ in 0..300 {
@@ -347,8 +473,19 @@ async fn websockets_leave_file_descriptors_for_health_and_rest() {
             Some(status) => panic!("{status}"),
         }
     }
-    assert!(refused > 100 && open.len() > 30, "{refused} refused, {} open", open.len());
+    assert!(
+        refused > 100 && open.len() > 30,
+        "{refused} refused, {} open",
+        open.len()
+    );
     for path in ["/health", "/ready", "/users"] {
-        assert_eq!(reqwest::get(format!("{}{path}", program.base)).await.unwrap().status(), 200, "{path}");
+        assert_eq!(
+            reqwest::get(format!("{}{path}", program.base))
+                .await
+                .unwrap()
+                .status(),
+            200,
+            "{path}"
+        );
     }
 }

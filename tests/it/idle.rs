@@ -12,7 +12,10 @@ const HEADER: &str = "CAUSERIE_HTTP__HEADER_TIMEOUT_MS";
 const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
 
 async fn answered(connection: &mut Connection) -> bool {
-    connection.reply("GET").await.is_some_and(|reply| reply.status == 200)
+    connection
+        .reply("GET")
+        .await
+        .is_some_and(|reply| reply.status == 200)
 }
 
 #[tokio::test]
@@ -41,7 +44,11 @@ async fn a_connection_ends_when_nothing_comes_for_too_long() {
     assert!(answered(&mut idle).await);
     let since = Instant::now();
     assert!(idle.reply("GET").await.is_none());
-    assert!(since.elapsed() >= Duration::from_millis(90), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() >= Duration::from_millis(90),
+        "{:?}",
+        since.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -57,7 +64,8 @@ async fn a_request_that_has_begun_is_answered_when_the_idle_time_is_over_meanwhi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_the_border_of_the_idle_time_a_request_is_answered_or_the_connection_was_closed_before() {
+async fn at_the_border_of_the_idle_time_a_request_is_answered_or_the_connection_was_closed_before()
+{
     const TRIES: u64 = 300;
     let server = TestServer::with(Kind::Sqlite, &[(KEEP_ALIVE, "2000")]).await;
     let (mut answers, mut closed, mut lost) = (0, 0, 0);
@@ -82,23 +90,62 @@ async fn at_the_border_of_the_idle_time_a_request_is_answered_or_the_connection_
     }
     // A client may check just before the server closes the connection and send just after, so a few
     // requests may be lost.
-    assert!(answers > 0 && lost <= TRIES / 50, "{answers} answered, {closed} closed before, {lost} lost");
+    assert!(
+        answers > 0 && lost <= TRIES / 50,
+        "{answers} answered, {closed} closed before, {lost} lost"
+    );
 }
 
 #[tokio::test]
 async fn neither_a_slow_answer_nor_a_websocket_counts_as_idle() {
-    let settings = [(KEEP_ALIVE, "100"), (HEADER, "100"), ("CAUSERIE_SOCKET__PING_INTERVAL_MS", "60000")];
+    let settings = [
+        (KEEP_ALIVE, "100"),
+        (HEADER, "100"),
+        ("CAUSERIE_SOCKET__PING_INTERVAL_MS", "60000"),
+    ];
     let server = TestServer::with(Kind::Sqlite, &settings).await;
-    let mut socket = Connection::websocket(&server.base, "/socket.io/?EIO=4&transport=websocket").await;
+    let mut socket =
+        Connection::websocket(&server.base, "/socket.io/?EIO=4&transport=websocket").await;
     assert!(socket.frame().await.is_some(), "the handshake");
     // The poll is answered when there is a packet to send, which is after the idle timeout.
-    let text = server.http.get(format!("{}/socket.io/?EIO=4&transport=polling", server.base)).send().await.unwrap().text().await.unwrap();
-    let sid = serde_json::from_str::<serde_json::Value>(&text[1..]).unwrap()["sid"].as_str().unwrap().to_owned();
+    let text = server
+        .http
+        .get(format!(
+            "{}/socket.io/?EIO=4&transport=polling",
+            server.base
+        ))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let sid = serde_json::from_str::<serde_json::Value>(&text[1..]).unwrap()["sid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let mut poll = Connection::open(&server.base).await;
-    poll.send(format!("GET /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await;
+    poll.send(
+        format!("GET /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: x\r\n\r\n")
+            .as_bytes(),
+    )
+    .await;
     sleep(Duration::from_millis(500)).await;
-    let url = format!("{}/socket.io/?EIO=4&transport=polling&sid={sid}", server.base);
-    assert_eq!(server.http.post(url).body("40").send().await.unwrap().status(), 200);
+    let url = format!(
+        "{}/socket.io/?EIO=4&transport=polling&sid={sid}",
+        server.base
+    );
+    assert_eq!(
+        server
+            .http
+            .post(url)
+            .body("40")
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
     assert!(answered(&mut poll).await);
     assert!(socket.send(&crate::raw::frame(0x81, b"40")).await);
     socket.hears("40").await;

@@ -54,7 +54,8 @@ fn packets(alice: &Person, room: &str, mode: Mode, way: Way) -> Vec<String> {
     if matches!(mode, Mode::Open) {
         packets.push(format!("42{}", json!(["identity", alice.id])));
     }
-    let message = |n: usize| json!(["send message", { "chatRoomId": room, "messageText": n.to_string() }]);
+    let message =
+        |n: usize| json!(["send message", { "chatRoomId": room, "messageText": n.to_string() }]);
     packets.extend((0..MESSAGES).map(|n| format!("42{}", message(n))));
     match way {
         Way::Disconnect => packets.push("41".into()),
@@ -73,7 +74,11 @@ async fn are_posted(alice: &Person, room: &str) {
             return;
         }
         assert!(all.starts_with(&posted), "not in order: {posted:?}");
-        assert!(Instant::now() < deadline, "only {} of them were posted", posted.len());
+        assert!(
+            Instant::now() < deadline,
+            "only {} of them were posted",
+            posted.len()
+        );
     }
 }
 
@@ -86,14 +91,22 @@ async fn what_was_sent_before_a_websocket_ended_is_done(
     let (server, alice, bob) = two_in(mode, kind).await;
     for version in [3, 4] {
         for way in [Way::Disconnect, Way::Close, Way::Gone] {
-            let room = alice.named_room(&format!("{version} {way:?}"), &[&bob]).await;
-            let path = format!("/socket.io/?EIO={version}&transport=websocket&token={}", alice.token);
+            let room = alice
+                .named_room(&format!("{version} {way:?}"), &[&bob])
+                .await;
+            let path = format!(
+                "/socket.io/?EIO={version}&transport=websocket&token={}",
+                alice.token
+            );
             let mut connection = Connection::websocket(&server.base, &path).await;
             if version == 4 {
                 connection.send(&frame(TEXT, b"40")).await;
             }
             connection.hears("40").await;
-            let frames = packets(&alice, &room, mode, way).iter().flat_map(|packet| frame(TEXT, packet.as_bytes())).collect::<Vec<_>>();
+            let frames = packets(&alice, &room, mode, way)
+                .iter()
+                .flat_map(|packet| frame(TEXT, packet.as_bytes()))
+                .collect::<Vec<_>>();
             connection.send(&frames).await;
             if matches!(way, Way::Gone) {
                 connection.finish().await;
@@ -112,18 +125,43 @@ async fn what_was_sent_before_a_session_of_polling_ended_is_done(
     let (server, alice, bob) = two_in(mode, kind).await;
     for version in [3, 4] {
         for way in [Way::Disconnect, Way::Close] {
-            let room = alice.named_room(&format!("{version} {way:?}"), &[&bob]).await;
-            let path = format!("/socket.io/?EIO={version}&transport=polling&token={}", alice.token);
-            let opening = server.http.get(format!("{}{path}", server.base)).send().await.unwrap().text().await.unwrap();
-            let sid = opening.split("\"sid\":\"").nth(1).unwrap().split('"').next().unwrap();
+            let room = alice
+                .named_room(&format!("{version} {way:?}"), &[&bob])
+                .await;
+            let path = format!(
+                "/socket.io/?EIO={version}&transport=polling&token={}",
+                alice.token
+            );
+            let opening = server
+                .http
+                .get(format!("{}{path}", server.base))
+                .send()
+                .await
+                .unwrap()
+                .text()
+                .await
+                .unwrap();
+            let sid = opening
+                .split("\"sid\":\"")
+                .nth(1)
+                .unwrap()
+                .split('"')
+                .next()
+                .unwrap();
             let sends = async |packets: &[String]| {
                 let payload = match version {
-                    3 => {
-                        packets.iter().map(|packet| [&packet.encode_utf16().count().to_string(), ":", packet].concat()).collect::<String>()
-                    }
+                    3 => packets
+                        .iter()
+                        .map(|packet| {
+                            [&packet.encode_utf16().count().to_string(), ":", packet].concat()
+                        })
+                        .collect::<String>(),
                     _ => packets.join("\x1e"),
                 };
-                let request = server.http.request(Method::POST, format!("{}{path}&sid={sid}", server.base)).body(payload);
+                let request = server
+                    .http
+                    .request(Method::POST, format!("{}{path}&sid={sid}", server.base))
+                    .body(payload);
                 assert_eq!(request.send().await.unwrap().status(), 200);
             };
             if version == 4 {
@@ -131,7 +169,15 @@ async fn what_was_sent_before_a_session_of_polling_ended_is_done(
             }
             let mut heard = String::new();
             while !heard.contains("40") {
-                heard = server.http.get(format!("{}{path}&sid={sid}", server.base)).send().await.unwrap().text().await.unwrap();
+                heard = server
+                    .http
+                    .get(format!("{}{path}&sid={sid}", server.base))
+                    .send()
+                    .await
+                    .unwrap()
+                    .text()
+                    .await
+                    .unwrap();
             }
             sends(&packets(&alice, &room, mode, way)).await;
             are_posted(&alice, &room).await;
@@ -143,11 +189,19 @@ async fn what_was_sent_before_a_session_of_polling_ended_is_done(
 async fn what_was_sent_before_the_server_was_asked_to_stop_is_done() {
     let mut server = TestServer::start(Kind::Sqlite).await;
     let (alice, _, room) = server.two_in_a_room().await;
-    let mut connection = Connection::websocket(&server.base, "/socket.io/?EIO=3&transport=websocket").await;
+    let mut connection =
+        Connection::websocket(&server.base, "/socket.io/?EIO=3&transport=websocket").await;
     connection.hears("40").await;
     let mut packets = packets(&alice, &room, Mode::Open, Way::Gone);
     packets[0] = packets[0].replacen("42", "420", 1);
-    connection.send(&packets.iter().flat_map(|packet| frame(TEXT, packet.as_bytes())).collect::<Vec<_>>()).await;
+    connection
+        .send(
+            &packets
+                .iter()
+                .flat_map(|packet| frame(TEXT, packet.as_bytes()))
+                .collect::<Vec<_>>(),
+        )
+        .await;
     // All packets arrived at once.
     connection.hears("430[").await;
     server.restart().await;

@@ -11,7 +11,12 @@ use crate::{harness::TestServer, people::Answer};
 use rstest_reuse::apply;
 
 async fn with_header(server: &TestServer, header: &str) -> Answer {
-    Answer::of(server.request(Method::GET, "/room").header("authorization", header)).await
+    Answer::of(
+        server
+            .request(Method::GET, "/room")
+            .header("authorization", header),
+    )
+    .await
 }
 
 #[apply(each_store)]
@@ -20,8 +25,12 @@ async fn a_token_opens_the_room_routes_whatever_the_schemes_name(kind: Kind) {
     let server = TestServer::start(kind).await;
     let alice = server.person("Alice").await;
     for scheme in ["Bearer", "JWT", "anything"] {
-        with_header(&server, &format!("{scheme} {}", alice.token)).await.ok();
-        with_header(&server, &format!("{scheme} {} more", alice.token)).await.ok();
+        with_header(&server, &format!("{scheme} {}", alice.token))
+            .await
+            .ok();
+        with_header(&server, &format!("{scheme} {} more", alice.token))
+            .await
+            .ok();
     }
 }
 
@@ -32,8 +41,13 @@ async fn whoever_has_no_valid_token_is_told_why(kind: Kind) {
     let alice = server.person("Alice").await;
     let other = TestServer::start(kind).await;
     let stranger = other.person("Stranger").await;
-    server.get("/room").await.refused(400, "No access token provided");
-    with_header(&server, "").await.refused(400, "No access token provided");
+    server
+        .get("/room")
+        .await
+        .refused(400, "No access token provided");
+    with_header(&server, "")
+        .await
+        .refused(400, "No access token provided");
     let (signed, signature) = alice.token.rsplit_once('.').unwrap();
     let unsigned = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
     let claims = signed.split_once('.').unwrap().1;
@@ -47,7 +61,10 @@ async fn whoever_has_no_valid_token_is_told_why(kind: Kind) {
         (format!("Bearer {}", stranger.token), "invalid signature"),
         (format!("Bearer {signed}x.{signature}"), "invalid signature"),
         (format!("Bearer {signed}."), "jwt signature is required"),
-        (format!("Bearer {unsigned}.{claims}."), "jwt signature is required"),
+        (
+            format!("Bearer {unsigned}.{claims}."),
+            "jwt signature is required",
+        ),
     ] {
         with_header(&server, &header).await.refused(401, message);
     }
@@ -91,11 +108,20 @@ async fn the_key_can_be_changed_without_logging_anybody_out(kind: Kind) {
     let mut alice = server.person("Alice").await;
     for (settings, valid) in [
         (vec![(KEY, second.clone()), (FORMER, first.clone())], true),
-        (vec![(KEY, third.clone()), (FORMER, [second.as_str(), &first].join(","))], true),
+        (
+            vec![
+                (KEY, third.clone()),
+                (FORMER, [second.as_str(), &first].join(",")),
+            ],
+            true,
+        ),
         (vec![(KEY, third), (FORMER, second)], false),
     ] {
         server.stop().await;
-        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
         server = TestServer::on(database.again(), &settings).await;
         alice.base.clone_from(&server.base);
         if valid {
@@ -110,22 +136,32 @@ async fn the_key_can_be_changed_without_logging_anybody_out(kind: Kind) {
 #[tokio::test]
 async fn nobody_logs_in_as_nobody(kind: Kind) {
     let server = TestServer::start(kind).await;
-    for id in ["nope", "0199d1f0c0de7aaa8bbbccccddddeeee", "..%2f..%2fetc", "%00"] {
-        Answer::of(server.request(Method::POST, &format!("/login/{id}"))).await.refused(400, "No user with this id found");
+    for id in [
+        "nope",
+        "0199d1f0c0de7aaa8bbbccccddddeeee",
+        "..%2f..%2fetc",
+        "%00",
+    ] {
+        Answer::of(server.request(Method::POST, &format!("/login/{id}")))
+            .await
+            .refused(400, "No user with this id found");
     }
 }
 
 /// Decodes base64url without padding (RFC 4648, section 5).
 fn decode_base64url(text: &str) -> Vec<u8> {
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let bits = text.bytes().fold((Vec::new(), 0_u32, 0), |(mut bytes, buffer, count), letter| {
-        let value = alphabet.iter().position(|known| *known == letter).unwrap();
-        let (buffer, count) = ((buffer << 6) | u32::try_from(value).unwrap(), count + 6);
-        if count < 8 {
-            return (bytes, buffer, count);
-        }
-        bytes.push(u8::try_from((buffer >> (count - 8)) & 0xff).unwrap());
-        (bytes, buffer, count - 8)
-    });
+    let bits = text.bytes().fold(
+        (Vec::new(), 0_u32, 0),
+        |(mut bytes, buffer, count), letter| {
+            let value = alphabet.iter().position(|known| *known == letter).unwrap();
+            let (buffer, count) = ((buffer << 6) | u32::try_from(value).unwrap(), count + 6);
+            if count < 8 {
+                return (bytes, buffer, count);
+            }
+            bytes.push(u8::try_from((buffer >> (count - 8)) & 0xff).unwrap());
+            (bytes, buffer, count - 8)
+        },
+    );
     bits.0
 }

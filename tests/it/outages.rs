@@ -49,15 +49,27 @@ impl Load {
             let partner = somebody(&program.base, &format!("Partner {n}")).await;
             rooms.push(alice.room_with(&[&partner]).await);
         }
-        let mut load =
-            Self { alice, rooms, acknowledged: Arc::default(), refused: Arc::default(), over: Arc::default(), posters: Vec::new() };
-        load.posters = (0..POSTERS).map(|poster| tokio::spawn(load.post_on(poster))).collect();
+        let mut load = Self {
+            alice,
+            rooms,
+            acknowledged: Arc::default(),
+            refused: Arc::default(),
+            over: Arc::default(),
+            posters: Vec::new(),
+        };
+        load.posters = (0..POSTERS)
+            .map(|poster| tokio::spawn(load.post_on(poster)))
+            .collect();
         load
     }
 
     fn post_on(&self, poster: usize) -> impl Future<Output = ()> + use<> {
         let (alice, room) = (self.alice.clone(), self.rooms[poster % ROOMS].clone());
-        let (acknowledged, refused, over) = (Arc::clone(&self.acknowledged), Arc::clone(&self.refused), Arc::clone(&self.over));
+        let (acknowledged, refused, over) = (
+            Arc::clone(&self.acknowledged),
+            Arc::clone(&self.refused),
+            Arc::clone(&self.over),
+        );
         async move {
             for n in 0.. {
                 if over.load(Ordering::Relaxed) {
@@ -67,13 +79,23 @@ impl Load {
                 let asked = Instant::now();
                 let answer = alice.posts(&room, &text).await;
                 // The margin covers a response that is sent when the timeout expires.
-                assert!(asked.elapsed() < TIME_LIMIT + Duration::from_secs(2), "{answer:?}");
+                assert!(
+                    asked.elapsed() < TIME_LIMIT + Duration::from_secs(2),
+                    "{answer:?}"
+                );
                 if answer.status == 200 {
                     let seq = answer.body["post"]["seq"].as_u64().unwrap();
-                    acknowledged.lock().unwrap().insert(text, (room.clone(), seq));
+                    acknowledged
+                        .lock()
+                        .unwrap()
+                        .insert(text, (room.clone(), seq));
                 } else {
                     assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
-                    assert_eq!((answer.status, &answer.body["success"]), (503, &json!(false)), "{answer:?}");
+                    assert_eq!(
+                        (answer.status, &answer.body["success"]),
+                        (503, &json!(false)),
+                        "{answer:?}"
+                    );
                     refused.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -89,7 +111,10 @@ impl Load {
         let wanted = self.acknowledged() + posts;
         let deadline = Instant::now() + 3 * PATIENCE;
         while self.acknowledged() < wanted {
-            assert!(Instant::now() < deadline, "the posts are not getting anywhere");
+            assert!(
+                Instant::now() < deadline,
+                "the posts are not getting anywhere"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -114,8 +139,15 @@ impl Load {
 /// Returns the exit code of the program's `--health` for this server, as the health check of a
 /// container runs it.
 fn health_of(program: &Program) -> Option<i32> {
-    let (folder, address) = (TempDir::new().unwrap(), program.base.strip_prefix("http://").unwrap());
-    let output = Program::command(folder.path()).arg("--health").env("CAUSERIE_LISTEN", address).output().unwrap();
+    let (folder, address) = (
+        TempDir::new().unwrap(),
+        program.base.strip_prefix("http://").unwrap(),
+    );
+    let output = Program::command(folder.path())
+        .arg("--health")
+        .env("CAUSERIE_LISTEN", address)
+        .output()
+        .unwrap();
     assert_eq!(output.stderr.is_empty(), output.status.success());
     output.status.code()
 }
@@ -131,10 +163,18 @@ enum Away {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_seconds_without_the_database_are_survived(#[values(Away::Frozen, Away::Killed)] away: Away) {
+async fn ten_seconds_without_the_database_are_survived(
+    #[values(Away::Frozen, Away::Killed)] away: Away,
+) {
     let mut mongod = Mongod::start(&[]);
     let folder = TempDir::new().unwrap();
-    let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", &format!("mongodb://{}/chat", mongod.host()))]);
+    let program = Program::start(
+        folder.path(),
+        &[(
+            "CAUSERIE_DATABASE",
+            &format!("mongodb://{}/chat", mongod.host()),
+        )],
+    );
     let load = Load::on(&program).await;
     assert_eq!(health_of(&program), Some(0));
     let quiet = load.alice.room_with(&[]).await;
@@ -151,10 +191,18 @@ async fn ten_seconds_without_the_database_are_survived(#[values(Away::Frozen, Aw
             let asked = Instant::now();
             let answer = Answer::of(load.alice.request(Method::GET, path)).await;
             assert!(asked.elapsed() < TIME_LIMIT, "{path}: {answer:?}");
-            assert!(answer.headers.contains_key("retry-after"), "{path}: {answer:?}");
-            answer.refused(503, "The service is not available right now, please try again");
+            assert!(
+                answer.headers.contains_key("retry-after"),
+                "{path}: {answer:?}"
+            );
+            answer.refused(
+                503,
+                "The service is not available right now, please try again",
+            );
         }
-        Answer::of(load.alice.request(Method::GET, "/health")).await.ok();
+        Answer::of(load.alice.request(Method::GET, "/health"))
+            .await
+            .ok();
     }
     assert_eq!(health_of(&program), Some(1));
     assert!(load.refused.load(Ordering::Relaxed) > 0);
@@ -165,7 +213,11 @@ async fn ten_seconds_without_the_database_are_survived(#[values(Away::Frozen, Aw
 
     load.goes_on(200).await;
     let post = load.alice.posts(&quiet, "back again").await.ok()["post"].clone();
-    assert_eq!(socket.hears_post().await, post, "the socket stayed connected");
+    assert_eq!(
+        socket.hears_post().await,
+        post,
+        "the socket stayed connected"
+    );
     load.ends_well().await;
     program.signal("TERM");
     assert!(program.ended().await.success());

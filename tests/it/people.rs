@@ -24,8 +24,13 @@ impl Answer {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let text = response.text().await.unwrap();
-        let body = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status} without a JSON body: {text:?}"));
-        Self { status: status.as_u16(), headers, body }
+        let body = serde_json::from_str(&text)
+            .unwrap_or_else(|_| panic!("{status} without a JSON body: {text:?}"));
+        Self {
+            status: status.as_u16(),
+            headers,
+            body,
+        }
     }
 
     /// Checks that the status is 200 and returns the body.
@@ -39,14 +44,22 @@ impl Answer {
     /// Checks the status and message of an error and returns the body.
     #[track_caller]
     pub fn refused(self, status: u16, message: &str) -> Value {
-        assert_eq!((self.status, &self.body["message"]), (status, &json!(message)), "{}", self.body);
+        assert_eq!(
+            (self.status, &self.body["message"]),
+            (status, &json!(message)),
+            "{}",
+            self.body
+        );
         assert_eq!(self.body["success"], false);
         self.body
     }
 
     /// Checks that validation failed with exactly these errors.
     #[track_caller]
-    #[expect(clippy::needless_pass_by_value, reason = "tests write the errors down in the call")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "tests write the errors down in the call"
+    )]
     pub fn invalid(self, errors: Value) {
         let body = self.refused(400, "Kindly fix the error(s)");
         assert_eq!(body["errors"], errors);
@@ -72,10 +85,23 @@ impl TestServer {
 
     /// Creates a user of type consumer and logs in.
     pub async fn person(&self, name: &str) -> Person {
-        let user = self.post("/users", &json!({ "firstName": name, "lastName": "Test", "type": "consumer" })).await.ok()["user"].clone();
+        let user = self
+            .post(
+                "/users",
+                &json!({ "firstName": name, "lastName": "Test", "type": "consumer" }),
+            )
+            .await
+            .ok()["user"]
+            .clone();
         let id = user["_id"].as_str().unwrap().to_owned();
         let token = self.log_in(&id).await;
-        Person { base: self.base.clone(), http: self.http.clone(), id, token, user }
+        Person {
+            base: self.base.clone(),
+            http: self.http.clone(),
+            id,
+            token,
+            user,
+        }
     }
 
     /// Creates Alice and Bob, and a room of both.
@@ -91,12 +117,16 @@ impl TestServer {
         let config = Config::load(None, &environment).unwrap();
         let username = name.to_lowercase();
         let new = NewUser::read(user_type, &username, name.into(), "Test".into()).unwrap();
-        new.add(PASSWORD.into(), &config, &Clock::system()).await.unwrap();
+        new.add(PASSWORD.into(), &config, &Clock::system())
+            .await
+            .unwrap();
         self.session_of(&username).await.person
     }
 
     pub async fn log_in(&self, id: &str) -> String {
-        let answer = Answer::of(self.request(Method::POST, &format!("/login/{id}"))).await.ok();
+        let answer = Answer::of(self.request(Method::POST, &format!("/login/{id}")))
+            .await
+            .ok();
         answer["authorization"].as_str().unwrap().to_owned()
     }
 }
@@ -119,7 +149,11 @@ impl TestServer {
 
     /// Returns the response to a login with this username and password.
     pub async fn enters(&self, username: &str, password: &str) -> Answer {
-        self.post("/login", &json!({ "username": username, "password": password })).await
+        self.post(
+            "/login",
+            &json!({ "username": username, "password": password }),
+        )
+        .await
     }
 
     /// Logs in a registered user and returns the session.
@@ -128,8 +162,17 @@ impl TestServer {
         let text = |field: &Value| field.as_str().unwrap().to_owned();
         let (token, refresh_token) = (text(&login["authorization"]), text(&login["refreshToken"]));
         let (id, user) = (text(&login["user"]["_id"]), login["user"].take());
-        let person = Person { base: self.base.clone(), http: self.http.clone(), id, token, user };
-        Member { person, refresh_token }
+        let person = Person {
+            base: self.base.clone(),
+            http: self.http.clone(),
+            id,
+            token,
+            user,
+        };
+        Member {
+            person,
+            refresh_token,
+        }
     }
 
     /// Registers a consumer and logs in.
@@ -193,8 +236,14 @@ impl Member {
     /// Returns the same session with the tokens of this response.
     pub fn with(&self, answer: &Value) -> Self {
         let text = |field: &str| answer[field].as_str().unwrap().to_owned();
-        let person = Person { token: text("authorization"), ..self.person.clone() };
-        Self { person, refresh_token: text("refreshToken") }
+        let person = Person {
+            token: text("authorization"),
+            ..self.person.clone()
+        };
+        Self {
+            person,
+            refresh_token: text("refreshToken"),
+        }
     }
 
     /// Checks that the session has ended.
@@ -209,7 +258,13 @@ pub const NO_REFRESH: &str = "The refresh token is not valid, please log in agai
 
 /// Returns the response to this refresh token, which is sent without an access token.
 pub async fn refresh(person: &Person, token: &str) -> Answer {
-    Answer::of(person.http.post(format!("{}/login/refresh", person.base)).json(&json!({ "refreshToken": token }))).await
+    Answer::of(
+        person
+            .http
+            .post(format!("{}/login/refresh", person.base))
+            .json(&json!({ "refreshToken": token })),
+    )
+    .await
 }
 
 /// A user who is logged in.
@@ -225,11 +280,16 @@ pub struct Person {
 impl Person {
     /// Returns the same user at another server of the same database.
     pub fn at(&self, server: &TestServer) -> Self {
-        Self { base: server.base.clone(), ..self.clone() }
+        Self {
+            base: server.base.clone(),
+            ..self.clone()
+        }
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base)).header("authorization", format!("Bearer {}", self.token))
+        self.http
+            .request(method, format!("{}{path}", self.base))
+            .header("authorization", format!("Bearer {}", self.token))
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -248,14 +308,20 @@ impl Person {
 
     /// Initiates the room with these users and returns its id.
     pub async fn room_with(&self, others: &[&Person]) -> String {
-        self.initiate(others).await.ok()["chatRoom"]["chatRoomId"].as_str().unwrap().to_owned()
+        self.initiate(others).await.ok()["chatRoom"]["chatRoomId"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// Creates a room with a name and returns its id.
     pub async fn named_room(&self, name: &str, others: &[&Person]) -> String {
         let ids: Vec<_> = others.iter().map(|person| &person.id).collect();
         let body = json!({ "userIds": ids, "type": "consumer-to-consumer", "name": name });
-        self.calls(Method::POST, "/room/initiate", &body).await.ok()["chatRoom"]["chatRoomId"].as_str().unwrap().to_owned()
+        self.calls(Method::POST, "/room/initiate", &body).await.ok()["chatRoom"]["chatRoomId"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     pub async fn calls(&self, method: Method, path: &str, body: impl Borrow<Value>) -> Answer {
@@ -264,11 +330,20 @@ impl Person {
 
     pub async fn adds(&self, room: &str, others: &[&Person]) -> Answer {
         let ids: Vec<_> = others.iter().map(|person| &person.id).collect();
-        self.calls(Method::POST, &format!("/room/{room}/members"), &json!({ "userIds": ids })).await
+        self.calls(
+            Method::POST,
+            &format!("/room/{room}/members"),
+            &json!({ "userIds": ids }),
+        )
+        .await
     }
 
     pub async fn removes(&self, room: &str, other: &Person) -> Answer {
-        Answer::of(self.request(Method::DELETE, &format!("/room/{room}/members/{}", other.id))).await
+        Answer::of(self.request(
+            Method::DELETE,
+            &format!("/room/{room}/members/{}", other.id),
+        ))
+        .await
     }
 
     /// Posts a message and returns the post.
@@ -278,7 +353,8 @@ impl Person {
 
     pub async fn edits(&self, room: &str, message: &Value, text: &str) -> Answer {
         let path = format!("/room/{room}/message/{}", message.as_str().unwrap());
-        self.calls(Method::PUT, &path, &json!({ "messageText": text })).await
+        self.calls(Method::PUT, &path, &json!({ "messageText": text }))
+            .await
     }
 
     /// Deletes a message and returns the number of deleted messages.
@@ -293,25 +369,44 @@ impl Person {
     }
 
     pub async fn posts(&self, room: &str, text: &str) -> Answer {
-        Answer::of(self.request(Method::POST, &format!("/room/{room}/message")).json(&json!({ "messageText": text }))).await
+        Answer::of(
+            self.request(Method::POST, &format!("/room/{room}/message"))
+                .json(&json!({ "messageText": text })),
+        )
+        .await
     }
 
     /// Returns the texts on a page of the conversation.
     pub async fn reads(&self, room: &str, query: &str) -> Vec<String> {
         let body = self.get(&format!("/room/{room}{query}")).await.ok();
-        let text = |message: &Value| message["message"]["messageText"].as_str().unwrap().to_owned();
-        body["conversation"].as_array().unwrap().iter().map(text).collect()
+        let text = |message: &Value| {
+            message["message"]["messageText"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        body["conversation"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(text)
+            .collect()
     }
 
     /// Marks the room as read and returns how many messages became read.
     pub async fn marks_read(&self, room: &str) -> u64 {
-        let body = Answer::of(self.request(Method::PUT, &format!("/room/{room}/mark-read"))).await.ok();
+        let body = Answer::of(self.request(Method::PUT, &format!("/room/{room}/mark-read")))
+            .await
+            .ok();
         assert_eq!(body["data"]["n"], body["data"]["nModified"]);
         assert_eq!(body["data"]["ok"], 1);
         body["data"]["n"].as_u64().unwrap()
     }
 
     pub async fn recents(&self, query: &str) -> Vec<Value> {
-        self.get(&format!("/room{query}")).await.ok()["conversation"].as_array().unwrap().clone()
+        self.get(&format!("/room{query}")).await.ok()["conversation"]
+            .as_array()
+            .unwrap()
+            .clone()
     }
 }

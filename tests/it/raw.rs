@@ -29,9 +29,14 @@ impl Connection {
     pub async fn open_from(address: Ipv4Addr, base: &str) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from((address, 0))).unwrap();
-        let stream = socket.connect(base.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap();
+        let stream = socket
+            .connect(base.strip_prefix("http://").unwrap().parse().unwrap())
+            .await
+            .unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream: BufReader::new(stream) }
+        Self {
+            stream: BufReader::new(stream),
+        }
     }
 
     /// Opens a websocket at this path and query.
@@ -43,20 +48,30 @@ impl Connection {
     pub async fn websocket_from(address: Ipv4Addr, base: &str, path: &str) -> Self {
         let mut connection = Self::open_from(address, base).await;
         connection.asks_for_websocket(path).await;
-        assert_eq!(connection.reply("GET").await.expect("no answer to an upgrade").status, 101);
+        assert_eq!(
+            connection
+                .reply("GET")
+                .await
+                .expect("no answer to an upgrade")
+                .status,
+            101
+        );
         connection
     }
 
     /// Sends a websocket upgrade request.
     pub async fn asks_for_websocket(&mut self, path: &str) {
-        let upgrade =
-            "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
-        self.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n\r\n").as_bytes()).await;
+        let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n\r\n").as_bytes())
+            .await;
     }
 
     /// Sends these bytes. Returns false when the server no longer accepts any.
     pub async fn send(&mut self, bytes: &[u8]) -> bool {
-        timeout(PATIENCE, self.stream.get_mut().write_all(bytes)).await.expect("the server neither reads nor closes").is_ok()
+        timeout(PATIENCE, self.stream.get_mut().write_all(bytes))
+            .await
+            .expect("the server neither reads nor closes")
+            .is_ok()
     }
 
     /// Returns whether the server has closed the connection.
@@ -73,14 +88,25 @@ impl Connection {
     /// Returns the next response to a request with this method, or `None` when the connection ended
     /// instead.
     pub async fn reply(&mut self, method: &str) -> Option<Reply> {
-        timeout(PATIENCE, self.read_reply(method == "HEAD")).await.expect("neither an answer nor the end of the connection").ok()
+        timeout(PATIENCE, self.read_reply(method == "HEAD"))
+            .await
+            .expect("neither an answer nor the end of the connection")
+            .ok()
     }
 
     async fn read_reply(&mut self, to_head: bool) -> io::Result<Reply> {
         loop {
             let head = self.read_head().await?;
-            let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no answer: {head:?}"));
-            let mut reply = Reply { status, head, body: Vec::new() };
+            let status = head
+                .split(' ')
+                .nth(1)
+                .and_then(|status| status.parse().ok())
+                .unwrap_or_else(|| panic!("no answer: {head:?}"));
+            let mut reply = Reply {
+                status,
+                head,
+                body: Vec::new(),
+            };
             match status {
                 100 => continue,
                 101 => {}
@@ -128,12 +154,21 @@ impl Connection {
     /// Returns the first byte and the payload of the next websocket frame, or `None` when the
     /// connection ended.
     pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        timeout(PATIENCE, self.read_frame()).await.expect("neither a frame nor the end of the connection").ok()
+        timeout(PATIENCE, self.read_frame())
+            .await
+            .expect("neither a frame nor the end of the connection")
+            .ok()
     }
 
     /// Waits for a frame whose payload begins with this text. Skips other frames.
     pub async fn hears(&mut self, beginning: &str) {
-        while !self.frame().await.expect("the connection goes on").1.starts_with(beginning.as_bytes()) {}
+        while !self
+            .frame()
+            .await
+            .expect("the connection goes on")
+            .1
+            .starts_with(beginning.as_bytes())
+        {}
     }
 
     async fn read_frame(&mut self) -> io::Result<(u8, Vec<u8>)> {
@@ -166,7 +201,12 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     frame.extend(mask);
-    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
     frame
 }
 
@@ -181,7 +221,9 @@ pub struct Reply {
 
 impl Reply {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        self.head
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
     /// Checks that this is a response that the API may give to any request: no server error, and
@@ -192,10 +234,14 @@ impl Reply {
         if self.header("x-request-id").is_none() {
             // Bytes that are not HTTP do not reach the application: hyper answers them without a
             // body and closes the connection.
-            assert!(matches!(self.status, 400 | 414 | 431) && self.body.is_empty(), "{asked:?}: {self:?}");
+            assert!(
+                matches!(self.status, 400 | 414 | 431) && self.body.is_empty(),
+                "{asked:?}: {self:?}"
+            );
             return Value::Null;
         }
-        let body: Value = serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{asked:?}: no JSON: {self:?}"));
+        let body: Value = serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("{asked:?}: no JSON: {self:?}"));
         assert_eq!(body["success"], self.status == 200, "{asked:?}: {body}");
         body
     }

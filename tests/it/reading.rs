@@ -14,7 +14,12 @@ use crate::{
 
 impl Person {
     async fn marks_up_to(&self, room: &str, seq: Value) -> Answer {
-        self.calls(Method::PUT, &format!("/room/{room}/mark-read"), &json!({ "upToSeq": seq })).await
+        self.calls(
+            Method::PUT,
+            &format!("/room/{room}/mark-read"),
+            &json!({ "upToSeq": seq }),
+        )
+        .await
     }
 
     /// Returns the total, and for each room its id, unread count and last sequence number.
@@ -22,9 +27,16 @@ impl Person {
         let body = self.get("/room/unread").await.ok();
         let room = |room: &Value| {
             let number = |field: &str| room[field].as_u64().unwrap();
-            (room["chatRoomId"].as_str().unwrap().to_owned(), number("unreadCount"), number("lastSeq"))
+            (
+                room["chatRoomId"].as_str().unwrap().to_owned(),
+                number("unreadCount"),
+                number("lastSeq"),
+            )
         };
-        (body["total"].as_u64().unwrap(), body["rooms"].as_array().unwrap().iter().map(room).collect())
+        (
+            body["total"].as_u64().unwrap(),
+            body["rooms"].as_array().unwrap().iter().map(room).collect(),
+        )
     }
 }
 
@@ -45,17 +57,41 @@ async fn who_reads_up_to_an_entry_has_read_what_stands_before_it(kind: Kind) {
     assert_eq!(alice.unread().await, (2, vec![(room.clone(), 2, 10)]));
     assert_eq!(bob.marks_up_to(&room, json!(3)).await.ok(), marked(3, 3, 5));
     assert_eq!(bob.unread().await, (5, vec![(room.clone(), 5, 10)]));
-    assert_eq!(bob.marks_up_to(&room, json!(2)).await.ok(), marked(0, 3, 5), "going back changes nothing");
+    assert_eq!(
+        bob.marks_up_to(&room, json!(2)).await.ok(),
+        marked(0, 3, 5),
+        "going back changes nothing"
+    );
     assert_eq!(bob.marks_up_to(&room, json!(0)).await.ok(), marked(0, 3, 5));
     assert_eq!(bob.marks_up_to(&room, json!(3)).await.ok(), marked(0, 3, 5));
-    assert_eq!(bob.marks_up_to(&room, json!(5)).await.ok(), marked(1, 5, 4), "the fifth is Bob's own");
-    assert_eq!(bob.marks_up_to(&room, json!(u64::MAX)).await.ok(), marked(4, 10, 0), "nothing stands beyond the end");
+    assert_eq!(
+        bob.marks_up_to(&room, json!(5)).await.ok(),
+        marked(1, 5, 4),
+        "the fifth is Bob's own"
+    );
+    assert_eq!(
+        bob.marks_up_to(&room, json!(u64::MAX)).await.ok(),
+        marked(4, 10, 0),
+        "nothing stands beyond the end"
+    );
     assert_eq!(bob.unread().await, (0, vec![]));
     alice.says(&room, "11").await;
-    assert_eq!(bob.unread().await, (1, vec![(room.clone(), 1, 11)]), "what came later is unread");
-    assert_eq!(bob.marks_up_to(&room, Value::Null).await.ok(), marked(1, 11, 0));
+    assert_eq!(
+        bob.unread().await,
+        (1, vec![(room.clone(), 1, 11)]),
+        "what came later is unread"
+    );
+    assert_eq!(
+        bob.marks_up_to(&room, Value::Null).await.ok(),
+        marked(1, 11, 0)
+    );
     let body = alice.get(&format!("/room/{room}?limit=20")).await.ok();
-    let readers = |n: usize| body["conversation"][n - 1]["readByRecipients"].as_array().unwrap().len();
+    let readers = |n: usize| {
+        body["conversation"][n - 1]["readByRecipients"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
     assert_eq!([readers(1), readers(10), readers(11)], [2, 1, 2]);
 }
 
@@ -67,17 +103,50 @@ async fn what_is_no_number_of_an_entry_is_refused(kind: Kind) {
     alice.says(&room, "one").await;
     let error = json!({ "upToSeq": "please provide a whole number, 0 or more" });
     let mut socket = Socket::by(&bob).await;
-    for wrong in [json!("x"), json!(""), json!(-1), json!(1.5), json!([1]), json!({ "$gt": 0 }), json!(true), json!("1.5")] {
-        bob.marks_up_to(&room, wrong.clone()).await.invalid(error.clone());
+    for wrong in [
+        json!("x"),
+        json!(""),
+        json!(-1),
+        json!(1.5),
+        json!([1]),
+        json!({ "$gt": 0 }),
+        json!(true),
+        json!("1.5"),
+    ] {
+        bob.marks_up_to(&room, wrong.clone())
+            .await
+            .invalid(error.clone());
         let event = json!([{ "chatRoomId": room, "upToSeq": wrong }]);
-        assert!(socket.is_refused("mark read", event).await.contains("mark read takes"));
+        assert!(
+            socket
+                .is_refused("mark read", event)
+                .await
+                .contains("mark read takes")
+        );
     }
-    for wrong in [json!([]), json!([room]), json!([null]), json!([{}]), json!([{ "chatRoomId": 5 }])] {
-        assert!(socket.is_refused("mark read", wrong).await.contains("mark read takes"));
+    for wrong in [
+        json!([]),
+        json!([room]),
+        json!([null]),
+        json!([{}]),
+        json!([{ "chatRoomId": 5 }]),
+    ] {
+        assert!(
+            socket
+                .is_refused("mark read", wrong)
+                .await
+                .contains("mark read takes")
+        );
     }
-    let form = bob.request(Method::PUT, &format!("/room/{room}/mark-read")).body("upToSeq=1");
+    let form = bob
+        .request(Method::PUT, &format!("/room/{room}/mark-read"))
+        .body("upToSeq=1");
     let form = form.header("content-type", "application/x-www-form-urlencoded");
-    assert_eq!(Answer::of(form).await.ok(), marked(1, 1, 0), "in a form all is text");
+    assert_eq!(
+        Answer::of(form).await.ok(),
+        marked(1, 1, 0),
+        "in a form all is text"
+    );
 }
 
 #[apply(each_store)]
@@ -90,25 +159,53 @@ async fn a_whole_number_may_be_written_as_a_float(kind: Kind) {
     }
     let path = format!("/room/{room}/mark-read");
     let send = async |kind: &str, body: &str| {
-        let request = bob.request(Method::PUT, &path).header("content-type", kind).body(body.to_owned());
+        let request = bob
+            .request(Method::PUT, &path)
+            .header("content-type", kind)
+            .body(body.to_owned());
         Answer::of(request).await
     };
-    assert_eq!(send("application/json", r#"{"upToSeq":1.0}"#).await.ok(), marked(1, 1, 3));
-    assert_eq!(send("application/json", r#"{"upToSeq":0.2e1}"#).await.ok(), marked(1, 2, 2));
-    assert_eq!(send("application/x-www-form-urlencoded", "upToSeq=3.0").await.ok(), marked(1, 3, 1));
+    assert_eq!(
+        send("application/json", r#"{"upToSeq":1.0}"#).await.ok(),
+        marked(1, 1, 3)
+    );
+    assert_eq!(
+        send("application/json", r#"{"upToSeq":0.2e1}"#).await.ok(),
+        marked(1, 2, 2)
+    );
+    assert_eq!(
+        send("application/x-www-form-urlencoded", "upToSeq=3.0")
+            .await
+            .ok(),
+        marked(1, 3, 1)
+    );
     for (wrong, text) in [
         ("3.5", "please provide a whole number, 0 or more"),
         ("-1.0", "please provide a whole number, 0 or more"),
         ("1e20", "please provide a smaller number"),
         ("99999999999999999999", "please provide a smaller number"),
     ] {
-        send("application/json", &format!("{{\"upToSeq\":{wrong}}}")).await.invalid(json!({ "upToSeq": text }));
+        send("application/json", &format!("{{\"upToSeq\":{wrong}}}"))
+            .await
+            .invalid(json!({ "upToSeq": text }));
     }
     let mut socket = Socket::by(&bob).await;
-    let refusal = socket.is_refused("mark read", json!([{ "chatRoomId": room, "upToSeq": 1e20 }])).await;
+    let refusal = socket
+        .is_refused(
+            "mark read",
+            json!([{ "chatRoomId": room, "upToSeq": 1e20 }]),
+        )
+        .await;
     assert!(refusal.contains("a whole number from 0 to"), "{refusal}");
-    assert_eq!(socket.asks("mark read", json!([{ "chatRoomId": room, "upToSeq": 4.0 }])).await["success"], true);
-    let answer = socket.asks("sync", json!([{ "rooms": { &room: 2.0 } }])).await;
+    assert_eq!(
+        socket
+            .asks("mark read", json!([{ "chatRoomId": room, "upToSeq": 4.0 }]))
+            .await["success"],
+        true
+    );
+    let answer = socket
+        .asks("sync", json!([{ "rooms": { &room: 2.0 } }]))
+        .await;
     assert_eq!(answer["rooms"][&room]["entries"][0]["seq"], 3, "{answer}");
 }
 
@@ -120,23 +217,41 @@ async fn everybody_in_the_room_hears_who_has_read_and_nobody_twice(kind: Kind) {
     for n in 1..=3 {
         alice.says(&room, &n.to_string()).await;
     }
-    let (mut alices, mut bobs) = (Socket::of(&alice, &room).await, Socket::of(&bob, &room).await);
+    let (mut alices, mut bobs) = (
+        Socket::of(&alice, &room).await,
+        Socket::of(&bob, &room).await,
+    );
     bob.marks_up_to(&room, json!(2)).await.ok();
     for socket in [&mut alices, &mut bobs] {
         let mut heard = socket.hears_of("conversation read").await;
         assert!(heard["readAt"].take().as_str().unwrap().ends_with('Z'));
-        assert_eq!(heard, json!({ "chatRoomId": room, "userId": bob.id, "upToSeq": 2, "readAt": null }));
+        assert_eq!(
+            heard,
+            json!({ "chatRoomId": room, "userId": bob.id, "upToSeq": 2, "readAt": null })
+        );
     }
     bob.marks_up_to(&room, json!(1)).await.ok();
     bob.marks_up_to(&room, json!(2)).await.ok();
     alices.hears_nothing_more().await;
-    let answer = bobs.asks("mark read", json!([{ "chatRoomId": room }])).await;
+    let answer = bobs
+        .asks("mark read", json!([{ "chatRoomId": room }]))
+        .await;
     assert_eq!(answer, marked(1, 3, 0));
     let heard = alices.hears_of("conversation read").await;
-    assert_eq!((&heard["userId"], &heard["upToSeq"]), (&json!(bob.id), &json!(3)));
+    assert_eq!(
+        (&heard["userId"], &heard["upToSeq"]),
+        (&json!(bob.id), &json!(3))
+    );
     let body = alice.get(&format!("/room/{room}")).await.ok();
-    assert_eq!(body["conversation"][2]["readByRecipients"][1]["readAt"], heard["readAt"], "the time is the one that all see");
-    bobs.asks("mark read", json!([{ "chatRoomId": room, "upToSeq": null }])).await;
+    assert_eq!(
+        body["conversation"][2]["readByRecipients"][1]["readAt"], heard["readAt"],
+        "the time is the one that all see"
+    );
+    bobs.asks(
+        "mark read",
+        json!([{ "chatRoomId": room, "upToSeq": null }]),
+    )
+    .await;
     alices.hears_nothing_more().await;
 }
 
@@ -148,13 +263,31 @@ async fn strangers_mark_nothing(kind: Kind) {
     let stranger = server.person("Stranger").await;
     alice.says(&room, "one").await;
     let mut socket = Socket::of(&stranger, &room).await;
-    stranger.marks_up_to(&room, json!(1)).await.refused(403, "You are not a member of this room");
-    assert_eq!(socket.is_refused("mark read", json!([{ "chatRoomId": room }])).await, "You are not a member of this room");
-    assert_eq!(socket.is_refused("mark read", json!([{ "chatRoomId": "nope" }])).await, "No room exists for this id");
+    stranger
+        .marks_up_to(&room, json!(1))
+        .await
+        .refused(403, "You are not a member of this room");
+    assert_eq!(
+        socket
+            .is_refused("mark read", json!([{ "chatRoomId": room }]))
+            .await,
+        "You are not a member of this room"
+    );
+    assert_eq!(
+        socket
+            .is_refused("mark read", json!([{ "chatRoomId": "nope" }]))
+            .await,
+        "No room exists for this id"
+    );
     socket.hears_nothing_more().await;
     assert_eq!(stranger.unread().await, (0, vec![]));
     let mut nobody = Socket::connect(&server.base).await;
-    assert_eq!(nobody.is_refused("mark read", json!([{ "chatRoomId": room }])).await, "Please say who you are with identity first");
+    assert_eq!(
+        nobody
+            .is_refused("mark read", json!([{ "chatRoomId": room }]))
+            .await,
+        "Please say who you are with identity first"
+    );
 }
 
 #[apply(each_store)]
@@ -172,7 +305,15 @@ async fn own_and_deleted_messages_are_never_unread(kind: Kind) {
     assert_eq!(bob.unread().await, (3, expected));
     let counts = async |person: &Person| {
         let recents = person.recents("").await;
-        recents.iter().map(|room| (room["unreadCount"].as_u64().unwrap(), room["lastSeq"].as_u64().unwrap())).collect::<Vec<_>>()
+        recents
+            .iter()
+            .map(|room| {
+                (
+                    room["unreadCount"].as_u64().unwrap(),
+                    room["lastSeq"].as_u64().unwrap(),
+                )
+            })
+            .collect::<Vec<_>>()
     };
     assert_eq!(counts(&bob).await, [(1, 1), (2, 3)]);
     assert_eq!(counts(&alice).await, [(0, 1), (1, 3)]);
@@ -192,7 +333,11 @@ async fn own_and_deleted_messages_are_never_unread(kind: Kind) {
 #[tokio::test]
 async fn who_joins_has_not_to_read_what_was_said_before(kind: Kind) {
     let server = TestServer::start(kind).await;
-    let [alice, bob, carol] = [server.person("Alice").await, server.person("Bob").await, server.person("Carol").await];
+    let [alice, bob, carol] = [
+        server.person("Alice").await,
+        server.person("Bob").await,
+        server.person("Carol").await,
+    ];
     let room = alice.named_room("room", &[&bob]).await;
     for n in 1..=3 {
         alice.says(&room, &n.to_string()).await;
@@ -208,7 +353,11 @@ async fn who_joins_has_not_to_read_what_was_said_before(kind: Kind) {
     alice.says(&room, "behind her back").await;
     assert_eq!(carol.unread().await, (0, vec![]));
     alice.adds(&room, &[&carol]).await.ok();
-    assert_eq!(carol.unread().await, (0, vec![]), "what was said while she was away is not unread");
+    assert_eq!(
+        carol.unread().await,
+        (0, vec![]),
+        "what was said while she was away is not unread"
+    );
     alice.says(&room, "welcome back").await;
     assert_eq!(carol.unread().await, (1, vec![(room.clone(), 1, 9)]));
 }
@@ -220,13 +369,28 @@ async fn counts_are_exact_while_everybody_posts_deletes_and_reads(kind: Kind) {
     let (alice, bob, room) = server.two_in_a_room().await;
     let tasks: Vec<_> = (0..4)
         .map(|n| {
-            let (person, room) = (if n % 2 == 0 { alice.clone() } else { bob.clone() }, room.clone());
+            let (person, room) = (
+                if n % 2 == 0 {
+                    alice.clone()
+                } else {
+                    bob.clone()
+                },
+                room.clone(),
+            );
             tokio::spawn(async move {
                 for k in 0..40_u64 {
                     let post = person.says(&room, &format!("{n}:{k}")).await;
                     match k % 7 {
                         2 => _ = person.deletes(&post["postId"]).await,
-                        5 => _ = person.marks_up_to(&room, json!(post["seq"].as_u64().unwrap().saturating_sub(k))).await.ok(),
+                        5 => {
+                            _ = person
+                                .marks_up_to(
+                                    &room,
+                                    json!(post["seq"].as_u64().unwrap().saturating_sub(k)),
+                                )
+                                .await
+                                .ok();
+                        }
                         _ => {}
                     }
                 }
@@ -239,11 +403,22 @@ async fn counts_are_exact_while_everybody_posts_deletes_and_reads(kind: Kind) {
     let body = alice.get(&format!("/room/{room}?limit=500")).await.ok();
     let messages = body["conversation"].as_array().unwrap();
     for person in [&alice, &bob] {
-        let has_read =
-            |message: &&Value| message["readByRecipients"].as_array().unwrap().iter().any(|reader| reader["readByUserId"] == *person.id);
+        let has_read = |message: &&Value| {
+            message["readByRecipients"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|reader| reader["readByUserId"] == *person.id)
+        };
         let unread = messages.len() as u64 - messages.iter().filter(has_read).count() as u64;
         assert!(unread > 0);
-        assert_eq!(person.unread().await, (unread, vec![(room.clone(), unread, body["lastSeq"].as_u64().unwrap())]));
+        assert_eq!(
+            person.unread().await,
+            (
+                unread,
+                vec![(room.clone(), unread, body["lastSeq"].as_u64().unwrap())]
+            )
+        );
         assert_eq!(person.recents("").await[0]["unreadCount"], unread);
         assert_eq!(person.marks_read(&room).await, unread);
         assert_eq!(person.unread().await.0, 0);

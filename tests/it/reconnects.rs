@@ -20,20 +20,35 @@ async fn comes_back(member: &Member, room: &str, other_token: &str) -> Socket {
     let mut socket = Socket::signed_in(member).await;
     // Posts take the longest, because they are written to the disk one by one.
     for _ in 0..200 {
-        socket.send(&format!("42{}", json!(["send message", { "chatRoomId": room, "messageText": "wait" }]))).await;
+        socket
+            .send(&format!(
+                "42{}",
+                json!(["send message", { "chatRoomId": room, "messageText": "wait" }])
+            ))
+            .await;
     }
-    socket.send(&format!("42{}", json!(["subscribe", room]))).await;
-    socket.send(&format!("420{}", json!(["refresh token", other_token]))).await;
+    socket
+        .send(&format!("42{}", json!(["subscribe", room])))
+        .await;
+    socket
+        .send(&format!("420{}", json!(["refresh token", other_token])))
+        .await;
     socket.send("41").await;
     let (mut is_through, mut is_back) = (false, false);
     let deadline = Instant::now() + PATIENCE;
     while !(is_through && is_back) {
-        assert!(Instant::now() < deadline, "through: {is_through}, back: {is_back}");
+        assert!(
+            Instant::now() < deadline,
+            "through: {is_through}, back: {is_back}"
+        );
         if !is_back {
             // The server ignores the packet until it has noticed that the first socket left.
-            socket.send(&format!("40{}", json!({ "token": member.token }))).await;
+            socket
+                .send(&format!("40{}", json!({ "token": member.token })))
+                .await;
         }
-        if let Ok(packet) = tokio::time::timeout(Duration::from_millis(20), socket.receive()).await {
+        if let Ok(packet) = tokio::time::timeout(Duration::from_millis(20), socket.receive()).await
+        {
             let packet = packet.expect("the connection goes on");
             is_through |= packet.starts_with("430[");
             is_back |= packet.starts_with("40{");
@@ -60,10 +75,18 @@ async fn whoever_left_and_came_back_on_the_same_connection_is_found_by_whatever_
     alice.adds(&room, &[&bob]).await.ok();
     let leaver = comes_back(&bob, &room, &first.token).await;
     let elsewhere = server.session_of("bob").await;
-    elsewhere.calls(Method::POST, "/logout", json!({ "all": true })).await.ok();
+    elsewhere
+        .calls(Method::POST, "/logout", json!({ "all": true }))
+        .await
+        .ok();
     alice.says(&room, "among us").await;
-    let heard = tokio::time::timeout(PATIENCE, leaver.ends()).await.expect("it is closed");
-    assert!(heard.iter().all(|event| event[0] != "new message"), "{heard:?}");
+    let heard = tokio::time::timeout(PATIENCE, leaver.ends())
+        .await
+        .expect("it is closed");
+    assert!(
+        heard.iter().all(|event| event[0] != "new message"),
+        "{heard:?}"
+    );
 }
 
 #[tokio::test]
@@ -78,9 +101,15 @@ async fn the_token_of_whoever_left_and_came_back_on_the_same_connection_expires(
     // The second socket shows that the server has checked its clock between the expiries of the two
     // tokens.
     server.turn_clock(895_000);
-    assert_eq!(other.hears_of("token expired").await, json!({ "disconnectsIn": 30 }));
+    assert_eq!(
+        other.hears_of("token expired").await,
+        json!({ "disconnectsIn": 30 })
+    );
     server.turn_clock(10_000);
-    assert_eq!(socket.hears_of("token expired").await, json!({ "disconnectsIn": 30 }));
+    assert_eq!(
+        socket.hears_of("token expired").await,
+        json!({ "disconnectsIn": 30 })
+    );
     server.turn_clock(31_000);
     socket.ends().await;
 }

@@ -20,7 +20,11 @@ struct Bindings {
 
 impl Bindings {
     fn translate(&self, text: &str) -> String {
-        self.ids.iter().fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
+        self.ids
+            .iter()
+            .fold(text.to_owned(), |text, (theirs, ours)| {
+                text.replace(theirs, ours)
+            })
     }
 
     /// Checks that the server's value contains that of the transcript. The error gives the place
@@ -29,30 +33,50 @@ impl Bindings {
         match (theirs, ours) {
             (Value::Object(theirs), Value::Object(ours)) => {
                 for (key, value) in theirs.iter().filter(|(key, _)| *key != "__v") {
-                    let ours = ours.get(key).ok_or_else(|| format!("{place}.{key} is missing"))?;
+                    let ours = ours
+                        .get(key)
+                        .ok_or_else(|| format!("{place}.{key} is missing"))?;
                     match (key.as_str(), value, ours) {
                         // The original application returns these in no particular order.
-                        ("chatRoomInfo" | "roomInfo", Value::Array(theirs), Value::Array(ours)) => self.compare_sets(key, theirs, ours)?,
+                        ("chatRoomInfo" | "roomInfo", Value::Array(theirs), Value::Array(ours)) => {
+                            self.compare_sets(key, theirs, ours)?;
+                        }
                         _ => self.compare(&format!("{place}.{key}"), value, ours)?,
                     }
                 }
                 Ok(())
             }
-            (Value::Array(theirs), Value::Array(ours)) if theirs.len() == ours.len() => {
-                theirs.iter().zip(ours).enumerate().try_for_each(|(n, (theirs, ours))| self.compare(&format!("{place}[{n}]"), theirs, ours))
-            }
+            (Value::Array(theirs), Value::Array(ours)) if theirs.len() == ours.len() => theirs
+                .iter()
+                .zip(ours)
+                .enumerate()
+                .try_for_each(|(n, (theirs, ours))| {
+                    self.compare(&format!("{place}[{n}]"), theirs, ours)
+                }),
             (Value::String(theirs), Value::String(ours)) => self.compare_texts(place, theirs, ours),
             _ if theirs == ours => Ok(()),
             _ => Err(format!("{place}: {theirs} there, {ours} here")),
         }
     }
 
-    fn compare_sets(&mut self, place: &str, theirs: &[Value], ours: &[Value]) -> Result<(), String> {
+    fn compare_sets(
+        &mut self,
+        place: &str,
+        theirs: &[Value],
+        ours: &[Value],
+    ) -> Result<(), String> {
         if theirs.len() != ours.len() {
-            return Err(format!("{place}: {} there, {} here", theirs.len(), ours.len()));
+            return Err(format!(
+                "{place}: {} there, {} here",
+                theirs.len(),
+                ours.len()
+            ));
         }
         for theirs in theirs {
-            if !ours.iter().any(|ours| self.compare(place, theirs, ours).is_ok()) {
+            if !ours
+                .iter()
+                .any(|ours| self.compare(place, theirs, ours).is_ok())
+            {
                 return Err(format!("{place}: nothing like {theirs}"));
             }
         }
@@ -61,7 +85,10 @@ impl Bindings {
 
     fn compare_texts(&mut self, place: &str, theirs: &str, ours: &str) -> Result<(), String> {
         let same = if is_id(theirs) && is_id(ours) {
-            self.ids.entry(theirs.to_owned()).or_insert_with(|| ours.to_owned()) == ours
+            self.ids
+                .entry(theirs.to_owned())
+                .or_insert_with(|| ours.to_owned())
+                == ours
         } else if is_date(theirs) {
             is_date(ours)
         } else if theirs.starts_with("eyJ") {
@@ -69,7 +96,11 @@ impl Bindings {
         } else {
             theirs == ours
         };
-        if same { Ok(()) } else { Err(format!("{place}: {theirs:?} there, {ours:?} here")) }
+        if same {
+            Ok(())
+        } else {
+            Err(format!("{place}: {theirs:?} there, {ours:?} here"))
+        }
     }
 }
 
@@ -79,7 +110,14 @@ fn is_id(text: &str) -> bool {
 
 fn is_date(text: &str) -> bool {
     let pattern = "dddd-dd-ddTdd:dd:dd.dddZ";
-    text.len() == pattern.len() && text.bytes().zip(pattern.bytes()).all(|(c, p)| if p == b'd' { c.is_ascii_digit() } else { c == p })
+    text.len() == pattern.len()
+        && text.bytes().zip(pattern.bytes()).all(|(c, p)| {
+            if p == b'd' {
+                c.is_ascii_digit()
+            } else {
+                c == p
+            }
+        })
 }
 
 #[apply(each_store)]
@@ -94,20 +132,40 @@ async fn clients_of_the_original_application_see_what_they_know(kind: Kind) {
             create_those_unknown(&server, &bindings, &step["answer"]["users"]).await;
         }
         let method: Method = step["method"].as_str().unwrap().parse().unwrap();
-        let mut request = server.request(method, &bindings.translate(step["path"].as_str().unwrap()));
+        let mut request =
+            server.request(method, &bindings.translate(step["path"].as_str().unwrap()));
         if let Some(token) = bindings.tokens.get(step["auth"].as_str().unwrap()) {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         if !step["body"].is_null() {
-            let body: Value = serde_json::from_str(&bindings.translate(&step["body"].to_string())).unwrap();
+            let body: Value =
+                serde_json::from_str(&bindings.translate(&step["body"].to_string())).unwrap();
             request = request.json(&body);
         }
         let answer = Answer::of(request).await;
-        assert_eq!(json!(answer.status), step["status"], "{name}: {}", answer.body);
-        assert!(answer.headers["content-type"].to_str().unwrap().starts_with("application/json"), "{name}");
-        bindings.compare(name, &step["answer"], &answer.body).unwrap();
-        if let (Some(number), Some(token)) = (name.strip_prefix("login "), answer.body["authorization"].as_str()) {
-            bindings.tokens.insert(format!("t{number}"), token.to_owned());
+        assert_eq!(
+            json!(answer.status),
+            step["status"],
+            "{name}: {}",
+            answer.body
+        );
+        assert!(
+            answer.headers["content-type"]
+                .to_str()
+                .unwrap()
+                .starts_with("application/json"),
+            "{name}"
+        );
+        bindings
+            .compare(name, &step["answer"], &answer.body)
+            .unwrap();
+        if let (Some(number), Some(token)) = (
+            name.strip_prefix("login "),
+            answer.body["authorization"].as_str(),
+        ) {
+            bindings
+                .tokens
+                .insert(format!("t{number}"), token.to_owned());
         }
     }
 }
@@ -115,7 +173,12 @@ async fn clients_of_the_original_application_see_what_they_know(kind: Kind) {
 /// Creates the listed users that the transcript does not: it is a part of a longer one, in which
 /// they were created.
 async fn create_those_unknown(server: &TestServer, bindings: &Bindings, users: &Value) {
-    for user in users.as_array().unwrap().iter().filter(|user| !bindings.ids.contains_key(user["_id"].as_str().unwrap())) {
+    for user in users
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|user| !bindings.ids.contains_key(user["_id"].as_str().unwrap()))
+    {
         let body = json!({ "firstName": user["firstName"], "lastName": user["lastName"], "type": user["type"] });
         server.post("/users", &body).await.ok();
     }

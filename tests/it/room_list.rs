@@ -9,16 +9,29 @@ use crate::{databases::Kind, each_store, harness::TestServer, people::Person, wi
 const ALL: &str = "?empty=include&limit=100";
 
 fn ids(rooms: &[Value]) -> Vec<Value> {
-    rooms.iter().map(|room| room["chatRoomId"].clone()).collect()
+    rooms
+        .iter()
+        .map(|room| room["chatRoomId"].clone())
+        .collect()
 }
 
 /// Returns the rooms of all pages of two rooms. Each page is full as long as there is more.
 async fn in_pages(person: &Person, query: &str) -> Vec<Value> {
     let mut rooms = Vec::new();
     for page in 0.. {
-        let body = person.get(&format!("/room?limit=2&page={page}{query}")).await.ok();
-        let (piece, has_more) = (body["conversation"].as_array().unwrap().clone(), body["hasMore"] == true);
-        assert!(piece.len() == 2 || !has_more, "page {page} of {}: {body}", rooms.len());
+        let body = person
+            .get(&format!("/room?limit=2&page={page}{query}"))
+            .await
+            .ok();
+        let (piece, has_more) = (
+            body["conversation"].as_array().unwrap().clone(),
+            body["hasMore"] == true,
+        );
+        assert!(
+            piece.len() == 2 || !has_more,
+            "page {page} of {}: {body}",
+            rooms.len()
+        );
         rooms.extend(piece);
         if !has_more {
             break;
@@ -39,13 +52,34 @@ async fn a_conversation_says_what_the_room_is_like(kind: Kind) {
     assert_eq!(shown["chatRoom"], created);
     assert_eq!(
         (&created["name"], &created["type"], &created["initiatorId"]),
-        (&json!("Chess 🎲"), &json!("consumer-to-consumer"), &json!(alice.id))
+        (
+            &json!("Chess 🎲"),
+            &json!("consumer-to-consumer"),
+            &json!(alice.id)
+        )
     );
     assert_eq!(shown["conversation"], json!([]));
     let plain = alice.room_with(&[&bob]).await;
-    assert_eq!(alice.get(&format!("/room/{plain}?limit=1&before=1")).await.ok()["chatRoom"].get("name"), None);
-    alice.calls(Method::PUT, &format!("/room/{plain}"), json!({ "name": "Go" })).await.ok();
-    assert_eq!(alice.get(&format!("/room/{plain}")).await.ok()["chatRoom"]["name"], "Go");
+    assert_eq!(
+        alice
+            .get(&format!("/room/{plain}?limit=1&before=1"))
+            .await
+            .ok()["chatRoom"]
+            .get("name"),
+        None
+    );
+    alice
+        .calls(
+            Method::PUT,
+            &format!("/room/{plain}"),
+            json!({ "name": "Go" }),
+        )
+        .await
+        .ok();
+    assert_eq!(
+        alice.get(&format!("/room/{plain}")).await.ok()["chatRoom"]["name"],
+        "Go"
+    );
 }
 
 #[apply(each_store)]
@@ -64,11 +98,20 @@ async fn rooms_without_a_message_are_listed_by_their_creation_where_that_is_aske
     server.turn_clock(10);
     let newest = bob.named_room("newest", &[&alice]).await;
     let with_messages = [json!(rooms[4]), json!(rooms[1])];
-    let order = |last: &[usize]| -> Vec<Value> { [json!(newest)].into_iter().chain(last.iter().map(|n| json!(rooms[*n]))).collect() };
+    let order = |last: &[usize]| -> Vec<Value> {
+        [json!(newest)]
+            .into_iter()
+            .chain(last.iter().map(|n| json!(rooms[*n])))
+            .collect()
+    };
     let all = alice.recents(ALL).await;
     assert_eq!(ids(&all), order(&[4, 1, 6, 5, 3, 2, 0]));
     assert_eq!(in_pages(&alice, "&empty=include").await, all);
-    assert_eq!(ids(&alice.recents("").await), with_messages, "the list without it stays as it is");
+    assert_eq!(
+        ids(&alice.recents("").await),
+        with_messages,
+        "the list without it stays as it is"
+    );
     assert_eq!(in_pages(&alice, "").await, alice.recents("").await);
     assert!(alice.recents("").await[0].get("chatRoom").is_none());
 
@@ -89,7 +132,10 @@ async fn rooms_without_a_message_are_listed_by_their_creation_where_that_is_aske
         assert_eq!(empty[field], value, "{field}");
     }
     assert_eq!(empty["createdAt"], empty["chatRoom"]["createdAt"]);
-    assert_eq!(empty["chatRoom"], alice.get(&format!("/room/{newest}")).await.ok()["chatRoom"]);
+    assert_eq!(
+        empty["chatRoom"],
+        alice.get(&format!("/room/{newest}")).await.ok()["chatRoom"]
+    );
     assert_eq!(empty["roomInfo"].as_array().unwrap().len(), 2);
     let mut without = written.clone();
     without.as_object_mut().unwrap().remove("chatRoom");
@@ -98,14 +144,30 @@ async fn rooms_without_a_message_are_listed_by_their_creation_where_that_is_aske
 
     // A room that has lost its only message has no message.
     alice.deletes(&deleted["postId"]).await;
-    assert_eq!(ids(&alice.recents(ALL).await), order(&[1, 6, 5, 4, 3, 2, 0]));
-    assert_eq!(ids(&in_pages(&alice, "&empty=include").await), order(&[1, 6, 5, 4, 3, 2, 0]));
+    assert_eq!(
+        ids(&alice.recents(ALL).await),
+        order(&[1, 6, 5, 4, 3, 2, 0])
+    );
+    assert_eq!(
+        ids(&in_pages(&alice, "&empty=include").await),
+        order(&[1, 6, 5, 4, 3, 2, 0])
+    );
     // Other changes do not count as messages either.
     server.turn_clock(10);
     let carol = server.person("Carol").await;
     alice.adds(&rooms[2], &[&carol]).await.ok();
-    alice.calls(Method::PUT, &format!("/room/{}", rooms[3]), json!({ "name": "another" })).await.ok();
-    assert_eq!(ids(&alice.recents(ALL).await), order(&[1, 6, 5, 4, 3, 2, 0]));
+    alice
+        .calls(
+            Method::PUT,
+            &format!("/room/{}", rooms[3]),
+            json!({ "name": "another" }),
+        )
+        .await
+        .ok();
+    assert_eq!(
+        ids(&alice.recents(ALL).await),
+        order(&[1, 6, 5, 4, 3, 2, 0])
+    );
     assert_eq!(ids(&carol.recents(ALL).await), [json!(rooms[2])]);
     // A room that the user has left is in no list.
     alice.removes(&rooms[6], &alice).await.ok();
@@ -121,13 +183,24 @@ async fn large_rooms_without_a_message_are_in_the_list_too(kind: Kind) {
         people.push(server.person(&format!("Person {n}")).await);
     }
     let (alice, others) = people.split_first().unwrap();
-    let large = alice.named_room("large", &others.iter().collect::<Vec<_>>()).await;
+    let large = alice
+        .named_room("large", &others.iter().collect::<Vec<_>>())
+        .await;
     server.turn_clock(10);
     let small = alice.named_room("small", &[&others[0]]).await;
     assert_eq!(ids(&alice.recents(ALL).await), [json!(small), json!(large)]);
     let listed = alice.recents(ALL).await.remove(1);
-    assert_eq!((&listed["memberCount"], &listed["roomInfo"]), (&json!(102), &json!([])));
-    assert_eq!((&listed["chatRoom"]["memberCount"], listed["chatRoom"].get("memberIds")), (&json!(102), None));
+    assert_eq!(
+        (&listed["memberCount"], &listed["roomInfo"]),
+        (&json!(102), &json!([]))
+    );
+    assert_eq!(
+        (
+            &listed["chatRoom"]["memberCount"],
+            listed["chatRoom"].get("memberIds")
+        ),
+        (&json!(102), None)
+    );
     server.turn_clock(10);
     others[5].says(&large, "hello").await;
     assert_eq!(ids(&alice.recents(ALL).await), [json!(large), json!(small)]);
@@ -162,8 +235,15 @@ async fn hidden_messages_leave_no_holes_in_pages(kind: Kind) {
     let all = in_pages(&carol, "&empty=include").await;
     assert_eq!(ids(&all), order(&[2, 0, 5, 4, 3, 1]));
     assert!(!json!(all).to_string().contains("not for Carol"));
-    assert_eq!(ids(&in_pages(&alice, "&empty=include").await), order(&[2, 0, 5, 4, 3, 1]));
-    assert_eq!(in_pages(&alice, "").await.len(), 6, "who was there from the beginning sees all");
+    assert_eq!(
+        ids(&in_pages(&alice, "&empty=include").await),
+        order(&[2, 0, 5, 4, 3, 1])
+    );
+    assert_eq!(
+        in_pages(&alice, "").await.len(),
+        6,
+        "who was there from the beginning sees all"
+    );
 }
 
 #[apply(each_store)]
@@ -171,11 +251,24 @@ async fn hidden_messages_leave_no_holes_in_pages(kind: Kind) {
 async fn anything_else_that_is_asked_for_of_empty_rooms_is_refused(kind: Kind) {
     let server = TestServer::start(kind).await;
     let alice = server.person("Alice").await;
-    for query in ["empty=", "empty", "empty=exclude", "empty=Include", "empty=include,", "empty=1&empty=include"] {
-        alice.get(&format!("/room?{query}")).await.invalid(json!({ "empty": "Possible value are include" }));
+    for query in [
+        "empty=",
+        "empty",
+        "empty=exclude",
+        "empty=Include",
+        "empty=include,",
+        "empty=1&empty=include",
+    ] {
+        alice
+            .get(&format!("/room?{query}"))
+            .await
+            .invalid(json!({ "empty": "Possible value are include" }));
     }
     assert_eq!(alice.recents("?empty=include").await, Vec::<Value>::new());
-    server.get("/room?empty=nonsense").await.refused(400, "No access token provided");
+    server
+        .get("/room?empty=nonsense")
+        .await
+        .refused(400, "No access token provided");
 }
 
 /// A user who may not see a room gets none of its details.
@@ -186,7 +279,10 @@ async fn a_stranger_is_told_nothing_of_a_room(kind: Kind) {
     let (alice, _, room) = server.two_members().await;
     let stranger = server.member("stranger").await;
     assert_eq!(ids(&alice.recents(ALL).await), [json!(room)]);
-    let refused = stranger.get(&format!("/room/{room}")).await.refused(403, "You are not a member of this room");
+    let refused = stranger
+        .get(&format!("/room/{room}"))
+        .await
+        .refused(403, "You are not a member of this room");
     assert_eq!(refused.get("chatRoom"), None);
     assert_eq!(stranger.recents(ALL).await, Vec::<Value>::new());
 }

@@ -8,7 +8,9 @@ use crate::{databases::Kind, each_store, harness::TestServer, people::Person};
 impl Person {
     /// Returns the response to a search. `words` is sent unchanged as `q`.
     async fn searches(&self, scope: &str, words: &str, rest: &str) -> Value {
-        let query = form_urlencoded::Serializer::new(String::new()).append_pair("q", words).finish();
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("q", words)
+            .finish();
         self.get(&format!("/room/{scope}?{query}{rest}")).await.ok()
     }
 
@@ -19,8 +21,18 @@ impl Person {
 }
 
 fn texts(body: &Value) -> Vec<String> {
-    let text = |message: &Value| message["message"]["messageText"].as_str().unwrap().to_owned();
-    body["messages"].as_array().unwrap().iter().map(text).collect()
+    let text = |message: &Value| {
+        message["message"]["messageText"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    body["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(text)
+        .collect()
 }
 
 #[apply(each_store)]
@@ -28,7 +40,13 @@ fn texts(body: &Value) -> Vec<String> {
 async fn words_are_found_in_any_order_without_case_and_accents(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
-    for text in ["Crème brûlée for two", "Two for the Zürich train", "ΑΘΗΝΑ and Київ", "nothing in common", "η οδός"] {
+    for text in [
+        "Crème brûlée for two",
+        "Two for the Zürich train",
+        "ΑΘΗΝΑ and Київ",
+        "nothing in common",
+        "η οδός",
+    ] {
         alice.says(&room, text).await;
     }
     let here = format!("{room}/search");
@@ -36,7 +54,10 @@ async fn words_are_found_in_any_order_without_case_and_accents(kind: Kind) {
         for (words, found) in [
             ("brulee", vec!["Crème brûlée for two"]),
             ("TWO CREME", vec!["Crème brûlée for two"]),
-            ("two, for!", vec!["Two for the Zürich train", "Crème brûlée for two"]),
+            (
+                "two, for!",
+                vec!["Two for the Zürich train", "Crème brûlée for two"],
+            ),
             ("train zurich the for two", vec!["Two for the Zürich train"]),
             ("αθηνα", vec!["ΑΘΗΝΑ and Київ"]),
             ("київ AND", vec!["ΑΘΗΝΑ and Київ"]),
@@ -48,7 +69,14 @@ async fn words_are_found_in_any_order_without_case_and_accents(kind: Kind) {
         }
     }
     let message = bob.searches(&here, "brulee", "").await["messages"][0].take();
-    assert_eq!((&message["chatRoomId"], &message["seq"], &message["postedByUser"]), (&json!(room), &json!(1), &alice.user));
+    assert_eq!(
+        (
+            &message["chatRoomId"],
+            &message["seq"],
+            &message["postedByUser"]
+        ),
+        (&json!(room), &json!(1), &alice.user)
+    );
     assert_eq!(message["readByRecipients"][0]["readByUserId"], *alice.id);
 }
 
@@ -84,7 +112,11 @@ async fn what_means_something_to_the_database_is_a_word_like_others(kind: Kind) 
             "this\u{0}that",
             "$this",
         ] {
-            assert_eq!(bob.finds(scope, words).await, [text], "{words:?} in {scope}");
+            assert_eq!(
+                bob.finds(scope, words).await,
+                [text],
+                "{words:?} in {scope}"
+            );
         }
         for words in [
             "this OR missing",
@@ -97,15 +129,35 @@ async fn what_means_something_to_the_database_is_a_word_like_others(kind: Kind) 
             &"x ".repeat(2_000),
             &"y".repeat(4_000),
         ] {
-            assert_eq!(bob.finds(scope, words).await, Vec::<String>::new(), "{words:?} in {scope}");
+            assert_eq!(
+                bob.finds(scope, words).await,
+                Vec::<String>::new(),
+                "{words:?} in {scope}"
+            );
         }
-        for words in ["", " ", "*", "\"\"", "()", "-", "$", "\u{0}", "\u{fffd}", "^:'"] {
+        for words in [
+            "", " ", "*", "\"\"", "()", "-", "$", "\u{0}", "\u{fffd}", "^:'",
+        ] {
             let nothing = json!({ "success": true, "messages": [], "hasMore": false });
             assert_eq!(bob.searches(scope, words, "").await, nothing, "{words:?}");
         }
-        assert_eq!(bob.get(&format!("/room/{scope}")).await.ok()["messages"], json!([]));
-        assert_eq!(bob.get(&format!("/room/{scope}?q=%ff%fe")).await.ok()["messages"], json!([]));
-        assert_eq!(texts(&bob.get(&format!("/room/{scope}?q=this&q=missing")).await.ok()), [text], "the first counts");
+        assert_eq!(
+            bob.get(&format!("/room/{scope}")).await.ok()["messages"],
+            json!([])
+        );
+        assert_eq!(
+            bob.get(&format!("/room/{scope}?q=%ff%fe")).await.ok()["messages"],
+            json!([])
+        );
+        assert_eq!(
+            texts(
+                &bob.get(&format!("/room/{scope}?q=this&q=missing"))
+                    .await
+                    .ok()
+            ),
+            [text],
+            "the first counts"
+        );
     }
 }
 
@@ -132,10 +184,16 @@ async fn the_newest_come_first_and_the_others_page_by_page(kind: Kind) {
         for limit in [1, 4, 10, 500] {
             let (mut found, mut before) = (Vec::new(), String::new());
             loop {
-                let body = bob.searches(&scope, "word", &format!("&limit={limit}{before}")).await;
+                let body = bob
+                    .searches(&scope, "word", &format!("&limit={limit}{before}"))
+                    .await;
                 assert!(texts(&body).len() <= limit && !texts(&body).is_empty());
                 found.extend(texts(&body));
-                assert_eq!(body["hasMore"] == true, body["before"].is_string(), "{body}");
+                assert_eq!(
+                    body["hasMore"] == true,
+                    body["before"].is_string(),
+                    "{body}"
+                );
                 if body["hasMore"] == false {
                     break;
                 }
@@ -143,14 +201,32 @@ async fn the_newest_come_first_and_the_others_page_by_page(kind: Kind) {
             }
             assert_eq!(found, expected, "{limit} in {scope}");
         }
-        assert_eq!(bob.finds(&scope, "word").await, expected[..10], "ten by default");
+        assert_eq!(
+            bob.finds(&scope, "word").await,
+            expected[..10],
+            "ten by default"
+        );
         for before in ["nope", "-1", "x-y", "99999999999999999999", "5-5", "%00"] {
-            let answer = bob.get(&format!("/room/{scope}?q=word&before={before}")).await;
+            let answer = bob
+                .get(&format!("/room/{scope}?q=word&before={before}"))
+                .await;
             answer.ok();
         }
     }
-    assert_eq!(texts(&bob.searches(&format!("{room}/search"), "word", "&before=1").await), Vec::<String>::new());
-    assert_eq!(texts(&bob.searches(&format!("{room}/search"), "word", "&before=2").await), ["word 1"]);
+    assert_eq!(
+        texts(
+            &bob.searches(&format!("{room}/search"), "word", "&before=1")
+                .await
+        ),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        texts(
+            &bob.searches(&format!("{room}/search"), "word", "&before=2")
+                .await
+        ),
+        ["word 1"]
+    );
 }
 
 #[apply(each_store)]
@@ -171,8 +247,16 @@ async fn messages_of_the_same_moment_are_all_found_once(kind: Kind) {
     for (scope, count) in [(format!("{room}/search"), 11), ("search".into(), 22)] {
         let (mut found, mut before) = (Vec::new(), String::new());
         loop {
-            let body = bob.searches(&scope, "word", &format!("&limit=3{before}")).await;
-            found.extend(body["messages"].as_array().unwrap().iter().map(|message| message["_id"].as_str().unwrap().to_owned()));
+            let body = bob
+                .searches(&scope, "word", &format!("&limit=3{before}"))
+                .await;
+            found.extend(
+                body["messages"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|message| message["_id"].as_str().unwrap().to_owned()),
+            );
             match body["before"].as_str() {
                 Some(next) => before = format!("&before={next}"),
                 None => break,
@@ -198,15 +282,28 @@ async fn edited_and_deleted_texts_are_found_no_more(kind: Kind) {
             server.database().indexed().await;
             assert_eq!(bob.finds(&here, "word").await.len(), 3);
         }
-        alice.edits(&room, &edited["postId"], &format!("after word {round}")).await.ok();
+        alice
+            .edits(&room, &edited["postId"], &format!("after word {round}"))
+            .await
+            .ok();
         alice.deletes(&deleted["postId"]).await;
         for scope in [here.as_str(), "search"] {
             for gone in ["before", "regretted"] {
-                assert_eq!(bob.finds(scope, gone).await, Vec::<String>::new(), "{gone} in {scope}");
+                assert_eq!(
+                    bob.finds(scope, gone).await,
+                    Vec::<String>::new(),
+                    "{gone} in {scope}"
+                );
             }
-            assert_eq!(bob.finds(scope, "after").await, [format!("after word {round}")]);
+            assert_eq!(
+                bob.finds(scope, "after").await,
+                [format!("after word {round}")]
+            );
         }
-        alice.edits(&room, &edited["postId"], "other word").await.ok();
+        alice
+            .edits(&room, &edited["postId"], "other word")
+            .await
+            .ok();
         let message = bob.searches(&here, "other", "").await["messages"][0].take();
         assert!(message["editedAt"].is_string());
         assert_eq!(bob.finds(&here, "after").await, Vec::<String>::new());
@@ -229,13 +326,28 @@ async fn nobody_finds_anything_in_rooms_of_others(kind: Kind) {
     alice.says(&private, "private word").await;
     assert_eq!(stranger.finds("search", "word").await, Vec::<String>::new());
     assert_eq!(bob.finds("search", "word").await, ["shared word"]);
-    assert_eq!(alice.finds("search", "word").await, ["private word", "shared word"]);
+    assert_eq!(
+        alice.finds("search", "word").await,
+        ["private word", "shared word"]
+    );
     for (person, room) in [(&stranger, &room), (&bob, &private)] {
-        person.get(&format!("/room/{room}/search?q=word")).await.refused(403, "You are not a member of this room");
+        person
+            .get(&format!("/room/{room}/search?q=word"))
+            .await
+            .refused(403, "You are not a member of this room");
     }
-    alice.get("/room/nope/search?q=word").await.refused(400, "No room exists for this id");
-    server.get("/room/search?q=word").await.refused(400, "No access token provided");
-    server.get(&format!("/room/{room}/search?q=word")).await.refused(400, "No access token provided");
+    alice
+        .get("/room/nope/search?q=word")
+        .await
+        .refused(400, "No room exists for this id");
+    server
+        .get("/room/search?q=word")
+        .await
+        .refused(400, "No access token provided");
+    server
+        .get(&format!("/room/{room}/search?q=word"))
+        .await
+        .refused(400, "No access token provided");
 }
 
 #[apply(each_store)]
@@ -252,18 +364,44 @@ async fn a_cursor_tells_nothing_about_messages_that_one_may_not_read(kind: Kind)
     alice.says(&room, "later word").await;
     server.database().indexed().await;
     alice.deletes(&regretted["postId"]).await;
-    let (secret, regretted) = (secret["postId"].as_str().unwrap(), regretted["postId"].as_str().unwrap());
+    let (secret, regretted) = (
+        secret["postId"].as_str().unwrap(),
+        regretted["postId"].as_str().unwrap(),
+    );
     let nobody = "0123456789abcdef0123456789abcdef";
     let now = crate::harness::machine_time();
-    for at in ["0".to_owned(), now.to_string(), (now + 1_500).to_string(), i64::MAX.to_string(), i64::MIN.to_string()] {
-        for cursor in [format!("{at}-ID"), format!("{at}-1-ID"), format!("{at}-ID-{private}")] {
-            for path in ["/room/search?q=word".to_owned(), format!("/room/{room}/search?q=word"), format!("/room/{room}?limit=5")] {
+    for at in [
+        "0".to_owned(),
+        now.to_string(),
+        (now + 1_500).to_string(),
+        i64::MAX.to_string(),
+        i64::MIN.to_string(),
+    ] {
+        for cursor in [
+            format!("{at}-ID"),
+            format!("{at}-1-ID"),
+            format!("{at}-ID-{private}"),
+        ] {
+            for path in [
+                "/room/search?q=word".to_owned(),
+                format!("/room/{room}/search?q=word"),
+                format!("/room/{room}?limit=5"),
+            ] {
                 let mut answers = Vec::new();
                 for id in [nobody, secret, regretted, &private] {
-                    let answer = bob.get(&format!("{path}&before={}&after={0}", cursor.replace("ID", id))).await.ok();
+                    let answer = bob
+                        .get(&format!(
+                            "{path}&before={}&after={0}",
+                            cursor.replace("ID", id)
+                        ))
+                        .await
+                        .ok();
                     answers.push(answer);
                 }
-                assert!(answers.iter().all(|answer| answer == &answers[0]), "{path} before {cursor}: {answers:?}");
+                assert!(
+                    answers.iter().all(|answer| answer == &answers[0]),
+                    "{path} before {cursor}: {answers:?}"
+                );
             }
         }
     }

@@ -19,26 +19,39 @@ const NEW_PASSWORD: &str = "short red kettle";
 
 impl Member {
     async fn logs_out(&self, body: Value) -> u64 {
-        self.calls(Method::POST, "/logout", body).await.ok()["endedSessionsCount"].as_u64().unwrap()
+        self.calls(Method::POST, "/logout", body).await.ok()["endedSessionsCount"]
+            .as_u64()
+            .unwrap()
     }
 
     async fn lists_sessions(&self) -> Vec<Value> {
-        self.get("/sessions").await.ok()["sessions"].as_array().unwrap().clone()
+        self.get("/sessions").await.ok()["sessions"]
+            .as_array()
+            .unwrap()
+            .clone()
     }
 
     async fn ends_session(&self, id: &str) -> Answer {
-        self.calls(Method::DELETE, &format!("/sessions/{id}"), json!({})).await
+        self.calls(Method::DELETE, &format!("/sessions/{id}"), json!({}))
+            .await
     }
 
     /// Returns the id of the session that makes the request.
     async fn session(&self) -> String {
         let sessions = self.lists_sessions().await;
-        sessions.iter().find(|session| session["current"] == true).unwrap()["_id"].as_str().unwrap().to_owned()
+        sessions
+            .iter()
+            .find(|session| session["current"] == true)
+            .unwrap()["_id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     async fn changes_own_password(&self, old: &str, new: &str) -> Answer {
         let body = json!({ "oldPassword": old, "newPassword": new });
-        self.calls(Method::PUT, &format!("/users/{}/password", self.id), body).await
+        self.calls(Method::PUT, &format!("/users/{}/password", self.id), body)
+            .await
     }
 
     /// Checks that the session is still valid.
@@ -53,24 +66,54 @@ async fn a_user_logs_in_by_username_or_by_id_with_the_password(kind: Kind) {
     let server = TestServer::secure(kind).await;
     let alice = server.member("alice").await;
     let by_id = format!("/login/{}", alice.id);
-    for login in [server.enters("ALICE", PASSWORD).await.ok(), server.post(&by_id, &json!({ "password": PASSWORD })).await.ok()] {
-        assert_eq!((&login["expiresIn"], &login["user"]), (&json!(900), &alice.user));
+    for login in [
+        server.enters("ALICE", PASSWORD).await.ok(),
+        server
+            .post(&by_id, &json!({ "password": PASSWORD }))
+            .await
+            .ok(),
+    ] {
+        assert_eq!(
+            (&login["expiresIn"], &login["user"]),
+            (&json!(900), &alice.user)
+        );
         alice.with(&login).is_in().await;
         alice.with(&login).refreshes().await.ok();
     }
     let wrong = json!({ "success": false, "message": WRONG });
     for (path, body) in [
-        ("/login", json!({ "username": "alice", "password": "Tall green kettle" })),
-        ("/login", json!({ "username": "nobody", "password": PASSWORD })),
-        ("/login", json!({ "username": alice.id, "password": PASSWORD })),
+        (
+            "/login",
+            json!({ "username": "alice", "password": "Tall green kettle" }),
+        ),
+        (
+            "/login",
+            json!({ "username": "nobody", "password": PASSWORD }),
+        ),
+        (
+            "/login",
+            json!({ "username": alice.id, "password": PASSWORD }),
+        ),
         (&*by_id, json!({ "password": "Tall green kettle" })),
-        ("/login/0199d1f0c0de7aaa8bbbccccddddeeee", json!({ "password": PASSWORD })),
+        (
+            "/login/0199d1f0c0de7aaa8bbbccccddddeeee",
+            json!({ "password": PASSWORD }),
+        ),
         ("/login/alice", json!({ "password": PASSWORD })),
     ] {
-        assert_eq!(server.post(path, &body).await.refused(401, WRONG), wrong, "{path} {body}");
+        assert_eq!(
+            server.post(path, &body).await.refused(401, WRONG),
+            wrong,
+            "{path} {body}"
+        );
     }
-    server.post(&by_id, &json!({})).await.invalid(json!({ "password": "please provide a string" }));
-    Answer::of(server.request(Method::POST, &by_id)).await.invalid(json!({ "password": "please provide a string" }));
+    server
+        .post(&by_id, &json!({}))
+        .await
+        .invalid(json!({ "password": "please provide a string" }));
+    Answer::of(server.request(Method::POST, &by_id))
+        .await
+        .invalid(json!({ "password": "please provide a string" }));
 }
 
 #[apply(each_store)]
@@ -83,13 +126,20 @@ async fn a_refresh_token_gives_the_next_of_both(kind: Kind) {
     for _ in 0..3 {
         server.turn_clock(1_000);
         let answer = latest.refreshes().await.ok();
-        assert_eq!((&answer["expiresIn"], &answer["user"]), (&json!(900), &first.user));
+        assert_eq!(
+            (&answer["expiresIn"], &answer["user"]),
+            (&json!(900), &first.user)
+        );
         latest = latest.with(&answer);
         latest.is_in().await;
     }
     first.is_in().await;
     assert!(socket.answers().await);
-    assert_eq!(latest.lists_sessions().await.len(), 1, "it is the same session");
+    assert_eq!(
+        latest.lists_sessions().await.len(),
+        1,
+        "it is the same session"
+    );
 }
 
 #[apply(each_store)]
@@ -115,7 +165,11 @@ async fn a_refresh_token_that_was_made_up_ends_nothing(kind: Kind) {
     let server = TestServer::secure(kind).await;
     let [alice, bob] = [server.member("alice").await, server.member("bob").await];
     let (token, session) = (&alice.refresh_token, alice.session().await);
-    assert_eq!(token[..32], session, "whoever sees a list of sessions knows so much");
+    assert_eq!(
+        token[..32],
+        session,
+        "whoever sees a list of sessions knows so much"
+    );
     for guess in [
         format!("{session}{}", "0".repeat(96)),
         format!("{session}{}", &bob.refresh_token[32..]),
@@ -140,7 +194,11 @@ async fn a_refresh_token_that_was_made_up_ends_nothing(kind: Kind) {
 async fn tabs_that_refresh_at_once_all_go_on_with_the_same_token(kind: Kind) {
     let server = TestServer::secure(kind).await;
     let alice = server.member("alice").await;
-    let tabs: Vec<_> = join_all((0..8).map(|_| alice.refreshes())).await.into_iter().map(|answer| alice.with(&answer.ok())).collect();
+    let tabs: Vec<_> = join_all((0..8).map(|_| alice.refreshes()))
+        .await
+        .into_iter()
+        .map(|answer| alice.with(&answer.ok()))
+        .collect();
     for tab in &tabs {
         assert_eq!(tab.refresh_token, tabs[0].refresh_token);
         tab.is_in().await;
@@ -198,15 +256,24 @@ async fn a_clock_that_was_set_back_does_not_keep_a_former_refresh_token_good(kin
 #[tokio::test]
 async fn a_repeated_refresh_is_understood_under_the_next_key(kind: Kind) {
     let database = Database::new(kind).await;
-    let (old, new) = ("the key of yesterday has many bytes", "the key of today has as many of them");
+    let (old, new) = (
+        "the key of yesterday has many bytes",
+        "the key of today has as many of them",
+    );
     let with = |keys: &[(&'static str, &'static str)]| [&SECURE[..], keys].concat();
-    let mut server = TestServer::on(database.again(), &with(&[("CAUSERIE_TOKEN_SECRET", old)])).await;
+    let mut server =
+        TestServer::on(database.again(), &with(&[("CAUSERIE_TOKEN_SECRET", old)])).await;
     let alice = server.member("alice").await;
     let next = alice.with(&alice.refreshes().await.ok());
     server.stop().await;
-    let settings = with(&[("CAUSERIE_TOKEN_SECRET", new), ("CAUSERIE_TOKEN__EARLIER_SECRETS", old)]);
+    let settings = with(&[
+        ("CAUSERIE_TOKEN_SECRET", new),
+        ("CAUSERIE_TOKEN__EARLIER_SECRETS", old),
+    ]);
     let server = TestServer::on(database, &settings).await;
-    let again = refresh(&alice.person.at(&server), &alice.refresh_token).await.ok();
+    let again = refresh(&alice.person.at(&server), &alice.refresh_token)
+        .await
+        .ok();
     assert_eq!(again["refreshToken"], *next.refresh_token);
 }
 
@@ -216,11 +283,16 @@ async fn whoever_logs_out_is_out_here_and_not_elsewhere(kind: Kind) {
     let server = TestServer::secure(kind).await;
     let here = server.member("alice").await;
     let elsewhere = server.session_of("alice").await;
-    let (gone, mut stays) = (Socket::signed_in(&here).await, Socket::signed_in(&elsewhere).await);
+    let (gone, mut stays) = (
+        Socket::signed_in(&here).await,
+        Socket::signed_in(&elsewhere).await,
+    );
     assert_eq!(here.logs_out(json!({})).await, 1);
     gone.ends().await;
     here.is_out().await;
-    here.calls(Method::POST, "/logout", json!({ "all": true })).await.refused(401, ENDED);
+    here.calls(Method::POST, "/logout", json!({ "all": true }))
+        .await
+        .refused(401, ENDED);
     elsewhere.is_in().await;
     assert!(stays.answers().await);
     elsewhere
@@ -233,7 +305,11 @@ async fn whoever_logs_out_is_out_here_and_not_elsewhere(kind: Kind) {
 #[tokio::test]
 async fn whoever_logs_out_everywhere_is_out_everywhere(kind: Kind) {
     let server = TestServer::secure(kind).await;
-    let sessions = [server.member("alice").await, server.session_of("alice").await, server.session_of("alice").await];
+    let sessions = [
+        server.member("alice").await,
+        server.session_of("alice").await,
+        server.session_of("alice").await,
+    ];
     let bob = server.member("bob").await;
     let mut sockets = Vec::new();
     for session in &sessions {
@@ -254,7 +330,10 @@ async fn a_user_sees_and_ends_their_own_sessions(kind: Kind) {
     let server = TestServer::secure(kind).await;
     let [alice, bob] = [server.member("alice").await, server.member("bob").await];
     let body = json!({ "username": "alice", "password": PASSWORD });
-    let login = server.request(Method::POST, "/login").header("user-agent", "a telephone").json(&body);
+    let login = server
+        .request(Method::POST, "/login")
+        .header("user-agent", "a telephone")
+        .json(&body);
     server.turn_clock(1_000);
     let telephone = alice.with(&Answer::of(login).await.ok());
     server.turn_clock(1_000);
@@ -262,22 +341,44 @@ async fn a_user_sees_and_ends_their_own_sessions(kind: Kind) {
 
     let sessions = alice.lists_sessions().await;
     assert_eq!(sessions.len(), 2);
-    assert_eq!((&sessions[0]["userAgent"], &sessions[0]["current"]), (&json!("a telephone"), &json!(false)));
-    assert_eq!((&sessions[1]["current"], &sessions[0]["createdAt"]), (&json!(true), &sessions[0]["lastUsedAt"]));
+    assert_eq!(
+        (&sessions[0]["userAgent"], &sessions[0]["current"]),
+        (&json!("a telephone"), &json!(false))
+    );
+    assert_eq!(
+        (&sessions[1]["current"], &sessions[0]["createdAt"]),
+        (&json!(true), &sessions[0]["lastUsedAt"])
+    );
     assert!(sessions[1]["lastUsedAt"].as_str() > sessions[1]["createdAt"].as_str());
     let fields: Vec<_> = sessions[0].as_object().unwrap().keys().collect();
-    assert_eq!(fields, ["_id", "createdAt", "current", "expiresAt", "lastUsedAt", "userAgent"], "and no token");
+    assert_eq!(
+        fields,
+        [
+            "_id",
+            "createdAt",
+            "current",
+            "expiresAt",
+            "lastUsedAt",
+            "userAgent"
+        ],
+        "and no token"
+    );
 
     let id = telephone.session().await;
     let socket = Socket::signed_in(&telephone).await;
     for id in [&*id, "0199d1f0c0de7aaa8bbbccccddddeeee", "none"] {
-        bob.ends_session(id).await.refused(404, "No session with this id found");
+        bob.ends_session(id)
+            .await
+            .refused(404, "No session with this id found");
     }
     telephone.is_in().await;
     alice.ends_session(&id).await.ok();
     socket.ends().await;
     telephone.is_out().await;
-    alice.ends_session(&id).await.refused(404, "No session with this id found");
+    alice
+        .ends_session(&id)
+        .await
+        .refused(404, "No session with this id found");
     assert_eq!(alice.lists_sessions().await.len(), 1);
     alice.ends_session(&alice.session().await).await.ok();
     alice.is_out().await;
@@ -289,10 +390,18 @@ async fn another_password_ends_all_other_sessions(kind: Kind) {
     let server = TestServer::secure(kind).await;
     let here = server.member("alice").await;
     let elsewhere = server.session_of("alice").await;
-    let (mut stays, gone) = (Socket::signed_in(&here).await, Socket::signed_in(&elsewhere).await);
-    here.changes_own_password("a wrong one", NEW_PASSWORD).await.refused(403, "The old password is wrong");
+    let (mut stays, gone) = (
+        Socket::signed_in(&here).await,
+        Socket::signed_in(&elsewhere).await,
+    );
+    here.changes_own_password("a wrong one", NEW_PASSWORD)
+        .await
+        .refused(403, "The old password is wrong");
     elsewhere.is_in().await;
-    assert_eq!(here.changes_own_password(PASSWORD, NEW_PASSWORD).await.ok()["endedSessionsCount"], 1);
+    assert_eq!(
+        here.changes_own_password(PASSWORD, NEW_PASSWORD).await.ok()["endedSessionsCount"],
+        1
+    );
     gone.ends().await;
     elsewhere.is_out().await;
     here.is_in().await;
@@ -323,12 +432,26 @@ async fn no_login_with_the_old_password_outlives_the_change(kind: Kind) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_who_change_the_password_at_once_one_does(kind: Kind) {
     let server = TestServer::secure(kind).await;
-    let sessions = [server.member("alice").await, server.session_of("alice").await];
+    let sessions = [
+        server.member("alice").await,
+        server.session_of("alice").await,
+    ];
     let [first, second] = ["short red kettle", "round blue kettle"];
-    let changes = join(sessions[0].changes_own_password(PASSWORD, first), sessions[1].changes_own_password(PASSWORD, second)).await;
+    let changes = join(
+        sessions[0].changes_own_password(PASSWORD, first),
+        sessions[1].changes_own_password(PASSWORD, second),
+    )
+    .await;
     let done = [changes.0, changes.1].map(|answer| answer.status == 200);
-    assert!(done[0] != done[1], "the old password was the old one of one of them: {done:?}");
-    let (password, lost) = if done[0] { (first, second) } else { (second, first) };
+    assert!(
+        done[0] != done[1],
+        "the old password was the old one of one of them: {done:?}"
+    );
+    let (password, lost) = if done[0] {
+        (first, second)
+    } else {
+        (second, first)
+    };
     server.enters("alice", password).await.ok();
     server.enters("alice", lost).await.refused(401, WRONG);
 }
@@ -336,7 +459,10 @@ async fn of_two_who_change_the_password_at_once_one_does(kind: Kind) {
 #[apply(each_store)]
 #[tokio::test]
 async fn a_session_ends_by_itself_when_nobody_refreshes_it(kind: Kind) {
-    let settings = [("CAUSERIE_SESSION__ACCESS_LIFETIME_SECONDS", "900"), ("CAUSERIE_SESSION__REFRESH_LIFETIME_SECONDS", "600")];
+    let settings = [
+        ("CAUSERIE_SESSION__ACCESS_LIFETIME_SECONDS", "900"),
+        ("CAUSERIE_SESSION__REFRESH_LIFETIME_SECONDS", "600"),
+    ];
     let server = TestServer::secure_with(kind, &settings).await;
     let [kept, left] = [server.member("alice").await, server.member("bob").await];
     server.turn_clock(400_000);
@@ -361,5 +487,8 @@ async fn whoever_has_too_many_sessions_loses_the_oldest() {
     let newest = server.session_of("alice").await;
     socket.ends().await;
     oldest.is_out().await;
-    assert_eq!(newest.lists_sessions().await.len(), causerie::store::MOST_SESSIONS);
+    assert_eq!(
+        newest.lists_sessions().await.len(),
+        causerie::store::MOST_SESSIONS
+    );
 }

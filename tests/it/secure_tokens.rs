@@ -19,8 +19,14 @@ const KEY: &str = "a key of many bytes that the tests know";
 fn base64url(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let digits = |chunk: &[u8]| {
-        let bits = chunk.iter().chain(&[0; 2]).take(3).fold(0, |bits, byte| bits << 8 | usize::from(*byte));
-        (0..=chunk.len()).map(|n| char::from(DIGITS[bits >> (18 - 6 * n) & 63])).collect::<String>()
+        let bits = chunk
+            .iter()
+            .chain(&[0; 2])
+            .take(3)
+            .fold(0, |bits, byte| bits << 8 | usize::from(*byte));
+        (0..=chunk.len())
+            .map(|n| char::from(DIGITS[bits >> (18 - 6 * n) & 63]))
+            .collect::<String>()
     };
     bytes.chunks(3).map(digits).collect()
 }
@@ -28,8 +34,15 @@ fn base64url(bytes: &[u8]) -> String {
 /// Returns a token with this header, which may be anything, and these claims, signed with `key` by
 /// `algorithm`.
 fn token(header: &Value, claims: &Value, key: &str, algorithm: Algorithm) -> String {
-    let signed = [header, claims].map(|part| base64url(part.to_string().as_bytes())).join(".");
-    let signature = crypto::sign(signed.as_bytes(), &EncodingKey::from_secret(key.as_bytes()), algorithm).unwrap();
+    let signed = [header, claims]
+        .map(|part| base64url(part.to_string().as_bytes()))
+        .join(".");
+    let signature = crypto::sign(
+        signed.as_bytes(),
+        &EncodingKey::from_secret(key.as_bytes()),
+        algorithm,
+    )
+    .unwrap();
     format!("{signed}.{signature}")
 }
 
@@ -41,13 +54,27 @@ impl TestServer {
     /// Checks that REST and the socket handshake refuse this token with this message.
     async fn turns_away(&self, token: &str, message: &str) {
         let bearer = format!("Bearer {token}");
-        for (method, path) in
-            [(Method::GET, "/room"), (Method::GET, "/users"), (Method::POST, "/logout"), (Method::DELETE, "/delete/room/x")]
-        {
-            Answer::of(self.request(method, path).header("authorization", &bearer)).await.refused(401, message);
+        for (method, path) in [
+            (Method::GET, "/room"),
+            (Method::GET, "/users"),
+            (Method::POST, "/logout"),
+            (Method::DELETE, "/delete/room/x"),
+        ] {
+            Answer::of(self.request(method, path).header("authorization", &bearer))
+                .await
+                .refused(401, message);
         }
-        for shown in [Shown::Auth(json!({ "token": token })), Shown::Query(4, token), Shown::Query(3, token), Shown::Header(&bearer)] {
-            assert_eq!(Socket::with(&self.base, &shown).await.err().as_deref(), Some(message), "{token}");
+        for shown in [
+            Shown::Auth(json!({ "token": token })),
+            Shown::Query(4, token),
+            Shown::Query(3, token),
+            Shown::Header(&bearer),
+        ] {
+            assert_eq!(
+                Socket::with(&self.base, &shown).await.err().as_deref(),
+                Some(message),
+                "{token}"
+            );
         }
     }
 }
@@ -70,34 +97,133 @@ async fn forged_tokens_are_refused_with_the_reason(kind: Kind) {
     };
     // A valid token passes, so the following ones are refused because of their defects.
     alice.get("/room").await.ok();
-    Answer::of(server.request(Method::GET, "/room").header("authorization", format!("Bearer {}", hs256(&claims)))).await.ok();
+    Answer::of(
+        server
+            .request(Method::GET, "/room")
+            .header("authorization", format!("Bearer {}", hs256(&claims))),
+    )
+    .await
+    .ok();
 
     let right = hs256(&claims);
     let (signed, signature) = right.rsplit_once('.').unwrap();
     let (head, body) = signed.split_once('.').unwrap();
-    let unsigned = |algorithm: &str| format!("{}.{body}.", base64url(header(algorithm).to_string().as_bytes()));
+    let unsigned = |algorithm: &str| {
+        format!(
+            "{}.{body}.",
+            base64url(header(algorithm).to_string().as_bytes())
+        )
+    };
     let (_, of_bob) = bob.token.split_once('.').unwrap();
     for (token, message) in [
         (unsigned("none"), "jwt signature is required"),
         (unsigned("HS256"), "jwt signature is required"),
         (format!("{}{signature}", unsigned("none")), "invalid token"),
         (format!("{}{signature}", unsigned("None")), "invalid token"),
-        (token(&header("HS512"), &claims, KEY, Algorithm::HS512), "invalid algorithm"),
-        (token(&header("HS384"), &claims, KEY, Algorithm::HS384), "invalid algorithm"),
-        (token(&header("RS256"), &claims, KEY, Algorithm::HS256), "invalid algorithm"),
-        (token(&header("ES256"), &claims, KEY, Algorithm::HS256), "invalid algorithm"),
-        (token(&header("HS256"), &claims, "another key, of just as many bytes as it", Algorithm::HS256), "invalid signature"),
-        (token(&header("HS256"), &claims, KEY, Algorithm::HS512), "invalid signature"),
-        (token(&json!({ "alg": "HS256", "jwk": { "kty": "oct", "k": "AA" } }), &claims, "", Algorithm::HS256), "invalid signature"),
+        (
+            token(&header("HS512"), &claims, KEY, Algorithm::HS512),
+            "invalid algorithm",
+        ),
+        (
+            token(&header("HS384"), &claims, KEY, Algorithm::HS384),
+            "invalid algorithm",
+        ),
+        (
+            token(&header("RS256"), &claims, KEY, Algorithm::HS256),
+            "invalid algorithm",
+        ),
+        (
+            token(&header("ES256"), &claims, KEY, Algorithm::HS256),
+            "invalid algorithm",
+        ),
+        (
+            token(
+                &header("HS256"),
+                &claims,
+                "another key, of just as many bytes as it",
+                Algorithm::HS256,
+            ),
+            "invalid signature",
+        ),
+        (
+            token(&header("HS256"), &claims, KEY, Algorithm::HS512),
+            "invalid signature",
+        ),
+        (
+            token(
+                &json!({ "alg": "HS256", "jwk": { "kty": "oct", "k": "AA" } }),
+                &claims,
+                "",
+                Algorithm::HS256,
+            ),
+            "invalid signature",
+        ),
         (format!("{head}.{body}A.{signature}"), "invalid signature"),
-        (format!("{head}.{}", of_bob.replace(of_bob.split_once('.').unwrap().1, signature)), "invalid signature"),
-        (token(&json!({}), &claims, KEY, Algorithm::HS256), "invalid token"),
-        (token(&json!({ "alg": "HS256", "crit": ["exp"] }), &claims, KEY, Algorithm::HS256), "jwt malformed"),
-        (token(&json!({ "alg": "HS256", "crit": ["x"], "x": true }), &claims, KEY, Algorithm::HS256), "jwt malformed"),
-        (token(&json!({ "alg": "HS256", "crit": [] }), &claims, KEY, Algorithm::HS256), "jwt malformed"),
-        (token(&json!({ "alg": "HS256", "crit": null }), &claims, KEY, Algorithm::HS256), "jwt malformed"),
-        (token(&json!({ "alg": "HS256", "crit": ["b64"], "b64": false }), &claims, KEY, Algorithm::HS256), "jwt malformed"),
-        (token(&json!({ "alg": "HS256", "b64": false }), &claims, KEY, Algorithm::HS256), "jwt malformed"),
+        (
+            format!(
+                "{head}.{}",
+                of_bob.replace(of_bob.split_once('.').unwrap().1, signature)
+            ),
+            "invalid signature",
+        ),
+        (
+            token(&json!({}), &claims, KEY, Algorithm::HS256),
+            "invalid token",
+        ),
+        (
+            token(
+                &json!({ "alg": "HS256", "crit": ["exp"] }),
+                &claims,
+                KEY,
+                Algorithm::HS256,
+            ),
+            "jwt malformed",
+        ),
+        (
+            token(
+                &json!({ "alg": "HS256", "crit": ["x"], "x": true }),
+                &claims,
+                KEY,
+                Algorithm::HS256,
+            ),
+            "jwt malformed",
+        ),
+        (
+            token(
+                &json!({ "alg": "HS256", "crit": [] }),
+                &claims,
+                KEY,
+                Algorithm::HS256,
+            ),
+            "jwt malformed",
+        ),
+        (
+            token(
+                &json!({ "alg": "HS256", "crit": null }),
+                &claims,
+                KEY,
+                Algorithm::HS256,
+            ),
+            "jwt malformed",
+        ),
+        (
+            token(
+                &json!({ "alg": "HS256", "crit": ["b64"], "b64": false }),
+                &claims,
+                KEY,
+                Algorithm::HS256,
+            ),
+            "jwt malformed",
+        ),
+        (
+            token(
+                &json!({ "alg": "HS256", "b64": false }),
+                &claims,
+                KEY,
+                Algorithm::HS256,
+            ),
+            "jwt malformed",
+        ),
         (with("exp", json!(now - 1)), "jwt expired"),
         (with("exp", json!("never")), "invalid token"),
         (with("userId", json!(NOBODY)), "No user with this id found"),
@@ -139,8 +265,12 @@ async fn a_token_is_not_replayed_after_logout_nor_for_somebody_who_is_gone(kind:
     }
     alice.calls(Method::POST, "/logout", json!({})).await.ok();
     server.turns_away(&alice.token, ENDED).await;
-    bob.calls(Method::DELETE, &format!("/users/{}", bob.id), json!({})).await.ok();
-    server.turns_away(&bob.token, "No user with this id found").await;
+    bob.calls(Method::DELETE, &format!("/users/{}", bob.id), json!({}))
+        .await
+        .ok();
+    server
+        .turns_away(&bob.token, "No user with this id found")
+        .await;
 }
 
 #[apply(each_store)]
@@ -151,15 +281,25 @@ async fn what_open_mode_gave_out_is_worth_nothing(kind: Kind) {
     let (alice, bob, room) = open.two_in_a_room().await;
     alice.posts(&room, "hello").await.ok();
     open.stop().await;
-    let secure = TestServer::on(database, &[&SECURE[..], &[("CAUSERIE_TOKEN_SECRET", KEY)]].concat()).await;
+    let secure = TestServer::on(
+        database,
+        &[&SECURE[..], &[("CAUSERIE_TOKEN_SECRET", KEY)]].concat(),
+    )
+    .await;
     for token in [&alice.token, &bob.token] {
         secure.turns_away(token, "invalid token").await;
     }
     // The login of open mode does not issue a token either.
-    secure.post(&format!("/login/{}", alice.id), &json!({})).await.invalid(json!({ "password": "please provide a string" }));
+    secure
+        .post(&format!("/login/{}", alice.id), &json!({}))
+        .await
+        .invalid(json!({ "password": "please provide a string" }));
     for password in ["undefined", "null", "x"] {
         let login = json!({ "password": password });
-        secure.post(&format!("/login/{}", alice.id), &login).await.refused(401, "Wrong username or password");
+        secure
+            .post(&format!("/login/{}", alice.id), &login)
+            .await
+            .refused(401, "Wrong username or password");
     }
 }
 
@@ -175,9 +315,20 @@ async fn whoever_shows_no_token_is_told_so(kind: Kind) {
         Shown::Auth(json!([])),
         Shown::Header(""),
     ] {
-        assert_eq!(Socket::with(&server.base, &shown).await.err().as_deref(), Some(NO_TOKEN));
+        assert_eq!(
+            Socket::with(&server.base, &shown).await.err().as_deref(),
+            Some(NO_TOKEN)
+        );
     }
-    for shown in [Shown::Auth(json!({ "token": "" })), Shown::Query(4, ""), Shown::Query(3, ""), Shown::Header("Bearer")] {
-        assert_eq!(Socket::with(&server.base, &shown).await.err().as_deref(), Some("jwt must be provided"));
+    for shown in [
+        Shown::Auth(json!({ "token": "" })),
+        Shown::Query(4, ""),
+        Shown::Query(3, ""),
+        Shown::Header("Bearer"),
+    ] {
+        assert_eq!(
+            Socket::with(&server.base, &shown).await.err().as_deref(),
+            Some("jwt must be provided")
+        );
     }
 }

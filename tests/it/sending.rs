@@ -17,7 +17,8 @@ use crate::{
 impl Person {
     async fn sends_as(&self, room: &str, text: &str, client_id: &str) -> Answer {
         let body = json!({ "messageText": text, "clientMessageId": client_id });
-        self.calls(Method::POST, &format!("/room/{room}/message"), &body).await
+        self.calls(Method::POST, &format!("/room/{room}/message"), &body)
+            .await
     }
 }
 
@@ -28,10 +29,16 @@ async fn a_message_sent_again_is_the_same_post_and_no_event(kind: Kind) {
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut socket = Socket::of(&bob, &room).await;
     let first = alice.sends_as(&room, "once", "a-1").await.ok();
-    assert_eq!((&first["duplicate"], &first["post"]["clientMessageId"]), (&json!(false), &json!("a-1")));
+    assert_eq!(
+        (&first["duplicate"], &first["post"]["clientMessageId"]),
+        (&json!(false), &json!("a-1"))
+    );
     for text in ["once", "another text"] {
         let again = alice.sends_as(&room, text, "a-1").await.ok();
-        assert_eq!((&again["duplicate"], &again["post"]), (&json!(true), &first["post"]));
+        assert_eq!(
+            (&again["duplicate"], &again["post"]),
+            (&json!(true), &first["post"])
+        );
     }
     assert_eq!(socket.hears_post().await, first["post"]);
     socket.hears_nothing_more().await;
@@ -46,7 +53,10 @@ async fn messages_without_an_id_or_with_an_empty_one_given_are_all_new(kind: Kin
     let (alice, bob, room) = server.two_in_a_room().await;
     for id in [Value::Null, Value::Null] {
         let body = json!({ "messageText": "same", "clientMessageId": id });
-        let answer = alice.calls(Method::POST, &format!("/room/{room}/message"), &body).await.ok();
+        let answer = alice
+            .calls(Method::POST, &format!("/room/{room}/message"), &body)
+            .await
+            .ok();
         assert_eq!(answer["duplicate"], false);
         assert!(answer["post"].get("clientMessageId").is_none());
     }
@@ -59,11 +69,25 @@ async fn the_same_id_of_another_author_or_in_another_room_is_another_message(kin
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
     let other = alice.named_room("other", &[&bob]).await;
-    for (person, room) in [(&alice, &room), (&bob, &room), (&alice, &other), (&bob, &other)] {
-        assert_eq!(person.sends_as(room, &person.id, "1").await.ok()["duplicate"], false);
+    for (person, room) in [
+        (&alice, &room),
+        (&bob, &room),
+        (&alice, &other),
+        (&bob, &other),
+    ] {
+        assert_eq!(
+            person.sends_as(room, &person.id, "1").await.ok()["duplicate"],
+            false
+        );
     }
-    assert_eq!(alice.sends_as(&room, "case counts", "a").await.ok()["duplicate"], false);
-    assert_eq!(alice.sends_as(&room, "case counts", "A").await.ok()["duplicate"], false);
+    assert_eq!(
+        alice.sends_as(&room, "case counts", "a").await.ok()["duplicate"],
+        false
+    );
+    assert_eq!(
+        alice.sends_as(&room, "case counts", "A").await.ok()["duplicate"],
+        false
+    );
     assert_eq!(alice.reads(&room, "").await.len(), 4);
     assert_eq!(alice.reads(&other, "").await, [alice.id.clone(), bob.id]);
 }
@@ -77,13 +101,22 @@ async fn the_same_id_from_many_callers_at_once_is_one_message(kind: Kind) {
     let calls: Vec<_> = (0..60)
         .map(|n| {
             let (alice, room) = (alice.clone(), room.clone());
-            tokio::spawn(async move { alice.sends_as(&room, &format!("try {n}"), &format!("id {}", n % 3)).await.ok() })
+            tokio::spawn(async move {
+                alice
+                    .sends_as(&room, &format!("try {n}"), &format!("id {}", n % 3))
+                    .await
+                    .ok()
+            })
         })
         .collect();
     let (mut new, mut known) = (Vec::new(), Vec::new());
     for call in calls {
         let answer = call.await.unwrap();
-        if answer["duplicate"] == true { known.push(answer["post"].clone()) } else { new.push(answer["post"].clone()) }
+        if answer["duplicate"] == true {
+            known.push(answer["post"].clone());
+        } else {
+            new.push(answer["post"].clone());
+        }
     }
     assert_eq!((new.len(), known.len()), (3, 57));
     assert!(known.iter().all(|post| new.contains(post)));
@@ -107,7 +140,10 @@ async fn a_message_sent_again_after_a_restart_a_year_later_is_the_same_post(kind
         person.base.clone_from(&server.base);
     }
     let again = alice.sends_as(&room, "once", "a-1").await.ok();
-    assert_eq!((&again["duplicate"], &again["post"]), (&json!(true), &first));
+    assert_eq!(
+        (&again["duplicate"], &again["post"]),
+        (&json!(true), &first)
+    );
     assert_eq!(bob.reads(&room, "").await, ["once", "in between"]);
 }
 
@@ -119,16 +155,28 @@ async fn a_message_sent_again_is_shown_as_it_is_by_now(kind: Kind) {
     let post = alice.sends_as(&room, "once", "a-1").await.ok()["post"].take();
     let edited = alice.edits(&room, &post["postId"], "edited").await.ok()["post"].take();
     let again = alice.sends_as(&room, "once", "a-1").await.ok();
-    assert_eq!((&again["duplicate"], &again["post"]), (&json!(true), &edited));
+    assert_eq!(
+        (&again["duplicate"], &again["post"]),
+        (&json!(true), &edited)
+    );
     assert_eq!(edited["clientMessageId"], "a-1");
     alice.deletes(&post["postId"]).await;
     let again = alice.sends_as(&room, "once", "a-1").await.ok();
     assert_eq!(
-        (&again["duplicate"], &again["post"]["postId"], &again["post"]["seq"], &again["post"]["deleted"]),
+        (
+            &again["duplicate"],
+            &again["post"]["postId"],
+            &again["post"]["seq"],
+            &again["post"]["deleted"]
+        ),
         (&json!(true), &post["postId"], &json!(1), &json!(true))
     );
     assert_eq!(again["post"]["message"], json!({ "messageText": "" }));
-    assert_eq!(bob.reads(&room, "").await, Vec::<String>::new(), "what was deleted does not come back");
+    assert_eq!(
+        bob.reads(&room, "").await,
+        Vec::<String>::new(),
+        "what was deleted does not come back"
+    );
 }
 
 #[apply(each_store)]
@@ -143,7 +191,10 @@ async fn a_message_sent_again_shows_who_has_read_it_meanwhile(kind: Kind) {
     assert_eq!(message["readByRecipients"][1]["readByUserId"], *bob.id);
     let again = alice.sends_as(&room, "once", "a-1").await.ok();
     let sent = json!([{ "chatRoomId": room, "messageText": "once", "clientMessageId": "a-1" }]);
-    for again in [again, Socket::by(&alice).await.asks("send message", sent).await] {
+    for again in [
+        again,
+        Socket::by(&alice).await.asks("send message", sent).await,
+    ] {
         assert_eq!(again["duplicate"], true);
         for field in ["readByRecipients", "updatedAt"] {
             assert_eq!(again["post"][field], message[field], "{field}");
@@ -158,20 +209,59 @@ async fn an_id_is_a_string_of_one_to_64_printable_characters(kind: Kind) {
     let (alice, _, room) = server.two_in_a_room().await;
     let error = json!({ "clientMessageId": "please provide 1 to 64 printable characters" });
     let mut socket = Socket::by(&alice).await;
-    for wrong in
-        [json!(""), json!("x".repeat(65)), json!("a\nb"), json!("\u{0}"), json!("\u{7f}"), json!(5), json!(["a"]), json!({}), json!(true)]
-    {
+    for wrong in [
+        json!(""),
+        json!("x".repeat(65)),
+        json!("a\nb"),
+        json!("\u{0}"),
+        json!("\u{7f}"),
+        json!(5),
+        json!(["a"]),
+        json!({}),
+        json!(true),
+    ] {
         let body = json!({ "messageText": "hello", "clientMessageId": wrong });
-        alice.calls(Method::POST, &format!("/room/{room}/message"), &body).await.invalid(error.clone());
-        let event = json!([{ "chatRoomId": room, "messageText": "hello", "clientMessageId": wrong }]);
-        assert!(socket.is_refused("send message", event).await.contains("send message takes"));
+        alice
+            .calls(Method::POST, &format!("/room/{room}/message"), &body)
+            .await
+            .invalid(error.clone());
+        let event =
+            json!([{ "chatRoomId": room, "messageText": "hello", "clientMessageId": wrong }]);
+        assert!(
+            socket
+                .is_refused("send message", event)
+                .await
+                .contains("send message takes")
+        );
     }
-    for right in ["x", " ", "$ne", "ünïcödé ✨", &"é".repeat(64), "' OR 1=1 --", "a.b", "__proto__"] {
-        assert_eq!(alice.sends_as(&room, "hello", right).await.ok()["duplicate"], false, "{right}");
+    for right in [
+        "x",
+        " ",
+        "$ne",
+        "ünïcödé ✨",
+        &"é".repeat(64),
+        "' OR 1=1 --",
+        "a.b",
+        "__proto__",
+    ] {
+        assert_eq!(
+            alice.sends_as(&room, "hello", right).await.ok()["duplicate"],
+            false,
+            "{right}"
+        );
         let again = alice.sends_as(&room, "hello", right).await.ok();
-        assert_eq!((&again["duplicate"], &again["post"]["clientMessageId"]), (&json!(true), &json!(right)));
+        assert_eq!(
+            (&again["duplicate"], &again["post"]["clientMessageId"]),
+            (&json!(true), &json!(right))
+        );
     }
-    let both = alice.calls(Method::POST, &format!("/room/{room}/message"), &json!({ "clientMessageId": 1 })).await;
+    let both = alice
+        .calls(
+            Method::POST,
+            &format!("/room/{room}/message"),
+            &json!({ "clientMessageId": 1 }),
+        )
+        .await;
     both.invalid(json!({ "messageText": "please provide a string", "clientMessageId": "please provide 1 to 64 printable characters" }));
 }
 
@@ -189,9 +279,15 @@ async fn a_message_with_a_long_id_of_any_characters_is_known_again_and_in_nobody
         let (again, others) = join!(again, others);
         for again in again {
             let again = again.ok();
-            assert_eq!((&again["duplicate"], &again["post"]), (&json!(true), &first["post"]));
+            assert_eq!(
+                (&again["duplicate"], &again["post"]),
+                (&json!(true), &first["post"])
+            );
         }
-        let mut seqs: Vec<_> = others.into_iter().map(|other| other.ok()["post"]["seq"].as_u64().unwrap()).collect();
+        let mut seqs: Vec<_> = others
+            .into_iter()
+            .map(|other| other.ok()["post"]["seq"].as_u64().unwrap())
+            .collect();
         seqs.sort_unstable();
         let next = first["post"]["seq"].as_u64().unwrap() + 1;
         assert_eq!(seqs, (next..next + 20).collect::<Vec<_>>());
@@ -203,21 +299,46 @@ async fn a_message_with_a_long_id_of_any_characters_is_known_again_and_in_nobody
 async fn a_message_sent_by_socket_is_the_post_that_all_hear(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
-    let (mut alices, mut bobs) = (Socket::of(&alice, &room).await, Socket::of(&bob, &room).await);
-    let message = json!([{ "chatRoomId": room, "messageText": "by socket", "clientMessageId": "s-1" }]);
+    let (mut alices, mut bobs) = (
+        Socket::of(&alice, &room).await,
+        Socket::of(&bob, &room).await,
+    );
+    let message =
+        json!([{ "chatRoomId": room, "messageText": "by socket", "clientMessageId": "s-1" }]);
     let sent = alices.asks("send message", message.clone()).await;
-    assert_eq!((&sent["success"], &sent["duplicate"]), (&json!(true), &json!(false)));
-    assert_eq!((&sent["post"]["seq"], &sent["post"]["postedByUser"]), (&json!(1), &alice.user));
+    assert_eq!(
+        (&sent["success"], &sent["duplicate"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(
+        (&sent["post"]["seq"], &sent["post"]["postedByUser"]),
+        (&json!(1), &alice.user)
+    );
     assert_eq!(sent["post"]["chatRoomInfo"], json!([alice.user, bob.user]));
     for socket in [&mut alices, &mut bobs] {
         assert_eq!(socket.hears_post().await, sent["post"]);
     }
     let again = alices.asks("send message", message).await;
-    assert_eq!((&again["duplicate"], &again["post"]), (&json!(true), &sent["post"]));
-    assert_eq!(alice.sends_as(&room, "by REST", "s-1").await.ok()["post"], sent["post"], "the two ways know of one another");
+    assert_eq!(
+        (&again["duplicate"], &again["post"]),
+        (&json!(true), &sent["post"])
+    );
+    assert_eq!(
+        alice.sends_as(&room, "by REST", "s-1").await.ok()["post"],
+        sent["post"],
+        "the two ways know of one another"
+    );
     bobs.hears_nothing_more().await;
-    let without = alices.asks("send message", json!([{ "chatRoomId": room, "messageText": "no id", "clientMessageId": null }])).await;
-    assert_eq!((&without["post"]["seq"], &without["duplicate"]), (&json!(2), &json!(false)));
+    let without = alices
+        .asks(
+            "send message",
+            json!([{ "chatRoomId": room, "messageText": "no id", "clientMessageId": null }]),
+        )
+        .await;
+    assert_eq!(
+        (&without["post"]["seq"], &without["duplicate"]),
+        (&json!(2), &json!(false))
+    );
     assert_eq!(bob.reads(&room, "").await, ["by socket", "no id"]);
 }
 
@@ -229,18 +350,54 @@ async fn who_may_not_post_is_refused_in_the_acknowledgement(kind: Kind) {
     let stranger = server.person("Stranger").await;
     let event = |room: &str, text: Value| json!([{ "chatRoomId": room, "messageText": text }]);
     let mut nobody = Socket::connect(&server.base).await;
-    assert_eq!(nobody.is_refused("send message", event(&room, json!("hi"))).await, "Please say who you are with identity first");
+    assert_eq!(
+        nobody
+            .is_refused("send message", event(&room, json!("hi")))
+            .await,
+        "Please say who you are with identity first"
+    );
     let mut strangers = Socket::of(&stranger, &room).await;
-    assert_eq!(strangers.is_refused("send message", event(&room, json!("hi"))).await, "You are not a member of this room");
+    assert_eq!(
+        strangers
+            .is_refused("send message", event(&room, json!("hi")))
+            .await,
+        "You are not a member of this room"
+    );
     let mut bobs = Socket::by(&bob).await;
     for nowhere in ["nope", "", "0199d1f0c0de7aaa8bbbccccddddeeee"] {
-        assert_eq!(bobs.is_refused("send message", event(nowhere, json!("hi"))).await, "No room exists for this id");
+        assert_eq!(
+            bobs.is_refused("send message", event(nowhere, json!("hi")))
+                .await,
+            "No room exists for this id"
+        );
     }
-    for text in [json!(""), json!(" \n"), json!(5), json!(null), json!({ "$gt": "" }), json!(["a"])] {
-        assert!(bobs.is_refused("send message", event(&room, text)).await.contains("send message takes"));
+    for text in [
+        json!(""),
+        json!(" \n"),
+        json!(5),
+        json!(null),
+        json!({ "$gt": "" }),
+        json!(["a"]),
+    ] {
+        assert!(
+            bobs.is_refused("send message", event(&room, text))
+                .await
+                .contains("send message takes")
+        );
     }
-    for wrong in [json!([]), json!([room]), json!([null]), json!([[]]), json!([{}]), json!([{ "messageText": "hi" }])] {
-        assert!(bobs.is_refused("send message", wrong).await.contains("send message takes"));
+    for wrong in [
+        json!([]),
+        json!([room]),
+        json!([null]),
+        json!([[]]),
+        json!([{}]),
+        json!([{ "messageText": "hi" }]),
+    ] {
+        assert!(
+            bobs.is_refused("send message", wrong)
+                .await
+                .contains("send message takes")
+        );
     }
     assert_eq!(bob.reads(&room, "").await, Vec::<String>::new());
     server.delete(&format!("/users/{}", bob.id)).await.ok();

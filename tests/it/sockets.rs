@@ -12,10 +12,17 @@ use rstest_reuse::apply;
 async fn everybody_in_the_room_hears_the_very_post_of_the_answer(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
-    let mut sockets = [Socket::of(&alice, &room).await, Socket::of(&bob, &room).await, Socket::of(&bob, &room).await];
+    let mut sockets = [
+        Socket::of(&alice, &room).await,
+        Socket::of(&bob, &room).await,
+        Socket::of(&bob, &room).await,
+    ];
     let post = alice.posts(&room, "hello ✨").await.ok()["post"].clone();
     for socket in &mut sockets {
-        assert_eq!(socket.hears().await, json!(["new message", { "message": post }]));
+        assert_eq!(
+            socket.hears().await,
+            json!(["new message", { "message": post }])
+        );
     }
 }
 
@@ -30,7 +37,14 @@ async fn sockets_hear_each_room_in_order_and_each_message_once(kind: Kind) {
     }
     let posting: Vec<_> = (0..8)
         .map(|n| {
-            let (person, room) = (if n % 2 == 0 { alice.clone() } else { bob.clone() }, room.clone());
+            let (person, room) = (
+                if n % 2 == 0 {
+                    alice.clone()
+                } else {
+                    bob.clone()
+                },
+                room.clone(),
+            );
             tokio::spawn(async move {
                 for k in 0..50 {
                     person.posts(&room, &format!("{n}:{k}")).await.ok();
@@ -53,7 +67,10 @@ async fn sockets_hear_each_room_in_order_and_each_message_once(kind: Kind) {
 async fn subscribing_for_another_user_brings_all_their_sockets_in(kind: Kind) {
     let server = TestServer::start(kind).await;
     let (alice, bob, room) = server.two_in_a_room().await;
-    let mut bobs = [Socket::connect(&server.base).await, Socket::connect(&server.base).await];
+    let mut bobs = [
+        Socket::connect(&server.base).await,
+        Socket::connect(&server.base).await,
+    ];
     for socket in &mut bobs {
         socket.succeeds("identity", json!([bob.id])).await;
     }
@@ -66,7 +83,11 @@ async fn subscribing_for_another_user_brings_all_their_sockets_in(kind: Kind) {
     }
     elsewhere.succeeds("subscribe", json!([room])).await;
     let second = alice.posts(&room, "hello all").await.ok()["post"].clone();
-    assert_eq!(elsewhere.hears_post().await, second, "who was not brought in did not hear the first");
+    assert_eq!(
+        elsewhere.hears_post().await,
+        second,
+        "who was not brought in did not hear the first"
+    );
 }
 
 #[apply(each_store)]
@@ -91,9 +112,13 @@ async fn events_of_one_socket_take_effect_in_the_order_in_which_they_were_sent(k
     for round in 0..50 {
         for _ in 0..10 {
             socket.send(&format!(r#"42["subscribe","{room}"]"#)).await;
-            socket.send(&format!(r#"42["identity","{}"]"#, alice.id)).await;
+            socket
+                .send(&format!(r#"42["identity","{}"]"#, alice.id))
+                .await;
             socket.send(&format!(r#"42["unsubscribe","{room}"]"#)).await;
-            socket.send(&format!(r#"42["identity","{}"]"#, bob.id)).await;
+            socket
+                .send(&format!(r#"42["identity","{}"]"#, bob.id))
+                .await;
         }
         socket.succeeds("subscribe", json!([room])).await;
         let post = alice.posts(&room, &round.to_string()).await.ok()["post"].clone();
@@ -111,7 +136,10 @@ async fn an_event_sent_at_the_very_moment_of_connecting_is_not_lost(kind: Kind) 
             let alice = alice.clone();
             tokio::spawn(async move {
                 for _ in 0..250 {
-                    Socket::connect(&alice.base).await.succeeds("identity", json!([alice.id])).await;
+                    Socket::connect(&alice.base)
+                        .await
+                        .succeeds("identity", json!([alice.id]))
+                        .await;
                 }
             })
         })
@@ -144,9 +172,16 @@ async fn a_wrong_payload_is_refused_and_ends_nothing(kind: Kind) {
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut socket = Socket::of(&bob, &room).await;
     for event in ["identity", "subscribe", "unsubscribe"] {
-        for payload in
-            [json!([]), json!([null]), json!([5]), json!([{}]), json!([["a"]]), json!(["nope"]), json!([""]), json!(["x".repeat(10_000)])]
-        {
+        for payload in [
+            json!([]),
+            json!([null]),
+            json!([5]),
+            json!([{}]),
+            json!([["a"]]),
+            json!(["nope"]),
+            json!([""]),
+            json!(["x".repeat(10_000)]),
+        ] {
             // Without a room, `subscribe` subscribes to all rooms of the user.
             if event != "subscribe" || payload != json!([]) {
                 let message = socket.is_refused(event, payload).await;
@@ -154,11 +189,31 @@ async fn a_wrong_payload_is_refused_and_ends_nothing(kind: Kind) {
             }
         }
     }
-    assert_eq!(socket.is_refused("subscribe", json!(["0199d1f0c0de7aaa8bbbccccddddeeee"])).await, "No room exists for this id");
-    assert_eq!(socket.is_refused("identity", json!(["0199d1f0c0de7aaa8bbbccccddddeeee"])).await, "No user with this id found");
-    assert!(socket.is_refused("subscribe", json!([room, 5])).await.contains("second argument"));
+    assert_eq!(
+        socket
+            .is_refused("subscribe", json!(["0199d1f0c0de7aaa8bbbccccddddeeee"]))
+            .await,
+        "No room exists for this id"
+    );
+    assert_eq!(
+        socket
+            .is_refused("identity", json!(["0199d1f0c0de7aaa8bbbccccddddeeee"]))
+            .await,
+        "No user with this id found"
+    );
+    assert!(
+        socket
+            .is_refused("subscribe", json!([room, 5]))
+            .await
+            .contains("second argument")
+    );
     socket.is_refused("no such event", json!(["x"])).await;
-    for lenient in [json!([room, null]), json!([room, ""]), json!([room, "nobody"]), json!([room, bob.id, "more"])] {
+    for lenient in [
+        json!([room, null]),
+        json!([room, ""]),
+        json!([room, "nobody"]),
+        json!([room, bob.id, "more"]),
+    ] {
         socket.succeeds("subscribe", lenient).await;
     }
     let post = alice.posts(&room, "still here").await.ok()["post"].clone();
@@ -172,10 +227,19 @@ async fn a_deleted_room_has_no_more_sockets_in_it(kind: Kind) {
     let (alice, bob, room) = server.two_in_a_room().await;
     let mut socket = Socket::of(&bob, &room).await;
     server.delete(&format!("/delete/room/{room}")).await.ok();
-    assert_eq!(socket.hears_of("room deleted").await, json!({ "chatRoomId": room }));
-    assert_eq!(socket.is_refused("subscribe", json!([room])).await, "No room exists for this id");
+    assert_eq!(
+        socket.hears_of("room deleted").await,
+        json!({ "chatRoomId": room })
+    );
+    assert_eq!(
+        socket.is_refused("subscribe", json!([room])).await,
+        "No room exists for this id"
+    );
     let new = alice.room_with(&[&bob]).await;
-    assert_eq!(socket.hears_of("room created").await["chatRoom"]["chatRoomId"], *new);
+    assert_eq!(
+        socket.hears_of("room created").await["chatRoom"]["chatRoomId"],
+        *new
+    );
     socket.succeeds("subscribe", json!([new])).await;
     let post = alice.posts(&new, "a new start").await.ok()["post"].clone();
     assert_eq!(socket.hears_post().await, post);
@@ -209,8 +273,15 @@ async fn a_client_that_reads_nothing_slows_nobody_down_and_is_disconnected(kind:
             break;
         }
         heard += 1;
-        let event: serde_json::Value = serde_json::from_str(packet.strip_prefix("42").unwrap()).unwrap();
-        assert_eq!(event[1]["message"]["seq"], heard, "what is heard has no hole");
+        let event: serde_json::Value =
+            serde_json::from_str(packet.strip_prefix("42").unwrap()).unwrap();
+        assert_eq!(
+            event[1]["message"]["seq"], heard,
+            "what is heard has no hole"
+        );
     }
-    assert!(heard < posts, "a client that kept up with everything was not slow");
+    assert!(
+        heard < posts,
+        "a client that kept up with everything was not slow"
+    );
 }

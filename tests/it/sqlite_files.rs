@@ -34,18 +34,27 @@ fn database(path: &Path) -> String {
 fn ends(output: &Output, code: i32, mention: &str) {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{text}");
-    assert!(text.trim_end().lines().count() == 1 && text.contains(mention), "{text:?} should mention {mention:?}");
+    assert!(
+        text.trim_end().lines().count() == 1 && text.contains(mention),
+        "{text:?} should mention {mention:?}"
+    );
 }
 
 fn start_on(folder: &Path, path: &Path) -> Output {
-    let settings = [("CAUSERIE_LISTEN", "127.0.0.1:0".to_owned()), ("CAUSERIE_DATABASE", database(path))];
+    let settings = [
+        ("CAUSERIE_LISTEN", "127.0.0.1:0".to_owned()),
+        ("CAUSERIE_DATABASE", database(path)),
+    ];
     Program::command(folder).envs(settings).output().unwrap()
 }
 
 /// Returns the existing files of the write-ahead log.
 fn logs(path: &Path) -> Vec<PathBuf> {
     let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", path.display()));
-    [beside("-wal"), beside("-shm")].into_iter().filter(|path| path.exists()).collect()
+    [beside("-wal"), beside("-shm")]
+        .into_iter()
+        .filter(|path| path.exists())
+        .collect()
 }
 
 #[cfg(target_os = "linux")]
@@ -62,17 +71,41 @@ async fn a_second_server_is_turned_away_by_whatever_name_it_comes() {
     symlink(at("data"), at("folder")).unwrap();
     fs::hard_link(at("data/c.db"), at("hard/c.db")).unwrap();
     fs::hard_link(at("data/c.db"), at("data/other.db")).unwrap();
-    for name in ["data/c.db", "links/../data/./c.db", "links/symbolic.db", "twice.db", "folder/c.db", "hard/c.db", "data/other.db"] {
+    for name in [
+        "data/c.db",
+        "links/../data/./c.db",
+        "links/symbolic.db",
+        "twice.db",
+        "folder/c.db",
+        "hard/c.db",
+        "data/other.db",
+    ] {
         for path in [PathBuf::from(name), at(name)] {
-            ends(&start_on(folder.path(), &path), 2, "is in use by another server");
-            assert!(name == "data/c.db" || name.contains("..") || name.starts_with("folder") || logs(&at(name)).is_empty(), "{name}");
+            ends(
+                &start_on(folder.path(), &path),
+                2,
+                "is in use by another server",
+            );
+            assert!(
+                name == "data/c.db"
+                    || name.contains("..")
+                    || name.starts_with("folder")
+                    || logs(&at(name)).is_empty(),
+                "{name}"
+            );
         }
     }
-    Answer::of(reqwest::Client::new().get(format!("{}/ready", program.base))).await.ok();
+    Answer::of(reqwest::Client::new().get(format!("{}/ready", program.base)))
+        .await
+        .ok();
     program.signal("TERM");
     assert!(program.ended().await.success());
     let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:twice.db")]);
-    ends(&start_on(folder.path(), &at("data/c.db")), 2, "is in use by another server");
+    ends(
+        &start_on(folder.path(), &at("data/c.db")),
+        2,
+        "is in use by another server",
+    );
     program.kill();
     let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:hard/c.db")]);
     // A killed server holds no lock. Log lines are written in the background.
@@ -81,7 +114,9 @@ async fn a_second_server_is_turned_away_by_whatever_name_it_comes() {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, warned).await.expect("the names of the file are warned of");
+    timeout(PATIENCE, warned)
+        .await
+        .expect("the names of the file are warned of");
 }
 
 #[tokio::test]
@@ -89,8 +124,18 @@ async fn a_link_to_a_database_that_is_not_there_makes_it_where_the_link_points()
     let folder = TempDir::new().unwrap();
     fs::create_dir(folder.path().join("data")).unwrap();
     symlink("data/c.db", folder.path().join("link.db")).unwrap();
-    drop(Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:link.db")]));
-    assert_eq!(fs::metadata(folder.path().join("data/c.db")).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(Program::start(
+        folder.path(),
+        &[("CAUSERIE_DATABASE", "sqlite:link.db")],
+    ));
+    assert_eq!(
+        fs::metadata(folder.path().join("data/c.db"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o600
+    );
 }
 
 /// Runs a copy of the program as an unprivileged user, in a folder that this user can access.
@@ -105,7 +150,10 @@ impl Unprivileged {
     fn new() -> Self {
         let folder = TempDir::new().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let (built, program) = (env!("CARGO_BIN_EXE_causerie"), folder.path().join("causerie"));
+        let (built, program) = (
+            env!("CARGO_BIN_EXE_causerie"),
+            folder.path().join("causerie"),
+        );
         if fs::hard_link(built, &program).is_err() {
             fs::copy(built, &program).unwrap();
         }
@@ -114,7 +162,11 @@ impl Unprivileged {
 
     fn start_on(&self, path: &Path) -> Output {
         let mut command = Command::new(&self.program);
-        command.env_clear().env("CAUSERIE_LISTEN", "127.0.0.1:0").env("CAUSERIE_DATABASE", database(path)).current_dir("/");
+        command
+            .env_clear()
+            .env("CAUSERIE_LISTEN", "127.0.0.1:0")
+            .env("CAUSERIE_DATABASE", database(path))
+            .current_dir("/");
         if fs::metadata(&self.program).unwrap().uid() == 0 {
             command.uid(Self::NOBODY).gid(Self::NOBODY);
         }
@@ -128,8 +180,11 @@ async fn a_start_without_permission_says_so_and_leaves_nothing_that_breaks_the_n
     let data = unprivileged.folder.path().join("data");
     let path = data.join("c.db");
     let settings = [("CAUSERIE_DATABASE", database(&path))];
-    let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let settings = settings
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let mode =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let program = Program::start(unprivileged.folder.path(), &settings);
     program.signal("TERM");
     assert!(program.ended().await.success());
@@ -149,7 +204,11 @@ async fn a_start_without_permission_says_so_and_leaves_nothing_that_breaks_the_n
         let output = unprivileged.start_on(&path);
         mode(&data, 0o755);
         ends(&output, 2, mention);
-        assert_eq!(logs(&path), Vec::<PathBuf>::new(), "{folder_mode:o} {file_mode:o}");
+        assert_eq!(
+            logs(&path),
+            Vec::<PathBuf>::new(),
+            "{folder_mode:o} {file_mode:o}"
+        );
         mode(&path, 0o600);
         mode(&beside("-lock"), 0o600);
     }
@@ -162,24 +221,41 @@ async fn a_start_without_permission_says_so_and_leaves_nothing_that_breaks_the_n
         mode(&beside("-wal"), 0o666);
         mode(&beside("-shm"), 0o666);
         mode(&beside(suffix), 0o400);
-        ends(&unprivileged.start_on(&path), 2, &format!("c.db{suffix}: Permission denied"));
+        ends(
+            &unprivileged.start_on(&path),
+            2,
+            &format!("c.db{suffix}: Permission denied"),
+        );
     }
     let program = Program::start(unprivileged.folder.path(), &settings);
-    Answer::of(reqwest::Client::new().get(format!("{}/ready", program.base))).await.ok();
+    Answer::of(reqwest::Client::new().get(format!("{}/ready", program.base)))
+        .await
+        .ok();
 }
 
 #[tokio::test]
 async fn what_is_no_file_is_refused_as_a_database() {
     let folder = TempDir::new().unwrap();
     fs::create_dir(folder.path().join("folder.db")).unwrap();
-    let made = Command::new("mkfifo").arg(folder.path().join("fifo.db")).status().unwrap();
+    let made = Command::new("mkfifo")
+        .arg(folder.path().join("fifo.db"))
+        .status()
+        .unwrap();
     assert!(made.success());
     for path in ["folder.db", "fifo.db", "/dev/null", "."] {
         let path = folder.path().join(path);
         // Opening a pipe blocks until its other end is opened.
         let (folder, asked) = (folder.path().to_owned(), path.clone());
-        let output = timeout(Duration::from_secs(10), tokio::task::spawn_blocking(move || start_on(&folder, &asked))).await;
-        ends(&output.expect("it waits for something").unwrap(), 2, "is not a file");
+        let output = timeout(
+            Duration::from_secs(10),
+            tokio::task::spawn_blocking(move || start_on(&folder, &asked)),
+        )
+        .await;
+        ends(
+            &output.expect("it waits for something").unwrap(),
+            2,
+            "is not a file",
+        );
         assert_eq!(logs(&path), Vec::<PathBuf>::new());
     }
 }
@@ -189,42 +265,87 @@ async fn reads_go_on_while_another_program_writes() {
     let mut server = TestServer::start(Kind::Sqlite).await;
     let (mut alice, bob, room) = server.two_in_a_room().await;
     let said = alice.says(&room, "hello").await;
-    alice.edits(&room, &said["postId"], "hello again").await.ok();
+    alice
+        .edits(&room, &said["postId"], "hello again")
+        .await
+        .ok();
     // Written just before the lock is taken.
     alice.says(&room, "and again").await;
     let url = server.database().url;
     let other = Connection::open(url.strip_prefix("sqlite:").unwrap()).unwrap();
     let own = format!("/users/{}", alice.id);
-    let (page, sync) = (format!("/room/{room}"), format!("/room/{room}/sync?since=0"));
-    let (members, search) = (format!("/room/{room}/members"), format!("/room/{room}/search?q=again"));
+    let (page, sync) = (
+        format!("/room/{room}"),
+        format!("/room/{room}/sync?since=0"),
+    );
+    let (members, search) = (
+        format!("/room/{room}/members"),
+        format!("/room/{room}/search?q=again"),
+    );
     for starts_meanwhile in [false, true] {
         if starts_meanwhile {
             other.execute_batch("ROLLBACK").unwrap();
             server.stop().await;
         }
-        other.execute_batch("BEGIN IMMEDIATE; INSERT INTO secrets (name, value) VALUES ('other', x'00')").unwrap();
+        other
+            .execute_batch(
+                "BEGIN IMMEDIATE; INSERT INTO secrets (name, value) VALUES ('other', x'00')",
+            )
+            .unwrap();
         if starts_meanwhile {
-            timeout(PATIENCE, server.restart()).await.expect("a start waits for another program");
+            timeout(PATIENCE, server.restart())
+                .await
+                .expect("a start waits for another program");
             alice.base.clone_from(&server.base);
         }
-        for path in
-            [page.as_str(), &sync, "/room", "/room/unread", "/users", &own, "/ready", "/health", &members, "/room/search?q=hello", &search]
-        {
+        for path in [
+            page.as_str(),
+            &sync,
+            "/room",
+            "/room/unread",
+            "/users",
+            &own,
+            "/ready",
+            "/health",
+            &members,
+            "/room/search?q=hello",
+            &search,
+        ] {
             let answer = timeout(PATIENCE, alice.get(path)).await;
-            answer.unwrap_or_else(|_| panic!("{path} waits for another program")).ok();
+            answer
+                .unwrap_or_else(|_| panic!("{path} waits for another program"))
+                .ok();
         }
-        let mut socket = timeout(PATIENCE, Socket::of(&alice, &room)).await.expect("subscribing waits for another program");
-        let synced = timeout(PATIENCE, socket.asks("sync", json!([{ "rooms": { &room: 0 } }]))).await;
-        assert_eq!(synced.expect("sync waits for another program")["success"], true);
+        let mut socket = timeout(PATIENCE, Socket::of(&alice, &room))
+            .await
+            .expect("subscribing waits for another program");
+        let synced = timeout(
+            PATIENCE,
+            socket.asks("sync", json!([{ "rooms": { &room: 0 } }])),
+        )
+        .await;
+        assert_eq!(
+            synced.expect("sync waits for another program")["success"],
+            true
+        );
     }
     // A write needs the lock, and a write that waits for it does not block reads.
     let (poster, to) = (bob.at(&server), room.clone());
     let posting = tokio::spawn(async move { poster.posts(&to, "when it is over").await });
     for path in [page.as_str(), &sync] {
-        timeout(PATIENCE, alice.get(path)).await.unwrap_or_else(|_| panic!("{path} waits for a post")).ok();
+        timeout(PATIENCE, alice.get(path))
+            .await
+            .unwrap_or_else(|_| panic!("{path} waits for a post"))
+            .ok();
     }
     other.execute_batch("ROLLBACK").unwrap();
     posting.await.unwrap().ok();
-    assert_eq!(alice.reads(&room, "").await, ["hello again", "and again", "when it is over"]);
-    alice.calls(Method::PUT, &format!("/room/{room}/mark-read"), json!({})).await.ok();
+    assert_eq!(
+        alice.reads(&room, "").await,
+        ["hello again", "and again", "when it is over"]
+    );
+    alice
+        .calls(Method::PUT, &format!("/room/{room}/mark-read"), json!({}))
+        .await
+        .ok();
 }

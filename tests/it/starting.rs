@@ -22,8 +22,15 @@ use crate::{
 async fn start(url: &str) -> Output {
     let (folder, url) = (TempDir::new().unwrap(), url.to_owned());
     let run = move || {
-        let settings = [("CAUSERIE_LISTEN", "127.0.0.1:0"), ("CAUSERIE_MONGODB__START_TIMEOUT_MS", "3000"), ("CAUSERIE_DATABASE", &url)];
-        Program::command(folder.path()).envs(settings).output().unwrap()
+        let settings = [
+            ("CAUSERIE_LISTEN", "127.0.0.1:0"),
+            ("CAUSERIE_MONGODB__START_TIMEOUT_MS", "3000"),
+            ("CAUSERIE_DATABASE", &url),
+        ];
+        Program::command(folder.path())
+            .envs(settings)
+            .output()
+            .unwrap()
     };
     tokio::task::spawn_blocking(run).await.unwrap()
 }
@@ -35,16 +42,29 @@ fn refused(output: &Output, code: i32, mention: &str) -> String {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(code), "{text}");
     let last = text.lines().last().unwrap();
-    assert!(last.starts_with("causerie: database: ") && last.contains(mention), "{last:?} should mention {mention:?}");
+    assert!(
+        last.starts_with("causerie: database: ") && last.contains(mention),
+        "{last:?} should mention {mention:?}"
+    );
     text
 }
 
 #[tokio::test]
 async fn an_absent_database_is_waited_for_and_then_given_up() {
     let output = start("mongodb://me:hush@127.0.0.1:1/chat").await;
-    let text = refused(&output, 1, "mongodb://me:********@127.0.0.1:1/chat could not be reached within 3000 ms");
-    let attempts: Vec<_> = text.lines().filter(|line| line.contains("the database is not there yet")).collect();
-    assert!(!attempts.is_empty() && text.lines().count() == attempts.len() + 1, "a line for each attempt: {text}");
+    let text = refused(
+        &output,
+        1,
+        "mongodb://me:********@127.0.0.1:1/chat could not be reached within 3000 ms",
+    );
+    let attempts: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("the database is not there yet"))
+        .collect();
+    assert!(
+        !attempts.is_empty() && text.lines().count() == attempts.len() + 1,
+        "a line for each attempt: {text}"
+    );
     assert!(!text.contains("hush"));
 }
 
@@ -55,8 +75,12 @@ async fn a_database_that_comes_later_is_used() {
     let url = format!("mongodb://{}/chat", mongod.host());
     let folder = TempDir::new().unwrap();
     let path = folder.path().to_owned();
-    let starting = tokio::task::spawn_blocking(move || Program::start(&path, &[("CAUSERIE_DATABASE", &url)]));
-    let waits = |folder: &Path| std::fs::read_to_string(folder.join("log")).is_ok_and(|log| log.contains("the database is not there yet"));
+    let starting =
+        tokio::task::spawn_blocking(move || Program::start(&path, &[("CAUSERIE_DATABASE", &url)]));
+    let waits = |folder: &Path| {
+        std::fs::read_to_string(folder.join("log"))
+            .is_ok_and(|log| log.contains("the database is not there yet"))
+    };
     while !waits(folder.path()) {
         assert!(!starting.is_finished());
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -74,24 +98,53 @@ async fn whoever_may_not_in_is_told_so() {
     };
     // A client on the same machine may create the first user.
     mongod.admin(user("root", "root")).await;
-    let client = Client::with_uri_str(format!("mongodb://root:secret@{}", mongod.host())).await.unwrap();
-    client.database("admin").run_command(user("reader", "read")).await.unwrap();
-    client.database("admin").run_command(user("writer", "readWrite")).await.unwrap();
+    let client = Client::with_uri_str(format!("mongodb://root:secret@{}", mongod.host()))
+        .await
+        .unwrap();
+    client
+        .database("admin")
+        .run_command(user("reader", "read"))
+        .await
+        .unwrap();
+    client
+        .database("admin")
+        .run_command(user("writer", "readWrite"))
+        .await
+        .unwrap();
     let url = |login: &str| format!("mongodb://{login}{}/chat?authSource=admin", mongod.host());
 
-    let text = refused(&start(&url("writer:wrong-one@")).await, 2, "the user name or the password is wrong");
+    let text = refused(
+        &start(&url("writer:wrong-one@")).await,
+        2,
+        "the user name or the password is wrong",
+    );
     assert!(!text.contains("wrong-one"));
-    refused(&start(&url("")).await, 2, "it asks for a user name and a password");
-    refused(&start(&url("reader:secret@")).await, 2, "this user may not read and write the database");
+    refused(
+        &start(&url("")).await,
+        2,
+        "it asks for a user name and a password",
+    );
+    refused(
+        &start(&url("reader:secret@")).await,
+        2,
+        "this user may not read and write the database",
+    );
     let folder = TempDir::new().unwrap();
-    let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", &url("writer:secret@"))]);
+    let program = Program::start(
+        folder.path(),
+        &[("CAUSERIE_DATABASE", &url("writer:secret@"))],
+    );
     somebody(&program.base, "Alice").await;
 }
 
 #[tokio::test]
 async fn a_url_that_makes_no_sense_is_refused() {
     refused(&start("mongodb://").await, 2, "cannot use mongodb://");
-    refused(&start("mongodb://localhost:port/chat").await, 2, "cannot use mongodb://localhost:********/chat");
+    refused(
+        &start("mongodb://localhost:port/chat").await,
+        2,
+        "cannot use mongodb://localhost:********/chat",
+    );
 }
 
 #[tokio::test]
@@ -104,7 +157,11 @@ async fn a_name_that_no_database_can_have_is_refused_without_waiting() {
         ("chat%0D", r"cannot have '\r' in it"),
         ("chat%20", "illegal character in database name"),
     ] {
-        let text = refused(&start(&format!("mongodb://127.0.0.1:1/{name}")).await, 2, problem);
+        let text = refused(
+            &start(&format!("mongodb://127.0.0.1:1/{name}")).await,
+            2,
+            problem,
+        );
         assert_eq!(text.lines().count(), 1, "{text}");
     }
 }
@@ -113,16 +170,32 @@ async fn a_name_that_no_database_can_have_is_refused_without_waiting() {
 async fn a_name_that_differs_from_that_of_another_database_in_case_alone_is_refused() {
     let mongod = Mongod::start(&[]);
     let folder = TempDir::new().unwrap();
-    drop(Program::start(folder.path(), &[("CAUSERIE_DATABASE", &format!("mongodb://{}/chat", mongod.host()))]));
-    refused(&start(&format!("mongodb://{}/Chat", mongod.host())).await, 2, "already exists with different case");
+    drop(Program::start(
+        folder.path(),
+        &[(
+            "CAUSERIE_DATABASE",
+            &format!("mongodb://{}/chat", mongod.host()),
+        )],
+    ));
+    refused(
+        &start(&format!("mongodb://{}/Chat", mongod.host())).await,
+        2,
+        "already exists with different case",
+    );
 }
 
 #[tokio::test]
 async fn a_database_of_a_newer_causerie_is_left_alone() {
     let set = ReplicaSet::start(1).await;
     let client = Client::with_uri_str(set.url("chat")).await.unwrap();
-    let notes = client.default_database().unwrap().collection::<Document>("causerie");
-    notes.insert_one(doc! { "_id": "schema", "version": 99 }).await.unwrap();
+    let notes = client
+        .default_database()
+        .unwrap()
+        .collection::<Document>("causerie");
+    notes
+        .insert_one(doc! { "_id": "schema", "version": 99 })
+        .await
+        .unwrap();
     refused(&start(&set.url("chat")).await, 2, "newer Causerie");
 }
 
@@ -135,7 +208,11 @@ async fn a_server_that_is_too_old_is_refused() {
             tokio::spawn(answer_as_mongodb_3_6(connection));
         }
     });
-    refused(&start(&format!("mongodb://{address}/chat")).await, 2, "the server is too old: MongoDB 4.4 or later is needed");
+    refused(
+        &start(&format!("mongodb://{address}/chat")).await,
+        2,
+        "the server is too old: MongoDB 4.4 or later is needed",
+    );
 }
 
 /// Answers every request as a server of 2017 answers a greeting. The two kinds of messages are
@@ -158,10 +235,19 @@ async fn answer_as_mongodb_3_6(mut connection: TcpStream) {
         let (length, request, kind) = (number(0), number(4), number(12));
         let mut rest = vec![0; usize::try_from(length).unwrap() - head.len()];
         connection.read_exact(&mut rest).await.unwrap();
-        let (kind, before): (i32, &[u8]) =
-            if kind == OP_MSG { (OP_MSG, &[0; 5]) } else { (OP_REPLY, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]) };
+        let (kind, before): (i32, &[u8]) = if kind == OP_MSG {
+            (OP_MSG, &[0; 5])
+        } else {
+            (
+                OP_REPLY,
+                &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0],
+            )
+        };
         let length = i32::try_from(head.len() + before.len() + document.len()).unwrap();
         let numbers = [length, 1, request, kind].map(i32::to_le_bytes).concat();
-        connection.write_all(&[&numbers, before, &document].concat()).await.unwrap();
+        connection
+            .write_all(&[&numbers, before, &document].concat())
+            .await
+            .unwrap();
     }
 }

@@ -17,43 +17,81 @@ use crate::{
 
 /// Returns message `n` with this text.
 pub fn says(room: &Room, n: u64, text: &str) -> NewEntry {
-    NewEntry { change: NewEntryKind::Message { text: text.into(), client_id: None }, ..draft(room, 1, n) }
+    NewEntry {
+        change: NewEntryKind::Message {
+            text: text.into(),
+            client_id: None,
+        },
+        ..draft(room, 1, n)
+    }
 }
 
 pub fn in_room(room: &Room) -> Scope {
-    Scope::Room { room: room.id, after: Seq(0) }
+    Scope::Room {
+        room: room.id,
+        after: Seq(0),
+    }
 }
 
 pub fn in_rooms_of(user: UserId) -> Scope {
-    Scope::RoomsOf { user, since_joined: false }
+    Scope::RoomsOf {
+        user,
+        since_joined: false,
+    }
 }
 
-pub async fn found(store: &Arc<dyn Store>, scope: Scope, words: &str, before: Option<&Message>, limit: u64) -> Vec<Message> {
+pub async fn found(
+    store: &Arc<dyn Store>,
+    scope: Scope,
+    words: &str,
+    before: Option<&Message>,
+    limit: u64,
+) -> Vec<Message> {
     let (mut messages, mut before) = (Vec::new(), before.map(EntryPosition::of));
     loop {
         let missing = limit - messages.len() as u64;
-        let found = store.search(Search { scope, words: words.into(), before, limit: missing }).await.unwrap();
+        let found = store
+            .search(Search {
+                scope,
+                words: words.into(),
+                before,
+                limit: missing,
+            })
+            .await
+            .unwrap();
         assert!(found.messages.len() as u64 <= missing);
         messages.extend(found.messages);
         if messages.len() as u64 >= limit || found.next.is_none() {
             return messages;
         }
-        assert!(before.is_none() || found.next < before, "it does not get on");
+        assert!(
+            before.is_none() || found.next < before,
+            "it does not get on"
+        );
         before = found.next;
     }
 }
 
 /// Returns the numbers of the messages that are found.
 pub async fn numbers(store: &Arc<dyn Store>, scope: Scope, words: &str) -> Vec<u64> {
-    let number = |message: &Message| u64::try_from(u128::from_be_bytes(*message.id.as_bytes())).unwrap();
-    found(store, scope, words, None, 100).await.iter().map(number).collect()
+    let number =
+        |message: &Message| u64::try_from(u128::from_be_bytes(*message.id.as_bytes())).unwrap();
+    found(store, scope, words, None, 100)
+        .await
+        .iter()
+        .map(number)
+        .collect()
 }
 
 pub async fn with_room(database: &Database, texts: &[&str]) -> (Arc<dyn Store>, Room) {
     let store = database.open().await;
     let room = room(100, &[1, 2]);
     store.find_or_add_room(room.clone()).await.unwrap();
-    let batch = texts.iter().zip(1..).map(|(text, n)| says(&room, n, text)).collect();
+    let batch = texts
+        .iter()
+        .zip(1..)
+        .map(|(text, n)| says(&room, n, text))
+        .collect();
     store.append(batch).await.unwrap();
     (store, room)
 }
@@ -62,8 +100,15 @@ pub async fn with_room(database: &Database, texts: &[&str]) -> (Arc<dyn Store>, 
 #[tokio::test]
 async fn words_are_found_in_any_order_and_without_case_and_accents(kind: Kind) {
     let database = Database::new(kind).await;
-    let texts =
-        ["Crème brûlée for two", "two cats concatenate", "a cat, two dogs", "BRULEE CREME", "e\u{301}te\u{301}", "日本 Привет", "η οδός"];
+    let texts = [
+        "Crème brûlée for two",
+        "two cats concatenate",
+        "a cat, two dogs",
+        "BRULEE CREME",
+        "e\u{301}te\u{301}",
+        "日本 Привет",
+        "η οδός",
+    ];
     let (store, room) = with_room(&database, &texts).await;
     let of = async |words: &'static str| numbers(&store, in_room(&room), words).await;
     assert_eq!(of("creme").await, [4, 1]);
@@ -76,7 +121,17 @@ async fn words_are_found_in_any_order_and_without_case_and_accents(kind: Kind) {
     assert_eq!(of("cat two cat two").await, [3]);
     assert_eq!(of("ΟΔΟΣ").await, [7]);
     assert_eq!(of("οδός").await, [7]);
-    for nothing in ["", "  ", "?!", "nowhere", "two nowhere", "\0", "¤", "text", "words"] {
+    for nothing in [
+        "",
+        "  ",
+        "?!",
+        "nowhere",
+        "two nowhere",
+        "\0",
+        "¤",
+        "text",
+        "words",
+    ] {
         assert_eq!(of(nothing).await, [0_u64; 0], "{nothing:?}");
     }
 }
@@ -85,7 +140,11 @@ async fn words_are_found_in_any_order_and_without_case_and_accents(kind: Kind) {
 #[tokio::test]
 async fn nothing_that_is_asked_is_an_expression(kind: Kind) {
     let database = Database::new(kind).await;
-    let (store, room) = with_room(&database, &["cat or dog", "near the house", "not a thing", "words rowid"]).await;
+    let (store, room) = with_room(
+        &database,
+        &["cat or dog", "near the house", "not a thing", "words rowid"],
+    )
+    .await;
     let of = async |words: &str| numbers(&store, in_room(&room), words).await;
     for (words, expected) in [
         ("cat OR near", vec![]),
@@ -107,7 +166,9 @@ async fn nothing_that_is_asked_is_an_expression(kind: Kind) {
     let letters: Vec<_> = "\"'*^:(){}+-\\, \0$¤.ANDORNTEcat".chars().collect();
     let mut random = StdRng::seed_from_u64(1);
     for _ in 0..200 {
-        let words: String = (0..random.random_range(0..12)).map(|_| letters[random.random_range(0..letters.len())]).collect();
+        let words: String = (0..random.random_range(0..12))
+            .map(|_| letters[random.random_range(0..letters.len())])
+            .collect();
         of(&words).await;
     }
     of(&"many words ".repeat(5_000)).await;
@@ -118,11 +179,23 @@ async fn nothing_that_is_asked_is_an_expression(kind: Kind) {
 #[tokio::test]
 async fn what_a_message_said_once_is_not_found(kind: Kind) {
     let database = Database::new(kind).await;
-    let (store, room) = with_room(&database, &["first secret", "second secret", "third secret"]).await;
-    let of = async |store: &Arc<dyn Store>, words: &str| numbers(store, in_room(&room), words).await;
+    let (store, room) = with_room(
+        &database,
+        &["first secret", "second secret", "third secret"],
+    )
+    .await;
+    let of =
+        async |store: &Arc<dyn Store>, words: &str| numbers(store, in_room(&room), words).await;
     let edit = |n: u64, text: &str| {
         let message = MessageId::from_bytes(u128::from(n).to_be_bytes());
-        change(&room, 1, NewEntryKind::Edit { message, text: text.into() })
+        change(
+            &room,
+            1,
+            NewEntryKind::Edit {
+                message,
+                text: text.into(),
+            },
+        )
     };
     // Both before and after the messages are indexed.
     append(&store, edit(1, "something else")).await;
@@ -154,7 +227,10 @@ async fn what_a_message_said_once_is_not_found(kind: Kind) {
     append(&store, says(&room, 4, "secret too")).await;
     assert_eq!(of(&store, "secret").await, [4, 1]);
     store.delete_room(room.id).await.unwrap();
-    assert_eq!(numbers(&store, in_rooms_of(user_id(1)), "secret").await, [0_u64; 0]);
+    assert_eq!(
+        numbers(&store, in_rooms_of(user_id(1)), "secret").await,
+        [0_u64; 0]
+    );
 }
 
 #[apply(each_deployment)]
@@ -171,7 +247,14 @@ async fn one_searches_the_rooms_one_is_in_newest_first(kind: Kind) {
     for n in 1..=90 {
         let created_at = Timestamp(10_000 + i64::try_from(n / 4).unwrap());
         let room = &rooms[usize::try_from(n % 3).unwrap()];
-        append(&store, NewEntry { created_at, ..says(room, n, if n % 2 == 0 { "even word" } else { "odd word" }) }).await;
+        append(
+            &store,
+            NewEntry {
+                created_at,
+                ..says(room, n, if n % 2 == 0 { "even word" } else { "odd word" })
+            },
+        )
+        .await;
         if n == 60 {
             database.indexed().await;
         }
@@ -185,23 +268,74 @@ async fn one_searches_the_rooms_one_is_in_newest_first(kind: Kind) {
         pages.extend(page);
     }
     let room_ids: Vec<RoomId> = rooms[..2].iter().map(|room| room.id).collect();
-    assert!(pages.iter().all(|message| room_ids.contains(&message.room) && message.text == "even word"));
+    assert!(
+        pages
+            .iter()
+            .all(|message| room_ids.contains(&message.room) && message.text == "even word")
+    );
     assert_eq!(pages.len(), 30, "each once");
     assert!(pages.is_sorted_by_key(|message| std::cmp::Reverse(message.created_at)));
     let of_room = numbers(&store, in_room(&rooms[2]), "word").await;
-    assert_eq!(of_room, (1..=90).rev().filter(|n| n % 3 == 2).collect::<Vec<u64>>());
-    assert_eq!(found(&store, in_rooms_of(user_id(1)), "even", None, 0).await, []);
+    assert_eq!(
+        of_room,
+        (1..=90).rev().filter(|n| n % 3 == 2).collect::<Vec<u64>>()
+    );
+    assert_eq!(
+        found(&store, in_rooms_of(user_id(1)), "even", None, 0).await,
+        []
+    );
     // A cursor stays valid when its message is deleted.
-    delete(&store, &rooms[usize::from(pages[3].room == rooms[1].id)], u128::from_be_bytes(*pages[3].id.as_bytes()).try_into().unwrap())
-        .await;
-    assert_eq!(found(&store, in_rooms_of(user_id(1)), "even", Some(&pages[3]), 5).await, pages[4..9]);
-    append(&store, change(&rooms[2], 2, NewEntryKind::AddMember(user_id(1)))).await;
+    delete(
+        &store,
+        &rooms[usize::from(pages[3].room == rooms[1].id)],
+        u128::from_be_bytes(*pages[3].id.as_bytes())
+            .try_into()
+            .unwrap(),
+    )
+    .await;
+    assert_eq!(
+        found(&store, in_rooms_of(user_id(1)), "even", Some(&pages[3]), 5).await,
+        pages[4..9]
+    );
+    append(
+        &store,
+        change(&rooms[2], 2, NewEntryKind::AddMember(user_id(1))),
+    )
+    .await;
     append(&store, says(&rooms[2], 100, "even later")).await;
-    let (all, later) = (in_rooms_of(user_id(1)), Scope::RoomsOf { user: user_id(1), since_joined: true });
+    let (all, later) = (
+        in_rooms_of(user_id(1)),
+        Scope::RoomsOf {
+            user: user_id(1),
+            since_joined: true,
+        },
+    );
     assert_eq!(numbers(&store, all, "even").await.len(), 45);
     assert_eq!(numbers(&store, later, "even").await.len(), 30);
-    assert_eq!(numbers(&store, Scope::Room { room: rooms[2].id, after: Seq(31) }, "even").await, [100]);
-    append(&store, change(&rooms[2], 2, NewEntryKind::RemoveMember { user: user_id(1), required_members: Vec::new() })).await;
+    assert_eq!(
+        numbers(
+            &store,
+            Scope::Room {
+                room: rooms[2].id,
+                after: Seq(31)
+            },
+            "even"
+        )
+        .await,
+        [100]
+    );
+    append(
+        &store,
+        change(
+            &rooms[2],
+            2,
+            NewEntryKind::RemoveMember {
+                user: user_id(1),
+                required_members: Vec::new(),
+            },
+        ),
+    )
+    .await;
     assert_eq!(numbers(&store, all, "later").await, [0_u64; 0]);
 }
 
@@ -214,15 +348,45 @@ async fn words_of_what_was_deleted_or_edited_are_gone_from_the_file() {
     }
     database.indexed().await;
     let indexed = "SELECT count(*) FROM search_postings WHERE term LIKE 'xylophone%'";
-    assert_eq!(database.file().query_row(indexed, [], |row| row.get::<_, i64>(0)).unwrap(), 300);
-    assert_eq!(found(&store, in_room(&room), "ordinary", None, 500).await.len(), 300);
+    assert_eq!(
+        database
+            .file()
+            .query_row(indexed, [], |row| row.get::<_, i64>(0))
+            .unwrap(),
+        300
+    );
+    assert_eq!(
+        found(&store, in_room(&room), "ordinary", None, 500)
+            .await
+            .len(),
+        300
+    );
     for n in (1..=300).step_by(2) {
         let message = MessageId::from_bytes(u128::from(n).to_be_bytes());
-        append(&store, change(&room, 1, NewEntryKind::Edit { message, text: "ordinary".into() })).await;
+        append(
+            &store,
+            change(
+                &room,
+                1,
+                NewEntryKind::Edit {
+                    message,
+                    text: "ordinary".into(),
+                },
+            ),
+        )
+        .await;
         assert!(delete(&store, &room, n + 1).await);
     }
-    assert_eq!(found(&store, in_room(&room), "ordinary", None, 500).await.len(), 150);
+    assert_eq!(
+        found(&store, in_room(&room), "ordinary", None, 500)
+            .await
+            .len(),
+        150
+    );
     store.close().await;
     let bytes = std::fs::read(database.url.strip_prefix("sqlite:").unwrap()).unwrap();
-    assert!(!bytes.windows(9).any(|window| window == b"xylophone"), "a word is still there");
+    assert!(
+        !bytes.windows(9).any(|window| window == b"xylophone"),
+        "a word is still there"
+    );
 }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{databases::Kind, each_store, harness::TestServer, people::Person, wire::Socket};
 
-const TOO_MANY: &str = "Your sockets are in too many rooms together; leave some with unsubscribe, or close a socket";
+const TOO_MANY: &str =
+    "Your sockets are in too many rooms together; leave some with unsubscribe, or close a socket";
 
 /// Creates three rooms in which the user is the only member.
 async fn three_rooms(person: &Person) -> [String; 3] {
@@ -27,21 +28,35 @@ async fn may_soon(socket: &mut Socket, event: &str, arguments: Value) {
 #[apply(each_store)]
 #[tokio::test]
 async fn the_sockets_of_a_user_are_in_no_more_rooms_than_the_limit(kind: Kind) {
-    let server = TestServer::secure_with(kind, &[("CAUSERIE_LIMITS__SUBSCRIPTIONS_PER_USER", "4")]).await;
+    let server =
+        TestServer::secure_with(kind, &[("CAUSERIE_LIMITS__SUBSCRIPTIONS_PER_USER", "4")]).await;
     let (alice, bob, shared) = server.two_members().await;
     let [one, two, three] = three_rooms(&alice).await;
     let mut first = Socket::signed_in(&alice).await;
     // Four rooms, with the one shared with Bob. The second time the socket is subscribed to all of
     // them already.
     for _ in 0..2 {
-        assert_eq!(first.asks("subscribe", json!([])).await["rooms"].as_array().unwrap().len(), 4);
+        assert_eq!(
+            first.asks("subscribe", json!([])).await["rooms"]
+                .as_array()
+                .unwrap()
+                .len(),
+            4
+        );
     }
     let mut second = Socket::signed_in(&alice).await;
     assert_eq!(second.is_refused("subscribe", json!([one])).await, TOO_MANY);
     assert_eq!(second.is_refused("subscribe", json!([])).await, TOO_MANY);
-    assert_eq!(second.is_refused("sync", json!([{ "rooms": { &two: 0 } }])).await, TOO_MANY);
+    assert_eq!(
+        second
+            .is_refused("sync", json!([{ "rooms": { &two: 0 } }]))
+            .await,
+        TOO_MANY
+    );
     let mut of_bob = Socket::signed_in(&bob).await;
-    of_bob.succeeds("subscribe", json!([shared, alice.id])).await;
+    of_bob
+        .succeeds("subscribe", json!([shared, alice.id]))
+        .await;
     alice.posts(&shared, "hello").await.ok();
     assert_eq!(first.hears_post().await, of_bob.hears_post().await);
     second.hears_nothing_more().await;
@@ -52,7 +67,10 @@ async fn the_sockets_of_a_user_are_in_no_more_rooms_than_the_limit(kind: Kind) {
     assert_eq!(second.is_refused("subscribe", json!([two])).await, TOO_MANY);
     drop(first);
     may_soon(&mut second, "subscribe", json!([])).await;
-    alice.calls(Method::DELETE, &format!("/delete/room/{one}"), json!({})).await.ok();
+    alice
+        .calls(Method::DELETE, &format!("/delete/room/{one}"), json!({}))
+        .await
+        .ok();
     let fourth = alice.named_room("four", &[&alice]).await;
     second.succeeds("subscribe", json!([fourth])).await;
 }
@@ -67,7 +85,10 @@ async fn all_sockets_are_in_no_more_rooms_than_the_limit(kind: Kind) {
     of_alice.succeeds("subscribe", json!([two])).await;
     let refusal = "The server has too much to do right now, please try again";
     assert_eq!(of_bob.is_refused("subscribe", json!([two])).await, refusal);
-    assert_eq!(of_alice.is_refused("subscribe", json!([three])).await, refusal);
+    assert_eq!(
+        of_alice.is_refused("subscribe", json!([three])).await,
+        refusal
+    );
     of_alice.succeeds("subscribe", json!([two])).await;
     drop(of_alice);
     may_soon(&mut of_bob, "subscribe", json!([two])).await;
@@ -77,13 +98,22 @@ async fn all_sockets_are_in_no_more_rooms_than_the_limit(kind: Kind) {
 #[apply(each_store)]
 #[tokio::test]
 async fn many_sockets_at_once_are_in_no_more_rooms_than_the_limit(kind: Kind) {
-    let server = TestServer::secure_with(kind, &[("CAUSERIE_LIMITS__SUBSCRIPTIONS_PER_USER", "4")]).await;
+    let server =
+        TestServer::secure_with(kind, &[("CAUSERIE_LIMITS__SUBSCRIPTIONS_PER_USER", "4")]).await;
     let alice = server.member("alice").await;
     let [one, ..] = three_rooms(&alice).await;
     let mut sockets = join_all((0..10).map(|_| Socket::signed_in(&alice))).await;
-    let answers = join_all(sockets.iter_mut().map(|socket| socket.asks("subscribe", json!([])))).await;
+    let answers = join_all(
+        sockets
+            .iter_mut()
+            .map(|socket| socket.asks("subscribe", json!([]))),
+    )
+    .await;
     // Possibly none, where concurrent subscriptions blocked one another.
-    let subscribed = answers.iter().filter(|answer| answer["success"] == true).count();
+    let subscribed = answers
+        .iter()
+        .filter(|answer| answer["success"] == true)
+        .count();
     assert!(subscribed <= 1, "{answers:?}");
     // The refused subscriptions do not count against the limit.
     let mut free = 4 - 3 * subscribed;

@@ -32,7 +32,11 @@ fn iso(millis: i64) -> Value {
 
 /// Returns an id as the original application generated them.
 fn id(n: u32) -> String {
-    format!("{:08x}4d1e4f0a9c3b2a{:010x}", n.wrapping_mul(0x9e37_79b9), n)
+    format!(
+        "{:08x}4d1e4f0a9c3b2a{:010x}",
+        n.wrapping_mul(0x9e37_79b9),
+        n
+    )
 }
 
 fn user(n: u32) -> Document {
@@ -47,7 +51,11 @@ fn room(n: u32, members: &[u32], created: i64) -> Document {
 /// Returns a message with these readers. Its author's own read entry is included, as it always was.
 fn message(n: u32, room: u32, author: u32, created: i64, readers: &[(u32, i64)]) -> Document {
     let mut read = vec![doc! { "readByUserId": id(author), "readAt": at(created) }];
-    read.extend(readers.iter().map(|(reader, when)| doc! { "readByUserId": id(*reader), "readAt": at(*when) }));
+    read.extend(
+        readers
+            .iter()
+            .map(|(reader, when)| doc! { "readByUserId": id(*reader), "readAt": at(*when) }),
+    );
     doc! {
         "_id": id(n), "chatRoomId": id(room), "message": { "messageText": format!("text {n}") }, "type": "text",
         "postedByUser": id(author), "readByRecipients": read, "createdAt": at(created), "updatedAt": at(created), "__v": 0,
@@ -68,7 +76,12 @@ const TWICE: u32 = 12;
 const NO_ROOM: u32 = 13;
 
 async fn contents(database: &Mongodb, collection: &str) -> Vec<Document> {
-    let mut found = database.collection::<Document>(collection).find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
+    let mut found = database
+        .collection::<Document>(collection)
+        .find(doc! {})
+        .sort(doc! { "_id": 1 })
+        .await
+        .unwrap();
     let mut documents = Vec::new();
     while found.advance().await.unwrap() {
         documents.push(found.deserialize_current().unwrap());
@@ -78,13 +91,28 @@ async fn contents(database: &Mongodb, collection: &str) -> Vec<Document> {
 
 /// Fills the database as the original application left it.
 async fn original(url: &str) -> Mongodb {
-    let database = Client::with_uri_str(url).await.unwrap().default_database().unwrap();
+    let database = Client::with_uri_str(url)
+        .await
+        .unwrap()
+        .default_database()
+        .unwrap();
     let insert = async |collection: &str, documents: Vec<Document>| {
-        database.collection::<Document>(collection).insert_many(documents).await.unwrap();
+        database
+            .collection::<Document>(collection)
+            .insert_many(documents)
+            .await
+            .unwrap();
     };
     insert("users", vec![user(ALICE), user(BOB), user(CAROL)]).await;
-    insert("chatrooms", vec![room(DOUBLE, &[BOB, ALICE], 60), room(ROOM, &[ALICE, BOB], 50), room(TWICE, &[ALICE, ALICE, CAROL], 70)])
-        .await;
+    insert(
+        "chatrooms",
+        vec![
+            room(DOUBLE, &[BOB, ALICE], 60),
+            room(ROOM, &[ALICE, BOB], 50),
+            room(TWICE, &[ALICE, ALICE, CAROL], 70),
+        ],
+    )
+    .await;
     let messages = vec![
         // Stored in another order than that of their times; two have the same time.
         message(105, ROOM, GONE, 1_400, &[]),
@@ -105,23 +133,44 @@ async fn original(url: &str) -> Mongodb {
 
 async fn person(server: &TestServer, n: u32) -> Person {
     let user = server.get(&format!("/users/{}", id(n))).await.ok()["user"].clone();
-    Person { base: server.base.clone(), http: server.http.clone(), id: id(n), token: server.log_in(&id(n)).await, user }
+    Person {
+        base: server.base.clone(),
+        http: server.http.clone(),
+        id: id(n),
+        token: server.log_in(&id(n)).await,
+        user,
+    }
 }
 
 fn readers(message: &Value) -> Value {
     let reader = |entry: &Value| json!([entry["readByUserId"], entry["readAt"]]);
-    message["readByRecipients"].as_array().unwrap().iter().map(reader).collect()
+    message["readByRecipients"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(reader)
+        .collect()
 }
 
 #[rstest]
 #[tokio::test]
-async fn what_the_original_application_wrote_is_there(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+async fn what_the_original_application_wrote_is_there(
+    #[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind,
+) {
     let database = Database::new(kind).await;
     original(&database.url).await;
     let server = TestServer::on(database, &[]).await;
     let [alice, bob] = [person(&server, ALICE).await, person(&server, BOB).await];
     let users = server.get("/users").await.ok()["users"].clone();
-    assert_eq!(users.as_array().unwrap().iter().map(|user| user["_id"].clone()).collect::<Vec<_>>(), [id(ALICE), id(BOB), id(CAROL)]);
+    assert_eq!(
+        users
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|user| user["_id"].clone())
+            .collect::<Vec<_>>(),
+        [id(ALICE), id(BOB), id(CAROL)]
+    );
     assert_eq!(users[0]["createdAt"], iso(ALICE.into()));
 
     // By time, then by id. Ids of the same time are compared as texts.
@@ -130,41 +179,100 @@ async fn what_the_original_application_wrote_is_there(#[values(Kind::ReplicaSet,
     let room = id(ROOM);
     let body = alice.get(&format!("/room/{room}")).await.ok();
     let conversation = body["conversation"].as_array().unwrap();
-    let ids: Vec<_> = conversation.iter().map(|message| message["_id"].as_str().unwrap()).collect();
-    assert_eq!(ids, [&same_time[0], &same_time[1], &id(103), &id(104), &id(105), &id(106)]);
-    assert_eq!(conversation.iter().map(|message| message["seq"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    let ids: Vec<_> = conversation
+        .iter()
+        .map(|message| message["_id"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        ids,
+        [
+            &same_time[0],
+            &same_time[1],
+            &id(103),
+            &id(104),
+            &id(105),
+            &id(106)
+        ]
+    );
+    assert_eq!(
+        conversation
+            .iter()
+            .map(|message| message["seq"].as_u64().unwrap())
+            .collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5, 6]
+    );
     assert_eq!(conversation[2]["message"]["messageText"], "text 103");
     assert_eq!(conversation[2]["createdAt"], iso(1_200));
     let gone = json!({ "_id": id(GONE), "firstName": "Deleted", "lastName": "user", "type": "consumer", "deleted": true });
     assert_eq!(conversation[4]["postedByUser"], gone);
     assert_eq!(body["users"].as_array().unwrap().len(), 2);
 
-    assert_eq!(readers(&conversation[0]), json!([[id(ALICE), iso(1_000)], [id(BOB), iso(2_000)]]));
-    assert_eq!(readers(&conversation[2]), json!([[id(BOB), iso(1_200)], [id(ALICE), iso(5_000)]]));
-    assert_eq!(readers(&conversation[3]), json!([[id(BOB), iso(1_300)], [id(ALICE), iso(6_000)]]));
+    assert_eq!(
+        readers(&conversation[0]),
+        json!([[id(ALICE), iso(1_000)], [id(BOB), iso(2_000)]])
+    );
+    assert_eq!(
+        readers(&conversation[2]),
+        json!([[id(BOB), iso(1_200)], [id(ALICE), iso(5_000)]])
+    );
+    assert_eq!(
+        readers(&conversation[3]),
+        json!([[id(BOB), iso(1_300)], [id(ALICE), iso(6_000)]])
+    );
     assert_eq!(readers(&conversation[5]), json!([[id(ALICE), iso(1_500)]]));
-    assert_eq!(alice.marks_read(&room).await, 1, "that of the one who is gone");
+    assert_eq!(
+        alice.marks_read(&room).await,
+        1,
+        "that of the one who is gone"
+    );
     assert_eq!(bob.marks_read(&room).await, 2, "that, and Alice's last");
 
     let found = alice.initiate(&[&bob]).await.ok()["chatRoom"].clone();
-    assert_eq!((&found["isNew"], &found["chatRoomId"]), (&json!(false), &json!(room)), "the older one");
-    assert_eq!(bob.reads(&id(DOUBLE), "").await, ["", "text 111"], "and the other can be read");
+    assert_eq!(
+        (&found["isNew"], &found["chatRoomId"]),
+        (&json!(false), &json!(room)),
+        "the older one"
+    );
+    assert_eq!(
+        bob.reads(&id(DOUBLE), "").await,
+        ["", "text 111"],
+        "and the other can be read"
+    );
     let carol = person(&server, CAROL).await;
     assert_eq!(alice.room_with(&[&carol]).await, id(TWICE));
     let twice = carol.get(&format!("/room/{}", id(TWICE))).await.ok();
     assert_eq!(twice["users"].as_array().unwrap().len(), 2);
-    assert_eq!(readers(&twice["conversation"][0]), json!([[id(CAROL), iso(1_600)], [id(ALICE), iso(1_700)]]));
+    assert_eq!(
+        readers(&twice["conversation"][0]),
+        json!([[id(CAROL), iso(1_600)], [id(ALICE), iso(1_700)]])
+    );
 
-    let recents: Vec<_> = alice.recents("").await.iter().map(|recent| recent["_id"].clone()).collect();
+    let recents: Vec<_> = alice
+        .recents("")
+        .await
+        .iter()
+        .map(|recent| recent["_id"].clone())
+        .collect();
     assert_eq!(recents, [id(TWICE), room.clone(), id(DOUBLE)]);
-    assert_eq!(alice.posts(&room, "and on it goes").await.ok()["post"]["seq"], 7);
-    assert_eq!(alice.posts(&id(DOUBLE), "here too").await.ok()["post"]["seq"], 3);
-    alice.get(&format!("/room/{}", id(NO_ROOM))).await.refused(400, "No room exists for this id");
+    assert_eq!(
+        alice.posts(&room, "and on it goes").await.ok()["post"]["seq"],
+        7
+    );
+    assert_eq!(
+        alice.posts(&id(DOUBLE), "here too").await.ok()["post"]["seq"],
+        3
+    );
+    alice
+        .get(&format!("/room/{}", id(NO_ROOM)))
+        .await
+        .refused(400, "No room exists for this id");
 }
 
 #[rstest]
 #[tokio::test]
-async fn nothing_of_the_original_is_changed_and_the_second_start_changes_nothing(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+async fn nothing_of_the_original_is_changed_and_the_second_start_changes_nothing(
+    #[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind,
+) {
     let database = Database::new(kind).await;
     let mongodb = original(&database.url).await;
     let collections = ["users", "chatrooms", "chatmessages"];
@@ -179,9 +287,16 @@ async fn nothing_of_the_original_is_changed_and_the_second_start_changes_nothing
     for (collection, before) in collections.iter().zip(&before) {
         let now = contents(&mongodb, collection).await;
         for original in before {
-            let taken_over = now.iter().find(|document| document.get("_id") == original.get("_id")).unwrap();
+            let taken_over = now
+                .iter()
+                .find(|document| document.get("_id") == original.get("_id"))
+                .unwrap();
             for (field, value) in original {
-                assert_eq!(taken_over.get(field), Some(value), "{field} in {collection}");
+                assert_eq!(
+                    taken_over.get(field),
+                    Some(value),
+                    "{field} in {collection}"
+                );
             }
         }
         after.push(now);
@@ -197,18 +312,38 @@ async fn nothing_of_the_original_is_changed_and_the_second_start_changes_nothing
 
 /// Inserts many messages in a few rooms. Bob has read every third.
 async fn many_messages(mongodb: &Mongodb, count: u32) {
-    let rooms: Vec<_> = (0..5).map(|n| room(ROOM + n, &[ALICE, BOB, 1_000 + n], 50)).collect();
-    mongodb.collection::<Document>("users").insert_many([user(ALICE), user(BOB)]).await.unwrap();
-    mongodb.collection::<Document>("chatrooms").insert_many(rooms).await.unwrap();
+    let rooms: Vec<_> = (0..5)
+        .map(|n| room(ROOM + n, &[ALICE, BOB, 1_000 + n], 50))
+        .collect();
+    mongodb
+        .collection::<Document>("users")
+        .insert_many([user(ALICE), user(BOB)])
+        .await
+        .unwrap();
+    mongodb
+        .collection::<Document>("chatrooms")
+        .insert_many(rooms)
+        .await
+        .unwrap();
     let all: Vec<_> = (0..count)
         .map(|n| {
             let created = i64::from(n.wrapping_mul(7_919) % count);
             let read = [(BOB, i64::from(n) + 1_000_000)];
-            message(100_000 + n, ROOM + n % 5, ALICE, created, if n % 3 == 0 { &read } else { &[] })
+            message(
+                100_000 + n,
+                ROOM + n % 5,
+                ALICE,
+                created,
+                if n % 3 == 0 { &read } else { &[] },
+            )
         })
         .collect();
     for some in all.chunks(5_000) {
-        mongodb.collection::<Document>("chatmessages").insert_many(some).await.unwrap();
+        mongodb
+            .collection::<Document>("chatmessages")
+            .insert_many(some)
+            .await
+            .unwrap();
     }
 }
 
@@ -219,7 +354,14 @@ async fn check_taken_over(mongodb: &Mongodb, count: u32) {
     assert_eq!(messages.len(), usize::try_from(count).unwrap());
     let place = |message: &Document| {
         let text = |field| message.get_str(field).unwrap().to_owned();
-        (text("chatRoomId"), message.get_datetime("createdAt").unwrap().timestamp_millis(), text("_id"))
+        (
+            text("chatRoomId"),
+            message
+                .get_datetime("createdAt")
+                .unwrap()
+                .timestamp_millis(),
+            text("_id"),
+        )
     };
     messages.sort_by_key(place);
     for of_room in messages.chunk_by(|a, b| a.get("chatRoomId") == b.get("chatRoomId")) {
@@ -227,34 +369,62 @@ async fn check_taken_over(mongodb: &Mongodb, count: u32) {
             assert_eq!(message.get_i64("seq").unwrap(), seq);
         }
     }
-    assert_eq!(contents(mongodb, "readmarks").await.len(), messages.len().div_ceil(3));
+    assert_eq!(
+        contents(mongodb, "readmarks").await.len(),
+        messages.len().div_ceil(3)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_takeover_that_is_killed_goes_on_where_it_was() {
     const MESSAGES: u32 = 12_000;
     let database = Database::new(Kind::ReplicaSet).await;
-    let mongodb = Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap();
+    let mongodb = Client::with_uri_str(&database.url)
+        .await
+        .unwrap()
+        .default_database()
+        .unwrap();
     many_messages(&mongodb, MESSAGES).await;
     let folder = TempDir::new().unwrap();
     let messages = mongodb.collection::<Document>("chatmessages");
-    let numbered = async || messages.count_documents(doc! { "seq": { "$gt": 0 } }).hint(by_id()).await.unwrap();
+    let numbered = async || {
+        messages
+            .count_documents(doc! { "seq": { "$gt": 0 } })
+            .hint(by_id())
+            .await
+            .unwrap()
+    };
     // Killed before any progress, and then each time more has been done.
     for share in [0, 1, 2, 3] {
         let mut command = Program::command(folder.path());
-        command.env("CAUSERIE_LISTEN", "127.0.0.1:0").env("CAUSERIE_DATABASE", &database.url);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        command
+            .env("CAUSERIE_LISTEN", "127.0.0.1:0")
+            .env("CAUSERIE_DATABASE", &database.url);
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         // The lease of the killed process has to expire first.
         let deadline = Instant::now() + 3 * PATIENCE;
         while numbered().await < u64::from(MESSAGES) * share / 5 {
-            assert!(Instant::now() < deadline, "the takeover is not getting anywhere");
+            assert!(
+                Instant::now() < deadline,
+                "the takeover is not getting anywhere"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         child.kill().unwrap();
         child.wait().unwrap();
     }
     let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", &database.url)]);
-    assert!(program.log().contains("took over the messages of the original application"), "{}", program.log());
+    assert!(
+        program
+            .log()
+            .contains("took over the messages of the original application"),
+        "{}",
+        program.log()
+    );
     check_taken_over(&mongodb, MESSAGES).await;
 }
 
@@ -264,12 +434,21 @@ fn by_id() -> mongodb::options::Hint {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_servers_take_over_one_database(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {
+async fn two_servers_take_over_one_database(
+    #[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind,
+) {
     const MESSAGES: u32 = 3_000;
     let database = Database::new(kind).await;
-    let mongodb = Client::with_uri_str(&database.url).await.unwrap().default_database().unwrap();
+    let mongodb = Client::with_uri_str(&database.url)
+        .await
+        .unwrap()
+        .default_database()
+        .unwrap();
     many_messages(&mongodb, MESSAGES).await;
-    let (first, second) = tokio::join!(TestServer::on(database.again(), &[]), TestServer::on(database.again(), &[]));
+    let (first, second) = tokio::join!(
+        TestServer::on(database.again(), &[]),
+        TestServer::on(database.again(), &[])
+    );
     check_taken_over(&mongodb, MESSAGES).await;
     for server in [&first, &second] {
         let alice = person(server, ALICE).await;

@@ -17,15 +17,30 @@ use crate::{
 #[tokio::test]
 async fn a_new_user_can_be_found_again(kind: Kind) {
     let server = TestServer::start(kind).await;
-    let created =
-        server.post("/users", &json!({ "firstName": "Élodie 🎉", "lastName": "王", "type": "support" })).await.ok()["user"].clone();
+    let created = server
+        .post(
+            "/users",
+            &json!({ "firstName": "Élodie 🎉", "lastName": "王", "type": "support" }),
+        )
+        .await
+        .ok()["user"]
+        .clone();
     assert_eq!(created["firstName"], "Élodie 🎉");
     assert_eq!(created["lastName"], "王");
     assert_eq!(created["type"], "support");
     assert_eq!(created["createdAt"], created["updatedAt"]);
     let id = created["_id"].as_str().unwrap();
-    assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()), "{id}");
-    assert_eq!(server.get(&format!("/users/{id}")).await.ok()["user"], created);
+    assert!(
+        id.len() == 32
+            && id
+                .bytes()
+                .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()),
+        "{id}"
+    );
+    assert_eq!(
+        server.get(&format!("/users/{id}")).await.ok()["user"],
+        created
+    );
 }
 
 #[apply(each_store)]
@@ -34,8 +49,14 @@ async fn every_wrong_field_is_named_at_once(kind: Kind) {
     let server = TestServer::start(kind).await;
     let no_type = "Possible value are consumer,support";
     for (body, errors) in [
-        (json!({}), json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": no_type })),
-        (json!([]), json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": no_type })),
+        (
+            json!({}),
+            json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": no_type }),
+        ),
+        (
+            json!([]),
+            json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": no_type }),
+        ),
         (
             json!({ "firstName": null, "lastName": ["a"], "type": "Consumer" }),
             json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": no_type }),
@@ -44,7 +65,10 @@ async fn every_wrong_field_is_named_at_once(kind: Kind) {
             json!({ "firstName": "", "lastName": " \t\u{feff}\u{a0}", "type": "consumer" }),
             json!({ "firstName": "string cannot be empty", "lastName": "string cannot be empty" }),
         ),
-        (json!({ "firstName": "a", "lastName": "b", "type": ["consumer"] }), json!({ "type": no_type })),
+        (
+            json!({ "firstName": "a", "lastName": "b", "type": ["consumer"] }),
+            json!({ "type": no_type }),
+        ),
     ] {
         server.post("/users", &body).await.invalid(errors);
     }
@@ -55,11 +79,24 @@ async fn every_wrong_field_is_named_at_once(kind: Kind) {
 async fn a_form_does_as_well_as_json(kind: Kind) {
     let server = TestServer::start(kind).await;
     let form = |text: &'static str| {
-        Answer::of(server.request(Method::POST, "/users").header("content-type", "application/x-www-form-urlencoded").body(text))
+        Answer::of(
+            server
+                .request(Method::POST, "/users")
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body(text),
+        )
     };
-    let user = form("firstName=J%C3%B6rg&lastName=van+Dyk&type=consumer").await.ok()["user"].clone();
-    assert_eq!((&user["firstName"], &user["lastName"]), (&json!("Jörg"), &json!("van Dyk")));
-    form("firstName=a&firstName=b&lastName=c&type=consumer").await.invalid(json!({ "firstName": "please provide a string" }));
+    let user = form("firstName=J%C3%B6rg&lastName=van+Dyk&type=consumer")
+        .await
+        .ok()["user"]
+        .clone();
+    assert_eq!(
+        (&user["firstName"], &user["lastName"]),
+        (&json!("Jörg"), &json!("van Dyk"))
+    );
+    form("firstName=a&firstName=b&lastName=c&type=consumer")
+        .await
+        .invalid(json!({ "firstName": "please provide a string" }));
 }
 
 #[apply(each_store)]
@@ -74,15 +111,44 @@ async fn bodies_that_cannot_be_read_are_refused_in_the_envelope(kind: Kind) {
         })
     };
     let json_type = Some("application/json");
-    for body in ["{", "\"text\"", "5", "null", " ", "{\"a\":1}x", "{\"firstName\":\"\\ud800\"}"] {
+    for body in [
+        "{",
+        "\"text\"",
+        "5",
+        "null",
+        " ",
+        "{\"a\":1}x",
+        "{\"firstName\":\"\\ud800\"}",
+    ] {
         let answer = send(json_type, body.into()).await;
-        assert_eq!((answer.status, &answer.body["success"]), (400, &json!(false)), "{body}: {}", answer.body);
-        assert!(answer.body["message"].as_str().unwrap().starts_with("The request body is not"), "{}", answer.body);
+        assert_eq!(
+            (answer.status, &answer.body["success"]),
+            (400, &json!(false)),
+            "{body}: {}",
+            answer.body
+        );
+        assert!(
+            answer.body["message"]
+                .as_str()
+                .unwrap()
+                .starts_with("The request body is not"),
+            "{}",
+            answer.body
+        );
     }
     let valid = br#"{"firstName":"a","lastName":"b","type":"consumer"}"#.to_vec();
-    send(Some("application/json; charset=utf-8"), valid.clone()).await.ok();
-    send(Some("Application/JSON"), [b"\xef\xbb\xbf".to_vec(), valid.clone()].concat()).await.ok();
-    send(Some("application/json; charset=utf-16"), valid.clone()).await.refused(415, "The request body is in 'utf-16'; please send UTF-8");
+    send(Some("application/json; charset=utf-8"), valid.clone())
+        .await
+        .ok();
+    send(
+        Some("Application/JSON"),
+        [b"\xef\xbb\xbf".to_vec(), valid.clone()].concat(),
+    )
+    .await
+    .ok();
+    send(Some("application/json; charset=utf-16"), valid.clone())
+        .await
+        .refused(415, "The request body is in 'utf-16'; please send UTF-8");
     let missing = json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": "Possible value are consumer,support" });
     for kind in [None, Some("text/plain"), Some("application/vnd.api+json")] {
         send(kind, valid.clone()).await.invalid(missing.clone());
@@ -96,12 +162,24 @@ async fn a_body_of_just_the_limit_is_taken_and_one_more_byte_is_not(kind: Kind) 
     let server = TestServer::start(kind).await;
     let body = |size: usize| {
         let frame = r#"{"firstName":"a","lastName":"b","type":"consumer","more":""}"#.len();
-        format!(r#"{{"firstName":"a","lastName":"b","type":"consumer","more":"{}"}}"#, "x".repeat(size - frame))
+        format!(
+            r#"{{"firstName":"a","lastName":"b","type":"consumer","more":"{}"}}"#,
+            "x".repeat(size - frame)
+        )
     };
-    let send = |body: String| Answer::of(server.request(Method::POST, "/users").header("content-type", "application/json").body(body));
+    let send = |body: String| {
+        Answer::of(
+            server
+                .request(Method::POST, "/users")
+                .header("content-type", "application/json")
+                .body(body),
+        )
+    };
     send(body(102_400)).await.ok();
     for size in [102_401, 1_000_000] {
-        send(body(size)).await.refused(413, "The request body is larger than 102400 bytes");
+        send(body(size))
+            .await
+            .refused(413, "The request body is larger than 102400 bytes");
     }
 }
 
@@ -110,7 +188,10 @@ async fn a_body_of_just_the_limit_is_taken_and_one_more_byte_is_not(kind: Kind) 
 async fn a_name_is_no_longer_than_two_hundred_characters_and_older_ones_stay(kind: Kind) {
     let database = Database::new(kind).await;
     let store = database.open().await;
-    let old = User { first_name: "x".repeat(5_000), ..user(1) };
+    let old = User {
+        first_name: "x".repeat(5_000),
+        ..user(1)
+    };
     store.add_user(old.clone(), None).await.unwrap();
     store.close().await;
     drop(store);
@@ -120,11 +201,26 @@ async fn a_name_is_no_longer_than_two_hundred_characters_and_older_ones_stay(kin
     assert_eq!(alice.user["firstName"], *longest);
     let wrong = "please provide 1 to 200 characters";
     let body = json!({ "firstName": too_long, "lastName": too_long, "type": "consumer" });
-    server.post("/users", &body).await.invalid(json!({ "firstName": wrong, "lastName": wrong }));
+    server
+        .post("/users", &body)
+        .await
+        .invalid(json!({ "firstName": wrong, "lastName": wrong }));
     let own = format!("/users/{}", alice.id);
-    alice.calls(Method::PATCH, &own, json!({ "lastName": too_long })).await.invalid(json!({ "lastName": wrong }));
-    assert_eq!(alice.calls(Method::PATCH, &own, json!({ "lastName": longest })).await.ok()["user"]["lastName"], *longest);
-    assert_eq!(server.get(&format!("/users/{}", old.id)).await.ok()["user"]["firstName"], *old.first_name);
+    alice
+        .calls(Method::PATCH, &own, json!({ "lastName": too_long }))
+        .await
+        .invalid(json!({ "lastName": wrong }));
+    assert_eq!(
+        alice
+            .calls(Method::PATCH, &own, json!({ "lastName": longest }))
+            .await
+            .ok()["user"]["lastName"],
+        *longest
+    );
+    assert_eq!(
+        server.get(&format!("/users/{}", old.id)).await.ok()["user"]["firstName"],
+        *old.first_name
+    );
 }
 
 #[apply(each_store)]
@@ -135,16 +231,46 @@ async fn all_users_are_listed_oldest_first_and_by_page(kind: Kind) {
     // More users than are read at once.
     let mut ids = Vec::new();
     for n in 0..1_001 {
-        let user = server.post("/users", &json!({ "firstName": format!("{n}"), "lastName": "x", "type": "consumer" })).await.ok();
+        let user = server
+            .post(
+                "/users",
+                &json!({ "firstName": format!("{n}"), "lastName": "x", "type": "consumer" }),
+            )
+            .await
+            .ok();
         ids.push(user["user"]["_id"].clone());
     }
-    let listed = |body: serde_json::Value| body["users"].as_array().unwrap().iter().map(|user| user["_id"].clone()).collect::<Vec<_>>();
+    let listed = |body: serde_json::Value| {
+        body["users"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|user| user["_id"].clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(listed(server.get("/users").await.ok()), ids);
-    assert_eq!(listed(server.get("/users?page=2&limit=3").await.ok()), ids[6..9]);
-    assert_eq!(listed(server.get("/users?limit=9999").await.ok()), ids[..500]);
+    assert_eq!(
+        listed(server.get("/users?page=2&limit=3").await.ok()),
+        ids[6..9]
+    );
+    assert_eq!(
+        listed(server.get("/users?limit=9999").await.ok()),
+        ids[..500]
+    );
     assert_eq!(listed(server.get("/users?page=1").await.ok()), ids[10..20]);
-    assert_eq!(listed(server.get("/users?page=-1&limit=-5").await.ok()), ids[..10]);
-    assert_eq!(listed(server.get("/users?page=99999999999999999999&limit=5").await.ok()), Vec::<serde_json::Value>::new());
+    assert_eq!(
+        listed(server.get("/users?page=-1&limit=-5").await.ok()),
+        ids[..10]
+    );
+    assert_eq!(
+        listed(
+            server
+                .get("/users?page=99999999999999999999&limit=5")
+                .await
+                .ok()
+        ),
+        Vec::<serde_json::Value>::new()
+    );
 }
 
 #[apply(each_store)]
@@ -153,13 +279,30 @@ async fn a_deleted_user_is_gone_and_can_do_nothing(kind: Kind) {
     let server = TestServer::start(kind).await;
     let alice = server.person("Alice").await;
     let path = format!("/users/{}", alice.id);
-    assert_eq!(server.delete(&path).await.ok()["message"], "Deleted a count of 1 user.");
-    assert_eq!(server.delete(&path).await.ok()["message"], "Deleted a count of 0 user.");
-    let body = server.get(&path).await.refused(404, "No user with this id found");
-    assert_eq!(body["error"], json!({ "error": "No user with this id found" }));
+    assert_eq!(
+        server.delete(&path).await.ok()["message"],
+        "Deleted a count of 1 user."
+    );
+    assert_eq!(
+        server.delete(&path).await.ok()["message"],
+        "Deleted a count of 0 user."
+    );
+    let body = server
+        .get(&path)
+        .await
+        .refused(404, "No user with this id found");
+    assert_eq!(
+        body["error"],
+        json!({ "error": "No user with this id found" })
+    );
     assert_eq!(server.get("/users").await.ok()["users"], json!([]));
-    Answer::of(server.request(Method::POST, &format!("/login/{}", alice.id))).await.refused(400, "No user with this id found");
-    alice.get("/room").await.refused(401, "No user with this id found");
+    Answer::of(server.request(Method::POST, &format!("/login/{}", alice.id)))
+        .await
+        .refused(400, "No user with this id found");
+    alice
+        .get("/room")
+        .await
+        .refused(401, "No user with this id found");
 }
 
 #[apply(each_store)]
@@ -171,7 +314,10 @@ async fn paths_are_what_the_contract_says_they_are(kind: Kind) {
     server.get("/users/").await.ok();
     alice.get("/room/").await.ok();
     for path in ["/", "/nothing", "/users/a/b", "/room/a/b/c", "/delete"] {
-        server.get(path).await.refused(404, "API endpoint doesnt exist");
+        server
+            .get(path)
+            .await
+            .refused(404, "API endpoint doesnt exist");
     }
     for (method, path, allow) in [
         (Method::PUT, "/users", "GET,HEAD,POST"),
@@ -182,7 +328,12 @@ async fn paths_are_what_the_contract_says_they_are(kind: Kind) {
         (Method::GET, "/delete/room/x", "DELETE"),
     ] {
         let answer = Answer::of(server.request(method.clone(), path)).await;
-        let mut allowed: Vec<_> = answer.headers["allow"].to_str().unwrap().split(',').map(str::to_owned).collect();
+        let mut allowed: Vec<_> = answer.headers["allow"]
+            .to_str()
+            .unwrap()
+            .split(',')
+            .map(str::to_owned)
+            .collect();
         allowed.sort();
         assert_eq!(allowed.join(","), allow, "{method} {path}");
         answer.refused(405, "API endpoint doesnt exist");
@@ -201,17 +352,45 @@ async fn web_pages_may_call_from_any_origin_by_default_or_from_those_named(kind:
             .request(Method::OPTIONS, "/room")
             .header("origin", origin)
             .header("access-control-request-method", "POST")
-            .header("access-control-request-headers", "authorization, content-type")
+            .header(
+                "access-control-request-headers",
+                "authorization, content-type",
+            )
             .send()
             .await
             .unwrap()
     };
     let open = TestServer::start(kind).await;
     let answer = preflight(&open, "https://anywhere.example").await;
-    assert_eq!(answer.headers()["access-control-allow-origin"], "https://anywhere.example");
-    assert_eq!(answer.headers()["access-control-allow-credentials"], "true", "socket.io 2 polls with credentials");
-    assert_eq!(answer.headers()["access-control-allow-headers"], "authorization, content-type");
-    let closed = TestServer::with(kind, &[("CAUSERIE_HTTP__CORS_ORIGINS", "https://chat.example.com")]).await;
-    assert_eq!(preflight(&closed, "https://chat.example.com").await.headers()["access-control-allow-origin"], "https://chat.example.com");
-    assert!(preflight(&closed, "https://evil.example").await.headers().get("access-control-allow-origin").is_none());
+    assert_eq!(
+        answer.headers()["access-control-allow-origin"],
+        "https://anywhere.example"
+    );
+    assert_eq!(
+        answer.headers()["access-control-allow-credentials"],
+        "true",
+        "socket.io 2 polls with credentials"
+    );
+    assert_eq!(
+        answer.headers()["access-control-allow-headers"],
+        "authorization, content-type"
+    );
+    let closed = TestServer::with(
+        kind,
+        &[("CAUSERIE_HTTP__CORS_ORIGINS", "https://chat.example.com")],
+    )
+    .await;
+    assert_eq!(
+        preflight(&closed, "https://chat.example.com")
+            .await
+            .headers()["access-control-allow-origin"],
+        "https://chat.example.com"
+    );
+    assert!(
+        preflight(&closed, "https://evil.example")
+            .await
+            .headers()
+            .get("access-control-allow-origin")
+            .is_none()
+    );
 }

@@ -43,15 +43,27 @@ impl Socket {
             Shown::Query(version, token) => (*version, format!("&token={token}")),
             _ => (4, String::new()),
         };
-        let url = format!("{}/socket.io/?EIO={version}&transport=websocket{query}", base.replacen("http", "ws", 1));
+        let url = format!(
+            "{}/socket.io/?EIO={version}&transport=websocket{query}",
+            base.replacen("http", "ws", 1)
+        );
         let mut request = url.into_client_request().unwrap();
         if let Shown::Header(value) = shown {
-            request.headers_mut().insert("authorization", value.parse().unwrap());
+            request
+                .headers_mut()
+                .insert("authorization", value.parse().unwrap());
         }
         // Without Nagle's algorithm, which would delay every second small packet until the server
         // sends something.
-        let (stream, _) = connect_async_with_config(request, None, true).await.unwrap();
-        let mut socket = Self { stream, acks: 0, heard: Vec::new(), hears_presence: false };
+        let (stream, _) = connect_async_with_config(request, None, true)
+            .await
+            .unwrap();
+        let mut socket = Self {
+            stream,
+            acks: 0,
+            heard: Vec::new(),
+            hears_presence: false,
+        };
         assert!(socket.receive().await.unwrap().starts_with("0{"));
         match shown {
             Shown::Auth(auth) => socket.send(&format!("40{auth}")).await,
@@ -61,7 +73,10 @@ impl Socket {
         }
         let answer = socket.receive().await.unwrap();
         if let Some(error) = answer.strip_prefix("44") {
-            return Err(serde_json::from_str::<Value>(error).unwrap()["message"].as_str().unwrap().to_owned());
+            return Err(serde_json::from_str::<Value>(error).unwrap()["message"]
+                .as_str()
+                .unwrap()
+                .to_owned());
         }
         assert!(answer.starts_with("40"), "{answer}");
         Ok(socket)
@@ -69,7 +84,9 @@ impl Socket {
 
     /// Connects with this user's token.
     pub async fn signed_in(person: &Person) -> Self {
-        Self::with(&person.base, &Shown::Auth(json!({ "token": person.token }))).await.unwrap()
+        Self::with(&person.base, &Shown::Auth(json!({ "token": person.token })))
+            .await
+            .unwrap()
     }
 
     /// Connects with this user's token and subscribes to this room.
@@ -103,14 +120,20 @@ impl Socket {
 
     /// Sends this frame, which may hold anything. Returns false when the connection has ended.
     pub async fn tries(&mut self, frame: Message) -> bool {
-        tokio::time::timeout(PATIENCE, self.stream.send(frame)).await.expect("the server neither reads nor closes").is_ok()
+        tokio::time::timeout(PATIENCE, self.stream.send(frame))
+            .await
+            .expect("the server neither reads nor closes")
+            .is_ok()
     }
 
     /// Returns whether the server still answers events on this connection, after any other packets.
     pub async fn answers(&mut self) -> bool {
         self.acks += 1;
         let id = 1_000_000 + self.acks;
-        if !self.tries(Message::text(format!("42{id}[\"unsubscribe\",\"\"]"))).await {
+        if !self
+            .tries(Message::text(format!("42{id}[\"unsubscribe\",\"\"]")))
+            .await
+        {
             return false;
         }
         let answer = format!("43{id}[");
@@ -129,7 +152,9 @@ impl Socket {
     /// Returns the next packet, or `None` when the server closed the connection. Answers pings.
     pub async fn receive(&mut self) -> Option<String> {
         loop {
-            let frame = tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("nothing came");
+            let frame = tokio::time::timeout(PATIENCE, self.stream.next())
+                .await
+                .expect("nothing came");
             match frame? {
                 Ok(Message::Text(text)) if text == "2" => _ = self.tries(Message::text("3")).await,
                 Ok(Message::Text(text)) => return Some(text.to_string()),
@@ -148,7 +173,10 @@ impl Socket {
         self.send(&format!("42{id}{}", Value::from(packet))).await;
         let prefix = format!("43{id}");
         loop {
-            let packet = self.receive().await.expect("the connection ended before the acknowledgement");
+            let packet = self
+                .receive()
+                .await
+                .expect("the connection ended before the acknowledgement");
             match packet.strip_prefix(&prefix) {
                 Some(answer) => return serde_json::from_str::<Value>(answer).unwrap()[0].take(),
                 None => self.keep(&packet),
@@ -176,7 +204,10 @@ impl Socket {
     /// Returns the next event, as an array with its name first.
     pub async fn hears(&mut self) -> Value {
         while self.heard.is_empty() {
-            let packet = self.receive().await.expect("the connection ended before the event");
+            let packet = self
+                .receive()
+                .await
+                .expect("the connection ended before the event");
             self.keep(&packet);
         }
         self.heard.remove(0)
@@ -207,7 +238,10 @@ impl Socket {
     pub async fn hears_still(&mut self) -> Option<Vec<Value>> {
         self.acks += 1;
         let id = self.acks;
-        if !self.tries(Message::text(format!("42{id}[\"unsubscribe\",\"\"]"))).await {
+        if !self
+            .tries(Message::text(format!("42{id}[\"unsubscribe\",\"\"]")))
+            .await
+        {
             return None;
         }
         let answer = format!("43{id}[");
@@ -226,7 +260,9 @@ impl Socket {
     }
 
     fn keep(&mut self, packet: &str) {
-        let event = packet.strip_prefix("42").unwrap_or_else(|| panic!("neither event nor acknowledgement: {packet}"));
+        let event = packet
+            .strip_prefix("42")
+            .unwrap_or_else(|| panic!("neither event nor acknowledgement: {packet}"));
         let event: Value = serde_json::from_str(event).unwrap();
         if self.hears_presence || (event[0] != "user online" && event[0] != "user offline") {
             self.heard.push(event);

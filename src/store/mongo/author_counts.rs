@@ -32,7 +32,13 @@ pub fn ends_with(last: Seq) -> Option<u64> {
 }
 
 /// Counts the entries in `after < seq <= last` by this author, deleted or not.
-pub async fn posted_by(connection: &Connection, author: UserId, room: RoomId, after: Seq, last: Seq) -> Result<u64> {
+pub async fn posted_by(
+    connection: &Connection,
+    author: UserId,
+    room: RoomId,
+    after: Seq,
+    last: Seq,
+) -> Result<u64> {
     let blocks = after.0.div_ceil(BLOCK)..last.0 / BLOCK;
     if blocks.is_empty() {
         return count(connection, author, room, after, last).await;
@@ -47,16 +53,34 @@ pub async fn posted_by(connection: &Connection, author: UserId, room: RoomId, af
 }
 
 /// Counts by reading every entry.
-async fn count(connection: &Connection, author: UserId, room: RoomId, after: Seq, last: Seq) -> Result<u64> {
+async fn count(
+    connection: &Connection,
+    author: UserId,
+    room: RoomId,
+    after: Seq,
+    last: Seq,
+) -> Result<u64> {
     if after >= last {
         return Ok(0);
     }
     let mut own = entries_between(room, after, last);
     own.insert("postedByUser", author.to_string());
-    connection.within(connection.messages.count_documents(own).hint(by_name(schema::LOG))).await
+    connection
+        .within(
+            connection
+                .messages
+                .count_documents(own)
+                .hint(by_name(schema::LOG)),
+        )
+        .await
 }
 
-async fn in_blocks(connection: &Connection, author: UserId, room: RoomId, blocks: Range<u64>) -> Result<u64> {
+async fn in_blocks(
+    connection: &Connection,
+    author: UserId,
+    room: RoomId,
+    blocks: Range<u64>,
+) -> Result<u64> {
     let (own, tallied) = sum(connection, author, room, &blocks).await?;
     if tallied == blocks.end - blocks.start {
         return Ok(own);
@@ -67,22 +91,47 @@ async fn in_blocks(connection: &Connection, author: UserId, room: RoomId, blocks
         return Ok(own);
     }
     // A block could not be counted yet, because the majority is behind.
-    count(connection, author, room, Seq(blocks.start * BLOCK), Seq(blocks.end * BLOCK)).await
+    count(
+        connection,
+        author,
+        room,
+        Seq(blocks.start * BLOCK),
+        Seq(blocks.end * BLOCK),
+    )
+    .await
 }
 
 /// Returns the number of the author's entries in the counted ones of the blocks, and how many
 /// blocks are counted.
-async fn sum(connection: &Connection, author: UserId, room: RoomId, blocks: &Range<u64>) -> Result<(u64, u64)> {
+async fn sum(
+    connection: &Connection,
+    author: UserId,
+    room: RoomId,
+    blocks: &Range<u64>,
+) -> Result<(u64, u64)> {
     let sum = doc! { "$group": { "_id": null, "own": { "$sum": format!("$authors.{author}") }, "tallied": { "$sum": 1 } } };
-    let sum = connection.author_counts.aggregate([doc! { "$match": these(room, blocks) }, sum]);
-    let found = connection.all(sum, |sum| Some((number_in(sum, "own"), number_in(sum, "tallied")))).await?;
+    let sum = connection
+        .author_counts
+        .aggregate([doc! { "$match": these(room, blocks) }, sum]);
+    let found = connection
+        .all(sum, |sum| {
+            Some((number_in(sum, "own"), number_in(sum, "tallied")))
+        })
+        .await?;
     Ok(found.first().copied().unwrap_or_default())
 }
 
 /// Counts the blocks that are not counted yet.
 async fn tally_missing(connection: &Connection, room: RoomId, blocks: Range<u64>) -> Result<()> {
-    let there = connection.author_counts.find(these(room, &blocks)).projection(doc! { "_id": 1 });
-    let there = connection.all(there, |tally| Some(documents::text_in(tally, "_id").to_owned())).await?;
+    let there = connection
+        .author_counts
+        .find(these(room, &blocks))
+        .projection(doc! { "_id": 1 });
+    let there = connection
+        .all(there, |tally| {
+            Some(documents::text_in(tally, "_id").to_owned())
+        })
+        .await?;
     if connection.standalone {
         // A standalone server also returns entries that are only in memory. After the flush they
         // are on disk.
@@ -100,19 +149,43 @@ async fn tally_missing(connection: &Connection, room: RoomId, blocks: Range<u64>
 pub async fn count_block(connection: &Connection, room: RoomId, block: u64) -> Result<()> {
     let entries = entries_between(room, Seq(block * BLOCK), Seq((block + 1) * BLOCK));
     let by_author = doc! { "$group": { "_id": "$postedByUser", "count": { "$sum": 1 } } };
-    let by_author = connection.messages.aggregate([doc! { "$match": entries }, by_author]).hint(by_name(schema::LOG));
-    let of_one = |author: &RawDocument| Some((UserId::parse(documents::text_in(author, "_id")), number_in(author, "count")));
+    let by_author = connection
+        .messages
+        .aggregate([doc! { "$match": entries }, by_author])
+        .hint(by_name(schema::LOG));
+    let of_one = |author: &RawDocument| {
+        Some((
+            UserId::parse(documents::text_in(author, "_id")),
+            number_in(author, "count"),
+        ))
+    };
     let by_author = connection.all(by_author, of_one).await?;
     if by_author.iter().map(|(_, count)| count).sum::<u64>() < BLOCK {
         return Ok(());
     }
-    let authors: Document = by_author.into_iter().filter_map(|(author, count)| Some((author?.to_string(), number(count).into()))).collect();
-    connection.add(&connection.author_counts, &doc! { "_id": id(room, block), "authors": authors }).await.map(|_| ())
+    let authors: Document = by_author
+        .into_iter()
+        .filter_map(|(author, count)| Some((author?.to_string(), number(count).into())))
+        .collect();
+    connection
+        .add(
+            &connection.author_counts,
+            &doc! { "_id": id(room, block), "authors": authors },
+        )
+        .await
+        .map(|_| ())
 }
 
 /// Deletes the counts of a deleted room.
 pub async fn purge(connection: &Connection, room: RoomId) -> Result<()> {
-    connection.within(connection.author_counts.delete_many(these(room, &(0..u64::MAX)))).await.map(|_| ())
+    connection
+        .within(
+            connection
+                .author_counts
+                .delete_many(these(room, &(0..u64::MAX))),
+        )
+        .await
+        .map(|_| ())
 }
 
 /// Block numbers are padded with zeros, so that ids sort in the order of the blocks.

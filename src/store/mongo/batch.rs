@@ -57,7 +57,15 @@ pub enum Progress {
 impl<'a> Batch<'a> {
     pub fn new(entries: &'a [NewEntry]) -> Self {
         let (answers, waiting) = (vec![None; entries.len()], (0..entries.len()).collect());
-        Self { entries, answers, waiting, unclear: false, sent_before: false, dues: Vec::new(), since: Instant::now() }
+        Self {
+            entries,
+            answers,
+            waiting,
+            unclear: false,
+            sent_before: false,
+            dues: Vec::new(),
+            since: Instant::now(),
+        }
     }
 
     /// Returns whether every entry has its answer.
@@ -67,7 +75,10 @@ impl<'a> Batch<'a> {
 
     /// Returns the outcome of each entry.
     pub fn into_answers(self) -> Vec<Appended> {
-        self.answers.into_iter().map(|answer| answer.unwrap_or(Appended::NoRoom)).collect()
+        self.answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or(Appended::NoRoom))
+            .collect()
     }
 
     /// Notes that the outcome of the last attempt is unknown, so that the next attempt looks for
@@ -78,7 +89,11 @@ impl<'a> Batch<'a> {
     }
 
     /// Inserts as many of the waiting entries as possible, and applies their effects.
-    pub async fn try_append(&mut self, connection: &Connection, heads: &mut Heads) -> Result<Progress> {
+    pub async fn try_append(
+        &mut self,
+        connection: &Connection,
+        heads: &mut Heads,
+    ) -> Result<Progress> {
         if self.unclear {
             self.find_placed(connection).await?;
         }
@@ -89,19 +104,30 @@ impl<'a> Batch<'a> {
         self.learn_heads(connection, heads).await?;
         let before = self.waiting.len();
         let first = checks::first_wave(self.entries, &self.waiting);
-        let refused = checks::refused(connection, self.entries, &self.waiting[..first], heads).await?;
+        let refused =
+            checks::refused(connection, self.entries, &self.waiting[..first], heads).await?;
         let first = first - refused.len();
         self.answer(refused);
         self.activate(connection, heads).await?;
         let (numbered, documents) = self.number(first, heads);
-        let (inserted, refusal) = if documents.is_empty() { (0, None) } else { insert(connection, documents).await? };
+        let (inserted, refusal) = if documents.is_empty() {
+            (0, None)
+        } else {
+            insert(connection, documents).await?
+        };
         self.sent_before |= refusal == Some(Refusal::SentBefore);
         if let Some(Refusal::Impossible(reason)) = refusal {
             self.answers[numbered[inserted].0] = Some(Appended::Failed(StoreError::Fault(reason)));
         }
         for (index, head) in &numbered[..inserted] {
             heads.insert(self.entries[*index].room, *head);
-            self.stands(*index, LogPosition { seq: head.seq, created_at: head.at });
+            self.stands(
+                *index,
+                LogPosition {
+                    seq: head.seq,
+                    created_at: head.at,
+                },
+            );
             if let Some(block) = author_counts::ends_with(head.seq) {
                 count_block(connection, self.entries[*index].room, block);
             }
@@ -109,7 +135,11 @@ impl<'a> Batch<'a> {
         self.leave_out_answered();
         self.apply_effects(connection, heads).await?;
         let came_through = inserted == numbered.len() && self.waiting.len() < before;
-        Ok(if came_through || self.waiting.is_empty() { Progress::Complete } else { Progress::Conflict })
+        Ok(if came_through || self.waiting.is_empty() {
+            Progress::Complete
+        } else {
+            Progress::Conflict
+        })
     }
 
     /// Notes that the entry is in its log: answers a message, and queues the effect of any other
@@ -120,7 +150,16 @@ impl<'a> Batch<'a> {
             self.answers[index] = Some(Appended::Placed(placed));
         } else {
             let (seq, at, change) = (placed.seq, placed.created_at, entry.change.clone());
-            self.dues.push((index, PendingEffect { id: entry.id, room: entry.room, seq, at, change }));
+            self.dues.push((
+                index,
+                PendingEffect {
+                    id: entry.id,
+                    room: entry.room,
+                    seq,
+                    at,
+                    change,
+                },
+            ));
         }
     }
 
@@ -134,7 +173,8 @@ impl<'a> Batch<'a> {
     /// Removes the entries from the waiting list that are answered or in their logs.
     fn leave_out_answered(&mut self) {
         let (answers, dues) = (&self.answers, &self.dues);
-        self.waiting.retain(|index| answers[*index].is_none() && dues.iter().all(|(due, _)| due != index));
+        self.waiting
+            .retain(|index| answers[*index].is_none() && dues.iter().all(|(due, _)| due != index));
     }
 
     /// Applies the effects of the entries that are in the logs. Until this is done, the heads of
@@ -145,7 +185,10 @@ impl<'a> Batch<'a> {
             return Ok(());
         }
         let dues: Vec<_> = self.dues.iter().map(|(_, due)| due.clone()).collect();
-        let mut held: HashMap<_, _> = dues.iter().filter_map(|due| Some((due.room, heads.remove(&due.room)?))).collect();
+        let mut held: HashMap<_, _> = dues
+            .iter()
+            .filter_map(|due| Some((due.room, heads.remove(&due.room)?)))
+            .collect();
         if let Err(error) = effects::apply(connection, &dues).await {
             // Within the first half of the time limit the batch is retried; after that the effects
             // become pending, so that the other entries of the batch do not wait until the timeout.
@@ -162,9 +205,15 @@ impl<'a> Batch<'a> {
         for (index, due) in self.dues.drain(..) {
             let is_applied = !connection.pending.has(due.room, due.seq);
             self.answers[index] = Some(if is_applied || pending::takes_away(&due.change) {
-                Appended::Placed(LogPosition { seq: due.seq, created_at: due.at })
+                Appended::Placed(LogPosition {
+                    seq: due.seq,
+                    created_at: due.at,
+                })
             } else {
-                Appended::Failed(StoreError::Unavailable(format!("what entry {} of room {} says cannot be done yet", due.seq.0, due.room)))
+                Appended::Failed(StoreError::Unavailable(format!(
+                    "what entry {} of room {} says cannot be done yet",
+                    due.seq.0, due.room
+                )))
             });
             if is_applied {
                 applied.push(due);
@@ -176,7 +225,11 @@ impl<'a> Batch<'a> {
 
     /// Finds the waiting entries that are in their logs already.
     async fn find_placed(&mut self, connection: &Connection) -> Result<()> {
-        let ids: Vec<_> = self.waiting.iter().map(|index| self.entries[*index].id.to_string()).collect();
+        let ids: Vec<_> = self
+            .waiting
+            .iter()
+            .map(|index| self.entries[*index].id.to_string())
+            .collect();
         let found = read_durable(connection, || placed(connection, ids.clone())).await?;
         for index in self.waiting.clone() {
             if let Some(placed) = found.get(&self.entries[index].id) {
@@ -189,15 +242,29 @@ impl<'a> Batch<'a> {
 
     /// Finds the waiting messages that were sent before under the same client id.
     async fn find_sent(&mut self, connection: &Connection) -> Result<()> {
-        let named: Vec<_> = self.waiting.iter().filter_map(|index| Some((*index, name(&self.entries[*index])?))).collect();
+        let named: Vec<_> = self
+            .waiting
+            .iter()
+            .filter_map(|index| Some((*index, name(&self.entries[*index])?)))
+            .collect();
         let asked: Vec<_> = named.iter().map(|(_, name)| name.clone()).collect();
         let found = read_durable(connection, || sent(connection, &asked)).await?;
         let answer = |(index, name): (usize, Name)| {
             let (id, earlier) = found.get(&name)?;
-            let placed = LogPosition { seq: earlier.seq, created_at: earlier.created_at };
+            let placed = LogPosition {
+                seq: earlier.seq,
+                created_at: earlier.created_at,
+            };
             // After an unclear outcome, the message that is found may be this very one.
             let itself = *id == self.entries[index].id;
-            Some((index, if itself { Appended::Placed(placed) } else { Appended::Duplicate(Box::new(earlier.clone())) }))
+            Some((
+                index,
+                if itself {
+                    Appended::Placed(placed)
+                } else {
+                    Appended::Duplicate(Box::new(earlier.clone()))
+                },
+            ))
         };
         let answers = named.into_iter().filter_map(answer).collect();
         self.answer(answers);
@@ -208,15 +275,30 @@ impl<'a> Batch<'a> {
     /// Reads the heads of the logs that are not cached, and answers the entries for deleted rooms
     /// with [`Appended::NoRoom`].
     async fn learn_heads(&mut self, connection: &Connection, heads: &mut Heads) -> Result<()> {
-        let unknown: HashSet<_> = self.rooms().filter(|room| !heads.contains_key(room)).collect();
+        let unknown: HashSet<_> = self
+            .rooms()
+            .filter(|room| !heads.contains_key(room))
+            .collect();
         if unknown.is_empty() {
             return Ok(());
         }
-        let found = read_durable(connection, || heads_of_rooms(connection, unknown.iter().copied().collect())).await?;
-        let gone: HashSet<_> = found.iter().filter(|(_, head)| head.closed).map(|(room, _)| *room).collect();
+        let found = read_durable(connection, || {
+            heads_of_rooms(connection, unknown.iter().copied().collect())
+        })
+        .await?;
+        let gone: HashSet<_> = found
+            .iter()
+            .filter(|(_, head)| head.closed)
+            .map(|(room, _)| *room)
+            .collect();
         heads.extend(found.into_iter().filter(|(_, head)| !head.closed));
-        let to_the_gone = self.waiting.iter().filter(|index| gone.contains(&self.entries[**index].room));
-        let answers = to_the_gone.map(|index| (*index, Appended::NoRoom)).collect();
+        let to_the_gone = self
+            .waiting
+            .iter()
+            .filter(|index| gone.contains(&self.entries[**index].room));
+        let answers = to_the_gone
+            .map(|index| (*index, Appended::NoRoom))
+            .collect();
         self.answer(answers);
         Ok(())
     }
@@ -229,8 +311,12 @@ impl<'a> Batch<'a> {
         let (mut active, mut must) = (HashMap::new(), false);
         for index in &self.waiting {
             let entry = &self.entries[*index];
-            let Some(head) = heads.get(&entry.room) else { continue };
-            let Some(until) = head.active_until else { continue };
+            let Some(head) = heads.get(&entry.room) else {
+                continue;
+            };
+            let Some(until) = head.active_until else {
+                continue;
+            };
             let at = head.at.max(entry.created_at);
             if until.0 < at.0 + ACTIVE / 2 {
                 active.insert(entry.room, Timestamp(at.0 + ACTIVE));
@@ -246,12 +332,18 @@ impl<'a> Batch<'a> {
         };
         let updates: Vec<_> = active.iter().map(update).collect();
         let command = doc! { "update": connection.rooms.name(), "updates": updates, "writeConcern": { "w": 1 } };
-        let reply = connection.within(connection.database.run_command(command)).await?;
+        let reply = connection
+            .within(connection.database.run_command(command))
+            .await?;
         if reply.contains_key("writeErrors") {
-            return Err(StoreError::Fault(format!("failed to update activeUntil of rooms: {reply}")));
+            return Err(StoreError::Fault(format!(
+                "failed to update activeUntil of rooms: {reply}"
+            )));
         }
         for (room, until) in active {
-            heads.entry(room).and_modify(|head| head.active_until = Some(until));
+            heads
+                .entry(room)
+                .and_modify(|head| head.active_until = Some(until));
         }
         Ok(())
     }
@@ -272,10 +364,13 @@ impl<'a> Batch<'a> {
     /// insert. Entries whose room has no known head keep waiting.
     fn number(&self, first: usize, heads: &Heads) -> (Vec<(usize, Head)>, Vec<RawDocumentBuf>) {
         let mut ends = HashMap::new();
-        let (mut numbered, mut documents, mut size) = (Vec::with_capacity(first), Vec::with_capacity(first), 0);
+        let (mut numbered, mut documents, mut size) =
+            (Vec::with_capacity(first), Vec::with_capacity(first), 0);
         for index in &self.waiting[..first] {
             let entry = &self.entries[*index];
-            let Some(end) = ends.get(&entry.room).or_else(|| heads.get(&entry.room)) else { continue };
+            let Some(end) = ends.get(&entry.room).or_else(|| heads.get(&entry.room)) else {
+                continue;
+            };
             let head = end.next(entry.created_at);
             let document = entries::from_entry(entry, head.seq, head.at);
             size += document.as_bytes().len();
@@ -303,7 +398,10 @@ enum Refusal {
 
 /// Inserts the entries in order, up to the first that is refused. Returns how many were inserted,
 /// which are then on disk on the majority, and why the next one was refused.
-async fn insert(connection: &Connection, documents: Vec<RawDocumentBuf>) -> Result<(usize, Option<Refusal>)> {
+async fn insert(
+    connection: &Connection,
+    documents: Vec<RawDocumentBuf>,
+) -> Result<(usize, Option<Refusal>)> {
     let count = documents.len();
     let mut entries = RawArrayBuf::new();
     for document in documents {
@@ -319,22 +417,51 @@ async fn insert(connection: &Connection, documents: Vec<RawDocumentBuf>) -> Resu
     command.append(cstr!("writeConcern"), connection.durable.clone());
     // A refusal quotes the duplicate key. MongoDB truncates a long key, possibly inside a
     // character, and then the whole reply cannot be decoded.
-    let reply = connection.within(readable(connection.database.run_raw_command(command))).await?;
-    let reply = reply.ok_or_else(|| StoreError::Unavailable("the answer to an insert cannot be read".into()))?;
+    let reply = connection
+        .within(readable(connection.database.run_raw_command(command)))
+        .await?;
+    let reply = reply
+        .ok_or_else(|| StoreError::Unavailable("the answer to an insert cannot be read".into()))?;
     if let Ok(concern) = reply.get_document("writeConcernError") {
-        return Err(StoreError::Unavailable(format!("the majority did not confirm: {concern}")));
+        return Err(StoreError::Unavailable(format!(
+            "the majority did not confirm: {concern}"
+        )));
     }
-    let refused = reply.get_array("writeErrors").ok().and_then(|errors| errors.first()).and_then(Bson::as_document);
+    let refused = reply
+        .get_array("writeErrors")
+        .ok()
+        .and_then(|errors| errors.first())
+        .and_then(Bson::as_document);
     match refused {
         None => Ok((count, None)),
         Some(refused) => {
-            let index = refused.get_i32("index").ok().and_then(|index| usize::try_from(index).ok()).filter(|index| *index < count);
-            let index = index.ok_or_else(|| StoreError::Fault(format!("write error without an index: {refused}")))?;
+            let index = refused
+                .get_i32("index")
+                .ok()
+                .and_then(|index| usize::try_from(index).ok())
+                .filter(|index| *index < count);
+            let index = index.ok_or_else(|| {
+                StoreError::Fault(format!("write error without an index: {refused}"))
+            })?;
             if refused.get_i32("code").ok() != Some(DUPLICATE_KEY) {
-                return Ok((index, Some(Refusal::Impossible(format!("entry refused by the database: {refused}")))));
+                return Ok((
+                    index,
+                    Some(Refusal::Impossible(format!(
+                        "entry refused by the database: {refused}"
+                    ))),
+                ));
             }
-            let by_client_id = refused.get_document("keyPattern").is_ok_and(|keys| keys.contains_key("clientMessageId"));
-            Ok((index, Some(if by_client_id { Refusal::SentBefore } else { Refusal::NumberTaken })))
+            let by_client_id = refused
+                .get_document("keyPattern")
+                .is_ok_and(|keys| keys.contains_key("clientMessageId"));
+            Ok((
+                index,
+                Some(if by_client_id {
+                    Refusal::SentBefore
+                } else {
+                    Refusal::NumberTaken
+                }),
+            ))
         }
     }
 }
@@ -364,10 +491,19 @@ fn mark_applied(connection: &Connection, dues: Vec<PendingEffect>) {
 }
 
 /// Returns the positions of those of these entries that are in a log.
-async fn placed(connection: &Connection, ids: Vec<String>) -> Result<HashMap<MessageId, LogPosition>> {
-    let found = connection.messages.find(doc! { "_id": { "$in": ids } }).projection(doc! { "seq": 1, "createdAt": 1 });
+async fn placed(
+    connection: &Connection,
+    ids: Vec<String>,
+) -> Result<HashMap<MessageId, LogPosition>> {
+    let found = connection
+        .messages
+        .find(doc! { "_id": { "$in": ids } })
+        .projection(doc! { "seq": 1, "createdAt": 1 });
     let placed = |entry: &RawDocument| {
-        let placed = LogPosition { seq: seq_in(entry, "seq"), created_at: time_in(entry, "createdAt") };
+        let placed = LogPosition {
+            seq: seq_in(entry, "seq"),
+            created_at: time_in(entry, "createdAt"),
+        };
         Some((MessageId::parse(text_in(entry, "_id"))?, placed))
     };
     Ok(connection.all(found, placed).await?.into_iter().collect())
@@ -378,25 +514,41 @@ type Name = (RoomId, UserId, String);
 
 fn name(entry: &NewEntry) -> Option<Name> {
     match &entry.change {
-        NewEntryKind::Message { client_id: Some(client_id), .. } => Some((entry.room, entry.author, client_id.as_str().to_owned())),
+        NewEntryKind::Message {
+            client_id: Some(client_id),
+            ..
+        } => Some((entry.room, entry.author, client_id.as_str().to_owned())),
         _ => None,
     }
 }
 
 /// Returns the messages with these names, deleted or not.
-async fn sent(connection: &Connection, names: &[Name]) -> Result<HashMap<Name, (MessageId, Entry)>> {
+async fn sent(
+    connection: &Connection,
+    names: &[Name],
+) -> Result<HashMap<Name, (MessageId, Entry)>> {
     let rooms: HashSet<_> = names.iter().map(|(room, ..)| room.to_string()).collect();
-    let authors: HashSet<_> = names.iter().map(|(_, author, _)| author.to_string()).collect();
+    let authors: HashSet<_> = names
+        .iter()
+        .map(|(_, author, _)| author.to_string())
+        .collect();
     let ids: HashSet<_> = names.iter().map(|(.., id)| id.as_str()).collect();
     let filter = doc! {
         "chatRoomId": { "$in": Vec::from_iter(rooms) },
         "postedByUser": { "$in": Vec::from_iter(authors) },
         "clientMessageId": { "$in": Vec::from_iter(ids) },
     };
-    let found = connection.messages.find(filter).hint(by_name(schema::BY_CLIENT_ID));
+    let found = connection
+        .messages
+        .find(filter)
+        .hint(by_name(schema::BY_CLIENT_ID));
     let of_name = |message: &RawDocument| {
         let entry = entries::entry(message)?;
-        let name = (entry.room, user_in(message, "postedByUser"), text_in(message, "clientMessageId").to_owned());
+        let name = (
+            entry.room,
+            user_in(message, "postedByUser"),
+            text_in(message, "clientMessageId").to_owned(),
+        );
         Some((name, (MessageId::parse(text_in(message, "_id"))?, entry)))
     };
     Ok(connection.all(found, of_name).await?.into_iter().collect())

@@ -69,7 +69,10 @@ pub fn first_of_each_room(dues: Vec<&PendingEffect>) -> (Vec<Together<'_>>, Vec<
             first.len() - 1
         });
         let together = &mut first[index];
-        let fits = together.len() < TOGETHER && together.iter().all(|earlier| are_of_two_members(earlier, due));
+        let fits = together.len() < TOGETHER
+            && together
+                .iter()
+                .all(|earlier| are_of_two_members(earlier, due));
         if fits && !full.contains(&due.room) {
             together.push(due);
         } else {
@@ -82,7 +85,9 @@ pub fn first_of_each_room(dues: Vec<&PendingEffect>) -> (Vec<Together<'_>>, Vec<
 }
 
 fn are_of_two_members(one: &PendingEffect, other: &PendingEffect) -> bool {
-    member(one).zip(member(other)).is_some_and(|(one, other)| one != other)
+    member(one)
+        .zip(member(other))
+        .is_some_and(|(one, other)| one != other)
 }
 
 /// Returns the member who is added or removed.
@@ -106,7 +111,9 @@ pub fn of_room(dues: &[&PendingEffect], pending: &Pending) -> Option<Document> {
         // `$literal`: the name may look like an expression.
         NewEntryKind::Rename(Some(name)) => vec![doc! { "$set": { "name": { "$literal": name } } }],
         NewEntryKind::Rename(None) => vec![doc! { "$unset": "name" }],
-        NewEntryKind::Message { .. } | NewEntryKind::Edit { .. } | NewEntryKind::Deletion(_) => return None,
+        NewEntryKind::Message { .. } | NewEntryKind::Edit { .. } | NewEntryKind::Deletion(_) => {
+            return None;
+        }
     };
     let seqs: Vec<_> = dues.iter().map(|due| number(due.seq.0)).collect();
     let (mut overtaken, mut done) = (Vec::new(), seqs.clone());
@@ -115,16 +122,23 @@ pub fn of_room(dues: &[&PendingEffect], pending: &Pending) -> Option<Document> {
         overtaken.extend(numbers(others));
         done.extend(numbers(moot));
     }
-    let overtaken = doc! { "$filter": { "input": overtaken, "cond": { "$gt": ["$$this", "$changedSeq"] } } };
+    let overtaken =
+        doc! { "$filter": { "input": overtaken, "cond": { "$gt": ["$$this", "$changedSeq"] } } };
     let overtaken = doc! { "$setDifference": [{ "$setUnion": [{ "$ifNull": ["$overtakenSeqs", []] }, overtaken] }, done] };
-    let unless_empty = doc! { "$cond": [{ "$eq": ["$$overtaken", []] }, "$$REMOVE", "$$overtaken"] };
+    let unless_empty =
+        doc! { "$cond": [{ "$eq": ["$$overtaken", []] }, "$$REMOVE", "$$overtaken"] };
     stages.push(doc! { "$set": {
         "overtakenSeqs": { "$let": { "vars": { "overtaken": overtaken }, "in": unless_empty } },
         "changedSeq": { "$max": ["$changedSeq", number(last.seq.0)] },
         "updatedAt": { "$max": ["$updatedAt", date(last.at)] },
     } });
-    let not_done = vec![doc! { "changedSeq": { "$not": { "$gte": number(last.seq.0) } } }, doc! { "overtakenSeqs": { "$in": seqs } }];
-    Some(doc! { "q": { "_id": last.room.to_string(), "deletedAt": null, "$or": not_done }, "u": stages })
+    let not_done = vec![
+        doc! { "changedSeq": { "$not": { "$gte": number(last.seq.0) } } },
+        doc! { "overtakenSeqs": { "$in": seqs } },
+    ];
+    Some(
+        doc! { "q": { "_id": last.room.to_string(), "deletedAt": null, "$or": not_done }, "u": stages },
+    )
 }
 
 fn numbers(seqs: Vec<Seq>) -> impl Iterator<Item = i64> {
@@ -151,13 +165,15 @@ fn members(dues: &[&PendingEffect], at: Timestamp) -> Vec<Document> {
     let departed = !going.is_empty();
     let is_overtaken = doc! { "$in": ["$$this.seq", { "$ifNull": ["$overtakenSeqs", []] }] };
     let to_do = doc! { "$or": [{ "$gt": ["$$this.seq", "$changedSeq"] }, is_overtaken] };
-    let not_done = |changes: Vec<Document>| doc! { "$filter": { "input": changes, "cond": &to_do } };
+    let not_done =
+        |changes: Vec<Document>| doc! { "$filter": { "input": changes, "cond": &to_do } };
     let changes = doc! { "$concatArrays": ["$going.userId", "$coming.userId"] };
-    let stayed =
-        doc! { "$filter": { "input": { "$ifNull": ["$joined", []] }, "cond": { "$not": [{ "$in": ["$$this.userId", changes] }] } } };
+    let stayed = doc! { "$filter": { "input": { "$ifNull": ["$joined", []] }, "cond": { "$not": [{ "$in": ["$$this.userId", changes] }] } } };
     let members = doc! { "$setUnion": [{ "$setDifference": ["$userIds", "$going.userId"] }, "$coming.userId"] };
-    let large = doc! { "$gt": [{ "$size": "$userIds" }, i64::try_from(store::SMALL).unwrap_or(i64::MAX)] };
-    let active = doc! { "$cond": ["$large", "$activeUntil", { "$max": ["$activeUntil", date(at)] }] };
+    let large =
+        doc! { "$gt": [{ "$size": "$userIds" }, i64::try_from(store::SMALL).unwrap_or(i64::MAX)] };
+    let active =
+        doc! { "$cond": ["$large", "$activeUntil", { "$max": ["$activeUntil", date(at)] }] };
     let mut stages = vec![
         doc! { "$set": { "coming": not_done(coming), "going": not_done(going) } },
         doc! { "$set": { "joined": { "$concatArrays": [stayed, "$coming"] }, "userIds": members } },

@@ -7,7 +7,9 @@ use mongodb::{
     Client, Collection, Cursor, Database,
     bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc},
     error::{Error, ErrorKind, WriteFailure},
-    options::{Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern},
+    options::{
+        Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+    },
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -49,7 +51,9 @@ mod code {
     pub const OTHER_CASE: i32 = 13_297;
     /// Transient errors: the server is not, or no longer, the primary; it is stopping or
     /// recovering; it could not be reached; or the majority did not answer in time.
-    pub const PASSING: [i32; 14] = [6, 7, 50, 64, 89, 91, 112, 189, 9001, 10_107, 11_600, 11_602, 13_435, 13_436];
+    pub const PASSING: [i32; 14] = [
+        6, 7, 50, 64, 89, 91, 112, 189, 9001, 10_107, 11_600, 11_602, 13_435, 13_436,
+    ];
 }
 
 /// An open connection, with its collections.
@@ -82,11 +86,23 @@ pub struct Connection {
 
 impl Connection {
     /// Connects, and waits for a database that is not reachable yet.
-    pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
+    pub async fn open(
+        url: &DatabaseUrl,
+        config: &MongoConfig,
+    ) -> std::result::Result<Self, OpenError> {
         let limit = Duration::from(config.operation_timeout_ms);
-        let options = options(url.reveal(), limit).await.map_err(|error| unusable(url, &plain(&error)))?;
-        check_name(options.default_database.as_deref().unwrap_or(DEFAULT_DATABASE)).map_err(|problem| unusable(url, &problem))?;
-        let mut connection = Self::new(Arc::new(options), limit).map_err(|error| unusable(url, &plain(&error)))?;
+        let options = options(url.reveal(), limit)
+            .await
+            .map_err(|error| unusable(url, &plain(&error)))?;
+        check_name(
+            options
+                .default_database
+                .as_deref()
+                .unwrap_or(DEFAULT_DATABASE),
+        )
+        .map_err(|problem| unusable(url, &problem))?;
+        let mut connection =
+            Self::new(Arc::new(options), limit).map_err(|error| unusable(url, &plain(&error)))?;
         connection.wait(url, config.start_timeout_ms.into()).await?;
         Ok(connection)
     }
@@ -94,7 +110,9 @@ impl Connection {
     /// Creates a client with these options. Does not wait for the server.
     fn new(options: Arc<ClientOptions>, limit: Duration) -> mongodb::error::Result<Self> {
         let client = Client::with_options(ClientOptions::clone(&options))?;
-        let database = client.default_database().unwrap_or_else(|| client.database(DEFAULT_DATABASE));
+        let database = client
+            .default_database()
+            .unwrap_or_else(|| client.database(DEFAULT_DATABASE));
         Ok(Self {
             users: database.collection("users"),
             rooms: database.collection("chatrooms"),
@@ -115,11 +133,20 @@ impl Connection {
 
     /// Creates another client for the same database.
     pub fn new_client(&self) -> Result<Self> {
-        let another = Self::new(Arc::clone(&self.options), self.limit).map_err(|error| failure(&error))?;
-        Ok(Self { standalone: self.standalone, pending: Arc::clone(&self.pending), ..another })
+        let another =
+            Self::new(Arc::clone(&self.options), self.limit).map_err(|error| failure(&error))?;
+        Ok(Self {
+            standalone: self.standalone,
+            pending: Arc::clone(&self.pending),
+            ..another
+        })
     }
 
-    async fn wait(&mut self, url: &DatabaseUrl, patience: Duration) -> std::result::Result<(), OpenError> {
+    async fn wait(
+        &mut self,
+        url: &DatabaseUrl,
+        patience: Duration,
+    ) -> std::result::Result<(), OpenError> {
         let deadline = Instant::now() + patience;
         for attempt in 1.. {
             let problem = match timeout(self.limit, self.greet()).await {
@@ -133,7 +160,9 @@ impl Connection {
             tracing::warn!(attempt, database = %url, problem, "the database is not there yet");
             if Instant::now() + BETWEEN_ATTEMPTS >= deadline {
                 let waited = patience.as_millis();
-                return Err(OpenError::Absent(format!("database: {url} could not be reached within {waited} ms: {problem}")));
+                return Err(OpenError::Absent(format!(
+                    "database: {url} could not be reached within {waited} ms: {problem}"
+                )));
             }
             sleep(BETWEEN_ATTEMPTS).await;
         }
@@ -147,20 +176,29 @@ impl Connection {
         if hello.get_i32("maxWireVersion").unwrap_or_default() < OLDEST_WIRE_VERSION {
             return Err(Error::custom(TooOld));
         }
-        self.standalone = !hello.contains_key("setName") && hello.get_str("msg").ok() != Some("isdbgrid");
+        self.standalone =
+            !hello.contains_key("setName") && hello.get_str("msg").ok() != Some("isdbgrid");
         self.write_through().await
     }
 
     /// Writes a document without content. Once this write is on disk, so are all writes before it.
     async fn write_through(&self) -> mongodb::error::Result<()> {
         let now = doc! { "$currentDate": { "at": true } };
-        self.metadata.update_one(doc! { "_id": "lastWrite" }, now).upsert(true).await.map(|_| ())
+        self.metadata
+            .update_one(doc! { "_id": "lastWrite" }, now)
+            .upsert(true)
+            .await
+            .map(|_| ())
     }
 
     /// Returns the current time by the database's clock.
     pub async fn now(&self) -> Result<Timestamp> {
-        let hello = self.within(self.database.run_command(doc! { "hello": 1 })).await?;
-        let now = hello.get_datetime("localTime").map_err(|_| StoreError::Fault("reply of the database has no localTime".into()))?;
+        let hello = self
+            .within(self.database.run_command(doc! { "hello": 1 }))
+            .await?;
+        let now = hello
+            .get_datetime("localTime")
+            .map_err(|_| StoreError::Fault("reply of the database has no localTime".into()))?;
         Ok(Timestamp(now.timestamp_millis()))
     }
 
@@ -170,15 +208,25 @@ impl Connection {
     }
 
     /// Runs an operation within the time limit.
-    pub async fn within<T>(&self, operation: impl IntoFuture<Output = mongodb::error::Result<T>>) -> Result<T> {
+    pub async fn within<T>(
+        &self,
+        operation: impl IntoFuture<Output = mongodb::error::Result<T>>,
+    ) -> Result<T> {
         self.within_time(self.limit, operation).await
     }
 
     /// Runs an operation within the given time limit.
-    pub async fn within_time<T>(&self, limit: Duration, operation: impl IntoFuture<Output = mongodb::error::Result<T>>) -> Result<T> {
+    pub async fn within_time<T>(
+        &self,
+        limit: Duration,
+        operation: impl IntoFuture<Output = mongodb::error::Result<T>>,
+    ) -> Result<T> {
         match timeout(limit, operation).await {
             Ok(outcome) => outcome.map_err(|error| failure(&error)),
-            Err(_) => Err(StoreError::Unavailable(format!("no answer within {} ms", limit.as_millis()))),
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "no answer within {} ms",
+                limit.as_millis()
+            ))),
         }
     }
 
@@ -206,13 +254,24 @@ impl Connection {
         query: impl IntoFuture<Output = mongodb::error::Result<Option<RawDocumentBuf>>>,
         read: impl Fn(&RawDocument) -> Option<T>,
     ) -> Result<Option<T>> {
-        Ok(self.within(query).await?.and_then(|document| read(&document)))
+        Ok(self
+            .within(query)
+            .await?
+            .and_then(|document| read(&document)))
     }
 
     /// Inserts a document. Returns false when a document with the same unique key exists.
-    pub async fn add(&self, collection: &Collection<RawDocumentBuf>, document: &Document) -> Result<bool> {
+    pub async fn add(
+        &self,
+        collection: &Collection<RawDocumentBuf>,
+        document: &Document,
+    ) -> Result<bool> {
         let insert = async {
-            match collection.clone_with_type::<Document>().insert_one(document).await {
+            match collection
+                .clone_with_type::<Document>()
+                .insert_one(document)
+                .await
+            {
                 Ok(_) => Ok(true),
                 Err(error) if is_duplicate(&error) => Ok(false),
                 Err(error) => Err(error),
@@ -242,7 +301,13 @@ async fn options(url: &str, limit: Duration) -> mongodb::error::Result<ClientOpt
     // the URL.
     options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
     options.read_concern = Some(ReadConcern::majority());
-    options.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(limit).build());
+    options.write_concern = Some(
+        WriteConcern::builder()
+            .w(Acknowledgment::Majority)
+            .journal(true)
+            .w_timeout(limit)
+            .build(),
+    );
     Ok(options)
 }
 
@@ -250,8 +315,14 @@ async fn options(url: &str, limit: Duration) -> mongodb::error::Result<ClientOpt
 /// <https://www.mongodb.com/docs/manual/reference/limits/#naming-restrictions>.
 fn check_name(name: &str) -> std::result::Result<(), String> {
     let problem = if name.len() > LONGEST_NAME {
-        format!("the name of a database has at most {LONGEST_NAME} bytes, and this one {}", name.len())
-    } else if let Some(letter) = name.chars().find(|letter| letter.is_control() || "/\\. \"$*<>:|?".contains(*letter)) {
+        format!(
+            "the name of a database has at most {LONGEST_NAME} bytes, and this one {}",
+            name.len()
+        )
+    } else if let Some(letter) = name
+        .chars()
+        .find(|letter| letter.is_control() || "/\\. \"$*<>:|?".contains(*letter))
+    {
         format!("the name of a database cannot have {letter:?} in it")
     } else {
         return Ok(());
@@ -275,32 +346,61 @@ const TOO_OLD: &str = "the server is too old: MongoDB 4.4 or later is needed";
 fn refusal(error: &Error) -> Option<String> {
     match error.kind.as_ref() {
         ErrorKind::Authentication { .. } => Some(WRONG_LOGIN.into()),
-        ErrorKind::Command(command) if command.code == code::AUTHENTICATION_FAILED => Some(WRONG_LOGIN.into()),
-        ErrorKind::Command(command) if command.code == code::UNAUTHORIZED => Some(unauthorized(&command.message)),
-        ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::UNAUTHORIZED => Some(unauthorized(&write.message)),
+        ErrorKind::Command(command) if command.code == code::AUTHENTICATION_FAILED => {
+            Some(WRONG_LOGIN.into())
+        }
+        ErrorKind::Command(command) if command.code == code::UNAUTHORIZED => {
+            Some(unauthorized(&command.message))
+        }
+        ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::UNAUTHORIZED => {
+            Some(unauthorized(&write.message))
+        }
         ErrorKind::Custom(custom) if custom.is::<TooOld>() => Some(TOO_OLD.into()),
-        ErrorKind::ServerSelection { message, .. } if message.contains("requires at least") => Some(TOO_OLD.into()),
-        ErrorKind::Command(command) if [code::INVALID_NAMESPACE, code::OTHER_CASE].contains(&command.code) => Some(command.message.clone()),
-        ErrorKind::Write(WriteFailure::WriteError(write)) if [code::INVALID_NAMESPACE, code::OTHER_CASE].contains(&write.code) => {
+        ErrorKind::ServerSelection { message, .. } if message.contains("requires at least") => {
+            Some(TOO_OLD.into())
+        }
+        ErrorKind::Command(command)
+            if [code::INVALID_NAMESPACE, code::OTHER_CASE].contains(&command.code) =>
+        {
+            Some(command.message.clone())
+        }
+        ErrorKind::Write(WriteFailure::WriteError(write))
+            if [code::INVALID_NAMESPACE, code::OTHER_CASE].contains(&write.code) =>
+        {
             Some(write.message.clone())
         }
-        ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. } | ErrorKind::IncompatibleServer { .. } => Some(plain(error)),
+        ErrorKind::InvalidArgument { .. }
+        | ErrorKind::InvalidTlsConfig { .. }
+        | ErrorKind::IncompatibleServer { .. } => Some(plain(error)),
         _ => None,
     }
 }
 
 fn unauthorized(message: &str) -> String {
     let needs_login = message.contains("requires authentication");
-    if needs_login { "it asks for a user name and a password" } else { "this user may not read and write the database" }.into()
+    if needs_login {
+        "it asks for a user name and a password"
+    } else {
+        "this user may not read and write the database"
+    }
+    .into()
 }
 
 fn unusable(url: &DatabaseUrl, reason: &str) -> OpenError {
-    OpenError::Unusable(format!("database: cannot use {url}: {}", url.mask_in(reason)))
+    OpenError::Unusable(format!(
+        "database: cannot use {url}: {}",
+        url.mask_in(reason)
+    ))
 }
 
 /// Formats an error as one line.
 fn plain(error: &Error) -> String {
-    error.kind.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    error
+        .kind
+        .to_string()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 pub fn failure(error: &Error) -> StoreError {
@@ -316,7 +416,11 @@ pub fn failure(error: &Error) -> StoreError {
         ErrorKind::Command(command) => code::PASSING.contains(&command.code),
         _ => error.contains_label("RetryableWriteError"),
     };
-    if passing { StoreError::Unavailable(text) } else { StoreError::Fault(text) }
+    if passing {
+        StoreError::Unavailable(text)
+    } else {
+        StoreError::Fault(text)
+    }
 }
 
 pub fn is_duplicate(error: &Error) -> bool {
@@ -325,7 +429,9 @@ pub fn is_duplicate(error: &Error) -> bool {
 
 /// Returns the reply of an operation, or `None` when it cannot be decoded, which leaves the outcome
 /// unknown.
-pub async fn readable<T>(operation: impl IntoFuture<Output = mongodb::error::Result<T>>) -> mongodb::error::Result<Option<T>> {
+pub async fn readable<T>(
+    operation: impl IntoFuture<Output = mongodb::error::Result<T>>,
+) -> mongodb::error::Result<Option<T>> {
     match operation.await {
         Err(error) if matches!(error.kind.as_ref(), ErrorKind::Bson(_)) => Ok(None),
         outcome => outcome.map(Some),

@@ -8,7 +8,10 @@
 use mongodb::bson::{DateTime, Document, RawDocument, doc};
 
 use crate::{
-    model::{ClientId, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User, UserId, UserType},
+    model::{
+        ClientId, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, Timestamp, User,
+        UserId, UserType,
+    },
     store,
 };
 
@@ -24,8 +27,13 @@ pub fn number(number: u64) -> i64 {
 
 /// Returns the number in a field, or 0 if there is none.
 pub fn number_in(document: &RawDocument, field: &str) -> u64 {
-    let number = document.get_i64(field).or_else(|_| document.get_i32(field).map(i64::from));
-    number.ok().and_then(|number| u64::try_from(number).ok()).unwrap_or_default()
+    let number = document
+        .get_i64(field)
+        .or_else(|_| document.get_i32(field).map(i64::from));
+    number
+        .ok()
+        .and_then(|number| u64::try_from(number).ok())
+        .unwrap_or_default()
 }
 
 /// Returns the sequence number in a field, or 0 if there is none.
@@ -35,7 +43,10 @@ pub fn seq_in(document: &RawDocument, field: &str) -> Seq {
 
 /// Returns the time in a field, or the Unix epoch if there is none.
 pub fn time_in(document: &RawDocument, field: &str) -> Timestamp {
-    document.get_datetime(field).map(|date| Timestamp(date.timestamp_millis())).unwrap_or_default()
+    document
+        .get_datetime(field)
+        .map(|date| Timestamp(date.timestamp_millis()))
+        .unwrap_or_default()
 }
 
 /// Returns the text in a field, or an empty string if there is none.
@@ -98,8 +109,15 @@ pub fn room(document: &RawDocument) -> Option<Room> {
     if document.get("deletedAt").is_ok_and(|field| field.is_some()) {
         return None;
     }
-    let listed = document.get_array("userIds").ok().into_iter().flatten().flatten();
-    let mut members: Vec<_> = listed.filter_map(|id| UserId::parse(id.as_str()?)).collect();
+    let listed = document
+        .get_array("userIds")
+        .ok()
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut members: Vec<_> = listed
+        .filter_map(|id| UserId::parse(id.as_str()?))
+        .collect();
     members.sort_unstable();
     members.dedup();
     Some(Room {
@@ -115,9 +133,21 @@ pub fn room(document: &RawDocument) -> Option<Room> {
 
 /// Returns the members who joined a room after its creation, each with the entry that added them.
 pub fn joined(room: &RawDocument) -> Vec<(UserId, Seq)> {
-    let listed = room.get_array("joined").ok().into_iter().flatten().flatten();
-    let member = |entry: &RawDocument| Some((UserId::parse(text_in(entry, "userId"))?, seq_in(entry, "seq")));
-    let mut joined: Vec<_> = listed.filter_map(|entry| member(entry.as_document()?)).collect();
+    let listed = room
+        .get_array("joined")
+        .ok()
+        .into_iter()
+        .flatten()
+        .flatten();
+    let member = |entry: &RawDocument| {
+        Some((
+            UserId::parse(text_in(entry, "userId"))?,
+            seq_in(entry, "seq"),
+        ))
+    };
+    let mut joined: Vec<_> = listed
+        .filter_map(|entry| member(entry.as_document()?))
+        .collect();
     joined.sort_unstable();
     joined
 }
@@ -129,7 +159,9 @@ pub fn user_in(document: &RawDocument, field: &str) -> UserId {
 
 /// Returns the member key of a room, in hex digits.
 pub fn member_key(room: &Room) -> String {
-    store::member_key(room).iter().fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
+    store::member_key(room)
+        .iter()
+        .fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
 }
 
 /// Returns the document of the entry that closes the log of a deleted room. Its id is not a message
@@ -156,10 +188,18 @@ pub fn message(document: &RawDocument) -> Option<Message> {
         room: RoomId::parse(text_in(document, "chatRoomId"))?,
         seq: Some(seq_in(document, "seq")).filter(|seq| *seq > Seq(0))?,
         author: user_in(document, "postedByUser"),
-        text: content.map(|content| text_in(content, "messageText").to_owned()).unwrap_or_default(),
+        text: content
+            .map(|content| text_in(content, "messageText").to_owned())
+            .unwrap_or_default(),
         created_at: time_in(document, "createdAt"),
-        edited_at: document.get_datetime("editedAt").ok().map(|date| Timestamp(date.timestamp_millis())),
-        client_id: document.get_str("clientMessageId").ok().and_then(ClientId::parse),
+        edited_at: document
+            .get_datetime("editedAt")
+            .ok()
+            .map(|date| Timestamp(date.timestamp_millis())),
+        client_id: document
+            .get_str("clientMessageId")
+            .ok()
+            .and_then(ClientId::parse),
     })
 }
 

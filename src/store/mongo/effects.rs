@@ -69,7 +69,12 @@ struct Group<'a> {
 
 impl<'a> Group<'a> {
     fn new(connection: &'a Connection, collection: &'a str) -> Self {
-        Self { connection, collection, updates: Vec::new(), bytes: 0 }
+        Self {
+            connection,
+            collection,
+            updates: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// Adds the update that applies these effects. Sends the collected updates first if the command
@@ -97,9 +102,17 @@ impl<'a> Group<'a> {
         if updates.is_empty() {
             return Ok(());
         }
-        let refused = match send(self.connection, self.collection, updates.iter().map(|(_, update)| update)).await {
+        let refused = match send(
+            self.connection,
+            self.collection,
+            updates.iter().map(|(_, update)| update),
+        )
+        .await
+        {
             Ok(refused) => refused,
-            Err(StoreError::Fault(reason)) => (0..updates.len()).map(|index| (index, reason.clone())).collect(),
+            Err(StoreError::Fault(reason)) => (0..updates.len())
+                .map(|index| (index, reason.clone()))
+                .collect(),
             Err(unavailable) => return Err(unavailable),
         };
         let alone = updates.len() == 1;
@@ -112,7 +125,8 @@ impl<'a> Group<'a> {
                 (Some(_), dues) => {
                     for due in dues {
                         if let Some(update) = changes::of_room(&[due], &self.connection.pending) {
-                            let update = RawDocumentBuf::try_from(&update).map_err(|error| StoreError::Fault(error.to_string()))?;
+                            let update = RawDocumentBuf::try_from(&update)
+                                .map_err(|error| StoreError::Fault(error.to_string()))?;
                             self.send_alone(due, &update).await?;
                         }
                     }
@@ -137,7 +151,11 @@ impl<'a> Group<'a> {
 
 /// Sends updates and waits until they are on disk on the majority. Returns the indices of the
 /// refused updates, with the reasons.
-async fn send(connection: &Connection, collection: &str, updates: impl Iterator<Item = &RawDocumentBuf>) -> Result<HashMap<usize, String>> {
+async fn send(
+    connection: &Connection,
+    collection: &str,
+    updates: impl Iterator<Item = &RawDocumentBuf>,
+) -> Result<HashMap<usize, String>> {
     let mut list = RawArrayBuf::new();
     updates.for_each(|update| list.push(update.clone()));
     let mut command = RawDocumentBuf::new();
@@ -145,22 +163,52 @@ async fn send(connection: &Connection, collection: &str, updates: impl Iterator<
     command.append(cstr!("updates"), list);
     command.append(cstr!("ordered"), false);
     command.append(cstr!("writeConcern"), connection.durable.clone());
-    let reply = connection.within_time(connection.limit / 2, connection.database.run_raw_command(command)).await?;
+    let reply = connection
+        .within_time(
+            connection.limit / 2,
+            connection.database.run_raw_command(command),
+        )
+        .await?;
     if let Ok(concern) = reply.get_document("writeConcernError") {
-        return Err(StoreError::Unavailable(format!("the majority did not confirm: {concern}")));
+        return Err(StoreError::Unavailable(format!(
+            "the majority did not confirm: {concern}"
+        )));
     }
-    let errors = reply.get_array("writeErrors").into_iter().flatten().filter_map(|error| error.as_document());
-    let index = |error: &Document| error.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
-    let reason =
-        |error: &Document| format!("{} ({})", error.get_str("errmsg").unwrap_or_default(), error.get_i32("code").unwrap_or_default());
-    Ok(errors.filter_map(|error| Some((index(error)?, reason(error)))).collect())
+    let errors = reply
+        .get_array("writeErrors")
+        .into_iter()
+        .flatten()
+        .filter_map(|error| error.as_document());
+    let index = |error: &Document| {
+        error
+            .get_i32("index")
+            .ok()
+            .and_then(|index| usize::try_from(index).ok())
+    };
+    let reason = |error: &Document| {
+        format!(
+            "{} ({})",
+            error.get_str("errmsg").unwrap_or_default(),
+            error.get_i32("code").unwrap_or_default()
+        )
+    };
+    Ok(errors
+        .filter_map(|error| Some((index(error)?, reason(error))))
+        .collect())
 }
 
 /// Marks entries as applied.
 pub async fn mark_applied(connection: &Connection, dues: &[PendingEffect]) -> Result<()> {
     let ids: Vec<_> = dues.iter().map(|due| due.id.to_string()).collect();
     let done = doc! { "$unset": { "pending": "", "newText": "" } };
-    connection.within(connection.messages.update_many(doc! { "_id": { "$in": ids } }, done)).await.map(|_| ())
+    connection
+        .within(
+            connection
+                .messages
+                .update_many(doc! { "_id": { "$in": ids } }, done),
+        )
+        .await
+        .map(|_| ())
 }
 
 /// An entry that is marked as pending, without the text that it may hold.
@@ -178,12 +226,23 @@ async fn find(connection: &Connection, rooms: Option<Vec<String>>) -> Result<Vec
         pending.insert("chatRoomId", doc! { "$in": rooms });
     }
     let fields = doc! { "chatRoomId": 1, "seq": 1, "createdAt": 1, "type": 1, "target": 1, "name": 1, "bytes": { "$bsonSize": "$$ROOT" } };
-    let pending = connection.messages.find(pending).sort(doc! { "chatRoomId": 1, "seq": 1 }).projection(fields);
+    let pending = connection
+        .messages
+        .find(pending)
+        .sort(doc! { "chatRoomId": 1, "seq": 1 })
+        .projection(fields);
     let found = |entry: &RawDocument| {
         let bytes = usize::try_from(number_in(entry, "bytes")).unwrap_or(usize::MAX);
-        Some(Found { room: RoomId::parse(text_in(entry, "chatRoomId"))?, seq: seq_in(entry, "seq"), bytes, due: entries::due(entry) })
+        Some(Found {
+            room: RoomId::parse(text_in(entry, "chatRoomId"))?,
+            seq: seq_in(entry, "seq"),
+            bytes,
+            due: entries::due(entry),
+        })
     };
-    connection.all(pending.hint(by_name(schema::PENDING)), found).await
+    connection
+        .all(pending.hint(by_name(schema::PENDING)), found)
+        .await
 }
 
 /// Applies the pending effects in these rooms, or in all, that were not tried before. Effects that
@@ -197,7 +256,11 @@ pub async fn apply_pending(connection: &Connection, rooms: Option<Vec<String>>) 
 
 async fn finish_new(connection: &Connection, found: &[Found]) {
     let is_new = |found: &&Found| !connection.pending.has(found.room, found.seq);
-    let new: Vec<_> = found.iter().filter(is_new).filter_map(|found| readable(connection, found)).collect();
+    let new: Vec<_> = found
+        .iter()
+        .filter(is_new)
+        .filter_map(|found| readable(connection, found))
+        .collect();
     let mut done = 0;
     let all = async {
         while done < new.len() {
@@ -206,7 +269,12 @@ async fn finish_new(connection: &Connection, found: &[Found]) {
                 bytes += bytes_of_one;
                 bytes <= COMMAND
             };
-            let some = new[done..].iter().take(BATCH_SIZE).take_while(fits).count().max(1);
+            let some = new[done..]
+                .iter()
+                .take(BATCH_SIZE)
+                .take_while(fits)
+                .count()
+                .max(1);
             finish_some(connection, &new[done..done + some]).await?;
             done += some;
         }
@@ -217,7 +285,9 @@ async fn finish_new(connection: &Connection, found: &[Found]) {
         Ok(Err(error)) => StoreError::to_string(&error),
         Err(_) => "there was not enough time".into(),
     };
-    connection.pending.failed(new[done..].iter().map(|(_, due)| *due), &problem);
+    connection
+        .pending
+        .failed(new[done..].iter().map(|(_, due)| *due), &problem);
 }
 
 fn readable<'a>(connection: &Connection, found: &'a Found) -> Option<(usize, &'a PendingEffect)> {
@@ -231,7 +301,9 @@ fn readable<'a>(connection: &Connection, found: &'a Found) -> Option<(usize, &'a
 /// now.
 async fn finish_some(connection: &Connection, some: &[(usize, &PendingEffect)]) -> Result<()> {
     let ids: Vec<_> = some.iter().map(|(_, due)| due.id.to_string()).collect();
-    let still_pending = connection.messages.find(doc! { "_id": { "$in": ids }, "pending": true });
+    let still_pending = connection
+        .messages
+        .find(doc! { "_id": { "$in": ids }, "pending": true });
     let mut dues = connection.all(still_pending, entries::due).await?;
     dues.sort_unstable_by_key(|due| (due.room, due.seq));
     apply(connection, &dues).await?;
@@ -248,7 +320,13 @@ async fn finish_some(connection: &Connection, some: &[(usize, &PendingEffect)]) 
 pub async fn retry(connection: &Connection) -> Result<()> {
     let as_of = Instant::now();
     let found = find(connection, None).await?;
-    connection.pending.keep_only(&found.iter().map(|found| (found.room, found.seq)).collect::<HashSet<_>>(), as_of);
+    connection.pending.keep_only(
+        &found
+            .iter()
+            .map(|found| (found.room, found.seq))
+            .collect::<HashSet<_>>(),
+        as_of,
+    );
     finish_new(connection, &found).await;
     let begin = Instant::now();
     for due in found.iter().filter_map(|found| readable(connection, found)) {

@@ -47,7 +47,9 @@ fn append_change(document: &mut RawDocumentBuf, change: &NewEntryKind) {
             document.append(cstr!("newText"), text.as_str());
         }
         NewEntryKind::Deletion(message) => document.append(cstr!("target"), message.to_string()),
-        NewEntryKind::AddMember(user) | NewEntryKind::RemoveMember { user, .. } => document.append(cstr!("target"), user.to_string()),
+        NewEntryKind::AddMember(user) | NewEntryKind::RemoveMember { user, .. } => {
+            document.append(cstr!("target"), user.to_string());
+        }
         NewEntryKind::Rename(Some(name)) => document.append(cstr!("name"), name.as_str()),
         NewEntryKind::Message { .. } | NewEntryKind::Rename(None) => {}
     }
@@ -61,15 +63,30 @@ pub fn entry(document: &RawDocument) -> Option<Entry> {
     if flag_in(document, "closed") {
         return None;
     }
-    let (room, seq) = (RoomId::parse(text_in(document, "chatRoomId"))?, seq_in(document, "seq"));
-    let (author, created_at) = (user_in(document, "postedByUser"), time_in(document, "createdAt"));
-    Some(Entry { room, seq, author, created_at, what: what(document)? })
+    let (room, seq) = (
+        RoomId::parse(text_in(document, "chatRoomId"))?,
+        seq_in(document, "seq"),
+    );
+    let (author, created_at) = (
+        user_in(document, "postedByUser"),
+        time_in(document, "createdAt"),
+    );
+    Some(Entry {
+        room,
+        seq,
+        author,
+        created_at,
+        what: what(document)?,
+    })
 }
 
 fn what(document: &RawDocument) -> Option<EntryKind> {
     let message = |field| MessageId::parse(text_in(document, field));
     Some(match text_in(document, "type") {
-        EDIT => EntryKind::Edit { message: message("target")?, current: None },
+        EDIT => EntryKind::Edit {
+            message: message("target")?,
+            current: None,
+        },
         DELETION => EntryKind::Deletion(message("target")?),
         MEMBER_ADDED => EntryKind::MemberAdded(user_in(document, "target")),
         MEMBER_REMOVED => EntryKind::MemberRemoved(user_in(document, "target")),
@@ -97,13 +114,28 @@ pub fn due(document: &RawDocument) -> Option<PendingEffect> {
     let message = || MessageId::parse(text_in(document, "target"));
     let user = || UserId::parse(text_in(document, "target"));
     let change = match text_in(document, "type") {
-        EDIT => NewEntryKind::Edit { message: message()?, text: text_in(document, "newText").to_owned() },
+        EDIT => NewEntryKind::Edit {
+            message: message()?,
+            text: text_in(document, "newText").to_owned(),
+        },
         DELETION => NewEntryKind::Deletion(message()?),
         MEMBER_ADDED => NewEntryKind::AddMember(user()?),
-        MEMBER_REMOVED => NewEntryKind::RemoveMember { user: user()?, required_members: Vec::new() },
+        MEMBER_REMOVED => NewEntryKind::RemoveMember {
+            user: user()?,
+            required_members: Vec::new(),
+        },
         RENAMED => NewEntryKind::Rename(document.get_str("name").ok().map(ToOwned::to_owned)),
         _ => return None,
     };
-    let (id, room) = (MessageId::parse(text_in(document, "_id"))?, RoomId::parse(text_in(document, "chatRoomId"))?);
-    Some(PendingEffect { id, room, seq: seq_in(document, "seq"), at: time_in(document, "createdAt"), change })
+    let (id, room) = (
+        MessageId::parse(text_in(document, "_id"))?,
+        RoomId::parse(text_in(document, "chatRoomId"))?,
+    );
+    Some(PendingEffect {
+        id,
+        room,
+        seq: seq_in(document, "seq"),
+        at: time_in(document, "createdAt"),
+        change,
+    })
 }

@@ -41,19 +41,34 @@ pub async fn import(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-pub async fn is_empty(connection: &Connection, collection: &Collection<RawDocumentBuf>) -> Result<bool> {
-    let any = collection.find_one(doc! {}).sort(doc! { "_id": 1 }).projection(doc! { "_id": 1 });
+pub async fn is_empty(
+    connection: &Connection,
+    collection: &Collection<RawDocumentBuf>,
+) -> Result<bool> {
+    let any = collection
+        .find_one(doc! {})
+        .sort(doc! { "_id": 1 })
+        .projection(doc! { "_id": 1 });
     Ok(connection.one(any, |_| Some(())).await?.is_none())
 }
 
 /// Adds members of rooms whom the original application deleted, as deleted users. Authors and
 /// readers have been added since schema version 1; the other members were unknown.
 pub async fn remember_gone_members(connection: &Connection) -> Result<()> {
-    let all = connection.rooms.find(doc! {}).projection(doc! { "userIds": 1 });
+    let all = connection
+        .rooms
+        .find(doc! {})
+        .projection(doc! { "userIds": 1 });
     let mut rooms = connection.within(all).await?;
     let mut members = HashSet::new();
     while rooms.advance().await.map_err(|error| failure(&error))? {
-        let listed = rooms.current().get_array("userIds").ok().into_iter().flatten().flatten();
+        let listed = rooms
+            .current()
+            .get_array("userIds")
+            .ok()
+            .into_iter()
+            .flatten()
+            .flatten();
         members.extend(listed.filter_map(|id| UserId::parse(id.as_str()?)));
     }
     remember_the_gone(connection, &members).await
@@ -64,15 +79,23 @@ pub async fn remember_gone_members(connection: &Connection) -> Result<()> {
 async fn take_over_rooms(connection: &Connection) -> Result<()> {
     let passage = schema::index(PASSAGE, doc! { "createdAt": 1, "_id": 1 });
     schema::build(&connection.rooms, vec![schema::member_key_index(), passage]).await?;
-    let all = connection.rooms.find(doc! {}).sort(doc! { "createdAt": 1, "_id": 1 }).hint(by_name(PASSAGE));
+    let all = connection
+        .rooms
+        .find(doc! {})
+        .sort(doc! { "createdAt": 1, "_id": 1 })
+        .hint(by_name(PASSAGE));
     let mut rooms = connection.within(all).await?;
     let (mut updates, mut taken_over) = (Vec::new(), 0_u64);
     while rooms.advance().await.map_err(|error| failure(&error))? {
-        let without_key = Some(rooms.current()).filter(|room| text_in(room, "memberKey").is_empty());
+        let without_key =
+            Some(rooms.current()).filter(|room| text_in(room, "memberKey").is_empty());
         if let Some(room) = without_key.and_then(documents::room) {
             let id = room.id.to_string();
-            updates.push(doc! { "q": { "_id": &id }, "u": { "$set": { "large": is_large(&room) } } });
-            updates.push(doc! { "q": { "_id": id }, "u": { "$set": { "memberKey": member_key(&room) } } });
+            updates
+                .push(doc! { "q": { "_id": &id }, "u": { "$set": { "large": is_large(&room) } } });
+            updates.push(
+                doc! { "q": { "_id": id }, "u": { "$set": { "memberKey": member_key(&room) } } },
+            );
             taken_over += 1;
         }
         if updates.len() >= BATCH_SIZE {
@@ -81,19 +104,30 @@ async fn take_over_rooms(connection: &Connection) -> Result<()> {
     }
     update(connection, &connection.rooms, updates).await?;
     drop_index(connection, &connection.rooms, PASSAGE).await?;
-    tracing::info!(rooms = taken_over, "took over the rooms of the original application");
+    tracing::info!(
+        rooms = taken_over,
+        "took over the rooms of the original application"
+    );
     Ok(())
 }
 
 async fn take_over_messages(connection: &Connection) -> Result<()> {
     let count = async { connection.messages.estimated_document_count().await };
     let total = connection.within(count).await?;
-    tracing::info!(messages = total, "taking over the messages of the original application");
+    tracing::info!(
+        messages = total,
+        "taking over the messages of the original application"
+    );
     let passage = schema::index(PASSAGE, doc! { "chatRoomId": 1, "createdAt": 1, "_id": 1 });
     schema::build(&connection.messages, vec![passage]).await?;
     let order = doc! { "chatRoomId": 1, "createdAt": 1, "_id": 1 };
     let fields = doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1, "readByRecipients": 1, "createdAt": 1 };
-    let all = connection.messages.find(doc! {}).sort(order).projection(fields).hint(by_name(PASSAGE));
+    let all = connection
+        .messages
+        .find(doc! {})
+        .sort(order)
+        .projection(fields)
+        .hint(by_name(PASSAGE));
     let mut messages = connection.within(all).await?;
     let (mut work, mut done) = (Work::default(), 0_u64);
     while messages.advance().await.map_err(|error| failure(&error))? {
@@ -103,14 +137,21 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
             work.send(connection).await?;
         }
         if done.is_multiple_of(PROGRESS) {
-            tracing::info!(done, of = total, "taking over the messages of the original application");
+            tracing::info!(
+                done,
+                of = total,
+                "taking over the messages of the original application"
+            );
         }
     }
     work.end_room();
     work.send(connection).await?;
     remember_the_gone(connection, &work.people).await?;
     drop_index(connection, &connection.messages, PASSAGE).await?;
-    tracing::info!(messages = done, "took over the messages of the original application");
+    tracing::info!(
+        messages = done,
+        "took over the messages of the original application"
+    );
     Ok(())
 }
 
@@ -147,7 +188,11 @@ impl Work {
         self.last_at = time_in(message, "createdAt");
         let seq = seq_in(message, "seq");
         if seq != self.last
-            && let Some(id) = message.get("_id").ok().flatten().and_then(|id| Bson::try_from(id).ok())
+            && let Some(id) = message
+                .get("_id")
+                .ok()
+                .flatten()
+                .and_then(|id| Bson::try_from(id).ok())
         {
             // Does not match if another server has set the number meanwhile.
             let as_it_was = Some(number(seq.0)).filter(|seq| *seq > 0);
@@ -166,13 +211,18 @@ impl Work {
     /// Notes that the user read the latest message at this time. Messages that were read at the
     /// same time share one mark.
     fn read(&mut self, user: UserId, read_at: Timestamp) {
-        let mark = ReadMark { user, up_to: self.last, read_at };
+        let mark = ReadMark {
+            user,
+            up_to: self.last,
+            read_at,
+        };
         let Some((after, latest)) = self.reading.get_mut(&user) else {
             self.reading.insert(user, (Seq(0), mark));
             return;
         };
         if latest.read_at != read_at {
-            self.marks.extend(mark_document(self.room.as_deref(), *after, latest));
+            self.marks
+                .extend(mark_document(self.room.as_deref(), *after, latest));
             *after = latest.up_to;
         }
         *latest = mark;
@@ -180,31 +230,64 @@ impl Work {
 
     fn end_room(&mut self) {
         for (_, (after, mark)) in self.reading.drain() {
-            self.marks.extend(mark_document(self.room.as_deref(), after, &mark));
+            self.marks
+                .extend(mark_document(self.room.as_deref(), after, &mark));
         }
         if let Some(room) = &self.room {
             let active = doc! { "$max": { "activeUntil": date(self.last_at) } };
-            self.activity.push(doc! { "q": { "_id": room, "large": false }, "u": active });
+            self.activity
+                .push(doc! { "q": { "_id": room, "large": false }, "u": active });
         }
         self.last = Seq(0);
     }
 
     async fn send(&mut self, connection: &Connection) -> Result<()> {
-        update(connection, &connection.messages, std::mem::take(&mut self.numbers)).await?;
-        update(connection, &connection.rooms, std::mem::take(&mut self.activity)).await?;
-        insert(connection, &connection.marks, std::mem::take(&mut self.marks)).await
+        update(
+            connection,
+            &connection.messages,
+            std::mem::take(&mut self.numbers),
+        )
+        .await?;
+        update(
+            connection,
+            &connection.rooms,
+            std::mem::take(&mut self.activity),
+        )
+        .await?;
+        insert(
+            connection,
+            &connection.marks,
+            std::mem::take(&mut self.marks),
+        )
+        .await
     }
 }
 
 fn mark_document(room: Option<&str>, after: Seq, mark: &ReadMark) -> Option<Document> {
-    Some(documents::from_read_mark(RoomId::parse(room?)?, after, mark))
+    Some(documents::from_read_mark(
+        RoomId::parse(room?)?,
+        after,
+        mark,
+    ))
 }
 
 /// Returns the readers of a message, each once, with the earliest time.
 fn readers(message: &RawDocument) -> Vec<(UserId, Timestamp)> {
-    let listed = message.get_array("readByRecipients").ok().into_iter().flatten().flatten();
-    let reader = |entry: &RawDocument| Some((UserId::parse(text_in(entry, "readByUserId"))?, time_in(entry, "readAt")));
-    let mut readers: Vec<_> = listed.filter_map(|entry| reader(entry.as_document()?)).collect();
+    let listed = message
+        .get_array("readByRecipients")
+        .ok()
+        .into_iter()
+        .flatten()
+        .flatten();
+    let reader = |entry: &RawDocument| {
+        Some((
+            UserId::parse(text_in(entry, "readByUserId"))?,
+            time_in(entry, "readAt"),
+        ))
+    };
+    let mut readers: Vec<_> = listed
+        .filter_map(|entry| reader(entry.as_document()?))
+        .collect();
     readers.sort_unstable();
     readers.dedup_by_key(|(user, _)| *user);
     readers
@@ -214,8 +297,15 @@ fn readers(message: &RawDocument) -> Vec<(UserId, Timestamp)> {
 async fn remember_the_gone(connection: &Connection, people: &HashSet<UserId>) -> Result<()> {
     let ids: Vec<_> = people.iter().map(ToString::to_string).collect();
     for ids in ids.chunks(BATCH_SIZE) {
-        let known = connection.users.find(doc! { "_id": { "$in": ids } }).projection(doc! { "_id": 1 });
-        let known: HashSet<_> = connection.all(known, |user| Some(text_in(user, "_id").to_owned())).await?.into_iter().collect();
+        let known = connection
+            .users
+            .find(doc! { "_id": { "$in": ids } })
+            .projection(doc! { "_id": 1 });
+        let known: HashSet<_> = connection
+            .all(known, |user| Some(text_in(user, "_id").to_owned()))
+            .await?
+            .into_iter()
+            .collect();
         let gone = ids.iter().filter(|id| !known.contains(*id)).map(|id| {
             doc! {
                 "_id": id, "firstName": "", "lastName": "", "type": "consumer",
@@ -228,36 +318,75 @@ async fn remember_the_gone(connection: &Connection, people: &HashSet<UserId>) ->
 }
 
 /// Drops an index if it exists.
-pub async fn drop_index(connection: &Connection, collection: &Collection<RawDocumentBuf>, index: &str) -> Result<()> {
+pub async fn drop_index(
+    connection: &Connection,
+    collection: &Collection<RawDocumentBuf>,
+    index: &str,
+) -> Result<()> {
     /// MongoDB's code for a missing index: another server has dropped it.
     const INDEX_NOT_FOUND: i32 = 27;
     let command = doc! { "dropIndexes": collection.name(), "index": index };
     match connection.database.run_command(command).await {
-        Err(error) if matches!(error.kind.as_ref(), ErrorKind::Command(command) if command.code == INDEX_NOT_FOUND) => Ok(()),
+        Err(error) if matches!(error.kind.as_ref(), ErrorKind::Command(command) if command.code == INDEX_NOT_FOUND) => {
+            Ok(())
+        }
         other => other.map(|_| ()).map_err(|error| failure(&error)),
     }
 }
 
 /// Sends updates. Those that a unique index refuses are skipped.
-async fn update(connection: &Connection, collection: &Collection<RawDocumentBuf>, updates: Vec<Document>) -> Result<()> {
-    write(connection, updates, |updates| doc! { "update": collection.name(), "updates": updates, "ordered": false }).await
+async fn update(
+    connection: &Connection,
+    collection: &Collection<RawDocumentBuf>,
+    updates: Vec<Document>,
+) -> Result<()> {
+    write(
+        connection,
+        updates,
+        |updates| doc! { "update": collection.name(), "updates": updates, "ordered": false },
+    )
+    .await
 }
 
 /// Inserts documents. Those that exist already are skipped.
-async fn insert(connection: &Connection, collection: &Collection<RawDocumentBuf>, documents: Vec<Document>) -> Result<()> {
-    write(connection, documents, |documents| doc! { "insert": collection.name(), "documents": documents, "ordered": false }).await
+async fn insert(
+    connection: &Connection,
+    collection: &Collection<RawDocumentBuf>,
+    documents: Vec<Document>,
+) -> Result<()> {
+    write(
+        connection,
+        documents,
+        |documents| doc! { "insert": collection.name(), "documents": documents, "ordered": false },
+    )
+    .await
 }
 
-async fn write(connection: &Connection, items: Vec<Document>, command: impl FnOnce(Vec<Document>) -> Document) -> Result<()> {
+async fn write(
+    connection: &Connection,
+    items: Vec<Document>,
+    command: impl FnOnce(Vec<Document>) -> Document,
+) -> Result<()> {
     if items.is_empty() {
         return Ok(());
     }
     let mut command = command(items);
     command.insert("writeConcern", connection.durable());
-    let reply = connection.within(connection.database.run_command(command)).await?;
-    let errors = reply.get_array("writeErrors").into_iter().flatten().filter_map(|error| error.as_document());
-    match errors.into_iter().find(|error| error.get_i32("code").ok() != Some(DUPLICATE_KEY)) {
-        Some(error) => Err(StoreError::Fault(format!("write refused by the database: {error}"))),
+    let reply = connection
+        .within(connection.database.run_command(command))
+        .await?;
+    let errors = reply
+        .get_array("writeErrors")
+        .into_iter()
+        .flatten()
+        .filter_map(|error| error.as_document());
+    match errors
+        .into_iter()
+        .find(|error| error.get_i32("code").ok() != Some(DUPLICATE_KEY))
+    {
+        Some(error) => Err(StoreError::Fault(format!(
+            "write refused by the database: {error}"
+        ))),
         None => Ok(()),
     }
 }

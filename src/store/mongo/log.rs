@@ -77,7 +77,11 @@ pub struct Head {
 
 impl Head {
     pub fn next(&self, at: Timestamp) -> Self {
-        Self { seq: Seq(self.seq.0 + 1), at: self.at.max(at), ..*self }
+        Self {
+            seq: Seq(self.seq.0 + 1),
+            at: self.at.max(at),
+            ..*self
+        }
     }
 }
 
@@ -111,7 +115,12 @@ struct Known {
 
 impl Log {
     pub fn new() -> Self {
-        Self { known: Mutex::new(Known { heads: Heads::new(), as_of: Instant::now() }) }
+        Self {
+            known: Mutex::new(Known {
+                heads: Heads::new(),
+                as_of: Instant::now(),
+            }),
+        }
     }
 
     /// Drops the cached heads of deleted rooms. `gone` are all rooms that were deleted as of
@@ -129,17 +138,31 @@ impl Log {
         self.known.lock().await.heads.remove(&going);
     }
 
-    pub async fn append(&self, connection: &Connection, entries: &[NewEntry]) -> Result<Vec<Appended>> {
+    pub async fn append(
+        &self,
+        connection: &Connection,
+        entries: &[NewEntry],
+    ) -> Result<Vec<Appended>> {
         let mut batch = Batch::new(entries);
         let mut trouble = format!("no answer within {} ms", connection.limit.as_millis());
-        match timeout(connection.limit, self.append_with_retry(connection, &mut batch, &mut trouble)).await {
+        match timeout(
+            connection.limit,
+            self.append_with_retry(connection, &mut batch, &mut trouble),
+        )
+        .await
+        {
             Ok(outcome) => outcome.map(|()| batch.into_answers()),
             Err(_) => Err(StoreError::Unavailable(trouble)),
         }
     }
 
     /// Retries until every entry has its answer. `trouble` is set to the reason for the retries.
-    async fn append_with_retry(&self, connection: &Connection, batch: &mut Batch<'_>, trouble: &mut String) -> Result<()> {
+    async fn append_with_retry(
+        &self,
+        connection: &Connection,
+        batch: &mut Batch<'_>,
+        trouble: &mut String,
+    ) -> Result<()> {
         let mut known = self.known.lock().await;
         if known.heads.len() > HEADS || known.as_of.elapsed() > LEASE {
             known.heads.clear();
@@ -174,7 +197,13 @@ pub async fn close(connection: &Connection, room: RoomId) -> Result<Seq> {
                 Some(head) if head.closed => return Ok(head.seq),
                 Some(head) => {
                     let end = head.next(Timestamp::default());
-                    if connection.add(&connection.messages, &documents::closing(room, end.seq, end.at)).await? {
+                    if connection
+                        .add(
+                            &connection.messages,
+                            &documents::closing(room, end.seq, end.at),
+                        )
+                        .await?
+                    {
                         return Ok(end.seq);
                     }
                 }
@@ -183,7 +212,9 @@ pub async fn close(connection: &Connection, room: RoomId) -> Result<Seq> {
             back_off(&mut pause).await;
         }
     };
-    timeout(connection.limit, closing).await.unwrap_or_else(|_| Err(StoreError::Unavailable(OTHERS.into())))
+    timeout(connection.limit, closing)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable(OTHERS.into())))
 }
 
 /// Sleeps before the next attempt, and doubles the pause up to its limit.
@@ -195,7 +226,10 @@ async fn back_off(pause: &mut Duration) {
 /// Returns the results of `read` that are durable. A replica set returns only majority-committed
 /// data. A standalone server also returns data that is only in memory and can be lost in a crash;
 /// so the read is repeated after a flush, and only unchanged results are returned.
-pub async fn read_durable<K: Eq + Hash, V: PartialEq, F>(connection: &Connection, read: impl Fn() -> F) -> Result<HashMap<K, V>>
+pub async fn read_durable<K: Eq + Hash, V: PartialEq, F>(
+    connection: &Connection,
+    read: impl Fn() -> F,
+) -> Result<HashMap<K, V>>
 where
     F: Future<Output = Result<HashMap<K, V>>>,
 {
@@ -211,24 +245,35 @@ where
 /// Returns the heads of these logs; a room that does not exist counts as closed. The effects of the
 /// entries up to the heads are applied, or known to be pending, so the documents of messages and
 /// rooms are at least as new as the heads.
-pub async fn heads_of_rooms(connection: &Connection, rooms: Vec<RoomId>) -> Result<HashMap<RoomId, Head>> {
+pub async fn heads_of_rooms(
+    connection: &Connection,
+    rooms: Vec<RoomId>,
+) -> Result<HashMap<RoomId, Head>> {
     let ids = texts(&rooms);
     // The order matters: the heads must be read first, because the document of a room is current
     // only after the effects of the entries up to its head are applied.
     let mut found = heads(connection, rooms).await?;
     effects::apply_pending(connection, Some(ids.clone())).await?;
-    let there = connection.rooms.find(doc! { "_id": { "$in": ids }, "deletedAt": null });
-    let there = there.projection(doc! { "large": 1, "activeUntil": 1, "members_changed": { "$isArray": "$joined" } });
+    let there = connection
+        .rooms
+        .find(doc! { "_id": { "$in": ids }, "deletedAt": null });
+    let there = there.projection(
+        doc! { "large": 1, "activeUntil": 1, "members_changed": { "$isArray": "$joined" } },
+    );
     let of_room = |room: &RawDocument| {
         let active_until = (!flag_in(room, "large")).then(|| time_in(room, "activeUntil"));
-        Some((RoomId::parse(text_in(room, "_id"))?, (active_until, flag_in(room, "members_changed"))))
+        Some((
+            RoomId::parse(text_in(room, "_id"))?,
+            (active_until, flag_in(room, "members_changed")),
+        ))
     };
     let there: HashMap<_, _> = connection.all(there, of_room).await?.into_iter().collect();
     for (room, head) in &mut found {
         match there.get(room) {
             Some((active_until, members_changed)) => {
                 let is_about_to = !connection.pending.removed_from(*room).is_empty();
-                (head.active_until, head.members_changed) = (*active_until, *members_changed || is_about_to);
+                (head.active_until, head.members_changed) =
+                    (*active_until, *members_changed || is_about_to);
             }
             None => head.closed = true,
         }
@@ -238,12 +283,30 @@ pub async fn heads_of_rooms(connection: &Connection, rooms: Vec<RoomId>) -> Resu
 
 /// Returns the heads of these logs, at 0 for an empty log.
 pub async fn heads(connection: &Connection, rooms: Vec<RoomId>) -> Result<HashMap<RoomId, Head>> {
-    let ends = connection.messages.aggregate(schema::last_entry_of_each(texts(&rooms))).hint(schema::by_name(schema::LOG));
+    let ends = connection
+        .messages
+        .aggregate(schema::last_entry_of_each(texts(&rooms)))
+        .hint(schema::by_name(schema::LOG));
     let head = |end: &RawDocument| {
-        let (seq, at, closed) = (seq_in(end, "seq"), time_in(end, "createdAt"), flag_in(end, "closed"));
-        Some((RoomId::parse(text_in(end, "_id"))?, Head { seq, at, closed, ..Head::default() }))
+        let (seq, at, closed) = (
+            seq_in(end, "seq"),
+            time_in(end, "createdAt"),
+            flag_in(end, "closed"),
+        );
+        Some((
+            RoomId::parse(text_in(end, "_id"))?,
+            Head {
+                seq,
+                at,
+                closed,
+                ..Head::default()
+            },
+        ))
     };
-    let mut heads: HashMap<_, _> = rooms.into_iter().map(|room| (room, Head::default())).collect();
+    let mut heads: HashMap<_, _> = rooms
+        .into_iter()
+        .map(|room| (room, Head::default()))
+        .collect();
     heads.extend(connection.all(ends, head).await?);
     Ok(heads)
 }

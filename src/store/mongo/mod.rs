@@ -46,14 +46,15 @@ use tokio::{
 };
 
 use super::{
-    Appended, Departed, Found, ListedRoom, Marked, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, SessionSelector,
-    Store, StoreError, Unread, UserCursor, UserUpdate, search::IndexQueue,
+    Appended, Departed, Found, ListedRoom, Marked, NewEntry, OpenError, Page, Refresh, Result,
+    RoomPage, Rotation, Search, SessionSelector, Store, StoreError, Unread, UserCursor, UserUpdate,
+    search::IndexQueue,
 };
 use crate::{
     config::{DatabaseUrl, MongoConfig},
     model::{
-        Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
-        UserId, Username,
+        Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId,
+        Seq, Session, SessionId, Timestamp, User, UserId, Username,
     },
 };
 use connection::Connection;
@@ -95,21 +96,47 @@ struct Shared {
 
 impl Mongo {
     /// Connects to the database, waits for it if it is not reachable yet, and prepares it.
-    pub async fn open(url: &DatabaseUrl, config: &MongoConfig) -> std::result::Result<Self, OpenError> {
+    pub async fn open(
+        url: &DatabaseUrl,
+        config: &MongoConfig,
+    ) -> std::result::Result<Self, OpenError> {
         let connection = Connection::open(url, config).await?;
         schema::prepare(&connection).await?;
         // Pending effects must be known before the first read. Those that fit into the time limit
         // are applied now.
-        effects::apply_pending(&connection, None).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
-        let (behind, indexed) = (Arc::<IndexQueue>::default(), Arc::<search::State>::default());
-        indexed.learn(&connection).await.map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
-        let shared = Arc::new(Shared { connection, appending: OnceCell::new(), log: Log::new() });
+        effects::apply_pending(&connection, None)
+            .await
+            .map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
+        let (behind, indexed) = (
+            Arc::<IndexQueue>::default(),
+            Arc::<search::State>::default(),
+        );
+        indexed
+            .learn(&connection)
+            .await
+            .map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
+        let shared = Arc::new(Shared {
+            connection,
+            appending: OnceCell::new(),
+            log: Log::new(),
+        });
         let on_the_side = [
             tokio::spawn(apply_now_and_then(shared.connection.clone())).abort_handle(),
             tokio::spawn(see_to_deleted_rooms(Arc::clone(&shared))).abort_handle(),
-            tokio::spawn(search::keep_indexed(shared.connection.clone(), Arc::clone(&indexed), Arc::clone(&behind))).abort_handle(),
+            tokio::spawn(search::keep_indexed(
+                shared.connection.clone(),
+                Arc::clone(&indexed),
+                Arc::clone(&behind),
+            ))
+            .abort_handle(),
         ];
-        Ok(Self { shared, own: OwnCounts::new(), behind, indexed, on_the_side })
+        Ok(Self {
+            shared,
+            own: OwnCounts::new(),
+            behind,
+            indexed,
+            on_the_side,
+        })
     }
 
     /// Aborts the background tasks.
@@ -174,16 +201,31 @@ impl Store for Mongo {
 
     async fn users_by_id(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
         let found = users::users_by_id(self.connection(), ids).await?;
-        let found: HashMap<_, _> = found.into_iter().map(|user| (user.id, Arc::new(user))).collect();
+        let found: HashMap<_, _> = found
+            .into_iter()
+            .map(|user| (user.id, Arc::new(user)))
+            .collect();
         Ok(ids.iter().filter_map(|id| found.get(id).cloned()).collect())
     }
 
-    async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
+    async fn list_users(
+        &self,
+        after: Option<UserCursor>,
+        skip: u64,
+        limit: u64,
+    ) -> Result<Vec<User>> {
         users::list(self.connection(), after, skip, limit).await
     }
 
-    async fn rename_user(&self, id: UserId, names: UserUpdate, at: Timestamp) -> Result<Option<Arc<User>>> {
-        Ok(users::rename(self.connection(), id, &names, at).await?.map(Arc::new))
+    async fn rename_user(
+        &self,
+        id: UserId,
+        names: UserUpdate,
+        at: Timestamp,
+    ) -> Result<Option<Arc<User>>> {
+        Ok(users::rename(self.connection(), id, &names, at)
+            .await?
+            .map(Arc::new))
     }
 
     async fn account(&self, username: &Username) -> Result<Option<(UserId, PasswordHash)>> {
@@ -194,11 +236,21 @@ impl Store for Mongo {
         users::credentials(self.connection(), user).await
     }
 
-    async fn set_password(&self, user: UserId, former: PasswordHash, password: PasswordHash) -> Result<bool> {
+    async fn set_password(
+        &self,
+        user: UserId,
+        former: PasswordHash,
+        password: PasswordHash,
+    ) -> Result<bool> {
         users::set_password(self.connection(), user, &former, &password).await
     }
 
-    async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>> {
+    async fn add_session(
+        &self,
+        session: Session,
+        key: RefreshKey,
+        password: PasswordHash,
+    ) -> Result<Option<Vec<SessionId>>> {
         sessions::add(self.connection(), &session, &key, &password).await
     }
 
@@ -235,7 +287,9 @@ impl Store for Mongo {
     }
 
     async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>> {
-        Ok(users::deleted_among(self.connection(), &room.members).await?.into())
+        Ok(users::deleted_among(self.connection(), &room.members)
+            .await?
+            .into())
     }
 
     async fn index_writers(&self) -> Result<()> {
@@ -254,7 +308,12 @@ impl Store for Mongo {
         rooms::delete(self.connection(), &self.shared.log, id).await
     }
 
-    async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
+    async fn rooms_of(
+        &self,
+        user: UserId,
+        after: Option<RoomId>,
+        limit: u64,
+    ) -> Result<Vec<RoomId>> {
         rooms::of_user(self.connection(), user, after, limit).await
     }
 
@@ -263,7 +322,11 @@ impl Store for Mongo {
     }
 
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
-        let appending = self.shared.appending.get_or_try_init(|| async { self.connection().new_client() }).await?;
+        let appending = self
+            .shared
+            .appending
+            .get_or_try_init(|| async { self.connection().new_client() })
+            .await?;
         let appended = self.shared.log.append(appending, &batch).await;
         // Not before the append, when there is nothing to index yet. Also after an error, since
         // part of the batch may be in the logs.
@@ -283,7 +346,13 @@ impl Store for Mongo {
         recents::recents(self.connection(), page).await
     }
 
-    async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>> {
+    async fn entries(
+        &self,
+        room: RoomId,
+        after: Seq,
+        up_to: Option<Seq>,
+        limit: u64,
+    ) -> Result<Vec<Entry>> {
         pages::entries(self.connection(), room, after, up_to.unwrap_or(END), limit).await
     }
 
@@ -299,14 +368,29 @@ impl Store for Mongo {
                 *end = (*end).min(still.get(room).copied().unwrap_or_default());
             }
         }
-        Ok(rooms.into_iter().filter_map(|room| Some((room, *ends.get(&room)?))).collect())
+        Ok(rooms
+            .into_iter()
+            .filter_map(|room| Some((room, *ends.get(&room)?)))
+            .collect())
     }
 
-    async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>> {
+    async fn mark_read(
+        &self,
+        room: RoomId,
+        user: UserId,
+        up_to: Option<Seq>,
+        at: Timestamp,
+    ) -> Result<Option<Marked>> {
         Box::pin(marks::mark_read(self.connection(), room, user, up_to, at)).await
     }
 
-    async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
+    async fn read_marks(
+        &self,
+        room: RoomId,
+        readers: &[UserId],
+        first: Seq,
+        last: Seq,
+    ) -> Result<Vec<ReadMark>> {
         marks::read_marks(self.connection(), room, readers, first, last).await
     }
 
@@ -315,17 +399,35 @@ impl Store for Mongo {
     }
 
     async fn search(&self, search: Search) -> Result<Found> {
-        let mut found = search::search(self.connection(), &self.indexed, &self.behind, &search).await?;
-        found.messages.retain(|message| !self.connection().pending.is_deleted(message.room, message.id));
+        let mut found =
+            search::search(self.connection(), &self.indexed, &self.behind, &search).await?;
+        found.messages.retain(|message| {
+            !self
+                .connection()
+                .pending
+                .is_deleted(message.room, message.id)
+        });
         Ok(found)
     }
 
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32]> {
-        let secret = Binary { subtype: BinarySubtype::Generic, bytes: candidate.to_vec() };
+        let secret = Binary {
+            subtype: BinarySubtype::Generic,
+            bytes: candidate.to_vec(),
+        };
         let connection = self.connection();
-        connection.add(&connection.metadata, &doc! { "_id": "tokenSecret", "value": secret }).await?;
+        connection
+            .add(
+                &connection.metadata,
+                &doc! { "_id": "tokenSecret", "value": secret },
+            )
+            .await?;
         let kept = connection.metadata.find_one(doc! { "_id": "tokenSecret" });
-        let kept = connection.one(kept, |note| note.get_binary("value").ok()?.bytes.try_into().ok()).await?;
+        let kept = connection
+            .one(kept, |note| {
+                note.get_binary("value").ok()?.bytes.try_into().ok()
+            })
+            .await?;
         kept.ok_or_else(|| StoreError::Fault("the key that signs tokens is not 32 bytes".into()))
     }
 
@@ -351,7 +453,10 @@ impl Store for Mongo {
 
     async fn ping(&self) -> Result<()> {
         let connection = self.connection();
-        connection.within(connection.database.run_command(doc! { "ping": 1 })).await.map(|_| ())
+        connection
+            .within(connection.database.run_command(doc! { "ping": 1 }))
+            .await
+            .map(|_| ())
     }
 
     async fn close(&self) {

@@ -24,7 +24,12 @@ use crate::{
     },
 };
 
-pub async fn page(connection: &Connection, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {
+pub async fn page(
+    connection: &Connection,
+    room: RoomId,
+    page: Page,
+    limit: u64,
+) -> Result<Vec<Message>> {
     match page {
         Page::After(seq) => select(connection, room, doc! { "$gt": number(seq.0) }, 1, limit).await,
         Page::Before(seq) => newest(connection, room, Seq(seq.0.saturating_sub(1)), limit).await,
@@ -37,32 +42,66 @@ pub async fn page(connection: &Connection, room: RoomId, page: Page, limit: u64)
 }
 
 /// Returns the newest messages up to the entry `last`, in ascending order.
-pub async fn newest(connection: &Connection, room: RoomId, last: Seq, limit: u64) -> Result<Vec<Message>> {
-    let mut messages = select(connection, room, doc! { "$gt": 0, "$lte": number(last.0) }, -1, limit).await?;
+pub async fn newest(
+    connection: &Connection,
+    room: RoomId,
+    last: Seq,
+    limit: u64,
+) -> Result<Vec<Message>> {
+    let mut messages = select(
+        connection,
+        room,
+        doc! { "$gt": 0, "$lte": number(last.0) },
+        -1,
+        limit,
+    )
+    .await?;
     messages.reverse();
     Ok(messages)
 }
 
-async fn select(connection: &Connection, room: RoomId, range: Document, order: i32, limit: u64) -> Result<Vec<Message>> {
+async fn select(
+    connection: &Connection,
+    room: RoomId,
+    range: Document,
+    order: i32,
+    limit: u64,
+) -> Result<Vec<Message>> {
     if limit == 0 {
         return Ok(Vec::new());
     }
     let mut filter = doc! { "chatRoomId": room.to_string(), "seq": range, "deleted": null };
     let deleted = connection.pending.deleted_in(room);
     if !deleted.is_empty() {
-        filter.insert("_id", doc! { "$nin": deleted.iter().map(ToString::to_string).collect::<Vec<_>>() });
+        filter.insert(
+            "_id",
+            doc! { "$nin": deleted.iter().map(ToString::to_string).collect::<Vec<_>>() },
+        );
     }
-    let messages = connection.messages.find(filter).sort(doc! { "seq": order }).limit(rows(limit)).hint(by_name(schema::LOG));
+    let messages = connection
+        .messages
+        .find(filter)
+        .sort(doc! { "seq": order })
+        .limit(rows(limit))
+        .hint(by_name(schema::LOG));
     connection.all(messages, documents::message).await
 }
 
 /// Returns an entry with exactly `skip` messages after it, or `None` if there is none.
-async fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result<Option<Seq>> {
-    let Some((end, _)) = end(connection, room).await? else { return Ok(None) };
+async fn skip_from_the_end(
+    connection: &Connection,
+    room: RoomId,
+    skip: u64,
+) -> Result<Option<Seq>> {
+    let Some((end, _)) = end(connection, room).await? else {
+        return Ok(None);
+    };
     let mut search = OffsetSeek::new(end, skip);
     loop {
         match search.step() {
-            Step::Count { after, last } => search.told(deleted_between(connection, room, after, last, None).await?),
+            Step::Count { after, last } => {
+                search.told(deleted_between(connection, room, after, last, None).await?);
+            }
             Step::Found(last) => return Ok(Some(last)),
             Step::Nowhere => return Ok(None),
         }
@@ -78,7 +117,11 @@ pub async fn end(connection: &Connection, room: RoomId) -> Result<Option<(Seq, T
         .sort(doc! { "seq": -1 })
         .projection(doc! { "seq": 1, "createdAt": 1, "closed": 1 })
         .hint(by_name(schema::LOG));
-    connection.one(last, |entry| (!flag_in(entry, "closed")).then(|| (seq_in(entry, "seq"), time_in(entry, "createdAt")))).await
+    connection
+        .one(last, |entry| {
+            (!flag_in(entry, "closed")).then(|| (seq_in(entry, "seq"), time_in(entry, "createdAt")))
+        })
+        .await
 }
 
 /// Returns the ends of the logs of these rooms, at 0 for an empty log, without closed logs. The
@@ -88,21 +131,43 @@ pub async fn ends(connection: &Connection, rooms: &[RoomId]) -> Result<HashMap<R
     let mut ends = HashMap::with_capacity(rooms.len());
     for rooms in rooms.chunks(ROOMS_AT_ONCE) {
         let heads = log::heads(connection, rooms.to_vec()).await?;
-        effects::apply_pending(connection, Some(rooms.iter().map(ToString::to_string).collect())).await?;
-        ends.extend(heads.into_iter().filter(|(_, head)| !head.closed).map(|(room, head)| (room, head.seq)));
+        effects::apply_pending(
+            connection,
+            Some(rooms.iter().map(ToString::to_string).collect()),
+        )
+        .await?;
+        ends.extend(
+            heads
+                .into_iter()
+                .filter(|(_, head)| !head.closed)
+                .map(|(room, head)| (room, head.seq)),
+        );
     }
     Ok(ends)
 }
 
 /// Counts the entries in `after < seq <= last` that are not messages or are deleted messages,
 /// without those of the author `but_of`.
-pub async fn deleted_between(connection: &Connection, room: RoomId, after: Seq, last: Seq, but_of: Option<UserId>) -> Result<u64> {
+pub async fn deleted_between(
+    connection: &Connection,
+    room: RoomId,
+    after: Seq,
+    last: Seq,
+    but_of: Option<UserId>,
+) -> Result<u64> {
     let mut filter = entries_between(room, after, last);
     filter.extend(doc! { "deleted": true, "closed": null });
     if let Some(author) = but_of {
         filter.insert("postedByUser", doc! { "$ne": author.to_string() });
     }
-    connection.within(connection.messages.count_documents(filter).hint(by_name(schema::DELETED))).await
+    connection
+        .within(
+            connection
+                .messages
+                .count_documents(filter)
+                .hint(by_name(schema::DELETED)),
+        )
+        .await
 }
 
 /// Returns the filter for the entries in `after < seq <= last`.
@@ -124,29 +189,59 @@ pub async fn latest(connection: &Connection) -> Result<Option<Timestamp>> {
     Ok(latest)
 }
 
-async fn latest_of(connection: &Connection, collection: &Collection<RawDocumentBuf>) -> Result<Option<Timestamp>> {
+async fn latest_of(
+    connection: &Connection,
+    collection: &Collection<RawDocumentBuf>,
+) -> Result<Option<Timestamp>> {
     let last = async |filter| {
-        let last = collection.find_one(filter).sort(doc! { "_id": -1 }).projection(doc! { "_id": 1 }).hint(by_name("_id_"));
-        connection.one(last, |last| Some(MessageId::parse(text_in(last, "_id")))).await
+        let last = collection
+            .find_one(filter)
+            .sort(doc! { "_id": -1 })
+            .projection(doc! { "_id": 1 })
+            .hint(by_name("_id_"));
+        connection
+            .one(last, |last| Some(MessageId::parse(text_in(last, "_id"))))
+            .await
     };
-    let Some(id) = last(doc! {}).await? else { return Ok(None) };
+    let Some(id) = last(doc! {}).await? else {
+        return Ok(None);
+    };
     if let Some(time) = id.and_then(|id| time_of_id(id.as_bytes())) {
         return Ok(Some(time));
     }
     // The original application's ids are random, and most of them are greater than any id that
     // contains a time. Few are below the bound.
     let bound = format!("{:012x}", connection.now().await?.0.saturating_add(LATEST));
-    let id = last(doc! { "_id": { "$lt": bound, "$regex": "^.{12}7" } }).await?.flatten();
+    let id = last(doc! { "_id": { "$lt": bound, "$regex": "^.{12}7" } })
+        .await?
+        .flatten();
     Ok(id.and_then(|id| time_of_id(id.as_bytes())))
 }
 
 pub async fn find(connection: &Connection, id: MessageId) -> Result<Option<Message>> {
-    let message = connection.one(connection.messages.find_one(doc! { "_id": id.to_string() }), documents::message).await?;
-    let Some(message) = message.filter(|message| !connection.pending.is_deleted(message.room, message.id)) else { return Ok(None) };
-    Ok(rooms::find(connection, message.room).await?.map(|_| message))
+    let message = connection
+        .one(
+            connection.messages.find_one(doc! { "_id": id.to_string() }),
+            documents::message,
+        )
+        .await?;
+    let Some(message) =
+        message.filter(|message| !connection.pending.is_deleted(message.room, message.id))
+    else {
+        return Ok(None);
+    };
+    Ok(rooms::find(connection, message.room)
+        .await?
+        .map(|_| message))
 }
 
-pub async fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, limit: u64) -> Result<Vec<Entry>> {
+pub async fn entries(
+    connection: &Connection,
+    room: RoomId,
+    after: Seq,
+    up_to: Seq,
+    limit: u64,
+) -> Result<Vec<Entry>> {
     let (mut found, pending) = read_entries(connection, room, after, up_to, limit).await?;
     if pending {
         effects::apply_pending(connection, Some(vec![room.to_string()])).await?;
@@ -160,10 +255,16 @@ pub async fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: S
     if edited.is_empty() {
         return Ok(found);
     }
-    let edited = connection.messages.find(doc! { "_id": { "$in": Vec::from_iter(edited) }, "chatRoomId": room.to_string() });
+    let edited = connection
+        .messages
+        .find(doc! { "_id": { "$in": Vec::from_iter(edited) }, "chatRoomId": room.to_string() });
     let edited = connection.all(edited, documents::message).await?;
     let there = |message: &Message| !connection.pending.is_deleted(room, message.id);
-    let edited: HashMap<_, _> = edited.into_iter().filter(there).map(|message| (message.id, message)).collect();
+    let edited: HashMap<_, _> = edited
+        .into_iter()
+        .filter(there)
+        .map(|message| (message.id, message))
+        .collect();
     for entry in &mut found {
         if let EntryKind::Edit { message, current } = &mut entry.what {
             *current = edited.get(message).cloned();
@@ -174,14 +275,28 @@ pub async fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: S
 
 /// Reads entries, and returns whether the effect of any of them may not be applied and was not
 /// tried before.
-async fn read_entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, limit: u64) -> Result<(Vec<Entry>, bool)> {
+async fn read_entries(
+    connection: &Connection,
+    room: RoomId,
+    after: Seq,
+    up_to: Seq,
+    limit: u64,
+) -> Result<(Vec<Entry>, bool)> {
     if limit == 0 {
         return Ok((Vec::new(), false));
     }
-    let found = connection.messages.find(entries_between(room, after, up_to)).sort(doc! { "seq": 1 }).limit(rows(limit));
+    let found = connection
+        .messages
+        .find(entries_between(room, after, up_to))
+        .sort(doc! { "seq": 1 })
+        .limit(rows(limit));
     let read = |entry: &RawDocument| Some((entries::entry(entry)?, flag_in(entry, "pending")));
-    let found = connection.all(found.hint(by_name(schema::LOG)), read).await?;
-    let pending = found.iter().any(|(entry, pending)| *pending && !connection.pending.has(room, entry.seq));
+    let found = connection
+        .all(found.hint(by_name(schema::LOG)), read)
+        .await?;
+    let pending = found
+        .iter()
+        .any(|(entry, pending)| *pending && !connection.pending.has(room, entry.seq));
     let deleted = connection.pending.deleted_in(room);
     let shown = |(mut entry, _): (Entry, bool)| {
         if let EntryKind::Message(message) = &entry.what

@@ -59,7 +59,10 @@ impl Effect {
     /// Returns whether this effect on a room makes an earlier one unnecessary.
     fn supersedes(self, earlier: Self) -> bool {
         match (self, earlier) {
-            (Self::Addition(user) | Self::Removal(user), Self::Addition(before) | Self::Removal(before)) => user == before,
+            (
+                Self::Addition(user) | Self::Removal(user),
+                Self::Addition(before) | Self::Removal(before),
+            ) => user == before,
             (Self::Name, Self::Name) => true,
             _ => false,
         }
@@ -115,7 +118,12 @@ impl Pending {
         let mut rooms = self.rooms();
         let waiting = rooms.entry(room).or_default();
         let is_new = !waiting.contains_key(&seq);
-        let entry = waiting.entry(seq).or_insert(Waiting { effect, since: now, pause: PAUSES.0, again: now });
+        let entry = waiting.entry(seq).or_insert(Waiting {
+            effect,
+            since: now,
+            pause: PAUSES.0,
+            again: now,
+        });
         entry.again = now + entry.pause;
         entry.pause = (entry.pause * 2).min(PAUSES.1);
         is_new
@@ -128,7 +136,9 @@ impl Pending {
             return;
         }
         for due in dues {
-            let Some(waiting) = rooms.get_mut(&due.room) else { continue };
+            let Some(waiting) = rooms.get_mut(&due.room) else {
+                continue;
+            };
             if waiting.remove(&due.seq).is_some() {
                 tracing::info!(room = %due.room, seq = due.seq.0, "pending effect applied");
             }
@@ -150,54 +160,102 @@ impl Pending {
 
     /// Returns whether the effect of this entry is pending.
     pub fn has(&self, room: RoomId, seq: Seq) -> bool {
-        self.rooms().get(&room).is_some_and(|waiting| waiting.contains_key(&seq))
+        self.rooms()
+            .get(&room)
+            .is_some_and(|waiting| waiting.contains_key(&seq))
     }
 
     /// Returns whether the pause before the next attempt to apply this effect is over.
     pub fn is_time(&self, room: RoomId, seq: Seq) -> bool {
-        self.rooms().get(&room).and_then(|waiting| waiting.get(&seq)).is_some_and(|waiting| waiting.again <= Instant::now())
+        self.rooms()
+            .get(&room)
+            .and_then(|waiting| waiting.get(&seq))
+            .is_some_and(|waiting| waiting.again <= Instant::now())
     }
 
     /// Returns the earlier pending effects on the room of `due`: first those that must still be
     /// applied after it, then those that it makes unnecessary.
     pub fn overtaken_by(&self, due: &PendingEffect) -> (Vec<Seq>, Vec<Seq>) {
         let rooms = self.rooms();
-        let Some(waiting) = rooms.get(&due.room) else { return (Vec::new(), Vec::new()) };
+        let Some(waiting) = rooms.get(&due.room) else {
+            return (Vec::new(), Vec::new());
+        };
         let effect = Effect::of(&due.change);
-        let earlier = waiting.range(..due.seq).filter(|(_, waiting)| waiting.effect.is_of_room());
-        let (moot, overtaken): (Vec<_>, Vec<_>) = earlier.partition(|(_, earlier)| effect.supersedes(earlier.effect));
-        let seqs = |effects: Vec<(&Seq, &Waiting)>| effects.into_iter().map(|(seq, _)| *seq).collect();
+        let earlier = waiting
+            .range(..due.seq)
+            .filter(|(_, waiting)| waiting.effect.is_of_room());
+        let (moot, overtaken): (Vec<_>, Vec<_>) =
+            earlier.partition(|(_, earlier)| effect.supersedes(earlier.effect));
+        let seqs =
+            |effects: Vec<(&Seq, &Waiting)>| effects.into_iter().map(|(seq, _)| *seq).collect();
         (seqs(overtaken), seqs(moot))
     }
 
     /// Returns the messages of a room whose deletion is pending.
     pub fn deleted_in(&self, room: RoomId) -> HashSet<MessageId> {
-        let deleted = |waiting: &Waiting| if let Effect::Deletion(message) = waiting.effect { Some(message) } else { None };
-        self.rooms().get(&room).into_iter().flat_map(BTreeMap::values).filter_map(deleted).collect()
+        let deleted = |waiting: &Waiting| {
+            if let Effect::Deletion(message) = waiting.effect {
+                Some(message)
+            } else {
+                None
+            }
+        };
+        self.rooms()
+            .get(&room)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .filter_map(deleted)
+            .collect()
     }
 
     /// Returns whether the deletion of this message is pending.
     pub fn is_deleted(&self, room: RoomId, message: MessageId) -> bool {
-        self.rooms().get(&room).is_some_and(|waiting| waiting.values().any(|waiting| waiting.effect == Effect::Deletion(message)))
+        self.rooms().get(&room).is_some_and(|waiting| {
+            waiting
+                .values()
+                .any(|waiting| waiting.effect == Effect::Deletion(message))
+        })
     }
 
     /// Returns the users whose removal from a room is pending.
     pub fn removed_from(&self, room: RoomId) -> HashSet<UserId> {
-        let removed = |waiting: &Waiting| if let Effect::Removal(user) = waiting.effect { Some(user) } else { None };
-        self.rooms().get(&room).into_iter().flat_map(BTreeMap::values).filter_map(removed).collect()
+        let removed = |waiting: &Waiting| {
+            if let Effect::Removal(user) = waiting.effect {
+                Some(user)
+            } else {
+                None
+            }
+        };
+        self.rooms()
+            .get(&room)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .filter_map(removed)
+            .collect()
     }
 
     /// Returns the rooms from which the removal of a user is pending.
     pub fn left_by(&self, user: UserId) -> HashSet<RoomId> {
-        let left = |waiting: &BTreeMap<Seq, Waiting>| waiting.values().any(|waiting| waiting.effect == Effect::Removal(user));
-        self.rooms().iter().filter(|(_, waiting)| left(waiting)).map(|(room, _)| *room).collect()
+        let left = |waiting: &BTreeMap<Seq, Waiting>| {
+            waiting
+                .values()
+                .any(|waiting| waiting.effect == Effect::Removal(user))
+        };
+        self.rooms()
+            .iter()
+            .filter(|(_, waiting)| left(waiting))
+            .map(|(room, _)| *room)
+            .collect()
     }
 }
 
 /// Returns whether a change is a deletion or a removal, which counts at once although the database
 /// is not updated yet.
 pub fn takes_away(change: &NewEntryKind) -> bool {
-    matches!(change, NewEntryKind::Deletion(_) | NewEntryKind::RemoveMember { .. })
+    matches!(
+        change,
+        NewEntryKind::Deletion(_) | NewEntryKind::RemoveMember { .. }
+    )
 }
 
 fn report(room: RoomId, seqs: &[u64], reason: &str) {
@@ -211,7 +269,13 @@ mod tests {
     use crate::model::Timestamp;
 
     fn due(seq: u64, change: NewEntryKind) -> PendingEffect {
-        PendingEffect { id: MessageId::from_bytes([9; 16]), room: RoomId::from_bytes([1; 16]), seq: Seq(seq), at: Timestamp(0), change }
+        PendingEffect {
+            id: MessageId::from_bytes([9; 16]),
+            room: RoomId::from_bytes([1; 16]),
+            seq: Seq(seq),
+            at: Timestamp(0),
+            change,
+        }
     }
 
     #[test]
@@ -224,10 +288,22 @@ mod tests {
             due(7, NewEntryKind::Deletion(MessageId::from_bytes([3; 16]))),
         ];
         pending.failed(&waiting, "refused");
-        let removal = |user| NewEntryKind::RemoveMember { user, required_members: Vec::new() };
-        assert_eq!(pending.overtaken_by(&due(8, removal(one))), (vec![Seq(5)], vec![Seq(6)]));
-        assert_eq!(pending.overtaken_by(&due(8, removal(two))), (vec![Seq(5), Seq(6)], vec![]));
-        assert_eq!(pending.overtaken_by(&due(6, NewEntryKind::Rename(None))), (vec![], vec![Seq(5)]));
+        let removal = |user| NewEntryKind::RemoveMember {
+            user,
+            required_members: Vec::new(),
+        };
+        assert_eq!(
+            pending.overtaken_by(&due(8, removal(one))),
+            (vec![Seq(5)], vec![Seq(6)])
+        );
+        assert_eq!(
+            pending.overtaken_by(&due(8, removal(two))),
+            (vec![Seq(5), Seq(6)], vec![])
+        );
+        assert_eq!(
+            pending.overtaken_by(&due(6, NewEntryKind::Rename(None))),
+            (vec![], vec![Seq(5)])
+        );
     }
 
     #[test]
@@ -237,6 +313,8 @@ mod tests {
         let as_of = Instant::now();
         pending.failed(&[due(6, NewEntryKind::Rename(None))], "refused");
         pending.keep_only(&HashSet::new(), as_of);
-        assert!(!pending.has(due(5, NewEntryKind::Rename(None)).room, Seq(5)) && pending.count() == 1);
+        assert!(
+            !pending.has(due(5, NewEntryKind::Rename(None)).room, Seq(5)) && pending.count() == 1
+        );
     }
 }

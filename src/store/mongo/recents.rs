@@ -71,67 +71,132 @@ impl RankedRoom {
 /// time.
 pub async fn recents(connection: &Connection, page: RoomPage) -> Result<Vec<ListedRoom>> {
     let skip = usize::try_from(page.skip).unwrap_or(usize::MAX);
-    let wanted = usize::try_from(page.limit).unwrap_or(usize::MAX).saturating_add(skip);
+    let wanted = usize::try_from(page.limit)
+        .unwrap_or(usize::MAX)
+        .saturating_add(skip);
     let mut placed = large_rooms(connection, &page).await?;
     if page.with_empty {
         let left = connection.pending.left_by(page.user);
         let rooms = never_active(connection, page.user, wanted.saturating_add(left.len())).await?;
-        placed.extend(rooms.into_iter().filter(|placed| !left.contains(&placed.room)));
+        placed.extend(
+            rooms
+                .into_iter()
+                .filter(|placed| !left.contains(&placed.room)),
+        );
     }
     let active = doc! { "userIds": page.user.to_string(), "large": false, "activeUntil": { "$gt": date(Timestamp(0)) } };
-    let by_activity = connection.rooms.find(active).projection(fields(page.user)).sort(doc! { "activeUntil": -1 });
+    let by_activity = connection
+        .rooms
+        .find(active)
+        .projection(fields(page.user))
+        .sort(doc! { "activeUntil": -1 });
     let mut next = wanted.saturating_add(MORE_ROOMS).min(ROOMS_AT_ONCE);
-    let by_activity = by_activity.batch_size(u32::try_from(next).unwrap_or(u32::MAX)).hint(schema::by_name(schema::BY_MEMBER));
+    let by_activity = by_activity
+        .batch_size(u32::try_from(next).unwrap_or(u32::MAX))
+        .hint(schema::by_name(schema::BY_MEMBER));
     let mut by_activity = connection.within(by_activity).await?;
     loop {
         let rooms = take(connection, &mut by_activity, next).await?;
-        let last_active = rooms.last().map(|room| room.active_until).unwrap_or_default();
+        let last_active = rooms
+            .last()
+            .map(|room| room.active_until)
+            .unwrap_or_default();
         placed.extend(places_of(connection, &page, &rooms).await?);
         placed.sort_unstable_by_key(RankedRoom::place);
-        let complete = wanted.checked_sub(1).is_none_or(|last| placed.get(last).is_some_and(|placed| placed.at > last_active));
+        let complete = wanted.checked_sub(1).is_none_or(|last| {
+            placed
+                .get(last)
+                .is_some_and(|placed| placed.at > last_active)
+        });
         if complete || rooms.len() < next {
             break;
         }
         next = next.saturating_mul(2).min(ROOMS_AT_ONCE);
     }
     let listed: Vec<_> = placed.into_iter().take(wanted).skip(skip).collect();
-    let mut messages = messages(connection, listed.iter().filter_map(|placed| placed.latest)).await?;
-    let listed = listed.into_iter().filter_map(|RankedRoom { room, latest, .. }| match latest {
-        // If the message was deleted meanwhile, its room is left out.
-        Some(id) => Some(ListedRoom { room, latest: Some(messages.remove(&id)?) }),
-        None => Some(ListedRoom { room, latest: None }),
-    });
+    let mut messages =
+        messages(connection, listed.iter().filter_map(|placed| placed.latest)).await?;
+    let listed = listed
+        .into_iter()
+        .filter_map(|RankedRoom { room, latest, .. }| match latest {
+            // If the message was deleted meanwhile, its room is left out.
+            Some(id) => Some(ListedRoom {
+                room,
+                latest: Some(messages.remove(&id)?),
+            }),
+            None => Some(ListedRoom { room, latest: None }),
+        });
     Ok(listed.collect())
 }
 
-async fn messages(connection: &Connection, ids: impl Iterator<Item = MessageId>) -> Result<HashMap<MessageId, Message>> {
+async fn messages(
+    connection: &Connection,
+    ids: impl Iterator<Item = MessageId>,
+) -> Result<HashMap<MessageId, Message>> {
     let ids: Vec<_> = ids.map(|id| id.to_string()).collect();
-    let found = connection.all(connection.messages.find(doc! { "_id": { "$in": ids } }), documents::message).await?;
-    Ok(found.into_iter().map(|message| (message.id, message)).collect())
+    let found = connection
+        .all(
+            connection.messages.find(doc! { "_id": { "$in": ids } }),
+            documents::message,
+        )
+        .await?;
+    Ok(found
+        .into_iter()
+        .map(|message| (message.id, message))
+        .collect())
 }
 
 async fn large_rooms(connection: &Connection, page: &RoomPage) -> Result<Vec<RankedRoom>> {
-    let large = connection.rooms.find(doc! { "userIds": page.user.to_string(), "large": true }).projection(fields(page.user));
+    let large = connection
+        .rooms
+        .find(doc! { "userIds": page.user.to_string(), "large": true })
+        .projection(fields(page.user));
     let mut placed = Vec::new();
-    for rooms in connection.all(large, Candidate::read).await?.chunks(ROOMS_AT_ONCE) {
+    for rooms in connection
+        .all(large, Candidate::read)
+        .await?
+        .chunks(ROOMS_AT_ONCE)
+    {
         placed.extend(places_of(connection, page, rooms).await?);
     }
     Ok(placed)
 }
 
 /// Returns the newest of the small rooms in which no message was ever posted.
-async fn never_active(connection: &Connection, user: UserId, wanted: usize) -> Result<Vec<RankedRoom>> {
-    let inactive = connection.rooms.find(doc! { "userIds": user.to_string(), "large": false, "activeUntil": null });
-    let newest = inactive.projection(fields(user)).sort(doc! { "createdAt": -1, "_id": -1 }).limit(rows(wanted.max(1) as u64));
-    connection.all(newest.hint(schema::by_name(schema::BY_MEMBER)), |room| Candidate::read(room).map(|room| empty(&room))).await
+async fn never_active(
+    connection: &Connection,
+    user: UserId,
+    wanted: usize,
+) -> Result<Vec<RankedRoom>> {
+    let inactive = connection
+        .rooms
+        .find(doc! { "userIds": user.to_string(), "large": false, "activeUntil": null });
+    let newest = inactive
+        .projection(fields(user))
+        .sort(doc! { "createdAt": -1, "_id": -1 })
+        .limit(rows(wanted.max(1) as u64));
+    connection
+        .all(newest.hint(schema::by_name(schema::BY_MEMBER)), |room| {
+            Candidate::read(room).map(|room| empty(&room))
+        })
+        .await
 }
 
 fn empty(room: &Candidate) -> RankedRoom {
-    RankedRoom { at: room.created_at, id: *room.room.as_bytes(), room: room.room, latest: None }
+    RankedRoom {
+        at: room.created_at,
+        id: *room.room.as_bytes(),
+        room: room.room,
+        latest: None,
+    }
 }
 
 /// Reads the next `count` rooms.
-async fn take(connection: &Connection, rooms: &mut Cursor<RawDocumentBuf>, count: usize) -> Result<Vec<Candidate>> {
+async fn take(
+    connection: &Connection,
+    rooms: &mut Cursor<RawDocumentBuf>,
+    count: usize,
+) -> Result<Vec<Candidate>> {
     let taking = async {
         let mut taken = Vec::new();
         while taken.len() < count && rooms.advance().await? {
@@ -144,14 +209,30 @@ async fn take(connection: &Connection, rooms: &mut Cursor<RawDocumentBuf>, count
 
 /// Returns the rooms with their positions in the list, without those that are not listed. Rooms
 /// from which the user's removal is pending are left out.
-async fn places_of(connection: &Connection, page: &RoomPage, rooms: &[Candidate]) -> Result<Vec<RankedRoom>> {
+async fn places_of(
+    connection: &Connection,
+    page: &RoomPage,
+    rooms: &[Candidate],
+) -> Result<Vec<RankedRoom>> {
     let left = connection.pending.left_by(page.user);
     let mut latest = latest_of_each(connection, rooms).await?;
-    let place = |room: &Candidate| match latest.remove(&room.room).filter(|latest| !page.since_joined || latest.seq > room.joined) {
-        Some(Latest { at, id, .. }) => Some(RankedRoom { at, id: *id.as_bytes(), room: room.room, latest: Some(id) }),
+    let place = |room: &Candidate| match latest
+        .remove(&room.room)
+        .filter(|latest| !page.since_joined || latest.seq > room.joined)
+    {
+        Some(Latest { at, id, .. }) => Some(RankedRoom {
+            at,
+            id: *id.as_bytes(),
+            room: room.room,
+            latest: Some(id),
+        }),
         None => page.with_empty.then(|| empty(room)),
     };
-    Ok(rooms.iter().filter(|room| !left.contains(&room.room)).filter_map(place).collect())
+    Ok(rooms
+        .iter()
+        .filter(|room| !left.contains(&room.room))
+        .filter_map(place)
+        .collect())
 }
 
 /// The latest message of a room, as far as needed for its position in the list.
@@ -161,18 +242,26 @@ struct Latest {
     id: MessageId,
 }
 
-async fn latest_of_each(connection: &Connection, rooms: &[Candidate]) -> Result<HashMap<RoomId, Latest>> {
+async fn latest_of_each(
+    connection: &Connection,
+    rooms: &[Candidate],
+) -> Result<HashMap<RoomId, Latest>> {
     if rooms.is_empty() {
         return Ok(HashMap::new());
     }
     let ids: Vec<_> = rooms.iter().map(|room| room.room.to_string()).collect();
-    let ends = connection.messages.aggregate(schema::last_entry_of_each(ids)).hint(schema::by_name(schema::LOG));
+    let ends = connection
+        .messages
+        .aggregate(schema::last_entry_of_each(ids))
+        .hint(schema::by_name(schema::LOG));
     let ends = connection
         .all(ends, |end| {
             let room = RoomId::parse(text_in(end, "_id"))?;
             let (at, seq) = (time_in(end, "createdAt"), seq_in(end, "seq"));
             let latest = MessageId::parse(text_in(end, "id")).map(|id| Latest { at, seq, id });
-            let is_there = |latest: &Latest| !flag_in(end, "deleted") && !connection.pending.is_deleted(room, latest.id);
+            let is_there = |latest: &Latest| {
+                !flag_in(end, "deleted") && !connection.pending.is_deleted(room, latest.id)
+            };
             Some((room, seq, latest.filter(is_there)))
         })
         .await?;
@@ -183,8 +272,19 @@ async fn latest_of_each(connection: &Connection, rooms: &[Candidate]) -> Result<
         } else {
             // The last entry is not a message, or is a deleted one: use the latest message before
             // it, if any.
-            let before = pages::newest(connection, room, Seq(seq.0.saturating_sub(1)), 1).await?.pop();
-            latest.extend(before.map(|message| (room, Latest { at: message.created_at, seq: message.seq, id: message.id })));
+            let before = pages::newest(connection, room, Seq(seq.0.saturating_sub(1)), 1)
+                .await?
+                .pop();
+            latest.extend(before.map(|message| {
+                (
+                    room,
+                    Latest {
+                        at: message.created_at,
+                        seq: message.seq,
+                        id: message.id,
+                    },
+                )
+            }));
         }
     }
     Ok(latest)

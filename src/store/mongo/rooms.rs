@@ -39,7 +39,12 @@ const DEPARTURES_AGAIN: i64 = 30_000;
 const ATTEMPTS: usize = 10;
 
 pub async fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
-    let found = connection.one(connection.rooms.find_one(doc! { "_id": id.to_string() }), documents::room).await?;
+    let found = connection
+        .one(
+            connection.rooms.find_one(doc! { "_id": id.to_string() }),
+            documents::room,
+        )
+        .await?;
     Ok(found.map(|room| without_removed(connection, room)))
 }
 
@@ -58,23 +63,39 @@ pub async fn find_or_add(connection: &Connection, room: Room) -> Result<(Arc<Roo
     }
     for _ in 0..ATTEMPTS {
         let by_members = doc! { "memberKey": member_key(&room) };
-        if let Some(found) = connection.one(connection.rooms.find_one(by_members), documents::room).await? {
+        if let Some(found) = connection
+            .one(connection.rooms.find_one(by_members), documents::room)
+            .await?
+        {
             return Ok((Arc::new(without_removed(connection, found)), false));
         }
         if connection.add(&connection.rooms, &document).await? {
             return Ok((Arc::new(room), true));
         }
     }
-    Err(StoreError::Unavailable(format!("room {} is created and deleted over and over", room.id)))
+    Err(StoreError::Unavailable(format!(
+        "room {} is created and deleted over and over",
+        room.id
+    )))
 }
 
 /// Returns the rooms of a user whose ids follow `after`.
-pub async fn of_user(connection: &Connection, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
+pub async fn of_user(
+    connection: &Connection,
+    user: UserId,
+    after: Option<RoomId>,
+    limit: u64,
+) -> Result<Vec<RoomId>> {
     if limit == 0 {
         return Ok(Vec::new());
     }
     let mut filter = doc! { "userIds": user.to_string(), "deletedAt": null };
-    let left: Vec<_> = connection.pending.left_by(user).iter().map(ToString::to_string).collect();
+    let left: Vec<_> = connection
+        .pending
+        .left_by(user)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let mut ids = if left.is_empty() {
         doc! {}
     } else {
@@ -86,8 +107,15 @@ pub async fn of_user(connection: &Connection, user: UserId, after: Option<RoomId
     if !ids.is_empty() {
         filter.insert("_id", ids);
     }
-    let found = connection.rooms.find(filter).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 }).limit(rows(limit));
-    connection.all(found.hint(schema::by_name(schema::BY_MEMBER)), id_of_room).await
+    let found = connection
+        .rooms
+        .find(filter)
+        .projection(doc! { "_id": 1 })
+        .sort(doc! { "_id": 1 })
+        .limit(rows(limit));
+    connection
+        .all(found.hint(schema::by_name(schema::BY_MEMBER)), id_of_room)
+        .await
 }
 
 /// Returns the removals of members since `since`, and the current time by the database's clock.
@@ -96,39 +124,69 @@ pub async fn of_user(connection: &Connection, user: UserId, after: Option<RoomId
 /// Each room stores recent removals with the time by the database's clock. A removal can become
 /// visible some time after it was written, and the clock of another primary may be behind; so
 /// removals from shortly before `since` (`DEPARTURES_AGAIN`) are returned again.
-pub async fn departed(connection: &Connection, since: Option<Timestamp>) -> Result<(Vec<Departed>, Timestamp)> {
+pub async fn departed(
+    connection: &Connection,
+    since: Option<Timestamp>,
+) -> Result<(Vec<Departed>, Timestamp)> {
     let now = connection.now().await?;
-    let Some(since) = since else { return Ok((Vec::new(), now)) };
+    let Some(since) = since else {
+        return Ok((Vec::new(), now));
+    };
     let since = date(Timestamp(since.0.saturating_sub(DEPARTURES_AGAIN)));
     let is_new = doc! { "$gte": ["$$this.at", since] };
     let is_out = doc! { "$not": [{ "$in": ["$$this.userId", "$userIds"] }] };
     let left = doc! { "$filter": { "input": "$left", "cond": { "$and": [is_new, is_out] } } };
-    let rooms = connection.rooms.find(doc! { "leftAt": { "$gte": since }, "deletedAt": null }).projection(doc! { "left": left });
-    let rooms = connection.all(rooms.hint(schema::by_name(schema::BY_DEPARTURE)), |room| Some(departed_from(room))).await?;
+    let rooms = connection
+        .rooms
+        .find(doc! { "leftAt": { "$gte": since }, "deletedAt": null })
+        .projection(doc! { "left": left });
+    let rooms = connection
+        .all(rooms.hint(schema::by_name(schema::BY_DEPARTURE)), |room| {
+            Some(departed_from(room))
+        })
+        .await?;
     Ok((rooms.into_iter().flatten().collect(), now))
 }
 
 fn departed_from(room: &RawDocument) -> Vec<Departed> {
     let departed = |left: &RawDocument| {
-        Some(Departed { room: id_of_room(room)?, user: UserId::parse(text_in(left, "userId"))?, seq: seq_in(left, "seq") })
+        Some(Departed {
+            room: id_of_room(room)?,
+            user: UserId::parse(text_in(left, "userId"))?,
+            seq: seq_in(left, "seq"),
+        })
     };
     let left = room.get_array("left").ok().into_iter().flatten().flatten();
-    left.filter_map(|left| departed(left.as_document()?)).collect()
+    left.filter_map(|left| departed(left.as_document()?))
+        .collect()
 }
 
 /// Returns the rooms of a user, or those of `among` of which they are a member, each with the entry
 /// by which the user joined.
-pub async fn joined_of(connection: &Connection, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<(RoomId, Seq)>> {
+pub async fn joined_of(
+    connection: &Connection,
+    user: UserId,
+    among: Option<&[RoomId]>,
+) -> Result<Vec<(RoomId, Seq)>> {
     let mut filter = doc! { "userIds": user.to_string(), "deletedAt": null };
     let index = match among {
         Some(rooms) => {
-            filter.insert("_id", doc! { "$in": rooms.iter().map(ToString::to_string).collect::<Vec<_>>() });
+            filter.insert(
+                "_id",
+                doc! { "$in": rooms.iter().map(ToString::to_string).collect::<Vec<_>>() },
+            );
             "_id_"
         }
         None => schema::BY_MEMBER,
     };
-    let found = connection.rooms.find(filter).projection(doc! { "joined": own_joining(user) }).hint(schema::by_name(index));
-    let mut rooms = connection.all(found, |room| Some((id_of_room(room)?, joined_in(room)))).await?;
+    let found = connection
+        .rooms
+        .find(filter)
+        .projection(doc! { "joined": own_joining(user) })
+        .hint(schema::by_name(index));
+    let mut rooms = connection
+        .all(found, |room| Some((id_of_room(room)?, joined_in(room))))
+        .await?;
     let left = connection.pending.left_by(user);
     rooms.retain(|(room, _)| !left.contains(room));
     Ok(rooms)
@@ -142,12 +200,19 @@ pub fn own_joining(user: UserId) -> Bson {
 
 /// Returns the entry by which the user joined the room, or 0 for an initial member.
 pub fn joined_in(room: &RawDocument) -> Seq {
-    documents::joined(room).into_iter().map(|(_, seq)| seq).max().unwrap_or_default()
+    documents::joined(room)
+        .into_iter()
+        .map(|(_, seq)| seq)
+        .max()
+        .unwrap_or_default()
 }
 
 /// Returns the entry by which a user joined a room, or `None` if they are not a member.
 pub async fn joined(connection: &Connection, room: RoomId, user: UserId) -> Result<Option<Seq>> {
-    Ok(joined_of(connection, user, Some(&[room])).await?.pop().map(|(_, joined)| joined))
+    Ok(joined_of(connection, user, Some(&[room]))
+        .await?
+        .pop()
+        .map(|(_, joined)| joined))
 }
 
 /// Returns those of these rooms that exist, in the same order.
@@ -155,17 +220,26 @@ pub async fn there(connection: &Connection, rooms: &[RoomId]) -> Result<Vec<Room
     let mut there = HashSet::new();
     for rooms in rooms.chunks(ROOMS_AT_ONCE) {
         let ids: Vec<_> = rooms.iter().map(ToString::to_string).collect();
-        let found = connection.rooms.find(doc! { "_id": { "$in": ids }, "deletedAt": null }).projection(doc! { "_id": 1 });
+        let found = connection
+            .rooms
+            .find(doc! { "_id": { "$in": ids }, "deletedAt": null })
+            .projection(doc! { "_id": 1 });
         there.extend(connection.all(found, id_of_room).await?);
     }
-    Ok(rooms.iter().copied().filter(|room| there.contains(room)).collect())
+    Ok(rooms
+        .iter()
+        .copied()
+        .filter(|room| there.contains(room))
+        .collect())
 }
 
 /// Deletes a room and returns how many messages it had, or `None` if it does not exist. Its data is
 /// deleted later by [`purge`].
 pub async fn delete(connection: &Connection, log: &Log, id: RoomId) -> Result<Option<u64>> {
     let going = doc! { "$currentDate": { "deletedAt": true }, "$unset": { "memberKey": "", "userIds": "" } };
-    let mark = connection.rooms.update_one(doc! { "_id": id.to_string(), "deletedAt": null }, going);
+    let mark = connection
+        .rooms
+        .update_one(doc! { "_id": id.to_string(), "deletedAt": null }, going);
     if connection.within(mark).await?.matched_count == 0 {
         return Ok(None);
     }
@@ -182,18 +256,35 @@ pub type Gone = HashMap<(RoomId, Timestamp), Instant>;
 /// Reads which rooms any server has deleted, and drops the cached heads of their logs.
 pub async fn sweep_deleted(connection: &Connection, log: &Log, gone: &mut Gone) -> Result<()> {
     let as_of = Instant::now();
-    let found = connection.rooms.find(doc! { "deletedAt": { "$type": "date" } }).projection(doc! { "deletedAt": 1 });
-    let found = connection.all(found, |room| Some((id_of_room(room)?, time_in(room, "deletedAt")))).await?;
-    log.forget(&found.iter().map(|(room, _)| *room).collect::<Vec<_>>(), as_of).await;
+    let found = connection
+        .rooms
+        .find(doc! { "deletedAt": { "$type": "date" } })
+        .projection(doc! { "deletedAt": 1 });
+    let found = connection
+        .all(found, |room| {
+            Some((id_of_room(room)?, time_in(room, "deletedAt")))
+        })
+        .await?;
+    log.forget(
+        &found.iter().map(|(room, _)| *room).collect::<Vec<_>>(),
+        as_of,
+    )
+    .await;
     let now = Instant::now();
-    *gone = found.into_iter().map(|room| (room, gone.get(&room).copied().unwrap_or(now))).collect();
+    *gone = found
+        .into_iter()
+        .map(|room| (room, gone.get(&room).copied().unwrap_or(now)))
+        .collect();
     Ok(())
 }
 
 /// Returns the deleted rooms whose heads no server caches any more.
 pub fn forgotten(connection: &Connection, gone: &Gone) -> Vec<RoomId> {
     let held = log::held(connection);
-    gone.iter().filter(|(_, since)| since.elapsed() >= held).map(|((room, _), _)| *room).collect()
+    gone.iter()
+        .filter(|(_, since)| since.elapsed() >= held)
+        .map(|((room, _), _)| *room)
+        .collect()
 }
 
 /// Deletes the data of these rooms, without a time limit for the whole. No server may cache their
@@ -204,7 +295,9 @@ pub async fn purge(connection: &Connection, rooms: Vec<RoomId>) -> Result<()> {
         purge_log(connection, id, end).await?;
         purge_marks(connection, id).await?;
         author_counts::purge(connection, id).await?;
-        connection.within(connection.rooms.delete_one(doc! { "_id": id.to_string() })).await?;
+        connection
+            .within(connection.rooms.delete_one(doc! { "_id": id.to_string() }))
+            .await?;
     }
     Ok(())
 }
@@ -213,21 +306,35 @@ pub async fn purge(connection: &Connection, rooms: Vec<RoomId>) -> Result<()> {
 /// head.
 async fn purge_log(connection: &Connection, id: RoomId, end: Seq) -> Result<()> {
     for first in (1..end.0).step_by(BATCH_SIZE) {
-        let piece = doc! { "$gte": number(first), "$lt": number(end.0.min(first + BATCH_SIZE as u64)) };
-        connection.within(connection.messages.delete_many(doc! { "chatRoomId": id.to_string(), "seq": piece })).await?;
+        let piece =
+            doc! { "$gte": number(first), "$lt": number(end.0.min(first + BATCH_SIZE as u64)) };
+        connection
+            .within(
+                connection
+                    .messages
+                    .delete_many(doc! { "chatRoomId": id.to_string(), "seq": piece }),
+            )
+            .await?;
     }
     Ok(())
 }
 
 async fn purge_marks(connection: &Connection, id: RoomId) -> Result<()> {
     loop {
-        let some =
-            connection.marks.find(doc! { "chatRoomId": id.to_string() }).projection(doc! { "_id": 1 }).limit(rows(BATCH_SIZE as u64));
-        let ids = connection.all(some, |mark| Some(text_in(mark, "_id").to_owned())).await?;
+        let some = connection
+            .marks
+            .find(doc! { "chatRoomId": id.to_string() })
+            .projection(doc! { "_id": 1 })
+            .limit(rows(BATCH_SIZE as u64));
+        let ids = connection
+            .all(some, |mark| Some(text_in(mark, "_id").to_owned()))
+            .await?;
         if ids.is_empty() {
             return Ok(());
         }
-        connection.within(connection.marks.delete_many(doc! { "_id": { "$in": ids } })).await?;
+        connection
+            .within(connection.marks.delete_many(doc! { "_id": { "$in": ids } }))
+            .await?;
     }
 }
 

@@ -100,24 +100,37 @@ pub fn last_entry_of_each(rooms: Vec<String>) -> [Document; 3] {
 pub async fn prepare(connection: &Connection) -> std::result::Result<(), OpenError> {
     let unusable = |problem: String| OpenError::Unusable(format!("database: {problem}"));
     match version(connection).await.map_err(|error| stopped(&error))? {
-        known if known > VERSION => Err(unusable(format!("it was written by a newer Causerie (schema {known}; this one knows {VERSION})"))),
+        known if known > VERSION => Err(unusable(format!(
+            "it was written by a newer Causerie (schema {known}; this one knows {VERSION})"
+        ))),
         VERSION => indexes(connection).await.map_err(|error| stopped(&error)),
-        _ => bring_up_to_date(connection).await.map_err(|error| stopped(&error)),
+        _ => bring_up_to_date(connection)
+            .await
+            .map_err(|error| stopped(&error)),
     }
 }
 
 fn stopped(error: &StoreError) -> OpenError {
-    OpenError::because(error, format!("database: making it ready was interrupted ({error}); the next start goes on from there"))
+    OpenError::because(
+        error,
+        format!(
+            "database: making it ready was interrupted ({error}); the next start goes on from there"
+        ),
+    )
 }
 
 async fn version(connection: &Connection) -> Result<u64> {
     let note = connection.metadata.find_one(doc! { "_id": "schema" });
-    let version = connection.one(note, |note| Some(number_in(note, "version"))).await?;
+    let version = connection
+        .one(note, |note| Some(number_in(note, "version")))
+        .await?;
     Ok(version.unwrap_or_default())
 }
 
 async fn bring_up_to_date(connection: &Connection) -> Result<()> {
-    let Some(turn) = MigrationLock::take(connection).await? else { return Ok(()) };
+    let Some(turn) = MigrationLock::take(connection).await? else {
+        return Ok(());
+    };
     let from = version(connection).await?;
     if from < 1 {
         legacy_import::import(connection).await?;
@@ -130,14 +143,24 @@ async fn bring_up_to_date(connection: &Connection) -> Result<()> {
         search::start_complete(connection).await?;
     }
     let done = doc! { "$set": { "version": i64::try_from(VERSION).unwrap_or_default() }, "$currentDate": { "since": true } };
-    connection.within(connection.metadata.update_one(doc! { "_id": "schema" }, done).upsert(true)).await?;
+    connection
+        .within(
+            connection
+                .metadata
+                .update_one(doc! { "_id": "schema" }, done)
+                .upsert(true),
+        )
+        .await?;
     turn.give_back(connection).await
 }
 
 async fn indexes(connection: &Connection) -> Result<()> {
     let users = vec![
         index(BY_AGE, doc! { "deleted": 1, "createdAt": 1, "_id": 1 }),
-        partial(index(DELETED_USERS, doc! { "deleted": 1, "_id": 1 }), doc! { "deleted": true }),
+        partial(
+            index(DELETED_USERS, doc! { "deleted": 1, "_id": 1 }),
+            doc! { "deleted": true },
+        ),
         unique(sparse(BY_USERNAME, doc! { "username": 1 })),
     ];
     build(&connection.users, users).await?;
@@ -145,7 +168,10 @@ async fn indexes(connection: &Connection) -> Result<()> {
         &connection.rooms,
         vec![
             member_key_index(),
-            index(BY_MEMBER, doc! { "userIds": 1, "large": 1, "activeUntil": -1 }),
+            index(
+                BY_MEMBER,
+                doc! { "userIds": 1, "large": 1, "activeUntil": -1 },
+            ),
             sparse("going", doc! { "deletedAt": 1 }),
             sparse(BY_DEPARTURE, doc! { "leftAt": 1 }),
         ],
@@ -153,26 +179,68 @@ async fn indexes(connection: &Connection) -> Result<()> {
     .await?;
     let messages = vec![
         unique(index(LOG, doc! { "chatRoomId": 1, "seq": 1 })),
-        partial(index(DELETED, doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1 }), doc! { "deleted": true }),
-        partial(index(PENDING, doc! { "pending": 1, "chatRoomId": 1, "seq": 1 }), doc! { "pending": true }),
-        unique(partial(index(BY_CLIENT_ID, doc! { "chatRoomId": 1, "postedByUser": 1, "clientMessageId": 1 }), has_client_id())),
+        partial(
+            index(
+                DELETED,
+                doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1 },
+            ),
+            doc! { "deleted": true },
+        ),
+        partial(
+            index(PENDING, doc! { "pending": 1, "chatRoomId": 1, "seq": 1 }),
+            doc! { "pending": true },
+        ),
+        unique(partial(
+            index(
+                BY_CLIENT_ID,
+                doc! { "chatRoomId": 1, "postedByUser": 1, "clientMessageId": 1 },
+            ),
+            has_client_id(),
+        )),
     ];
     build(&connection.messages, messages).await?;
-    build(&connection.marks, vec![index(BY_READER, doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 })]).await?;
-    let sessions = vec![index(BY_USER, doc! { "userId": 1, "createdAt": 1, "_id": 1 }), expiring(index("byEnd", doc! { "expiresAt": 1 }))];
+    build(
+        &connection.marks,
+        vec![index(
+            BY_READER,
+            doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 },
+        )],
+    )
+    .await?;
+    let sessions = vec![
+        index(BY_USER, doc! { "userId": 1, "createdAt": 1, "_id": 1 }),
+        expiring(index("byEnd", doc! { "expiresAt": 1 })),
+    ];
     build(&connection.sessions, sessions).await
 }
 
 /// Builds the index [`BY_AUTHOR`].
 pub async fn index_authors(connection: &Connection) -> Result<()> {
-    build(&connection.messages, vec![index(BY_AUTHOR, doc! { "chatRoomId": 1, "postedByUser": 1, "seq": 1 })]).await
+    build(
+        &connection.messages,
+        vec![index(
+            BY_AUTHOR,
+            doc! { "chatRoomId": 1, "postedByUser": 1, "seq": 1 },
+        )],
+    )
+    .await
 }
 
 /// Builds the search indexes, without a time limit.
 pub async fn search_indexes(connection: &Connection) -> Result<()> {
-    let by_term = index(BY_TERM, doc! { "chatRoomId": 1, "terms": 1, "createdAt": -1, "seq": -1 });
-    build(&connection.messages, vec![partial(by_term, doc! { "terms": { "$exists": true } })]).await?;
-    let unfinished = partial(index(UNFINISHED, doc! { "search.above": 1 }), doc! { "search.above": { "$gt": 0 } });
+    let by_term = index(
+        BY_TERM,
+        doc! { "chatRoomId": 1, "terms": 1, "createdAt": -1, "seq": -1 },
+    );
+    build(
+        &connection.messages,
+        vec![partial(by_term, doc! { "terms": { "$exists": true } })],
+    )
+    .await?;
+    let unfinished = partial(
+        index(UNFINISHED, doc! { "search.above": 1 }),
+        doc! { "search.above": { "$gt": 0 } },
+    );
     build(&connection.rooms, vec![unfinished]).await
 }
 
@@ -193,14 +261,25 @@ pub fn member_key_index() -> IndexModel {
 }
 
 /// Builds the indexes that do not exist yet, without a time limit.
-pub async fn build(collection: &Collection<RawDocumentBuf>, indexes: Vec<IndexModel>) -> Result<()> {
+pub async fn build(
+    collection: &Collection<RawDocumentBuf>,
+    indexes: Vec<IndexModel>,
+) -> Result<()> {
     let durable = WriteConcern::majority();
-    collection.create_indexes(indexes).write_concern(durable).await.map(|_| ()).map_err(|error| super::connection::failure(&error))
+    collection
+        .create_indexes(indexes)
+        .write_concern(durable)
+        .await
+        .map(|_| ())
+        .map_err(|error| super::connection::failure(&error))
 }
 
 /// Returns an index with this name over these fields.
 pub fn index(name: &str, keys: Document) -> IndexModel {
-    IndexModel::builder().keys(keys).options(IndexOptions::builder().name(name.to_owned()).build()).build()
+    IndexModel::builder()
+        .keys(keys)
+        .options(IndexOptions::builder().name(name.to_owned()).build())
+        .build()
 }
 
 fn sparse(name: &str, keys: Document) -> IndexModel {
@@ -217,7 +296,9 @@ fn expiring(index: IndexModel) -> IndexModel {
 }
 
 fn partial(index: IndexModel, filter: Document) -> IndexModel {
-    with(index, |options| options.partial_filter_expression = Some(filter))
+    with(index, |options| {
+        options.partial_filter_expression = Some(filter);
+    })
 }
 
 fn with(mut index: IndexModel, change: impl FnOnce(&mut IndexOptions)) -> IndexModel {
@@ -258,12 +339,22 @@ impl MigrationLock {
                 }
             }
         });
-        Ok(Some(Self { owner, renewal: renewal.abort_handle() }))
+        Ok(Some(Self {
+            owner,
+            renewal: renewal.abort_handle(),
+        }))
     }
 
     async fn give_back(self, connection: &Connection) -> Result<()> {
         self.renewal.abort();
-        connection.within(connection.metadata.delete_one(doc! { "_id": MIGRATION_LOCK_KEY, "owner": &self.owner })).await.map(|_| ())
+        connection
+            .within(
+                connection
+                    .metadata
+                    .delete_one(doc! { "_id": MIGRATION_LOCK_KEY, "owner": &self.owner }),
+            )
+            .await
+            .map(|_| ())
     }
 }
 
@@ -276,14 +367,20 @@ impl Drop for MigrationLock {
 /// Acquires or renews the lock in this metadata document. Returns false when another owner holds
 /// it.
 pub async fn renew(connection: &Connection, note: &str, owner: &str) -> Result<bool> {
-    let free_or_mine = doc! { "$or": [{ "$eq": ["$owner", owner] }, { "$lt": ["$until", "$$NOW"] }] };
+    let free_or_mine =
+        doc! { "$or": [{ "$eq": ["$owner", owner] }, { "$lt": ["$until", "$$NOW"] }] };
     let until = doc! { "$add": ["$$NOW", i64::try_from(TURN.as_millis()).unwrap_or(i64::MAX)] };
     let turn = doc! { "$set": {
         "owner": { "$cond": [&free_or_mine, owner, "$owner"] },
         "until": { "$cond": [&free_or_mine, until, "$until"] },
     } };
-    let taken =
-        connection.metadata.find_one_and_update(doc! { "_id": note }, vec![turn]).upsert(true).return_document(ReturnDocument::After);
-    let mine = connection.one(taken, |turn| Some(text_in(turn, "owner") == owner)).await?;
+    let taken = connection
+        .metadata
+        .find_one_and_update(doc! { "_id": note }, vec![turn])
+        .upsert(true)
+        .return_document(ReturnDocument::After);
+    let mine = connection
+        .one(taken, |turn| Some(text_in(turn, "owner") == owner))
+        .await?;
     Ok(mine == Some(true))
 }

@@ -72,28 +72,50 @@ struct Hits {
     horizon: Option<(Timestamp, Seq)>,
 }
 
-pub async fn search(connection: &Connection, state: &State, behind: &IndexQueue, search: &Search) -> Result<Found> {
-    let nothing = Found { messages: Vec::new(), next: None };
+pub async fn search(
+    connection: &Connection,
+    state: &State,
+    behind: &IndexQueue,
+    search: &Search,
+) -> Result<Found> {
+    let nothing = Found {
+        messages: Vec::new(),
+        next: None,
+    };
     let query = Query::parse(&search.words);
     if query.terms().is_empty() || search.limit == 0 {
         return Ok(nothing);
     }
     let (rooms, before) = match (search.scope, search.before) {
         (Scope::Room { room, after }, None) => (vec![(room, after)], None),
-        (Scope::Room { room, after }, Some(before)) => match place_in(connection, room, before.seq).await? {
-            Some(place) => (vec![(room, after)], Some(place)),
-            None => return Ok(nothing),
-        },
+        (Scope::Room { room, after }, Some(before)) => {
+            match place_in(connection, room, before.seq).await? {
+                Some(place) => (vec![(room, after)], Some(place)),
+                None => return Ok(nothing),
+            }
+        }
         (Scope::RoomsOf { user, since_joined }, before) => {
             let joined = rooms::joined_of(connection, user, None).await?;
-            (joined.into_iter().map(|(room, joined)| (room, if since_joined { joined } else { Seq(0) })).collect(), before)
+            (
+                joined
+                    .into_iter()
+                    .map(|(room, joined)| (room, if since_joined { joined } else { Seq(0) }))
+                    .collect(),
+                before,
+            )
         }
     };
     let logs = logs(connection, state, rooms).await?;
     let mut hits = read_texts(connection, behind, &logs, &query, before).await?;
     if state.is_ready() {
-        let queries: Vec<_> = logs.chunks(ROOMS).map(|logs| find(connection, logs, &query, before, search.limit)).collect();
-        let found: Vec<_> = stream::iter(queries).buffer_unordered(QUERIES).try_collect().await?;
+        let queries: Vec<_> = logs
+            .chunks(ROOMS)
+            .map(|logs| find(connection, logs, &query, before, search.limit))
+            .collect();
+        let found: Vec<_> = stream::iter(queries)
+            .buffer_unordered(QUERIES)
+            .try_collect()
+            .await?;
         for more in found {
             hits.add(more);
         }
@@ -101,33 +123,74 @@ pub async fn search(connection: &Connection, state: &State, behind: &IndexQueue,
     let (places, next) = hits.newest(search.limit);
     let messages = messages(connection, places).await?;
     // A message may have been edited meanwhile, and the index does not cover phrases.
-    let messages = messages.into_iter().filter(|message| query.matches(&message.text)).collect();
+    let messages = messages
+        .into_iter()
+        .filter(|message| query.matches(&message.text))
+        .collect();
     Ok(Found { messages, next })
 }
 
 /// Returns the position before an entry of a room, or `None` if no entry precedes it.
-async fn place_in(connection: &Connection, room: RoomId, seq: Seq) -> Result<Option<EntryPosition>> {
+async fn place_in(
+    connection: &Connection,
+    room: RoomId,
+    seq: Seq,
+) -> Result<Option<EntryPosition>> {
     let before = pages::entries_between(room, Seq(0), Seq(seq.0.saturating_sub(1)));
-    let last = connection.messages.find_one(before).sort(doc! { "seq": -1 }).projection(doc! { "createdAt": 1 }).hint(by_name(schema::LOG));
-    connection.one(last, |entry| Some(EntryPosition { at: time_in(entry, "createdAt"), seq, room })).await
+    let last = connection
+        .messages
+        .find_one(before)
+        .sort(doc! { "seq": -1 })
+        .projection(doc! { "createdAt": 1 })
+        .hint(by_name(schema::LOG));
+    connection
+        .one(last, |entry| {
+            Some(EntryPosition {
+                at: time_in(entry, "createdAt"),
+                seq,
+                room,
+            })
+        })
+        .await
 }
 
 /// Reads where the logs end and how far they are indexed.
-async fn logs(connection: &Connection, state: &State, rooms: Vec<(RoomId, Seq)>) -> Result<Vec<Log>> {
+async fn logs(
+    connection: &Connection,
+    state: &State,
+    rooms: Vec<(RoomId, Seq)>,
+) -> Result<Vec<Log>> {
     let is_marked = state.is_marked();
     let ids: Vec<_> = rooms.iter().map(|(room, _)| *room).collect();
     let ends = pages::ends(connection, &ids).await?;
     let mut indexed = HashMap::new();
     for ids in ids.chunks(rooms::ROOMS_AT_ONCE) {
         let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
-        let stretches = connection.rooms.find(doc! { "_id": { "$in": ids } }).projection(doc! { "search": 1 });
-        let up_to = |room: &RawDocument| Some((RoomId::parse(text_in(room, "_id"))?, seq_in(room.get_document("search").ok()?, "upTo")));
+        let stretches = connection
+            .rooms
+            .find(doc! { "_id": { "$in": ids } })
+            .projection(doc! { "search": 1 });
+        let up_to = |room: &RawDocument| {
+            Some((
+                RoomId::parse(text_in(room, "_id"))?,
+                seq_in(room.get_document("search").ok()?, "upTo"),
+            ))
+        };
         indexed.extend(connection.all(stretches, up_to).await?);
     }
     let log = |(room, hidden)| {
         let end = *ends.get(&room)?;
-        let unknown = if is_marked { Seq(0) } else { Seq(end.0.saturating_sub(LATEST)) };
-        Some(Log { room, hidden, up_to: indexed.get(&room).copied().unwrap_or(unknown), end })
+        let unknown = if is_marked {
+            Seq(0)
+        } else {
+            Seq(end.0.saturating_sub(LATEST))
+        };
+        Some(Log {
+            room,
+            hidden,
+            up_to: indexed.get(&room).copied().unwrap_or(unknown),
+            end,
+        })
     };
     Ok(rooms.into_iter().filter_map(log).collect())
 }
@@ -143,15 +206,27 @@ async fn read_texts(
     let logs: Vec<_> = logs.iter().filter(|log| log.up_to < log.end).collect();
     behind.note_rooms(logs.iter().map(|log| log.room));
     let most = (TEXTS / logs.len().max(1)).max(TEXTS_OF_ROOM);
-    let reading: Vec<_> = logs.into_iter().map(|log| read_texts_of(connection, log, query, before, most)).collect();
-    let found: Vec<_> = stream::iter(reading).buffer_unordered(QUERIES).try_collect().await?;
+    let reading: Vec<_> = logs
+        .into_iter()
+        .map(|log| read_texts_of(connection, log, query, before, most))
+        .collect();
+    let found: Vec<_> = stream::iter(reading)
+        .buffer_unordered(QUERIES)
+        .try_collect()
+        .await?;
     Ok(found.into_iter().fold(Hits::default(), |mut hits, more| {
         hits.add(more);
         hits
     }))
 }
 
-async fn read_texts_of(connection: &Connection, log: &Log, query: &Query, before: Option<EntryPosition>, most: usize) -> Result<Hits> {
+async fn read_texts_of(
+    connection: &Connection,
+    log: &Log,
+    query: &Query,
+    before: Option<EntryPosition>,
+    most: usize,
+) -> Result<Hits> {
     let mut filter = entries_between(log.room, log.up_to.max(log.hidden), log.end);
     filter.extend(doc! { "deleted": null });
     if let Some(before) = before {
@@ -159,26 +234,55 @@ async fn read_texts_of(connection: &Connection, log: &Log, query: &Query, before
     }
     let fields = doc! { "chatRoomId": 1, "seq": 1, "createdAt": 1, "message.messageText": 1 };
     let limit = rows(most as u64);
-    let texts = connection.messages.find(filter).sort(doc! { "seq": -1 }).limit(limit).projection(fields).hint(by_name(schema::LOG));
+    let texts = connection
+        .messages
+        .find(filter)
+        .sort(doc! { "seq": -1 })
+        .limit(limit)
+        .projection(fields)
+        .hint(by_name(schema::LOG));
     let is_before = |place: EntryPosition| before.is_none_or(|before| place < before);
     let read = |entry: &RawDocument| {
-        let text = entry.get_document("message").ok().map(|content| text_in(content, "messageText")).unwrap_or_default();
+        let text = entry
+            .get_document("message")
+            .ok()
+            .map(|content| text_in(content, "messageText"))
+            .unwrap_or_default();
         let hit = hit(entry)?;
         let is_found = is_before(hit.0) && query.matches(text);
         Some((hit, is_found))
     };
     let texts = connection.all(texts, read).await?;
-    let horizon = texts.last().filter(|_| texts.len() >= most).map(|((place, _), _)| (place.at, place.seq));
-    Ok(Hits { found: texts.into_iter().filter_map(|(hit, is_found)| is_found.then_some(hit)).collect(), horizon })
+    let horizon = texts
+        .last()
+        .filter(|_| texts.len() >= most)
+        .map(|((place, _), _)| (place.at, place.seq));
+    Ok(Hits {
+        found: texts
+            .into_iter()
+            .filter_map(|(hit, is_found)| is_found.then_some(hit))
+            .collect(),
+        horizon,
+    })
 }
 
 /// Finds the newest messages of these logs that have all terms of a query.
-async fn find(connection: &Connection, logs: &[Log], query: &Query, before: Option<EntryPosition>, limit: u64) -> Result<Hits> {
+async fn find(
+    connection: &Connection,
+    logs: &[Log],
+    query: &Query,
+    before: Option<EntryPosition>,
+    limit: u64,
+) -> Result<Hits> {
     let rooms: Vec<_> = logs.iter().map(|log| log.room.to_string()).collect();
     let mut others = query.terms().to_vec();
     let first = others.swap_remove(rarest(connection, &rooms, query.terms()).await?);
     let mut with_first = doc! { "chatRoomId": { "$in": rooms }, "terms": first };
-    let mut conditions: Vec<_> = logs.iter().filter(|log| log.hidden > Seq(0)).map(hides).collect();
+    let mut conditions: Vec<_> = logs
+        .iter()
+        .filter(|log| log.hidden > Seq(0))
+        .map(hides)
+        .collect();
     if let Some(before) = before {
         with_first.extend(not_after(before));
         conditions.push(is_before(before));
@@ -191,22 +295,47 @@ async fn find(connection: &Connection, logs: &[Log], query: &Query, before: Opti
     // The last results may include messages of several rooms with the same time and sequence
     // number, of which others are missing.
     let most = limit.saturating_add(logs.len() as u64);
-    let mut stages = vec![doc! { "$match": &with_first }, doc! { "$sort": &order }, doc! { "$limit": rows(CANDIDATES.max(most)) }];
+    let mut stages = vec![
+        doc! { "$match": &with_first },
+        doc! { "$sort": &order },
+        doc! { "$limit": rows(CANDIDATES.max(most)) },
+    ];
     let is_filtered = !others.is_empty();
     if is_filtered {
         stages.push(doc! { "$match": { "terms": { "$all": others } } });
     }
     stages.extend([doc! { "$limit": rows(most) }, doc! { "$project": &fields }]);
-    let found = connection.all(connection.messages.aggregate(stages).hint(by_name(schema::BY_TERM)), hit).await?;
+    let found = connection
+        .all(
+            connection
+                .messages
+                .aggregate(stages)
+                .hint(by_name(schema::BY_TERM)),
+            hit,
+        )
+        .await?;
     let horizon = if found.len() as u64 >= most {
         found.last().map(|(place, _)| *place)
     } else if is_filtered {
-        let last = connection.messages.find(with_first).sort(order).skip(CANDIDATES.max(most) - 1).limit(1).projection(fields);
-        connection.all(last.hint(by_name(schema::BY_TERM)), hit).await?.pop().map(|(place, _)| place)
+        let last = connection
+            .messages
+            .find(with_first)
+            .sort(order)
+            .skip(CANDIDATES.max(most) - 1)
+            .limit(1)
+            .projection(fields);
+        connection
+            .all(last.hint(by_name(schema::BY_TERM)), hit)
+            .await?
+            .pop()
+            .map(|(place, _)| place)
     } else {
         None
     };
-    Ok(Hits { found, horizon: horizon.map(|place| (place.at, place.seq)) })
+    Ok(Hits {
+        found,
+        horizon: horizon.map(|place| (place.at, place.seq)),
+    })
 }
 
 /// Returns the condition that hides the entries of a room up to `log.hidden`.
@@ -221,13 +350,21 @@ fn not_after(place: EntryPosition) -> Document {
 
 fn is_before(EntryPosition { at, seq, room }: EntryPosition) -> Document {
     let (at, seq) = (date(at), number(seq.0));
-    let same_number = doc! { "createdAt": at, "seq": seq, "chatRoomId": { "$lt": room.to_string() } };
+    let same_number =
+        doc! { "createdAt": at, "seq": seq, "chatRoomId": { "$lt": room.to_string() } };
     doc! { "$or": [{ "createdAt": { "$lt": at } }, { "createdAt": at, "seq": { "$lt": seq } }, same_number] }
 }
 
 fn hit(entry: &RawDocument) -> Option<(EntryPosition, String)> {
     let room = RoomId::parse(text_in(entry, "chatRoomId"))?;
-    Some((EntryPosition { at: time_in(entry, "createdAt"), seq: seq_in(entry, "seq"), room }, text_in(entry, "_id").to_owned()))
+    Some((
+        EntryPosition {
+            at: time_in(entry, "createdAt"),
+            seq: seq_in(entry, "seq"),
+            room,
+        },
+        text_in(entry, "_id").to_owned(),
+    ))
 }
 
 /// Returns the index of the term with the fewest messages in these rooms. The index is scanned by
@@ -239,8 +376,12 @@ async fn rarest(connection: &Connection, rooms: &[String], terms: &[String]) -> 
         return Ok(rarest);
     }
     for (index, term) in terms.iter().enumerate() {
-        let with_term = connection.messages.count_documents(doc! { "chatRoomId": { "$in": rooms }, "terms": term });
-        let count = connection.within(with_term.limit(fewest).hint(by_name(schema::BY_TERM))).await?;
+        let with_term = connection
+            .messages
+            .count_documents(doc! { "chatRoomId": { "$in": rooms }, "terms": term });
+        let count = connection
+            .within(with_term.limit(fewest).hint(by_name(schema::BY_TERM)))
+            .await?;
         if count < fewest {
             (rarest, fewest) = (index, count);
         }
@@ -259,22 +400,35 @@ impl Hits {
 
     /// Returns the newest results, and the position from which the next page continues.
     fn newest(mut self, limit: u64) -> (Vec<(EntryPosition, String)>, Option<EntryPosition>) {
-        self.found.retain(|(place, _)| Some((place.at, place.seq)) > self.horizon);
-        self.found.sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
+        self.found
+            .retain(|(place, _)| Some((place.at, place.seq)) > self.horizon);
+        self.found
+            .sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
         self.found.dedup_by_key(|(place, _)| *place);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let beyond = self.found.len() > limit;
         self.found.truncate(limit);
-        let last = self.found.last().map(|(place, _)| *place).filter(|_| beyond);
+        let last = self
+            .found
+            .last()
+            .map(|(place, _)| *place)
+            .filter(|_| beyond);
         // All results with the time and sequence number of the horizon were removed, so the next
         // page starts just after them.
-        let horizon = self.horizon.map(|(at, Seq(seq))| EntryPosition { at, seq: Seq(seq + 1), room: RoomId::from_bytes([0; 16]) });
+        let horizon = self.horizon.map(|(at, Seq(seq))| EntryPosition {
+            at,
+            seq: Seq(seq + 1),
+            room: RoomId::from_bytes([0; 16]),
+        });
         (self.found, last.or(horizon))
     }
 }
 
 /// Reads these messages in the same order, without those that were deleted meanwhile.
-async fn messages(connection: &Connection, places: Vec<(EntryPosition, String)>) -> Result<Vec<Message>> {
+async fn messages(
+    connection: &Connection,
+    places: Vec<(EntryPosition, String)>,
+) -> Result<Vec<Message>> {
     let ids: Vec<_> = places.iter().map(|(_, id)| id.as_str()).collect();
     if ids.is_empty() {
         return Ok(Vec::new());

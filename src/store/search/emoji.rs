@@ -16,7 +16,10 @@ impl Emoji {
     /// Truncates both forms to at most `most` characters.
     pub fn shortened(self, most: usize) -> Self {
         let shorten = |emoji: String| emoji.chars().take(most).collect();
-        Self { exact: shorten(self.exact), plain: shorten(self.plain) }
+        Self {
+            exact: shorten(self.exact),
+            plain: shorten(self.plain),
+        }
     }
 
     fn push(&mut self, letter: char) {
@@ -38,18 +41,33 @@ pub fn leading(text: &str) -> Option<(Emoji, usize)> {
 }
 
 fn keycap(first: char, text: &str) -> Option<(Emoji, usize)> {
-    let length = text.char_indices().skip(1).find(|(_, next)| !is_variant(*next)).filter(|(_, next)| *next == KEYCAP)?.0;
-    Some((alike(format!("{first}{KEYCAP}")), length + KEYCAP.len_utf8()))
+    let length = text
+        .char_indices()
+        .skip(1)
+        .find(|(_, next)| !is_variant(*next))
+        .filter(|(_, next)| *next == KEYCAP)?
+        .0;
+    Some((
+        alike(format!("{first}{KEYCAP}")),
+        length + KEYCAP.len_utf8(),
+    ))
 }
 
 fn flag(first: char, text: &str) -> (Emoji, usize) {
-    let flag: String = text.chars().take(2).take_while(|half| is_half_flag(*half)).collect();
+    let flag: String = text
+        .chars()
+        .take(2)
+        .take_while(|half| is_half_flag(*half))
+        .collect();
     let length = flag.len().max(first.len_utf8());
     (alike(flag), length)
 }
 
 fn alike(emoji: String) -> Emoji {
-    Emoji { exact: emoji.clone(), plain: emoji }
+    Emoji {
+        exact: emoji.clone(),
+        plain: emoji,
+    }
 }
 
 /// Parses a pictograph and everything joined to it.
@@ -68,7 +86,8 @@ fn sequence(text: &str) -> (Emoji, usize) {
             }
         }
         let mut ahead = letters.clone();
-        let joins = ahead.next().is_some_and(|(_, next)| next == JOINER) && ahead.peek().is_some_and(|(_, next)| is_pictograph(*next));
+        let joins = ahead.next().is_some_and(|(_, next)| next == JOINER)
+            && ahead.peek().is_some_and(|(_, next)| is_pictograph(*next));
         if !joins {
             break;
         }

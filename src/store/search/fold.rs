@@ -41,7 +41,11 @@ fn push_folded(letter: char, folded: &mut String) {
     if letter.is_ascii() {
         return folded.push(letter.to_ascii_lowercase());
     }
-    for small in letter.to_lowercase().flat_map(char::to_uppercase).flat_map(char::to_lowercase) {
+    for small in letter
+        .to_lowercase()
+        .flat_map(char::to_uppercase)
+        .flat_map(char::to_lowercase)
+    {
         match small {
             // Unicode does not decompose strokes and ligatures of this kind, but readers regard
             // them as accents.
@@ -72,7 +76,9 @@ fn makes_another_letter(base: char, mark: char) -> bool {
         | '\u{1ab0}'..='\u{1aff}'
         | '\u{1dc0}'..='\u{1dff}'
         | '\u{20d0}'..='\u{20ff}'
-        | '\u{fe20}'..='\u{fe2f}' => ('\u{400}'..='\u{52f}').contains(&base) && makes_another_cyrillic_letter(base, mark),
+        | '\u{fe20}'..='\u{fe2f}' => {
+            ('\u{400}'..='\u{52f}').contains(&base) && makes_another_cyrillic_letter(base, mark)
+        }
         // The hamza and the madda of an alef are often omitted.
         '\u{653}'..='\u{655}' => base != '\u{627}',
         // Hebrew, Arabic and Syriac points.

@@ -59,7 +59,11 @@ pub fn terms(text: &str) -> Vec<String> {
             add(&emoji.exact)
         }
         Part::Run(run) => {
-            let starts: Vec<_> = run.char_indices().map(|(at, _)| at).chain([run.len()]).collect();
+            let starts: Vec<_> = run
+                .char_indices()
+                .map(|(at, _)| at)
+                .chain([run.len()])
+                .collect();
             for ends in starts.windows(3) {
                 add(&run[ends[0]..ends[1]])?;
                 add(&run[ends[0]..ends[2]])?;
@@ -86,7 +90,11 @@ impl Query {
         let mut known = HashSet::new();
         let _ = each_part(text, |part| {
             known.insert(part);
-            if known.len() < WANTED { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if known.len() < WANTED {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         });
         let (mut terms, mut phrases) = (Vec::new(), Vec::new());
         for part in known {
@@ -125,7 +133,11 @@ impl Query {
             if let Part::Run(run) = part {
                 missing.retain(|phrase| !run.contains(phrase.as_str()));
             }
-            if missing.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if missing.is_empty() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         });
         missing.is_empty()
     }
@@ -133,7 +145,9 @@ impl Query {
     /// Returns whether the query will match a text once it is indexed.
     pub fn matches(&self, text: &str) -> bool {
         let terms: HashSet<_> = terms(text).into_iter().collect();
-        !self.terms.is_empty() && self.terms.iter().all(|term| terms.contains(term)) && self.has_all_phrases(text)
+        !self.terms.is_empty()
+            && self.terms.iter().all(|term| terms.contains(term))
+            && self.has_all_phrases(text)
     }
 }
 
@@ -163,7 +177,9 @@ fn each_word(text: &str, take: &mut impl FnMut(Part) -> ControlFlow<()>) -> Cont
         match &mut current {
             // A zero-width space is optional between the words of a script without spaces.
             Part::Run(_) if letter == '\u{200b}' => {}
-            Part::Word(piece) | Part::Run(piece) if is_mark && !piece.is_empty() => piece.push(letter),
+            Part::Word(piece) | Part::Run(piece) if is_mark && !piece.is_empty() => {
+                piece.push(letter);
+            }
             _ if !is_mark && !letter.is_alphanumeric() => current.end(take)?,
             Part::Run(run) if is_unspaced(letter) => run.push(letter),
             _ if is_unspaced(letter) => {
@@ -234,16 +250,34 @@ mod tests {
 
     #[test]
     fn a_word_is_letters_and_digits_without_case_and_accents() {
-        assert_eq!(terms("Crème BRÛLÉE, creme; 42x!"), ["creme", "brulee", "42x"]);
+        assert_eq!(
+            terms("Crème BRÛLÉE, creme; 42x!"),
+            ["creme", "brulee", "42x"]
+        );
         assert_eq!(terms("E\u{301}te\u{301} été ÉTÉ"), ["ete"]);
-        assert_eq!(terms("İstanbul ﬁn Ⅻ ｗｉｄｅ ISTANBUL ıstanbul"), ["istanbul", "fin", "xii", "wide"]);
+        assert_eq!(
+            terms("İstanbul ﬁn Ⅻ ｗｉｄｅ ISTANBUL ıstanbul"),
+            ["istanbul", "fin", "xii", "wide"]
+        );
         assert_eq!(terms("Straße STRASSE STRAẞE strasse"), ["strasse"]);
-        assert_eq!(terms("Привет Ёлка май мои́"), ["привет", "елка", "май", "мои"]);
+        assert_eq!(
+            terms("Привет Ёлка май мои́"),
+            ["привет", "елка", "май", "мои"]
+        );
         assert_eq!(terms("ΟΔΟΣ οδός Οδοσ σοφός"), ["οδοσ", "σοφοσ"]);
-        assert_eq!(terms("Łódź Đà Nẵng sønn cœur"), ["lodz", "da", "nang", "sonn", "coeur"]);
-        assert_eq!(terms("\"* - () \0 ^: \u{200d}¤ \u{fe0f} \u{301} \u{200b}"), Vec::<String>::new());
+        assert_eq!(
+            terms("Łódź Đà Nẵng sønn cœur"),
+            ["lodz", "da", "nang", "sonn", "coeur"]
+        );
+        assert_eq!(
+            terms("\"* - () \0 ^: \u{200d}¤ \u{fe0f} \u{301} \u{200b}"),
+            Vec::<String>::new()
+        );
         assert_eq!(terms(&"x".repeat(100)), ["x".repeat(64)]);
-        assert_eq!(terms("soft\u{ad}hyphen zero\u{200b}width"), ["softhyphen", "zero", "width"]);
+        assert_eq!(
+            terms("soft\u{ad}hyphen zero\u{200b}width"),
+            ["softhyphen", "zero", "width"]
+        );
     }
 
     #[test]
@@ -278,13 +312,22 @@ mod tests {
 
     #[test]
     fn what_is_indexed_of_a_text_is_bounded() {
-        let text = (0..30_000).map(|n| format!("w{n}")).collect::<Vec<_>>().join(" ");
+        let text = (0..30_000)
+            .map(|n| format!("w{n}"))
+            .collect::<Vec<_>>()
+            .join(" ");
         assert_eq!(terms(&text).len(), TERMS);
-        let text = (0..30_000).map(|n| format!("{n:060}")).collect::<Vec<_>>().join(" ");
+        let text = (0..30_000)
+            .map(|n| format!("{n:060}"))
+            .collect::<Vec<_>>()
+            .join(" ");
         assert!(terms(&text).iter().map(String::len).sum::<usize>() <= TERM_BYTES);
         assert_eq!(terms(&"👩\u{200d}".repeat(50_000)).len(), 1);
         assert_eq!(terms(&format!("{}late", "a ".repeat(TEXT_BYTES))), ["a"]);
-        assert!(terms(&"é".repeat(TEXT_BYTES)).len() == 1, "cut between two characters");
+        assert!(
+            terms(&"é".repeat(TEXT_BYTES)).len() == 1,
+            "cut between two characters"
+        );
     }
 
     #[test]
@@ -304,7 +347,11 @@ mod tests {
             ("text", "", false),
             ("text", "?!", false),
         ] {
-            assert_eq!(Query::parse(query).matches(text), found, "{query} in {text}");
+            assert_eq!(
+                Query::parse(query).matches(text),
+                found,
+                "{query} in {text}"
+            );
         }
     }
 }

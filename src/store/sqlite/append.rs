@@ -56,12 +56,17 @@ impl Tail {
     }
 
     fn append(&mut self, connection: &Connection, entry: &NewEntry) -> Result<Appended> {
-        if self.head.members_changed && entry.change.is_for_members() && !rooms::is_member(connection, entry.room, entry.author)? {
+        if self.head.members_changed
+            && entry.change.is_for_members()
+            && !rooms::is_member(connection, entry.room, entry.author)?
+        {
             return Ok(Appended::NotAMember);
         }
         let required_members = entry.change.required_members();
         if !required_members.is_empty()
-            && self.room(connection, entry.room)?.is_some_and(|room| !required_members.iter().any(|user| room.has_member(*user)))
+            && self
+                .room(connection, entry.room)?
+                .is_some_and(|room| !required_members.iter().any(|user| room.has_member(*user)))
         {
             return Ok(Appended::NoRequiredMember);
         }
@@ -69,7 +74,8 @@ impl Tail {
         let changed = match &entry.change {
             NewEntryKind::Message { text, client_id } => {
                 if let Some(client_id) = client_id
-                    && let Some(earlier) = log::sent(connection, entry.room, entry.author, client_id)?
+                    && let Some(earlier) =
+                        log::sent(connection, entry.room, entry.author, client_id)?
                 {
                     return Ok(Appended::Duplicate(Box::new(earlier)));
                 }
@@ -82,10 +88,16 @@ impl Tail {
                 self.count(entry.author, next);
                 return Ok(Appended::Placed(next));
             }
-            NewEntryKind::Edit { message, text } => edit(connection, entry.room, *message, text, next)?,
+            NewEntryKind::Edit { message, text } => {
+                edit(connection, entry.room, *message, text, next)?
+            }
             NewEntryKind::Deletion(message) => self.delete(connection, entry.room, *message)?,
-            NewEntryKind::AddMember(user) => self.add_member(connection, entry.room, *user, next)?,
-            NewEntryKind::RemoveMember { user, .. } => self.remove_member(connection, entry.room, *user)?,
+            NewEntryKind::AddMember(user) => {
+                self.add_member(connection, entry.room, *user, next)?
+            }
+            NewEntryKind::RemoveMember { user, .. } => {
+                self.remove_member(connection, entry.room, *user)?
+            }
             NewEntryKind::Rename(name) => self.rename(connection, entry.room, name.as_deref())?,
         };
         if !changed {
@@ -101,7 +113,10 @@ impl Tail {
     }
 
     fn next(&self, entry: &NewEntry) -> LogPosition {
-        LogPosition { seq: Seq(self.head.last_seq.0 + 1), created_at: self.head.last_at.max(entry.created_at) }
+        LogPosition {
+            seq: Seq(self.head.last_seq.0 + 1),
+            created_at: self.head.last_at.max(entry.created_at),
+        }
     }
 
     fn count(&mut self, author: UserId, placed: LogPosition) {
@@ -114,11 +129,17 @@ impl Tail {
     }
 
     fn delete(&mut self, connection: &Connection, room: RoomId, id: MessageId) -> Result<bool> {
-        let Some(message) = log::in_room(connection, room, id)? else { return Ok(false) };
-        connection.prepare_cached("UPDATE entries SET text = NULL WHERE room = ? AND seq = ?")?.execute(params![room, message.seq])?;
+        let Some(message) = log::in_room(connection, room, id)? else {
+            return Ok(false);
+        };
+        connection
+            .prepare_cached("UPDATE entries SET text = NULL WHERE room = ? AND seq = ?")?
+            .execute(params![room, message.seq])?;
         search::changed(connection, room, message.seq)?;
         if self.head.latest == Some(id) {
-            self.head.latest = log::newest(connection, room, message.seq, 1)?.pop().map(|message| message.id);
+            self.head.latest = log::newest(connection, room, message.seq, 1)?
+                .pop()
+                .map(|message| message.id);
         }
         Ok(true)
     }
@@ -131,9 +152,20 @@ impl Tail {
         Ok(self.room.as_mut())
     }
 
-    fn add_member(&mut self, connection: &Connection, id: RoomId, user: UserId, next: LogPosition) -> Result<bool> {
+    fn add_member(
+        &mut self,
+        connection: &Connection,
+        id: RoomId,
+        user: UserId,
+        next: LogPosition,
+    ) -> Result<bool> {
         let latest = self.head.latest;
-        let Some(room) = self.room(connection, id)?.filter(|room| !room.has_member(user)) else { return Ok(false) };
+        let Some(room) = self
+            .room(connection, id)?
+            .filter(|room| !room.has_member(user))
+        else {
+            return Ok(false);
+        };
         rooms::add_member(connection, room, user, next.seq, latest)?;
         (self.head.members_changed, self.members_changed) = (true, true);
         Ok(true)
@@ -141,14 +173,24 @@ impl Tail {
 
     fn remove_member(&mut self, connection: &Connection, id: RoomId, user: UserId) -> Result<bool> {
         let latest = self.head.latest;
-        let Some(room) = self.room(connection, id)?.filter(|room| room.has_member(user)) else { return Ok(false) };
+        let Some(room) = self
+            .room(connection, id)?
+            .filter(|room| room.has_member(user))
+        else {
+            return Ok(false);
+        };
         rooms::remove_member(connection, room, user, latest)?;
         (self.head.members_changed, self.members_changed) = (true, true);
         Ok(true)
     }
 
     fn rename(&mut self, connection: &Connection, id: RoomId, name: Option<&str>) -> Result<bool> {
-        let Some(room) = self.room(connection, id)?.filter(|room| room.name.as_deref() != name) else { return Ok(false) };
+        let Some(room) = self
+            .room(connection, id)?
+            .filter(|room| room.name.as_deref() != name)
+        else {
+            return Ok(false);
+        };
         room.name = name.map(str::to_owned);
         rooms::rename(connection, id, name)?;
         Ok(true)
@@ -163,7 +205,9 @@ impl Tail {
             .prepare_cached("UPDATE heads SET last_seq = ?, last_at = ?, latest = ?, members_changed = ? WHERE room = ?")?
             .execute(params![head.last_seq, head.last_at, head.latest, head.members_changed, room])?;
         rooms::set_latest(connection, room, head.latest)?;
-        let mut count = connection.prepare_cached("UPDATE memberships SET posted = posted + ? WHERE user = ? AND room = ?")?;
+        let mut count = connection.prepare_cached(
+            "UPDATE memberships SET posted = posted + ? WHERE user = ? AND room = ?",
+        )?;
         for (author, posted) in self.posted {
             count.execute(params![posted, author, room])?;
         }
@@ -171,14 +215,19 @@ impl Tail {
     }
 }
 
-fn edit(connection: &Connection, room: RoomId, id: MessageId, text: &str, at: LogPosition) -> Result<bool> {
-    let Some(message) = log::in_room(connection, room, id)? else { return Ok(false) };
-    connection.prepare_cached("UPDATE entries SET text = ?, edited_at = ? WHERE room = ? AND seq = ?")?.execute(params![
-        text,
-        at.created_at,
-        room,
-        message.seq
-    ])?;
+fn edit(
+    connection: &Connection,
+    room: RoomId,
+    id: MessageId,
+    text: &str,
+    at: LogPosition,
+) -> Result<bool> {
+    let Some(message) = log::in_room(connection, room, id)? else {
+        return Ok(false);
+    };
+    connection
+        .prepare_cached("UPDATE entries SET text = ?, edited_at = ? WHERE room = ? AND seq = ?")?
+        .execute(params![text, at.created_at, room, message.seq])?;
     search::changed(connection, room, message.seq)?;
     Ok(true)
 }
@@ -187,8 +236,12 @@ fn edit(connection: &Connection, room: RoomId, id: MessageId, text: &str, at: Lo
 fn insert(connection: &Connection, entry: &NewEntry, placed: LogPosition) -> Result<()> {
     let (target, name) = match &entry.change {
         NewEntryKind::Message { .. } => (None, None),
-        NewEntryKind::Edit { message, .. } | NewEntryKind::Deletion(message) => (Some(*message.as_bytes()), None),
-        NewEntryKind::AddMember(user) | NewEntryKind::RemoveMember { user, .. } => (Some(*user.as_bytes()), None),
+        NewEntryKind::Edit { message, .. } | NewEntryKind::Deletion(message) => {
+            (Some(*message.as_bytes()), None)
+        }
+        NewEntryKind::AddMember(user) | NewEntryKind::RemoveMember { user, .. } => {
+            (Some(*user.as_bytes()), None)
+        }
         NewEntryKind::Rename(name) => (None, name.as_deref()),
     };
     connection

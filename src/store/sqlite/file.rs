@@ -79,17 +79,27 @@ fn explain_refusal(path: &Path, refused: Refused) -> OpenError {
 /// folder if missing. SQLite gives the accompanying files the same mode.
 fn find_or_make(path: &Path) -> Result<PathBuf, OpenError> {
     if path.as_os_str().is_empty() {
-        return Err(unusable("'sqlite:' needs the path of a file after it".into()));
+        return Err(unusable(
+            "'sqlite:' needs the path of a file after it".into(),
+        ));
     }
     let found = match fs::canonicalize(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_folder(path)?;
-            OpenOptions::new().write(true).create(true).truncate(false).mode(OWN_FILE).open(path).and_then(|_| fs::canonicalize(path))
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(OWN_FILE)
+                .open(path)
+                .and_then(|_| fs::canonicalize(path))
         }
         other => other,
     };
-    let file = found.map_err(|error| unusable(format!("cannot open or create {}: {error}", path.display())))?;
-    let metadata = fs::metadata(&file).map_err(|error| unusable(format!("cannot open {}: {error}", path.display())))?;
+    let file = found
+        .map_err(|error| unusable(format!("cannot open or create {}: {error}", path.display())))?;
+    let metadata = fs::metadata(&file)
+        .map_err(|error| unusable(format!("cannot open {}: {error}", path.display())))?;
     if !metadata.is_file() {
         return Err(unusable(format!("{} is not a file", path.display())));
     }
@@ -97,12 +107,20 @@ fn find_or_make(path: &Path) -> Result<PathBuf, OpenError> {
 }
 
 fn make_folder(path: &Path) -> Result<(), OpenError> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
         DirBuilder::new()
             .recursive(true)
             .mode(OWN_FOLDER)
             .create(folder)
-            .map_err(|error| unusable(format!("cannot create the folder {}: {error}", folder.display())))?;
+            .map_err(|error| {
+                unusable(format!(
+                    "cannot create the folder {}: {error}",
+                    folder.display()
+                ))
+            })?;
     }
     Ok(())
 }
@@ -115,7 +133,9 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn warn_of_readers(path: &Path) {
-    let Ok(metadata) = fs::metadata(path) else { return };
+    let Ok(metadata) = fs::metadata(path) else {
+        return;
+    };
     let file = path.display();
     if metadata.mode() & OTHERS_READ != 0 {
         tracing::warn!(%file, "other users of this machine may read the database, which holds the key that signs tokens; chmod 600 keeps them out");
@@ -126,12 +146,21 @@ fn warn_of_readers(path: &Path) {
 }
 
 /// Starts the threads on `file`; `path` is the path that the operator configured.
-fn start(path: &Path, file: &Path, readers: usize, prepare: Prepare, lock: Option<Lock>) -> Result<Threads, OpenError> {
+fn start(
+    path: &Path,
+    file: &Path,
+    readers: usize,
+    prepare: Prepare,
+    lock: Option<Lock>,
+) -> Result<Threads, OpenError> {
     if lock.is_some() {
         check_access(file)?;
     }
     let open = || {
-        let writer = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let writer = Connection::open_with_flags(
+            file,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
         if writer.is_readonly(MAIN_DB)? {
             return Err(Problem::ReadOnly);
         }
@@ -140,7 +169,8 @@ fn start(path: &Path, file: &Path, readers: usize, prepare: Prepare, lock: Optio
     };
     // The order matters: an error closes the connection before the lock is released.
     let writer = open().map_err(|problem| problem.explain(path))?;
-    let threads = Threads::start(file, writer, readers, lock).map_err(|error| Problem::from(error).explain(path))?;
+    let threads = Threads::start(file, writer, readers, lock)
+        .map_err(|error| Problem::from(error).explain(path))?;
     warn_of_readers(file);
     Ok(threads)
 }
@@ -151,7 +181,10 @@ fn check_access(file: &Path) -> Result<(), OpenError> {
     for path in [beside(file, "-wal"), beside(file, "-shm")] {
         match OpenOptions::new().read(true).write(true).open(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(unusable(format!("cannot read and write {}: {error}", path.display())));
+                return Err(unusable(format!(
+                    "cannot read and write {}: {error}",
+                    path.display()
+                )));
             }
             Ok(_) | Err(_) => {}
         }
@@ -182,9 +215,14 @@ impl Problem {
     fn explain(self, path: &Path) -> OpenError {
         let name = path.display();
         OpenError::Unusable(match self {
-            Self::Foreign => format!("database: {name} is a SQLite database, but not one of Causerie"),
+            Self::Foreign => {
+                format!("database: {name} is a SQLite database, but not one of Causerie")
+            }
             Self::Newer(version) => {
-                format!("database: {name} was written by a newer Causerie (schema {version}; this one knows {})", SCHEMA.len())
+                format!(
+                    "database: {name} was written by a newer Causerie (schema {version}; this one knows {})",
+                    SCHEMA.len()
+                )
             }
             Self::Other(version) => format!(
                 "database: {name} is in use by a server of another version (schema {version}; this one knows {}): take that server's program",
@@ -196,7 +234,9 @@ impl Problem {
                 Some(ErrorCode::NotADatabase) => format!("database: {name} is not a database"),
                 Some(ErrorCode::DatabaseCorrupt) => format!("database: {name} is damaged: {error}"),
                 Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => {
-                    format!("database: cannot open {name} or make files beside it ({error}): the folder has to be writable as well")
+                    format!(
+                        "database: cannot open {name} or make files beside it ({error}): the folder has to be writable as well"
+                    )
                 }
                 _ => format!("database: cannot use {name}: {error}"),
             },
@@ -207,11 +247,16 @@ impl Problem {
 fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     threads::prepare(connection)?;
     let (application, version) = marks(connection)?;
-    let empty = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get::<_, bool>(0))?;
+    let empty = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| {
+        row.get::<_, bool>(0)
+    })?;
     if application != APPLICATION_ID && !empty {
         return Err(Problem::Foreign);
     }
-    let steps = usize::try_from(version).ok().and_then(|version| SCHEMA.get(version..)).ok_or(Problem::Newer(version))?;
+    let steps = usize::try_from(version)
+        .ok()
+        .and_then(|version| SCHEMA.get(version..))
+        .ok_or(Problem::Newer(version))?;
     check(connection, path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     write_safely(connection)?;
@@ -233,7 +278,9 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
 fn prepare_beside(connection: &Connection, _: &Path) -> Result<(), Problem> {
     threads::prepare(connection)?;
     match marks(connection)? {
-        (APPLICATION_ID, version) if usize::try_from(version) == Ok(SCHEMA.len()) => Ok(write_safely(connection)?),
+        (APPLICATION_ID, version) if usize::try_from(version) == Ok(SCHEMA.len()) => {
+            Ok(write_safely(connection)?)
+        }
         (_, version) => Err(Problem::Other(version)),
     }
 }
@@ -254,24 +301,53 @@ fn write_safely(connection: &Connection) -> rusqlite::Result<()> {
 /// rows.
 fn check(connection: &Connection, path: &Path) -> Result<(), Problem> {
     if fs::metadata(path).is_ok_and(|file| file.len() <= CHECK_WHOLE) {
-        let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))?;
-        return if found == "ok" { Ok(()) } else { Err(Problem::Damaged(found.replace('\n', " "))) };
+        let found =
+            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))?;
+        return if found == "ok" {
+            Ok(())
+        } else {
+            Err(Problem::Damaged(found.replace('\n', " ")))
+        };
     }
-    let edges = [("users", "id"), ("rooms", "id"), ("heads", "room"), ("memberships", "user"), ("entries", "room"), ("read_marks", "room")];
+    let edges = [
+        ("users", "id"),
+        ("rooms", "id"),
+        ("heads", "room"),
+        ("memberships", "user"),
+        ("entries", "room"),
+        ("read_marks", "room"),
+    ];
     for (table, key) in edges {
-        connection.query_row(&format!("SELECT count(*) FROM (SELECT * FROM {table} ORDER BY {key} LIMIT 1)"), [], |_| Ok(()))?;
-        connection.query_row(&format!("SELECT count(*) FROM (SELECT * FROM {table} ORDER BY {key} DESC LIMIT 1)"), [], |_| Ok(()))?;
+        connection.query_row(
+            &format!("SELECT count(*) FROM (SELECT * FROM {table} ORDER BY {key} LIMIT 1)"),
+            [],
+            |_| Ok(()),
+        )?;
+        connection.query_row(
+            &format!("SELECT count(*) FROM (SELECT * FROM {table} ORDER BY {key} DESC LIMIT 1)"),
+            [],
+            |_| Ok(()),
+        )?;
     }
     Ok(())
 }
 
 /// Returns the stored secret, or stores and returns `candidate` if there is none.
 pub fn token_secret(connection: &Connection, candidate: [u8; 32]) -> rusqlite::Result<[u8; 32]> {
-    connection.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES ('token', ?)", params![candidate])?;
+    connection.execute(
+        "INSERT OR IGNORE INTO secrets (name, value) VALUES ('token', ?)",
+        params![candidate],
+    )?;
     kept_token_secret(connection)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
 }
 
 /// Returns the stored secret, if any.
 pub fn kept_token_secret(connection: &Connection) -> rusqlite::Result<Option<[u8; 32]>> {
-    connection.query_row("SELECT value FROM secrets WHERE name = 'token'", [], |row| row.get(0)).optional()
+    connection
+        .query_row(
+            "SELECT value FROM secrets WHERE name = 'token'",
+            [],
+            |row| row.get(0),
+        )
+        .optional()
 }

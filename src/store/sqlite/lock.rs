@@ -47,8 +47,16 @@ pub enum Refused {
 
 /// Locks the database at `path`, which must exist and contain no symbolic links.
 pub fn take(path: &Path) -> Result<Lock, Refused> {
-    let database = OpenOptions::new().read(true).write(true).open(path).map_err(Refused::NoAccess)?;
-    let locked = if LOCKS_THE_FILE { try_lock(&database, path) } else { Ok(()) };
+    let database = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(Refused::NoAccess)?;
+    let locked = if LOCKS_THE_FILE {
+        try_lock(&database, path)
+    } else {
+        Ok(())
+    };
     match locked.and_then(|()| take_beside(path)) {
         Ok(beside) => Ok(Lock { database, beside }),
         Err(refused) => {
@@ -62,7 +70,13 @@ pub fn take(path: &Path) -> Result<Lock, Refused> {
 
 fn take_beside(path: &Path) -> Result<Option<File>, Refused> {
     let path = super::file::beside(path, "-lock");
-    match OpenOptions::new().create(true).truncate(false).write(true).mode(super::file::OWN_FILE).open(&path) {
+    match OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(super::file::OWN_FILE)
+        .open(&path)
+    {
         Ok(file) => try_lock(&file, &path).map(|()| Some(file)),
         // The lock file may belong to another user, for example. The database itself is locked.
         Err(_) if LOCKS_THE_FILE => Ok(None),

@@ -24,9 +24,16 @@ pub struct Head {
 
 pub fn head(connection: &Connection, room: RoomId) -> Result<Option<Head>> {
     connection
-        .prepare_cached("SELECT last_seq, last_at, latest, members_changed FROM heads WHERE room = ?")?
+        .prepare_cached(
+            "SELECT last_seq, last_at, latest, members_changed FROM heads WHERE room = ?",
+        )?
         .query_row([room], |row| {
-            Ok(Head { last_seq: row.get(0)?, last_at: row.get(1)?, latest: row.get(2)?, members_changed: row.get(3)? })
+            Ok(Head {
+                last_seq: row.get(0)?,
+                last_at: row.get(1)?,
+                latest: row.get(2)?,
+                members_changed: row.get(3)?,
+            })
         })
         .optional()
 }
@@ -41,9 +48,18 @@ pub fn ends(connection: &Connection, rooms: &[RoomId]) -> Result<Vec<(RoomId, Se
     Ok(ends)
 }
 
-pub fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, limit: u64) -> Result<Vec<Entry>> {
+pub fn entries(
+    connection: &Connection,
+    room: RoomId,
+    after: Seq,
+    up_to: Seq,
+    limit: u64,
+) -> Result<Vec<Entry>> {
     let mut entries = connection
-        .prepare_cached(&format!("SELECT {} FROM entries WHERE room = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?", rows::ENTRY))?
+        .prepare_cached(&format!(
+            "SELECT {} FROM entries WHERE room = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+            rows::ENTRY
+        ))?
         .query_map(params![room, after, up_to, count(limit)], rows::entry)?
         .collect::<Result<Vec<_>>>()?;
     for entry in &mut entries {
@@ -57,13 +73,21 @@ pub fn entries(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, li
 /// Returns the message with this id if it is in the room and was not deleted.
 pub fn in_room(connection: &Connection, room: RoomId, id: MessageId) -> Result<Option<Message>> {
     connection
-        .prepare_cached(&format!("SELECT {} FROM entries WHERE id = ? AND room = ? AND text IS NOT NULL", rows::MESSAGE))?
+        .prepare_cached(&format!(
+            "SELECT {} FROM entries WHERE id = ? AND room = ? AND text IS NOT NULL",
+            rows::MESSAGE
+        ))?
         .query_row(params![id, room], rows::message)
         .optional()
 }
 
 /// Returns the entry of the message to which the author's client gave this id, deleted or not.
-pub fn sent(connection: &Connection, room: RoomId, author: UserId, id: &ClientId) -> Result<Option<Entry>> {
+pub fn sent(
+    connection: &Connection,
+    room: RoomId,
+    author: UserId,
+    id: &ClientId,
+) -> Result<Option<Entry>> {
     connection
         .prepare_cached(&format!(
             "SELECT {} FROM entries INDEXED BY entries_by_client_id WHERE room = ? AND author = ? AND client_id = ?",
@@ -85,26 +109,44 @@ pub fn page(connection: &Connection, room: RoomId, page: Page, limit: u64) -> Re
 }
 
 /// Returns the newest messages up to the entry `last`, in ascending order.
-pub fn newest(connection: &Connection, room: RoomId, last: Seq, limit: u64) -> Result<Vec<Message>> {
+pub fn newest(
+    connection: &Connection,
+    room: RoomId,
+    last: Seq,
+    limit: u64,
+) -> Result<Vec<Message>> {
     let mut messages = select(connection, "seq <= ?2 ORDER BY seq DESC", room, last, limit)?;
     messages.reverse();
     Ok(messages)
 }
 
-fn select(connection: &Connection, range: &str, room: RoomId, seq: Seq, limit: u64) -> Result<Vec<Message>> {
+fn select(
+    connection: &Connection,
+    range: &str,
+    room: RoomId,
+    seq: Seq,
+    limit: u64,
+) -> Result<Vec<Message>> {
     connection
-        .prepare_cached(&format!("SELECT {} FROM entries WHERE room = ?1 AND text IS NOT NULL AND {range} LIMIT ?3", rows::MESSAGE))?
+        .prepare_cached(&format!(
+            "SELECT {} FROM entries WHERE room = ?1 AND text IS NOT NULL AND {range} LIMIT ?3",
+            rows::MESSAGE
+        ))?
         .query_map(params![room, seq, count(limit)], rows::message)?
         .collect()
 }
 
 /// Returns an entry that is followed by exactly `skip` messages.
 fn skip_from_the_end(connection: &Connection, room: RoomId, skip: u64) -> Result<Option<Seq>> {
-    let Some(head) = head(connection, room)? else { return Ok(None) };
+    let Some(head) = head(connection, room)? else {
+        return Ok(None);
+    };
     let mut search = OffsetSeek::new(head.last_seq, skip);
     loop {
         match search.step() {
-            Step::Count { after, last } => search.told(deleted_between(connection, room, after, last)?),
+            Step::Count { after, last } => {
+                search.told(deleted_between(connection, room, after, last)?);
+            }
             Step::Found(last) => return Ok(Some(last)),
             Step::Nowhere => return Ok(None),
         }
@@ -126,7 +168,9 @@ fn deleted_between(connection: &Connection, room: RoomId, after: Seq, last: Seq)
 pub fn latest(connection: &Connection) -> Result<Option<Timestamp>> {
     let mut latest = None;
     for table in ["entries", "rooms", "users"] {
-        let id = connection.query_row(&format!("SELECT max(id) FROM {table}"), [], |row| row.get::<_, Option<[u8; 16]>>(0))?;
+        let id = connection.query_row(&format!("SELECT max(id) FROM {table}"), [], |row| {
+            row.get::<_, Option<[u8; 16]>>(0)
+        })?;
         latest = latest.max(id.and_then(|id| time_of_id(&id)));
     }
     Ok(latest)

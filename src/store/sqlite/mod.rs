@@ -35,13 +35,13 @@ use tokio::{
 };
 
 use super::{
-    Appended, Departed, Found, ListedRoom, Marked, NewEntry, OpenError, Page, Refresh, Result, RoomPage, Rotation, Search, SessionSelector,
-    Store, StoreError, Unread, UserCursor, UserUpdate,
+    Appended, Departed, Found, ListedRoom, Marked, NewEntry, OpenError, Page, Refresh, Result,
+    RoomPage, Rotation, Search, SessionSelector, Store, StoreError, Unread, UserCursor, UserUpdate,
     search::{INDEX_INTERVAL, IndexQueue},
 };
 use crate::model::{
-    Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq, Session, SessionId, Timestamp, User,
-    UserId, Username,
+    Credentials, Entry, Message, MessageId, PasswordHash, ReadMark, RefreshKey, Room, RoomId, Seq,
+    Session, SessionId, Timestamp, User, UserId, Username,
 };
 use search::{Indexer, Walk};
 use threads::Threads;
@@ -78,9 +78,17 @@ impl Sqlite {
     pub async fn open(path: PathBuf) -> std::result::Result<Self, OpenError> {
         let mut store = Self::opened(move || file::open(&path)).await?;
         store.on_the_side = vec![
-            tokio::spawn(index_in_background(Arc::clone(&store.threads), Arc::clone(&store.behind), Arc::clone(&store.indexer)))
-                .abort_handle(),
-            tokio::spawn(purge_on_the_side(Arc::clone(&store.threads), Arc::clone(&store.deleted))).abort_handle(),
+            tokio::spawn(index_in_background(
+                Arc::clone(&store.threads),
+                Arc::clone(&store.behind),
+                Arc::clone(&store.indexer),
+            ))
+            .abort_handle(),
+            tokio::spawn(purge_on_the_side(
+                Arc::clone(&store.threads),
+                Arc::clone(&store.deleted),
+            ))
+            .abort_handle(),
         ];
         Ok(store)
     }
@@ -96,7 +104,11 @@ impl Sqlite {
         F: FnOnce() -> std::result::Result<Threads, OpenError> + Send + 'static,
     {
         let opened = tokio::task::spawn_blocking(open).await;
-        let threads = opened.unwrap_or_else(|lost| Err(OpenError::Unusable(format!("database: opening it failed: {lost}"))))?;
+        let threads = opened.unwrap_or_else(|lost| {
+            Err(OpenError::Unusable(format!(
+                "database: opening it failed: {lost}"
+            )))
+        })?;
         Ok(Self {
             threads: Arc::new(threads),
             behind: Arc::default(),
@@ -133,11 +145,18 @@ async fn purge_on_the_side(threads: Arc<Threads>, deleted: Arc<Notify>) {
 
 /// Indexes messages for search, in slices with pauses in between so that posting is not slowed
 /// down.
-async fn index_in_background(threads: Arc<Threads>, behind: Arc<IndexQueue>, indexer: Arc<Mutex<Indexer>>) {
+async fn index_in_background(
+    threads: Arc<Threads>,
+    behind: Arc<IndexQueue>,
+    indexer: Arc<Mutex<Indexer>>,
+) {
     let mut restarts = true;
     loop {
         if restarts && let Ok(rooms) = threads.read(search::behind).await {
-            indexer.lock().unwrap_or_else(PoisonError::into_inner).add(rooms);
+            indexer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .add(rooms);
             behind.note_erased();
             restarts = false;
         }
@@ -157,7 +176,11 @@ async fn index_in_background(threads: Arc<Threads>, behind: Arc<IndexQueue>, ind
 }
 
 /// Indexes one slice. Returns false if there was nothing to do.
-async fn index_slice(threads: &Threads, behind: &IndexQueue, indexer: &Arc<Mutex<Indexer>>) -> Result<bool> {
+async fn index_slice(
+    threads: &Threads,
+    behind: &IndexQueue,
+    indexer: &Arc<Mutex<Indexer>>,
+) -> Result<bool> {
     let changes = behind.take();
     let is_idle = {
         let mut indexer = indexer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,20 +195,34 @@ async fn index_slice(threads: &Threads, behind: &IndexQueue, indexer: &Arc<Mutex
         return Ok(erased);
     }
     let indexing = Arc::clone(indexer);
-    let index = move |connection: &rusqlite::Connection| indexing.lock().unwrap_or_else(PoisonError::into_inner).index(connection);
+    let index = move |connection: &rusqlite::Connection| {
+        indexing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .index(connection)
+    };
     Ok(threads.slice(index).await? || erased)
 }
 
 /// Erases one slice of deleted or edited text from the index. Returns false if there was none.
 async fn erase_slice(threads: &Threads, indexer: &Arc<Mutex<Indexer>>) -> Result<bool> {
     let indexer = Arc::clone(indexer);
-    threads.erase_slice(move |connection| indexer.lock().unwrap_or_else(PoisonError::into_inner).erase(connection)).await
+    threads
+        .erase_slice(move |connection| {
+            indexer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .erase(connection)
+        })
+        .await
 }
 
 #[async_trait]
 impl Store for Sqlite {
     async fn add_user(&self, user: User, credentials: Option<Credentials>) -> Result<bool> {
-        self.threads.write(move |connection| users::add(connection, &user, credentials.as_ref())).await
+        self.threads
+            .write(move |connection| users::add(connection, &user, credentials.as_ref()))
+            .await
     }
 
     async fn user(&self, id: UserId) -> Result<Option<Arc<User>>> {
@@ -195,69 +232,130 @@ impl Store for Sqlite {
 
     async fn users_by_id(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
         let ids = ids.to_vec();
-        let people = self.threads.read(move |connection| users::users_by_id(connection, &ids)).await?;
+        let people = self
+            .threads
+            .read(move |connection| users::users_by_id(connection, &ids))
+            .await?;
         Ok(people.into_iter().map(Arc::new).collect())
     }
 
-    async fn list_users(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
-        self.threads.read(move |connection| users::list(connection, after, skip, limit)).await
+    async fn list_users(
+        &self,
+        after: Option<UserCursor>,
+        skip: u64,
+        limit: u64,
+    ) -> Result<Vec<User>> {
+        self.threads
+            .read(move |connection| users::list(connection, after, skip, limit))
+            .await
     }
 
-    async fn rename_user(&self, id: UserId, names: UserUpdate, at: Timestamp) -> Result<Option<Arc<User>>> {
-        let renamed = self.threads.write(move |connection| users::rename(connection, id, &names, at)).await?;
+    async fn rename_user(
+        &self,
+        id: UserId,
+        names: UserUpdate,
+        at: Timestamp,
+    ) -> Result<Option<Arc<User>>> {
+        let renamed = self
+            .threads
+            .write(move |connection| users::rename(connection, id, &names, at))
+            .await?;
         Ok(renamed.map(Arc::new))
     }
 
     async fn account(&self, username: &Username) -> Result<Option<(UserId, PasswordHash)>> {
         let username = username.clone();
-        self.threads.read(move |connection| users::account(connection, &username)).await
+        self.threads
+            .read(move |connection| users::account(connection, &username))
+            .await
     }
 
     async fn credentials(&self, user: UserId) -> Result<Option<Credentials>> {
-        self.threads.read(move |connection| users::credentials(connection, user)).await
+        self.threads
+            .read(move |connection| users::credentials(connection, user))
+            .await
     }
 
-    async fn set_password(&self, user: UserId, former: PasswordHash, password: PasswordHash) -> Result<bool> {
-        self.threads.write(move |connection| users::set_password(connection, user, &former, &password)).await
+    async fn set_password(
+        &self,
+        user: UserId,
+        former: PasswordHash,
+        password: PasswordHash,
+    ) -> Result<bool> {
+        self.threads
+            .write(move |connection| users::set_password(connection, user, &former, &password))
+            .await
     }
 
-    async fn add_session(&self, session: Session, key: RefreshKey, password: PasswordHash) -> Result<Option<Vec<SessionId>>> {
-        self.threads.write(move |connection| sessions::add(connection, &session, &key, &password)).await
+    async fn add_session(
+        &self,
+        session: Session,
+        key: RefreshKey,
+        password: PasswordHash,
+    ) -> Result<Option<Vec<SessionId>>> {
+        self.threads
+            .write(move |connection| sessions::add(connection, &session, &key, &password))
+            .await
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<Arc<Session>>> {
-        Ok(self.threads.read(move |connection| sessions::find(connection, id)).await?.map(Arc::new))
+        Ok(self
+            .threads
+            .read(move |connection| sessions::find(connection, id))
+            .await?
+            .map(Arc::new))
     }
 
     async fn sessions(&self, user: UserId, at: Timestamp) -> Result<Vec<Session>> {
-        self.threads.read(move |connection| sessions::of_user(connection, user, at)).await
+        self.threads
+            .read(move |connection| sessions::of_user(connection, user, at))
+            .await
     }
 
     async fn refresh_session(&self, rotation: Rotation) -> Result<Refresh> {
-        self.threads.write(move |connection| sessions::refresh(connection, &rotation)).await
+        self.threads
+            .write(move |connection| sessions::refresh(connection, &rotation))
+            .await
     }
 
     async fn end_sessions(&self, user: UserId, which: SessionSelector) -> Result<Vec<SessionId>> {
-        self.threads.write(move |connection| sessions::end(connection, user, which)).await
+        self.threads
+            .write(move |connection| sessions::end(connection, user, which))
+            .await
     }
 
     async fn live_sessions(&self, ids: Vec<SessionId>) -> Result<Vec<SessionId>> {
-        self.threads.read(move |connection| sessions::live(connection, &ids)).await
+        self.threads
+            .read(move |connection| sessions::live(connection, &ids))
+            .await
     }
 
     async fn delete_user(&self, id: UserId, at: Timestamp) -> Result<bool> {
-        self.threads.write_and_scrub(move |connection| users::delete(connection, id, at)).await
+        self.threads
+            .write_and_scrub(move |connection| users::delete(connection, id, at))
+            .await
     }
 
     async fn find_or_add_room(&self, room: Room) -> Result<(Arc<Room>, bool)> {
         if room.name.is_some() {
-            return self.threads.write(move |connection| rooms::add(connection, &room).map(|()| (Arc::new(room), true))).await;
+            return self
+                .threads
+                .write(move |connection| {
+                    rooms::add(connection, &room).map(|()| (Arc::new(room), true))
+                })
+                .await;
         }
         let asked = room.clone();
-        if let Some(found) = self.threads.read(move |connection| rooms::find_by_members(connection, &asked)).await? {
+        if let Some(found) = self
+            .threads
+            .read(move |connection| rooms::find_by_members(connection, &asked))
+            .await?
+        {
             return Ok((Arc::new(found), false));
         }
-        let find_or_add = move |connection: &rusqlite::Connection| match rooms::find_by_members(connection, &room)? {
+        let find_or_add = move |connection: &rusqlite::Connection| match rooms::find_by_members(
+            connection, &room,
+        )? {
             Some(found) => Ok((Arc::new(found), false)),
             None => rooms::add(connection, &room).map(|()| (Arc::new(room), true)),
         };
@@ -265,13 +363,20 @@ impl Store for Sqlite {
     }
 
     async fn room(&self, id: RoomId) -> Result<Option<Arc<Room>>> {
-        let room = self.threads.read(move |connection| rooms::find(connection, id)).await?;
+        let room = self
+            .threads
+            .read(move |connection| rooms::find(connection, id))
+            .await?;
         Ok(room.map(Arc::new))
     }
 
     async fn absent(&self, room: &Arc<Room>) -> Result<Arc<[UserId]>> {
         let room = Arc::clone(room);
-        Ok(self.threads.read(move |connection| users::deleted_among(connection, &room.members)).await?.into())
+        Ok(self
+            .threads
+            .read(move |connection| users::deleted_among(connection, &room.members))
+            .await?
+            .into())
     }
 
     /// Does nothing, because each membership already counts the user's entries.
@@ -281,23 +386,37 @@ impl Store for Sqlite {
 
     async fn writers_in(&self, room: &Arc<Room>) -> Result<Vec<UserId>> {
         let id = room.id;
-        self.threads.read(move |connection| rooms::writers(connection, id)).await
+        self.threads
+            .read(move |connection| rooms::writers(connection, id))
+            .await
     }
 
     async fn written_by(&self, user: UserId, rooms: &[Arc<Room>]) -> Result<Vec<RoomId>> {
         let rooms: Vec<_> = rooms.iter().map(|room| room.id).collect();
-        self.threads.read(move |connection| rooms::written_by(connection, user, &rooms)).await
+        self.threads
+            .read(move |connection| rooms::written_by(connection, user, &rooms))
+            .await
     }
 
     async fn delete_room(&self, id: RoomId) -> Result<Option<u64>> {
-        let deleted = self.threads.write_and_scrub(move |connection| rooms::delete(connection, id)).await?;
+        let deleted = self
+            .threads
+            .write_and_scrub(move |connection| rooms::delete(connection, id))
+            .await?;
         self.deleted.notify_one();
         self.behind.note_erased();
         Ok(deleted)
     }
 
-    async fn rooms_of(&self, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
-        self.threads.read(move |connection| rooms::of_user(connection, user, after, limit)).await
+    async fn rooms_of(
+        &self,
+        user: UserId,
+        after: Option<RoomId>,
+        limit: u64,
+    ) -> Result<Vec<RoomId>> {
+        self.threads
+            .read(move |connection| rooms::of_user(connection, user, after, limit))
+            .await
     }
 
     /// Returns nothing, because no other server can work on the database.
@@ -310,26 +429,46 @@ impl Store for Sqlite {
         let batch = Arc::new(batch);
         let entries = Arc::clone(&batch);
         let append = move |connection: &rusqlite::Connection| append::append(connection, &entries);
-        let appended = if erases { self.threads.write_and_scrub(append).await } else { self.threads.write(append).await };
+        let appended = if erases {
+            self.threads.write_and_scrub(append).await
+        } else {
+            self.threads.write(append).await
+        };
         // After the write: before it, the indexer would find nothing to index.
         self.behind.note(&batch);
         appended
     }
 
     async fn messages(&self, room: RoomId, page: Page, limit: u64) -> Result<Vec<Message>> {
-        self.threads.read(move |connection| log::page(connection, room, page, limit)).await
+        self.threads
+            .read(move |connection| log::page(connection, room, page, limit))
+            .await
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<Message>> {
-        self.threads.read(move |connection| log::find(connection, id)).await
+        self.threads
+            .read(move |connection| log::find(connection, id))
+            .await
     }
 
     async fn recents(&self, page: RoomPage) -> Result<Vec<ListedRoom>> {
-        self.threads.read(move |connection| rooms::recents(connection, page)).await
+        self.threads
+            .read(move |connection| rooms::recents(connection, page))
+            .await
     }
 
-    async fn entries(&self, room: RoomId, after: Seq, up_to: Option<Seq>, limit: u64) -> Result<Vec<Entry>> {
-        self.threads.read(move |connection| log::entries(connection, room, after, up_to.unwrap_or(END), limit)).await
+    async fn entries(
+        &self,
+        room: RoomId,
+        after: Seq,
+        up_to: Option<Seq>,
+        limit: u64,
+    ) -> Result<Vec<Entry>> {
+        self.threads
+            .read(move |connection| {
+                log::entries(connection, room, after, up_to.unwrap_or(END), limit)
+            })
+            .await
     }
 
     /// Uses a separate reader thread: the timeline calls this between two batches, and no message
@@ -337,27 +476,50 @@ impl Store for Sqlite {
     /// may wait for another process that is writing.
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<(RoomId, Seq)>> {
         let rooms = rooms.to_vec();
-        self.threads.read_ahead(move |connection| log::ends(connection, &rooms)).await
+        self.threads
+            .read_ahead(move |connection| log::ends(connection, &rooms))
+            .await
     }
 
-    async fn mark_read(&self, room: RoomId, user: UserId, up_to: Option<Seq>, at: Timestamp) -> Result<Option<Marked>> {
+    async fn mark_read(
+        &self,
+        room: RoomId,
+        user: UserId,
+        up_to: Option<Seq>,
+        at: Timestamp,
+    ) -> Result<Option<Marked>> {
         let counted = match up_to {
-            Some(up_to) => self.threads.read(move |connection| marks::posted_up_to(connection, room, user, up_to)).await?,
+            Some(up_to) => {
+                self.threads
+                    .read(move |connection| marks::posted_up_to(connection, room, user, up_to))
+                    .await?
+            }
             None => None,
         };
         let up_to = up_to.unwrap_or(END);
-        self.threads.write(move |connection| marks::mark_read(connection, room, user, up_to, counted, at)).await
+        self.threads
+            .write(move |connection| marks::mark_read(connection, room, user, up_to, counted, at))
+            .await
     }
 
-    async fn read_marks(&self, room: RoomId, readers: &[UserId], first: Seq, last: Seq) -> Result<Vec<ReadMark>> {
+    async fn read_marks(
+        &self,
+        room: RoomId,
+        readers: &[UserId],
+        first: Seq,
+        last: Seq,
+    ) -> Result<Vec<ReadMark>> {
         let readers = readers.to_vec();
-        self.threads.read(move |connection| marks::read_marks(connection, room, &readers, first, last)).await
+        self.threads
+            .read(move |connection| marks::read_marks(connection, room, &readers, first, last))
+            .await
     }
 
     async fn unread(&self, user: UserId, among: Option<&[RoomId]>) -> Result<Vec<Unread>> {
         let among = among.map(<[_]>::to_vec);
         let unread = move |connection: &rusqlite::Connection| {
-            let rooms = among.map_or_else(|| rooms::of_user(connection, user, None, u64::MAX), Ok)?;
+            let rooms =
+                among.map_or_else(|| rooms::of_user(connection, user, None, u64::MAX), Ok)?;
             marks::unread(connection, user, &rooms)
         };
         self.threads.read(unread).await
@@ -381,17 +543,25 @@ impl Store for Sqlite {
         // Read first, so that startup does not have to wait for another process that is writing.
         match self.threads.read(file::kept_token_secret).await? {
             Some(kept) => Ok(kept),
-            None => self.threads.write(move |connection| file::token_secret(connection, candidate)).await,
+            None => {
+                self.threads
+                    .write(move |connection| file::token_secret(connection, candidate))
+                    .await
+            }
         }
     }
 
     async fn update_last_seen(&self, seen: Vec<(UserId, Timestamp)>) -> Result<()> {
-        self.threads.write(move |connection| users::update_last_seen(connection, &seen)).await
+        self.threads
+            .write(move |connection| users::update_last_seen(connection, &seen))
+            .await
     }
 
     async fn last_seen(&self, ids: &[UserId]) -> Result<Vec<(UserId, Timestamp)>> {
         let ids = ids.to_vec();
-        self.threads.read(move |connection| users::last_seen(connection, &ids)).await
+        self.threads
+            .read(move |connection| users::last_seen(connection, &ids))
+            .await
     }
 
     async fn latest(&self) -> Result<Option<Timestamp>> {
@@ -403,15 +573,21 @@ impl Store for Sqlite {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.threads.read(|connection| connection.query_row("SELECT count(*) FROM secrets", [], |_| Ok(()))).await
+        self.threads
+            .read(|connection| connection.query_row("SELECT count(*) FROM secrets", [], |_| Ok(())))
+            .await
     }
 
     async fn close(&self) {
         self.stop_on_the_side();
         if !self.on_the_side.is_empty() {
-            let erasing = async { while matches!(erase_slice(&self.threads, &self.indexer).await, Ok(true)) {} };
+            let erasing = async {
+                while matches!(erase_slice(&self.threads, &self.indexer).await, Ok(true)) {}
+            };
             if timeout(LAST_ERASING, erasing).await.is_err() {
-                tracing::info!("search index still contains deleted words; the next start erases them");
+                tracing::info!(
+                    "search index still contains deleted words; the next start erases them"
+                );
             }
         }
         let threads = Arc::clone(&self.threads);

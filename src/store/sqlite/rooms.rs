@@ -16,12 +16,18 @@ use crate::{
 const PURGE: u64 = 100;
 
 pub fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
-    connection.prepare_cached(&format!("SELECT {} FROM rooms WHERE id = ?", rows::ROOM))?.query_row([id], rows::room).optional()
+    connection
+        .prepare_cached(&format!("SELECT {} FROM rooms WHERE id = ?", rows::ROOM))?
+        .query_row([id], rows::room)
+        .optional()
 }
 
 pub fn find_by_members(connection: &Connection, room: &Room) -> Result<Option<Room>> {
     connection
-        .prepare_cached(&format!("SELECT {} FROM rooms WHERE member_key = ?", rows::ROOM))?
+        .prepare_cached(&format!(
+            "SELECT {} FROM rooms WHERE member_key = ?",
+            rows::ROOM
+        ))?
         .query_row([member_key(room)], rows::room)
         .optional()
 }
@@ -29,12 +35,19 @@ pub fn find_by_members(connection: &Connection, room: &Room) -> Result<Option<Ro
 /// Adds a room. A room with a name must not be found by its members: its key is its id, which is
 /// shorter than any member key.
 pub fn add(connection: &Connection, room: &Room) -> Result<()> {
-    let key = if room.name.is_none() { member_key(room).to_vec() } else { no_key(room.id) };
+    let key = if room.name.is_none() {
+        member_key(room).to_vec()
+    } else {
+        no_key(room.id)
+    };
     connection
         .prepare_cached("INSERT INTO rooms (id, type, initiator, members, member_key, created_at, name) VALUES (?, ?, ?, ?, ?, ?, ?)")?
         .execute(params![room.id, room.kind, room.initiator, rows::members_column(room), key, room.created_at, room.name])?;
-    connection.prepare_cached("INSERT INTO heads (room, last_seq, last_at) VALUES (?, 0, 0)")?.execute([room.id])?;
-    let mut membership = connection.prepare_cached("INSERT INTO memberships (user, room, large) VALUES (?, ?, ?)")?;
+    connection
+        .prepare_cached("INSERT INTO heads (room, last_seq, last_at) VALUES (?, 0, 0)")?
+        .execute([room.id])?;
+    let mut membership = connection
+        .prepare_cached("INSERT INTO memberships (user, room, large) VALUES (?, ?, ?)")?;
     for member in &room.members {
         membership.execute(params![member, room.id, is_large(room)])?;
     }
@@ -47,12 +60,19 @@ fn no_key(room: RoomId) -> Vec<u8> {
 
 /// Returns whether the user is a member of the room.
 pub fn is_member(connection: &Connection, room: RoomId, user: UserId) -> Result<bool> {
-    connection.prepare_cached("SELECT 1 FROM memberships WHERE user = ? AND room = ?")?.exists(params![user, room])
+    connection
+        .prepare_cached("SELECT 1 FROM memberships WHERE user = ? AND room = ?")?
+        .exists(params![user, room])
 }
 
 /// Returns the rooms of a user after `after`. Memberships may outlive their room for a while and
 /// are skipped then; see [`delete`].
-pub fn of_user(connection: &Connection, user: UserId, after: Option<RoomId>, limit: u64) -> Result<Vec<RoomId>> {
+pub fn of_user(
+    connection: &Connection,
+    user: UserId,
+    after: Option<RoomId>,
+    limit: u64,
+) -> Result<Vec<RoomId>> {
     let after = after.as_ref().map_or(&[][..], |room| room.as_bytes());
     connection
         .prepare_cached(
@@ -66,35 +86,60 @@ pub fn of_user(connection: &Connection, user: UserId, after: Option<RoomId>, lim
 /// Adds a user who is not a member to a room; `seq` is the entry that records it and `latest` the
 /// room's latest message. As with [`remove_member`], the caller has to write the changed room with
 /// [`set_members`].
-pub fn add_member(connection: &Connection, room: &mut Room, user: UserId, seq: Seq, latest: Option<MessageId>) -> Result<()> {
+pub fn add_member(
+    connection: &Connection,
+    room: &mut Room,
+    user: UserId,
+    seq: Seq,
+    latest: Option<MessageId>,
+) -> Result<()> {
     let was_large = is_large(room);
     if let Err(place) = room.members.binary_search(&user) {
         room.members.insert(place, user);
     }
-    if let Err(place) = room.joined.binary_search_by_key(&user, |(member, _)| *member) {
+    if let Err(place) = room
+        .joined
+        .binary_search_by_key(&user, |(member, _)| *member)
+    {
         room.joined.insert(place, (user, seq));
     }
-    connection.prepare_cached("INSERT INTO memberships (user, room, large, latest, joined) VALUES (?, ?, ?, ?, ?)")?.execute(params![
-        user,
-        room.id,
-        was_large,
-        latest.filter(|_| !was_large),
-        seq
-    ])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO memberships (user, room, large, latest, joined) VALUES (?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            user,
+            room.id,
+            was_large,
+            latest.filter(|_| !was_large),
+            seq
+        ])?;
     note_size(connection, room, was_large, latest)
 }
 
 /// Removes a user from a room.
-pub fn remove_member(connection: &Connection, room: &mut Room, user: UserId, latest: Option<MessageId>) -> Result<()> {
+pub fn remove_member(
+    connection: &Connection,
+    room: &mut Room,
+    user: UserId,
+    latest: Option<MessageId>,
+) -> Result<()> {
     let was_large = is_large(room);
     room.members.retain(|member| *member != user);
     room.joined.retain(|(member, _)| *member != user);
-    connection.prepare_cached("DELETE FROM memberships WHERE user = ? AND room = ?")?.execute(params![user, room.id])?;
+    connection
+        .prepare_cached("DELETE FROM memberships WHERE user = ? AND room = ?")?
+        .execute(params![user, room.id])?;
     note_size(connection, room, was_large, latest)
 }
 
 /// Updates the memberships if the room has become large or small.
-fn note_size(connection: &Connection, room: &Room, was_large: bool, latest: Option<MessageId>) -> Result<()> {
+fn note_size(
+    connection: &Connection,
+    room: &Room,
+    was_large: bool,
+    latest: Option<MessageId>,
+) -> Result<()> {
     if is_large(room) != was_large {
         let latest = latest.filter(|_| was_large);
         connection
@@ -108,7 +153,12 @@ fn note_size(connection: &Connection, room: &Room, was_large: bool, latest: Opti
 pub fn set_members(connection: &Connection, room: &Room) -> Result<()> {
     connection
         .prepare_cached("UPDATE rooms SET members = ?, joined = ?, member_key = ? WHERE id = ?")?
-        .execute(params![rows::members_column(room), rows::joined_column(room), no_key(room.id), room.id])
+        .execute(params![
+            rows::members_column(room),
+            rows::joined_column(room),
+            no_key(room.id),
+            room.id
+        ])
         .map(drop)
 }
 
@@ -122,7 +172,8 @@ pub fn writers(connection: &Connection, room: RoomId) -> Result<Vec<UserId>> {
 
 /// Returns those of the given rooms to whose log the user has added an entry since joining.
 pub fn written_by(connection: &Connection, user: UserId, rooms: &[RoomId]) -> Result<Vec<RoomId>> {
-    let mut has_posted = connection.prepare_cached("SELECT 1 FROM memberships WHERE user = ? AND room = ? AND posted > 0")?;
+    let mut has_posted = connection
+        .prepare_cached("SELECT 1 FROM memberships WHERE user = ? AND room = ? AND posted > 0")?;
     let mut written = Vec::new();
     for room in rooms {
         if has_posted.exists(params![user, room])? {
@@ -134,7 +185,10 @@ pub fn written_by(connection: &Connection, user: UserId, rooms: &[RoomId]) -> Re
 
 /// Changes or removes the room's name.
 pub fn rename(connection: &Connection, room: RoomId, name: Option<&str>) -> Result<()> {
-    connection.prepare_cached("UPDATE rooms SET name = ? WHERE id = ?")?.execute(params![name, room]).map(drop)
+    connection
+        .prepare_cached("UPDATE rooms SET name = ? WHERE id = ?")?
+        .execute(params![name, room])
+        .map(drop)
 }
 
 /// Deletes the room, so that neither it nor anything in it is found any more, and leaves the rest
@@ -144,31 +198,48 @@ pub fn delete(connection: &Connection, id: RoomId) -> Result<Option<u64>> {
         .prepare_cached("DELETE FROM heads WHERE room = ? RETURNING last_seq")?
         .query_row([id], |row| row.get::<_, u64>(0))
         .optional()?;
-    let Some(last_seq) = last_seq else { return Ok(None) };
+    let Some(last_seq) = last_seq else {
+        return Ok(None);
+    };
     let deleted = connection
         .prepare_cached("SELECT count(*) FROM entries INDEXED BY entries_deleted WHERE room = ? AND text IS NULL")?
         .query_row([id], |row| row.get::<_, u64>(0))?;
-    connection.prepare_cached("DELETE FROM rooms WHERE id = ?")?.execute([id])?;
+    connection
+        .prepare_cached("DELETE FROM rooms WHERE id = ?")?
+        .execute([id])?;
     // Memberships of a small room contain its latest message. Those of a large room do not, and are
     // too many to delete at once.
-    connection.prepare_cached("DELETE FROM memberships INDEXED BY memberships_small WHERE room = ? AND NOT large")?.execute([id])?;
-    connection.prepare_cached("INSERT INTO purges (room) VALUES (?)")?.execute([id])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM memberships INDEXED BY memberships_small WHERE room = ? AND NOT large",
+        )?
+        .execute([id])?;
+    connection
+        .prepare_cached("INSERT INTO purges (room) VALUES (?)")?
+        .execute([id])?;
     search::delete_room(connection, id)?;
     Ok(Some(last_seq - deleted))
 }
 
 /// Deletes a slice of the remaining data of deleted rooms. Returns true if there is more.
 pub fn purge(connection: &Connection) -> Result<bool> {
-    let room = connection.prepare_cached("SELECT room FROM purges LIMIT 1")?.query_row([], |row| row.get::<_, RoomId>(0)).optional()?;
+    let room = connection
+        .prepare_cached("SELECT room FROM purges LIMIT 1")?
+        .query_row([], |row| row.get::<_, RoomId>(0))
+        .optional()?;
     let Some(room) = room else { return Ok(false) };
     let slice = Slice::new();
     while slice.has_time_left() {
         if !(purge_entry(connection, room)? || purge_some(connection, room)?) {
-            connection.prepare_cached("DELETE FROM purges WHERE room = ?")?.execute([room])?;
+            connection
+                .prepare_cached("DELETE FROM purges WHERE room = ?")?
+                .execute([room])?;
             break;
         }
     }
-    connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM purges)")?.query_row([], |row| row.get(0))
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM purges)")?
+        .query_row([], |row| row.get(0))
 }
 
 /// Deletes the first entry of a deleted room. Returns false if there is none.
@@ -181,8 +252,12 @@ fn purge_entry(connection: &Connection, room: RoomId) -> Result<bool> {
 fn purge_some(connection: &Connection, room: RoomId) -> Result<bool> {
     let mut deleted = 0;
     for (table, key) in [("read_marks", "user, up_to_seq"), ("memberships", "user")] {
-        let some = format!("DELETE FROM {table} WHERE room = ?1 AND ({key}) IN (SELECT {key} FROM {table} WHERE room = ?1 LIMIT ?2)");
-        deleted += connection.prepare_cached(&some)?.execute(params![room, PURGE])?;
+        let some = format!(
+            "DELETE FROM {table} WHERE room = ?1 AND ({key}) IN (SELECT {key} FROM {table} WHERE room = ?1 LIMIT ?2)"
+        );
+        deleted += connection
+            .prepare_cached(&some)?
+            .execute(params![room, PURGE])?;
     }
     Ok(deleted > 0)
 }
@@ -199,7 +274,13 @@ pub fn set_latest(connection: &Connection, room: RoomId, latest: Option<MessageI
 /// [`delete`]. Rooms are ordered by the id of their latest message, or else by their own id: both
 /// ascend with time.
 pub fn recents(connection: &Connection, page: RoomPage) -> Result<Vec<ListedRoom>> {
-    let RoomPage { user, since_joined, with_empty, skip, limit } = page;
+    let RoomPage {
+        user,
+        since_joined,
+        with_empty,
+        skip,
+        limit,
+    } = page;
     connection
         .prepare_cached(&format!(
             "WITH latest_of_each (listed, joined, latest) AS (

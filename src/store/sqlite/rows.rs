@@ -7,7 +7,8 @@ use rusqlite::{
 
 use crate::{
     model::{
-        ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq, SessionId, Timestamp, User, UserId, UserType,
+        ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq,
+        SessionId, Timestamp, User, UserId, UserType,
     },
     store::entry,
 };
@@ -107,7 +108,11 @@ pub const ROOM: &str = "id, type, initiator, members, created_at, name, joined";
 /// Reads a room from a row with the columns [`ROOM`].
 pub fn room(row: &Row<'_>) -> rusqlite::Result<Room> {
     let (members, _) = row.get_ref(3)?.as_blob()?.as_chunks::<16>();
-    let (joined, _) = row.get_ref(6)?.as_blob_or_null()?.unwrap_or_default().as_chunks::<24>();
+    let (joined, _) = row
+        .get_ref(6)?
+        .as_blob_or_null()?
+        .unwrap_or_default()
+        .as_chunks::<24>();
     Ok(Room {
         id: row.get(0)?,
         kind: row.get(1)?,
@@ -121,12 +126,23 @@ pub fn room(row: &Row<'_>) -> rusqlite::Result<Room> {
 
 /// Encodes the column `members`.
 pub fn members_column(room: &Room) -> Vec<u8> {
-    room.members.iter().flat_map(UserId::as_bytes).copied().collect()
+    room.members
+        .iter()
+        .flat_map(UserId::as_bytes)
+        .copied()
+        .collect()
 }
 
 /// Encodes the column `joined`.
 pub fn joined_column(room: &Room) -> Option<Vec<u8>> {
-    let bytes = |(member, seq): &(UserId, Seq)| member.as_bytes().iter().copied().chain(seq.0.to_be_bytes()).collect::<Vec<_>>();
+    let bytes = |(member, seq): &(UserId, Seq)| {
+        member
+            .as_bytes()
+            .iter()
+            .copied()
+            .chain(seq.0.to_be_bytes())
+            .collect::<Vec<_>>()
+    };
     (!room.joined.is_empty()).then(|| room.joined.iter().flat_map(bytes).collect())
 }
 
@@ -155,7 +171,8 @@ pub fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
 }
 
 /// The columns of [`entry`], in its order; those of a message come first.
-pub const ENTRY: &str = "id, room, seq, author, text, created_at, edited_at, client_id, kind, target, name";
+pub const ENTRY: &str =
+    "id, room, seq, author, text, created_at, edited_at, client_id, kind, target, name";
 
 /// Reads an entry from a row with the columns [`ENTRY`]. The caller has to look up the current
 /// state of an edited message.
@@ -164,19 +181,32 @@ pub fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let what = match kind {
         None if row.get_ref(4)? == ValueRef::Null => EntryKind::Deleted(row.get(0)?),
         None => EntryKind::Message(message(row)?),
-        Some(entry::EDIT) => EntryKind::Edit { message: row.get(9)?, current: None },
+        Some(entry::EDIT) => EntryKind::Edit {
+            message: row.get(9)?,
+            current: None,
+        },
         Some(entry::DELETION) => EntryKind::Deletion(row.get(9)?),
         Some(entry::MEMBER_ADDED) => EntryKind::MemberAdded(row.get(9)?),
         Some(entry::MEMBER_REMOVED) => EntryKind::MemberRemoved(row.get(9)?),
         Some(entry::RENAMED) => EntryKind::Renamed(row.get(10)?),
         Some(_) => return Err(FromSqlError::InvalidType.into()),
     };
-    Ok(Entry { room: row.get(1)?, seq: row.get(2)?, author: row.get(3)?, created_at: row.get(5)?, what })
+    Ok(Entry {
+        room: row.get(1)?,
+        seq: row.get(2)?,
+        author: row.get(3)?,
+        created_at: row.get(5)?,
+        what,
+    })
 }
 
 /// Reads a read mark from a row with the columns `user`, `up_to_seq` and `read_at`.
 pub fn read_mark(row: &Row<'_>) -> rusqlite::Result<ReadMark> {
-    Ok(ReadMark { user: row.get(0)?, up_to: row.get(1)?, read_at: row.get(2)? })
+    Ok(ReadMark {
+        user: row.get(0)?,
+        up_to: row.get(1)?,
+        read_at: row.get(2)?,
+    })
 }
 
 /// Converts a count for SQLite. A count beyond its range is replaced by the maximum, which exceeds

@@ -32,7 +32,12 @@ struct IndexedRange {
 fn indexed_range(connection: &Connection, room: RoomId) -> Result<Option<IndexedRange>> {
     connection
         .prepare_cached("SELECT number, up_to FROM search_logs WHERE room = ?")?
-        .query_row([room], |row| Ok(IndexedRange { log: row.get(0)?, up_to: row.get(1)? }))
+        .query_row([room], |row| {
+            Ok(IndexedRange {
+                log: row.get(0)?,
+                up_to: row.get(1)?,
+            })
+        })
         .optional()
 }
 
@@ -50,11 +55,19 @@ pub fn changed(connection: &Connection, room: RoomId, seq: Seq) -> Result<()> {
 
 /// Marks a room as deleted. The [`Indexer`] erases its index.
 pub fn delete_room(connection: &Connection, room: RoomId) -> Result<()> {
-    connection.prepare_cached("UPDATE search_logs SET room = NULL WHERE room = ?")?.execute([room])?;
-    connection.prepare_cached("DELETE FROM search_stale WHERE room = ?")?.execute([room]).map(drop)
+    connection
+        .prepare_cached("UPDATE search_logs SET room = NULL WHERE room = ?")?
+        .execute([room])?;
+    connection
+        .prepare_cached("DELETE FROM search_stale WHERE room = ?")?
+        .execute([room])
+        .map(drop)
 }
 
 /// Returns the block of an entry, and the entry's byte in it.
 fn in_block(seq: Seq) -> (u64, u8) {
-    (seq.0 / BLOCK, u8::try_from(seq.0 % BLOCK).unwrap_or_default())
+    (
+        seq.0 / BLOCK,
+        u8::try_from(seq.0 % BLOCK).unwrap_or_default(),
+    )
 }

@@ -26,10 +26,17 @@ fn session(row: &Row<'_>) -> Result<Session> {
     })
 }
 
-pub fn add(connection: &Connection, session: &Session, key: &RefreshKey, password: &PasswordHash) -> Result<Option<Vec<SessionId>>> {
+pub fn add(
+    connection: &Connection,
+    session: &Session,
+    key: &RefreshKey,
+    password: &PasswordHash,
+) -> Result<Option<Vec<SessionId>>> {
     let still_so = connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM accounts WHERE user = ? AND password = ?)")?
-        .query_row(params![session.user, password.0], |row| row.get::<_, bool>(0))?;
+        .query_row(params![session.user, password.0], |row| {
+            row.get::<_, bool>(0)
+        })?;
     if !still_so {
         return Ok(None);
     }
@@ -51,11 +58,19 @@ pub fn add(connection: &Connection, session: &Session, key: &RefreshKey, passwor
             session.expires_at
         ])?;
     let too_many = "user = ?1 AND id IN (SELECT id FROM sessions WHERE user = ?1 ORDER BY created_at DESC, id DESC LIMIT -1 OFFSET ?2)";
-    end_those(connection, too_many, params![session.user, count(MOST_SESSIONS as u64)]).map(Some)
+    end_those(
+        connection,
+        too_many,
+        params![session.user, count(MOST_SESSIONS as u64)],
+    )
+    .map(Some)
 }
 
 pub fn find(connection: &Connection, id: SessionId) -> Result<Option<Session>> {
-    connection.prepare_cached(&format!("SELECT {SESSION} FROM sessions WHERE id = ?"))?.query_row([id], session).optional()
+    connection
+        .prepare_cached(&format!("SELECT {SESSION} FROM sessions WHERE id = ?"))?
+        .query_row([id], session)
+        .optional()
 }
 
 pub fn of_user(connection: &Connection, user: UserId, at: Timestamp) -> Result<Vec<Session>> {
@@ -66,45 +81,82 @@ pub fn of_user(connection: &Connection, user: UserId, at: Timestamp) -> Result<V
 }
 
 pub fn refresh(connection: &Connection, rotation: &Rotation) -> Result<Refresh> {
-    let Rotation { session: id, key, successors, at, expires_at } = rotation;
+    let Rotation {
+        session: id,
+        key,
+        successors,
+        at,
+        expires_at,
+    } = rotation;
     let latest = connection
-        .prepare_cached(&format!("SELECT {SESSION}, secret FROM sessions WHERE id = ? AND line = ? AND expires_at > ?"))?
-        .query_row(params![id, key.line, at], |row| Ok((session(row)?, row.get::<_, [u8; 32]>(6)?)))
+        .prepare_cached(&format!(
+            "SELECT {SESSION}, secret FROM sessions WHERE id = ? AND line = ? AND expires_at > ?"
+        ))?
+        .query_row(params![id, key.line, at], |row| {
+            Ok((session(row)?, row.get::<_, [u8; 32]>(6)?))
+        })
         .optional()?;
-    let Some((session, latest)) = latest else { return Ok(Refresh::Unknown) };
+    let Some((session, latest)) = latest else {
+        return Ok(Refresh::Unknown);
+    };
     if let Some(next) = successors.first()
         && latest == key.secret
     {
         connection
-            .prepare_cached("UPDATE sessions SET secret = ?, used_at = ?, expires_at = ? WHERE id = ?")?
+            .prepare_cached(
+                "UPDATE sessions SET secret = ?, used_at = ?, expires_at = ? WHERE id = ?",
+            )?
             .execute(params![next, at, expires_at, id])?;
-        return Ok(Refresh::Renewed(Session { used_at: *at, expires_at: *expires_at, ..session }.into(), *next));
+        return Ok(Refresh::Renewed(
+            Session {
+                used_at: *at,
+                expires_at: *expires_at,
+                ..session
+            }
+            .into(),
+            *next,
+        ));
     }
     let (from, to) = rotation.window();
     if successors.contains(&latest) && (from..=to).contains(&session.used_at) {
         return Ok(Refresh::Repeated(session.into(), latest));
     }
-    connection.prepare_cached("DELETE FROM sessions WHERE id = ?")?.execute([id])?;
+    connection
+        .prepare_cached("DELETE FROM sessions WHERE id = ?")?
+        .execute([id])?;
     Ok(Refresh::Replayed(session.into()))
 }
 
-pub fn end(connection: &Connection, user: UserId, which: SessionSelector) -> Result<Vec<SessionId>> {
+pub fn end(
+    connection: &Connection,
+    user: UserId,
+    which: SessionSelector,
+) -> Result<Vec<SessionId>> {
     match which {
         SessionSelector::One(id) => end_those(connection, "user = ? AND id = ?", params![user, id]),
         SessionSelector::All => end_those(connection, "user = ?", params![user]),
-        SessionSelector::AllBut(id) => end_those(connection, "user = ? AND id <> ?", params![user, id]),
+        SessionSelector::AllBut(id) => {
+            end_those(connection, "user = ? AND id <> ?", params![user, id])
+        }
     }
 }
 
-fn end_those(connection: &Connection, condition: &str, parameters: &[&dyn rusqlite::ToSql]) -> Result<Vec<SessionId>> {
+fn end_those(
+    connection: &Connection,
+    condition: &str,
+    parameters: &[&dyn rusqlite::ToSql],
+) -> Result<Vec<SessionId>> {
     connection
-        .prepare_cached(&format!("DELETE FROM sessions WHERE {condition} RETURNING id"))?
+        .prepare_cached(&format!(
+            "DELETE FROM sessions WHERE {condition} RETURNING id"
+        ))?
         .query_map(parameters, |row| row.get(0))?
         .collect()
 }
 
 pub fn live(connection: &Connection, ids: &[SessionId]) -> Result<Vec<SessionId>> {
-    let mut exists = connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM sessions WHERE id = ?)")?;
+    let mut exists =
+        connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM sessions WHERE id = ?)")?;
     let mut live = Vec::with_capacity(ids.len());
     for id in ids {
         if exists.query_row([id], |row| row.get(0))? {

@@ -13,7 +13,9 @@ pub struct Slice {
 
 impl Slice {
     pub fn new() -> Self {
-        Self { begun: Instant::now() }
+        Self {
+            begun: Instant::now(),
+        }
     }
 
     /// Returns whether the slice may do more work.

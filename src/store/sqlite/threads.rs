@@ -110,17 +110,34 @@ impl Pool {
         erases: bool,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let queue = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(queue, _)| queue.clone());
+        let queue = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(|(queue, _)| queue.clone());
         let (reply, answer) = oneshot::channel();
-        let job = Work { task: Some(work), erases, outcome: Err(closed()), reply };
-        queue.ok_or_else(closed)?.send(Box::new(job)).await.map_err(|_| closed())?;
+        let job = Work {
+            task: Some(work),
+            erases,
+            outcome: Err(closed()),
+            reply,
+        };
+        queue
+            .ok_or_else(closed)?
+            .send(Box::new(job))
+            .await
+            .map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
     /// Lets the threads finish the queued jobs and waits until they end; after `patience`, their
     /// statements are interrupted. Blocks.
     fn stop(&self, patience: Duration) {
-        let Some((queue, threads)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some((queue, threads)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        else {
+            return;
+        };
         drop(queue);
         let deadline = Instant::now() + patience;
         for Thread { handle, interrupt } in threads {
@@ -139,18 +156,36 @@ impl Pool {
 impl Threads {
     /// Starts one thread that writes through `writer`, and `readers` threads plus one that read
     /// from the file at `path`. The lock is held until all of them have closed their connections.
-    pub fn start(path: &Path, writer: Connection, readers: usize, lock: Option<Lock>) -> rusqlite::Result<Self> {
+    pub fn start(
+        path: &Path,
+        writer: Connection,
+        readers: usize,
+        lock: Option<Lock>,
+    ) -> rusqlite::Result<Self> {
         let lock = Arc::new(lock);
         let (write, write_jobs) = mpsc::channel(QUEUE);
         let (slice, slices) = mpsc::channel(QUEUE);
-        let (readers, reader_ahead) = (start_readers(path, readers, &lock)?, start_readers(path, 1, &lock)?);
-        let writing = start_thread("sqlite-writer", writer, lock, move |connection| write_all(connection, write_jobs, slices));
-        Ok(Self { readers, reader_ahead, writer: Pool::new(write, vec![writing]), slices: Pool::new(slice, Vec::new()) })
+        let (readers, reader_ahead) = (
+            start_readers(path, readers, &lock)?,
+            start_readers(path, 1, &lock)?,
+        );
+        let writing = start_thread("sqlite-writer", writer, lock, move |connection| {
+            write_all(connection, write_jobs, slices);
+        });
+        Ok(Self {
+            readers,
+            reader_ahead,
+            writer: Pool::new(write, vec![writing]),
+            slices: Pool::new(slice, Vec::new()),
+        })
     }
 
     /// Runs `work` in a transaction; returns once it is committed to disk. An error undoes this job
     /// only.
-    pub async fn write<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+    pub async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
         self.writer.run(false, work).await
     }
 
@@ -165,7 +200,10 @@ impl Threads {
 
     /// Runs a slice of background work in a transaction. It may take a few milliseconds, and runs
     /// after all other jobs.
-    pub async fn slice<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+    pub async fn slice<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
         self.slices.run(false, work).await
     }
 
@@ -178,12 +216,18 @@ impl Threads {
     }
 
     /// Runs `work`, which must only read, on one snapshot of the database.
-    pub async fn read<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+    pub async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
         self.readers.run(false, work).await
     }
 
     /// Like [`read`](Self::read), but does not wait for other reads; for short work.
-    pub async fn read_ahead<T: Send + 'static>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static) -> Result<T> {
+    pub async fn read_ahead<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
         self.reader_ahead.run(false, work).await
     }
 
@@ -207,19 +251,32 @@ fn start_readers(path: &Path, count: usize, lock: &Arc<Option<Lock>>) -> rusqlit
         let connection = Connection::open_with_flags(path, flags)?;
         prepare(&connection)?;
         let jobs = Arc::clone(&jobs);
-        threads.push(start_thread("sqlite-reader", connection, Arc::clone(lock), move |connection| read_all(connection, &jobs)));
+        threads.push(start_thread(
+            "sqlite-reader",
+            connection,
+            Arc::clone(lock),
+            move |connection| read_all(connection, &jobs),
+        ));
     }
     Ok(Pool::new(queue, threads))
 }
 
-fn start_thread(name: &str, connection: Connection, lock: Arc<Option<Lock>>, run: impl FnOnce(&Connection) + Send + 'static) -> Thread {
+fn start_thread(
+    name: &str,
+    connection: Connection,
+    lock: Arc<Option<Lock>>,
+    run: impl FnOnce(&Connection) + Send + 'static,
+) -> Thread {
     let interrupt = connection.get_interrupt_handle();
     let run = move || {
         run(&connection);
         drop(connection);
         drop(lock);
     };
-    let handle = thread::Builder::new().name(name.into()).spawn(run).expect("the system starts a thread");
+    let handle = thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .expect("the system starts a thread");
     Thread { handle, interrupt }
 }
 
@@ -238,7 +295,10 @@ fn closed() -> StoreError {
 
 fn read_all(connection: &Connection, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>) {
     loop {
-        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let next = jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .blocking_recv();
         let Some(mut job) = next else { return };
         if !job.is_wanted() {
             // The caller has given up, which happens when there is too much to read: running its
@@ -296,7 +356,9 @@ mod tests {
     }
 
     impl Held {
-        async fn on<F: Future<Output = Result<()>> + Send + 'static>(run: impl FnOnce(Wait) -> F) -> Self {
+        async fn on<F: Future<Output = Result<()>> + Send + 'static>(
+            run: impl FnOnce(Wait) -> F,
+        ) -> Self {
             let (release, released) = blocking::channel();
             let (begun, begins) = oneshot::channel();
             let done = tokio::spawn(run(Wait { begun, released }));
@@ -308,7 +370,9 @@ mod tests {
             let mut held = Vec::new();
             for _ in 0..READERS {
                 let threads = Arc::clone(threads);
-                held.push(Self::on(|wait| async move { threads.read(move |_| wait.wait()).await }).await);
+                held.push(
+                    Self::on(|wait| async move { threads.read(move |_| wait.wait()).await }).await,
+                );
             }
             held
         }
@@ -331,7 +395,9 @@ mod tests {
 
     impl Wait {
         fn wait(self) -> rusqlite::Result<()> {
-            self.begun.send(()).map_err(|()| rusqlite::Error::InvalidQuery)?;
+            self.begun
+                .send(())
+                .map_err(|()| rusqlite::Error::InvalidQuery)?;
             // An error means that the test has failed.
             let _ = self.released.recv();
             Ok(())
@@ -341,12 +407,16 @@ mod tests {
     impl Pool {
         fn waiting(&self) -> usize {
             let queue = self.0.lock().unwrap();
-            queue.as_ref().map_or(0, |(queue, _)| queue.max_capacity() - queue.capacity())
+            queue
+                .as_ref()
+                .map_or(0, |(queue, _)| queue.max_capacity() - queue.capacity())
         }
     }
 
     async fn open(folder: &TempDir) -> Sqlite {
-        Sqlite::open(folder.path().join("causerie.db")).await.unwrap()
+        Sqlite::open(folder.path().join("causerie.db"))
+            .await
+            .unwrap()
     }
 
     /// In this module because it has to block reads.
@@ -355,25 +425,51 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let store = open(&folder).await;
         let emptied = async || {
-            while fs::metadata(folder.path().join("causerie.db-wal")).unwrap().len() > 0 {
+            while fs::metadata(folder.path().join("causerie.db-wal"))
+                .unwrap()
+                .len()
+                > 0
+            {
                 sleep(Duration::from_millis(10)).await;
             }
         };
         let add = |name: &'static str| {
-            store.threads.write(move |connection| connection.execute("INSERT INTO secrets (name, value) VALUES (?, x'00')", [name]))
+            store.threads.write(move |connection| {
+                connection.execute(
+                    "INSERT INTO secrets (name, value) VALUES (?, x'00')",
+                    [name],
+                )
+            })
         };
         add("erased").await.unwrap();
         let threads = Arc::clone(&store.threads);
         let reads = |wait: Wait| async move {
             let count = "SELECT count(*) FROM secrets";
-            threads.read(move |connection| connection.query_row(count, [], |_| Ok(())).and_then(|()| wait.wait())).await
+            threads
+                .read(move |connection| {
+                    connection
+                        .query_row(count, [], |_| Ok(()))
+                        .and_then(|()| wait.wait())
+                })
+                .await
         };
         let reader = Held::on(reads).await;
-        store.threads.write_and_scrub(|connection| connection.execute("DELETE FROM secrets", [])).await.unwrap();
-        timeout(Duration::from_millis(1_500), emptied()).await.expect_err("it is still read");
-        timeout(PATIENCE, add("later")).await.expect("it waits for whoever reads").unwrap();
+        store
+            .threads
+            .write_and_scrub(|connection| connection.execute("DELETE FROM secrets", []))
+            .await
+            .unwrap();
+        timeout(Duration::from_millis(1_500), emptied())
+            .await
+            .expect_err("it is still read");
+        timeout(PATIENCE, add("later"))
+            .await
+            .expect("it waits for whoever reads")
+            .unwrap();
         reader.let_go().await;
-        timeout(PATIENCE, emptied()).await.expect("nobody reads it any more");
+        timeout(PATIENCE, emptied())
+            .await
+            .expect("nobody reads it any more");
     }
 
     #[tokio::test]
@@ -424,7 +520,15 @@ mod tests {
         let cached = Arc::new(Cached::new(store));
         let (id, at) = (UserId::from_bytes([1; 16]), Timestamp(1));
         let (first_name, last_name) = ("Ada".to_owned(), "Test".to_owned());
-        let ada = User { id, first_name, last_name, kind: UserType::Support, created_at: at, updated_at: at, deleted: false };
+        let ada = User {
+            id,
+            first_name,
+            last_name,
+            kind: UserType::Support,
+            created_at: at,
+            updated_at: at,
+            deleted: false,
+        };
         cached.add_user(ada, None).await.unwrap();
         let (writer, mut readers) = (Held::writer(&threads).await, Held::readers(&threads).await);
         let erasing = tokio::spawn({
@@ -447,7 +551,10 @@ mod tests {
         threads.read(|_| Ok(())).await.unwrap();
         writer.let_go().await;
         assert!(erasing.await.unwrap().unwrap());
-        assert!(reading.await.unwrap().unwrap().is_some(), "it was read before");
+        assert!(
+            reading.await.unwrap().unwrap().is_some(),
+            "it was read before"
+        );
         assert_eq!(cached.user(id).await.unwrap(), None);
         for reader in readers {
             reader.let_go().await;

@@ -23,12 +23,15 @@ impl WalCheckpointer {
     /// Assumes that the log contains erased data, which may be left over from a server that was
     /// killed.
     pub fn new() -> Self {
-        Self { due: Some(Instant::now() + SCRUB_INTERVAL) }
+        Self {
+            due: Some(Instant::now() + SCRUB_INTERVAL),
+        }
     }
 
     /// Records that data was erased.
     pub fn note(&mut self) {
-        self.due.get_or_insert_with(|| Instant::now() + SCRUB_INTERVAL);
+        self.due
+            .get_or_insert_with(|| Instant::now() + SCRUB_INTERVAL);
     }
 
     /// Returns when the log has to be emptied.
@@ -51,7 +54,9 @@ impl WalCheckpointer {
 /// Returns false if another connection prevents it.
 fn empty(connection: &Connection) -> rusqlite::Result<bool> {
     connection.busy_timeout(WAIT)?;
-    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+        row.get::<_, bool>(0)
+    });
     connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(!busy?)
 }

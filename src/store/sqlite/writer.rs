@@ -36,7 +36,11 @@ pub fn write_all(connection: &Connection, mut jobs: Jobs, mut slices: Jobs) {
                 if write_group(connection, first, Some(&mut jobs)) {
                     checkpointer.note();
                 }
-                if last_slice.elapsed() < SLICE_WAIT { None } else { slices.try_recv().ok() }
+                if last_slice.elapsed() < SLICE_WAIT {
+                    None
+                } else {
+                    slices.try_recv().ok()
+                }
             }
             Next::Slice(slice) => Some(slice),
             Next::Late => None,
@@ -107,7 +111,11 @@ fn write_group(connection: &Connection, first: Box<dyn Job>, jobs: Option<&mut J
 }
 
 /// Runs the first job of `group`, and those that arrive meanwhile, in one transaction.
-fn transact(connection: &Connection, mut jobs: Option<&mut Jobs>, group: &mut Vec<Box<dyn Job>>) -> rusqlite::Result<()> {
+fn transact(
+    connection: &Connection,
+    mut jobs: Option<&mut Jobs>,
+    group: &mut Vec<Box<dyn Job>>,
+) -> rusqlite::Result<()> {
     execute(connection, "BEGIN IMMEDIATE")?;
     let begun = Instant::now();
     if !group[0].run(connection) {
@@ -127,7 +135,10 @@ fn transact(connection: &Connection, mut jobs: Option<&mut Jobs>, group: &mut Ve
         group.push(next);
         if connection.is_autocommit() {
             // SQLite has ended the transaction and undone the changes of the other jobs as well.
-            return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK), None));
+            return Err(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK),
+                None,
+            ));
         }
         if !worked {
             execute(connection, "ROLLBACK TO work")?;

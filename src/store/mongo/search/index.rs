@@ -74,7 +74,11 @@ impl State {
     /// Reads the state that other servers have stored.
     pub async fn learn(&self, connection: &Connection) -> Result<()> {
         let note = connection.metadata.find_one(doc! { "_id": NOTE });
-        let note = connection.one(note, |note| Some(["built", "marked", "complete"].map(|field| flag_in(note, field)))).await?;
+        let note = connection
+            .one(note, |note| {
+                Some(["built", "marked", "complete"].map(|field| flag_in(note, field)))
+            })
+            .await?;
         let [built, marked, complete] = note.unwrap_or_default();
         self.ready.fetch_or(built, Ordering::AcqRel);
         self.marked.fetch_or(marked, Ordering::AcqRel);
@@ -86,11 +90,23 @@ impl State {
 /// Builds the index in a database without rooms, where no messages have to be indexed.
 pub async fn start_complete(connection: &Connection) -> Result<()> {
     schema::search_indexes(connection).await?;
-    note(connection, doc! { "built": true, "marked": true, "complete": true }).await
+    note(
+        connection,
+        doc! { "built": true, "marked": true, "complete": true },
+    )
+    .await
 }
 
 async fn note(connection: &Connection, what: Document) -> Result<()> {
-    connection.within(connection.metadata.update_one(doc! { "_id": NOTE }, doc! { "$set": what }).upsert(true)).await.map(|_| ())
+    connection
+        .within(
+            connection
+                .metadata
+                .update_one(doc! { "_id": NOTE }, doc! { "$set": what })
+                .upsert(true),
+        )
+        .await
+        .map(|_| ())
 }
 
 /// Indexes new messages, and old ones if there are any, slowly enough not to delay posting. Never
@@ -130,13 +146,28 @@ async fn prepare(connection: &Connection, state: &State, behind: &IndexQueue) ->
 async fn mark_all(connection: &Connection, behind: &IndexQueue) -> Result<()> {
     let mut last = String::new();
     loop {
-        let next = connection.rooms.find(doc! { "_id": { "$gt": &last } }).sort(doc! { "_id": 1 }).limit(rows(ROOMS));
+        let next = connection
+            .rooms
+            .find(doc! { "_id": { "$gt": &last } })
+            .sort(doc! { "_id": 1 })
+            .limit(rows(ROOMS));
         let next = next.projection(doc! { "search": 1 });
-        let read = |room: &RawDocument| Some((text_in(room, "_id").to_owned(), room.get_document("search").is_ok()));
+        let read = |room: &RawDocument| {
+            Some((
+                text_in(room, "_id").to_owned(),
+                room.get_document("search").is_ok(),
+            ))
+        };
         let rooms = connection.all(next, read).await?;
-        let Some((end, _)) = rooms.last() else { return Ok(()) };
+        let Some((end, _)) = rooms.last() else {
+            return Ok(());
+        };
         end.clone_into(&mut last);
-        let unmarked = rooms.iter().filter(|(_, is_marked)| !is_marked).filter_map(|(id, _)| RoomId::parse(id)).collect();
+        let unmarked = rooms
+            .iter()
+            .filter(|(_, is_marked)| !is_marked)
+            .filter_map(|(id, _)| RoomId::parse(id))
+            .collect();
         let mark = |(room, head): (RoomId, log::Head)| {
             let old = number(head.seq.0.saturating_sub(NEW));
             let stretch = doc! { "above": old, "upTo": old };
@@ -181,8 +212,16 @@ fn pause(begun: Instant) -> Duration {
 /// Indexes some entries after the indexed range of a room. Returns true when there may be more.
 async fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
     let there = doc! { "_id": room.to_string(), "deletedAt": null };
-    let known = connection.rooms.find_one(there.clone()).projection(doc! { "search": 1 });
-    let Some(up_to) = connection.one(known, |room| Some(stretch(room).map(|(_, up_to)| up_to))).await? else { return Ok(false) };
+    let known = connection
+        .rooms
+        .find_one(there.clone())
+        .projection(doc! { "search": 1 });
+    let Some(up_to) = connection
+        .one(known, |room| Some(stretch(room).map(|(_, up_to)| up_to)))
+        .await?
+    else {
+        return Ok(false);
+    };
     let after = up_to.unwrap_or_default();
     let (last, is_cut) = index_some(connection, room, after, Seq(after.0 + ENTRIES), 1).await?;
     let Some(last) = last else { return Ok(false) };
@@ -191,7 +230,9 @@ async fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
         there.insert("search", doc! { "$exists": false });
         extended = doc! { "$set": { "search": { "above": 0_i64, "upTo": number(last.0) } } };
     }
-    connection.within(connection.rooms.update_one(there, extended)).await?;
+    connection
+        .within(connection.rooms.update_one(there, extended))
+        .await?;
     Ok(is_cut || last.0 == after.0 + ENTRIES)
 }
 
@@ -227,9 +268,17 @@ async fn index_old(connection: &Connection, state: &State, owner: &str) -> Resul
         state.learn(connection).await?;
         return Ok(false);
     }
-    let unfinished = connection.rooms.find_one(doc! { "search.above": { "$gt": 0 } }).hint(by_name(schema::UNFINISHED));
+    let unfinished = connection
+        .rooms
+        .find_one(doc! { "search.above": { "$gt": 0 } })
+        .hint(by_name(schema::UNFINISHED));
     let unfinished = unfinished.projection(doc! { "search": 1 });
-    let Some((id, above)) = connection.one(unfinished, |room| Some((text_in(room, "_id").to_owned(), stretch(room)?.0))).await? else {
+    let Some((id, above)) = connection
+        .one(unfinished, |room| {
+            Some((text_in(room, "_id").to_owned(), stretch(room)?.0))
+        })
+        .await?
+    else {
         schema::drop_former_search_index(connection).await?;
         note(connection, doc! { "complete": true }).await?;
         state.complete.store(true, Ordering::Release);
@@ -237,21 +286,44 @@ async fn index_old(connection: &Connection, state: &State, owner: &str) -> Resul
         return Ok(true);
     };
     let first = match RoomId::parse(&id) {
-        Some(room) => index_some(connection, room, Seq(above.0.saturating_sub(ENTRIES)), above, -1).await?.0,
+        Some(room) => {
+            index_some(
+                connection,
+                room,
+                Seq(above.0.saturating_sub(ENTRIES)),
+                above,
+                -1,
+            )
+            .await?
+            .0
+        }
         None => None,
     };
     let above = Seq(first.unwrap_or(Seq(1)).0.saturating_sub(1));
     let extended = doc! { "$min": { "search.above": number(above.0) } };
-    connection.within(connection.rooms.update_one(doc! { "_id": id }, extended)).await?;
+    connection
+        .within(connection.rooms.update_one(doc! { "_id": id }, extended))
+        .await?;
     Ok(true)
 }
 
 /// Adds the terms to the messages of a range, starting at one end and reading at most one batch.
 /// Returns the last entry that was read, and whether the byte limit ended the batch, so that the
 /// range may have more entries.
-async fn index_some(connection: &Connection, room: RoomId, after: Seq, up_to: Seq, order: i32) -> Result<(Option<Seq>, bool)> {
-    let fields = doc! { "seq": 1, "message.messageText": 1, "deleted": 1, "closed": 1, "editSeq": 1 };
-    let entries = connection.messages.find(entries_between(room, after, up_to)).sort(doc! { "seq": order }).projection(fields);
+async fn index_some(
+    connection: &Connection,
+    room: RoomId,
+    after: Seq,
+    up_to: Seq,
+    order: i32,
+) -> Result<(Option<Seq>, bool)> {
+    let fields =
+        doc! { "seq": 1, "message.messageText": 1, "deleted": 1, "closed": 1, "editSeq": 1 };
+    let entries = connection
+        .messages
+        .find(entries_between(room, after, up_to))
+        .sort(doc! { "seq": order })
+        .projection(fields);
     let entries = entries.hint(by_name(schema::LOG)).limit(rows(ENTRIES));
     let (mut updates, mut last, mut bytes) = (Vec::new(), None, 0);
     let reading = async {
@@ -259,7 +331,9 @@ async fn index_some(connection: &Connection, room: RoomId, after: Seq, up_to: Se
         while bytes < BYTES && entries.advance().await? {
             let entry = entries.current();
             bytes += entry.as_bytes().len();
-            last = Some(seq_in(entry, "seq")).filter(|_| !flag_in(entry, "closed")).or(last);
+            last = Some(seq_in(entry, "seq"))
+                .filter(|_| !flag_in(entry, "closed"))
+                .or(last);
             updates.extend(with_terms(entry));
         }
         Ok(())
@@ -275,10 +349,17 @@ fn with_terms(entry: &RawDocument) -> Option<Document> {
     if documents::flag_in(entry, "deleted") {
         return None;
     }
-    let text = entry.get_document("message").ok().map(|content| text_in(content, "messageText"))?;
-    let edited = Some(number_in(entry, "editSeq")).filter(|seq| *seq > 0).map(number);
+    let text = entry
+        .get_document("message")
+        .ok()
+        .map(|content| text_in(content, "messageText"))?;
+    let edited = Some(number_in(entry, "editSeq"))
+        .filter(|seq| *seq > 0)
+        .map(number);
     let as_it_was = doc! { "_id": text_in(entry, "_id"), "deleted": null, "editSeq": edited };
-    Some(doc! { "q": as_it_was, "u": { "$set": { "terms": terms(text) }, "$unset": { "words": "" } } })
+    Some(
+        doc! { "q": as_it_was, "u": { "$set": { "terms": terms(text) }, "$unset": { "words": "" } } },
+    )
 }
 
 /// Sends updates in commands of bounded size. An update that is refused is logged and skipped, so
@@ -294,12 +375,19 @@ async fn send(connection: &Connection, collection: &str, updates: Vec<Document>)
         size += next;
         command.push(update);
     }
-    if command.is_empty() { Ok(()) } else { send_one(connection, collection, command).await }
+    if command.is_empty() {
+        Ok(())
+    } else {
+        send_one(connection, collection, command).await
+    }
 }
 
 async fn send_one(connection: &Connection, collection: &str, updates: Vec<Document>) -> Result<()> {
     let command = doc! { "update": collection, "updates": updates, "ordered": false, "writeConcern": connection.durable() };
-    let reply = match connection.within(connection.database.run_command(command)).await {
+    let reply = match connection
+        .within(connection.database.run_command(command))
+        .await
+    {
         Err(StoreError::Fault(error)) => {
             tracing::warn!(%error, "failed to index messages; searches do not find them");
             return Ok(());
@@ -307,7 +395,9 @@ async fn send_one(connection: &Connection, collection: &str, updates: Vec<Docume
         reply => reply?,
     };
     if let Ok(concern) = reply.get_document("writeConcernError") {
-        return Err(StoreError::Unavailable(format!("the majority did not confirm: {concern}")));
+        return Err(StoreError::Unavailable(format!(
+            "the majority did not confirm: {concern}"
+        )));
     }
     for error in reply.get_array("writeErrors").into_iter().flatten() {
         tracing::warn!(%error, "failed to index a message; searches do not find it");

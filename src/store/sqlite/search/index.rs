@@ -72,7 +72,9 @@ impl Indexer {
     /// Erases some deleted or edited text from the index: in existing rooms, in deleted rooms, or
     /// in the index of an earlier version. Returns false if there was none.
     pub fn erase(&mut self, connection: &Connection) -> Result<bool> {
-        Ok(self.follow_changes(connection)? || erase_deleted_room(connection)? || erase_former_index(connection)?)
+        Ok(self.follow_changes(connection)?
+            || erase_deleted_room(connection)?
+            || erase_former_index(connection)?)
     }
 
     /// Updates the index for changed messages, one block at a time. Returns false if there were
@@ -81,8 +83,11 @@ impl Indexer {
         if self.clearing.is_none() {
             self.clearing = Clearing::next(connection)?;
         }
-        let Some(clearing) = &mut self.clearing else { return Ok(false) };
-        let is_there = indexed_range(connection, clearing.room)?.is_some_and(|indexed_range| indexed_range.log == clearing.log);
+        let Some(clearing) = &mut self.clearing else {
+            return Ok(false);
+        };
+        let is_there = indexed_range(connection, clearing.room)?
+            .is_some_and(|indexed_range| indexed_range.log == clearing.log);
         if !is_there || clearing.step(connection)? {
             self.clearing = None;
         }
@@ -100,7 +105,9 @@ pub fn behind(connection: &Connection) -> Result<Vec<RoomId>> {
 
 /// Indexes entries after the indexed range of a room. Returns false if there are none.
 fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
-    let Some(head) = log::head(connection, room)? else { return Ok(false) };
+    let Some(head) = log::head(connection, room)? else {
+        return Ok(false);
+    };
     let indexed_range = match indexed_range(connection, room)? {
         Some(indexed_range) => indexed_range,
         None => IndexedRange {
@@ -111,8 +118,20 @@ fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
         },
     };
     let range = "seq > ? AND seq <= ? ORDER BY seq";
-    let Some(last) = index_some(connection, room, indexed_range.log, range, indexed_range.up_to, head.last_seq)? else { return Ok(false) };
-    connection.prepare_cached("UPDATE search_logs SET up_to = ? WHERE number = ?")?.execute(params![last, indexed_range.log])?;
+    let Some(last) = index_some(
+        connection,
+        room,
+        indexed_range.log,
+        range,
+        indexed_range.up_to,
+        head.last_seq,
+    )?
+    else {
+        return Ok(false);
+    };
+    connection
+        .prepare_cached("UPDATE search_logs SET up_to = ? WHERE number = ?")?
+        .execute(params![last, indexed_range.log])?;
     Ok(true)
 }
 
@@ -122,22 +141,45 @@ fn index_old(connection: &Connection) -> Result<bool> {
         .prepare_cached("SELECT number, room, above FROM search_logs WHERE above > 0 AND room IS NOT NULL ORDER BY number LIMIT 1")?
         .query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, RoomId>(1)?, row.get::<_, Seq>(2)?)))
         .optional()?;
-    let Some((log, room, above)) = unfinished else { return Ok(false) };
-    let first = index_some(connection, room, log, "seq > ? AND seq <= ? ORDER BY seq DESC", Seq(0), above)?;
+    let Some((log, room, above)) = unfinished else {
+        return Ok(false);
+    };
+    let first = index_some(
+        connection,
+        room,
+        log,
+        "seq > ? AND seq <= ? ORDER BY seq DESC",
+        Seq(0),
+        above,
+    )?;
     let above = Seq(first.unwrap_or(Seq(1)).0.saturating_sub(1));
-    connection.prepare_cached("UPDATE search_logs SET above = ? WHERE number = ?")?.execute(params![above, log])?;
+    connection
+        .prepare_cached("UPDATE search_logs SET above = ? WHERE number = ?")?
+        .execute(params![above, log])?;
     Ok(true)
 }
 
 /// Indexes entries of this range until the slice is full. Returns the last entry that was examined.
-fn index_some(connection: &Connection, room: RoomId, log: i64, range: &str, after: Seq, up_to: Seq) -> Result<Option<Seq>> {
-    let mut entries = connection.prepare_cached(&format!("SELECT seq, text FROM entries WHERE room = ? AND {range}"))?;
+fn index_some(
+    connection: &Connection,
+    room: RoomId,
+    log: i64,
+    range: &str,
+    after: Seq,
+    up_to: Seq,
+) -> Result<Option<Seq>> {
+    let mut entries = connection.prepare_cached(&format!(
+        "SELECT seq, text FROM entries WHERE room = ? AND {range}"
+    ))?;
     let mut entries = entries.query(params![room, after, up_to])?;
     let (mut postings, mut last) = (Postings::new(), None);
     let (mut count, mut bytes, mut looked_at) = (0, 0, 0);
     while count < POSTINGS && bytes < BYTES && looked_at < ENTRIES {
         let Some(row) = entries.next()? else { break };
-        let (seq, text) = (row.get(0)?, row.get_ref(1)?.as_str_or_null()?.unwrap_or_default());
+        let (seq, text) = (
+            row.get(0)?,
+            row.get_ref(1)?.as_str_or_null()?.unwrap_or_default(),
+        );
         count += collect(&mut postings, seq, text);
         bytes += text.len();
         looked_at += 1;
@@ -159,10 +201,16 @@ fn collect(postings: &mut Postings, seq: Seq, text: &str) -> usize {
 }
 
 fn write(connection: &Connection, log: i64, postings: Postings) -> Result<()> {
-    let mut find = connection.prepare_cached("SELECT seqs FROM search_postings WHERE log = ? AND block = ? AND term = ?")?;
-    let mut put = connection.prepare_cached("INSERT OR REPLACE INTO search_postings (log, block, term, seqs) VALUES (?, ?, ?, ?)")?;
+    let mut find = connection.prepare_cached(
+        "SELECT seqs FROM search_postings WHERE log = ? AND block = ? AND term = ?",
+    )?;
+    let mut put = connection.prepare_cached(
+        "INSERT OR REPLACE INTO search_postings (log, block, term, seqs) VALUES (?, ?, ?, ?)",
+    )?;
     for ((block, term), mut seqs) in postings {
-        let known = find.query_row(params![log, block, term], |row| row.get::<_, Vec<u8>>(0)).optional()?;
+        let known = find
+            .query_row(params![log, block, term], |row| row.get::<_, Vec<u8>>(0))
+            .optional()?;
         seqs.extend(known.unwrap_or_default());
         put.execute(params![log, block, term, seqs])?;
     }
@@ -172,18 +220,35 @@ fn write(connection: &Connection, log: i64, postings: Postings) -> Result<()> {
 impl Clearing {
     fn next(connection: &Connection) -> Result<Option<Self>> {
         let first = connection.prepare_cached("SELECT room, seq FROM search_stale LIMIT 1")?;
-        let first = { first }.query_row([], |row| Ok((row.get::<_, RoomId>(0)?, row.get::<_, Seq>(1)?))).optional()?;
-        let Some((room, seq)) = first else { return Ok(None) };
+        let first = { first }
+            .query_row([], |row| {
+                Ok((row.get::<_, RoomId>(0)?, row.get::<_, Seq>(1)?))
+            })
+            .optional()?;
+        let Some((room, seq)) = first else {
+            return Ok(None);
+        };
         let (block, _) = in_block(seq);
         let seqs = connection
             .prepare_cached("SELECT seq FROM search_stale WHERE room = ? AND seq >= ? AND seq < ?")?
-            .query_map(params![room, block * BLOCK, (block + 1) * BLOCK], |row| row.get(0))?
+            .query_map(params![room, block * BLOCK, (block + 1) * BLOCK], |row| {
+                row.get(0)
+            })?
             .collect::<Result<_>>()?;
         let Some(indexed_range) = indexed_range(connection, room)? else {
-            connection.prepare_cached("DELETE FROM search_stale WHERE room = ?")?.execute([room])?;
+            connection
+                .prepare_cached("DELETE FROM search_stale WHERE room = ?")?
+                .execute([room])?;
             return Ok(None);
         };
-        Ok(Some(Self { room, log: indexed_range.log, block, seqs, after: String::new(), is_clear: false }))
+        Ok(Some(Self {
+            room,
+            log: indexed_range.log,
+            block,
+            seqs,
+            after: String::new(),
+            is_clear: false,
+        }))
     }
 
     /// Removes some terms of the stale messages, or, once all are removed, indexes the messages in
@@ -196,12 +261,17 @@ impl Clearing {
             self.is_clear = self.clear(connection)?;
             return Ok(false);
         }
-        let mut text = connection.prepare_cached("SELECT text FROM entries WHERE room = ? AND seq = ?")?;
-        let mut done = connection.prepare_cached("DELETE FROM search_stale WHERE room = ? AND seq = ?")?;
+        let mut text =
+            connection.prepare_cached("SELECT text FROM entries WHERE room = ? AND seq = ?")?;
+        let mut done =
+            connection.prepare_cached("DELETE FROM search_stale WHERE room = ? AND seq = ?")?;
         let (mut postings, mut count, mut bytes) = (Postings::new(), 0, 0);
         while count < POSTINGS && bytes < BYTES {
             let Some(seq) = self.seqs.pop() else { break };
-            let text: Option<String> = text.query_row(params![self.room, seq], |row| row.get(0)).optional()?.flatten();
+            let text: Option<String> = text
+                .query_row(params![self.room, seq], |row| row.get(0))
+                .optional()?
+                .flatten();
             let text = text.unwrap_or_default();
             count += collect(&mut postings, seq, &text);
             bytes += text.len();
@@ -219,8 +289,12 @@ impl Clearing {
             .collect::<Result<Vec<_>>>()?;
         let is_last = (rows.len() as u64) < ROWS;
         let stale: HashSet<u8> = self.seqs.iter().map(|seq| in_block(*seq).1).collect();
-        let mut put = connection.prepare_cached("UPDATE search_postings SET seqs = ? WHERE log = ? AND block = ? AND term = ?")?;
-        let mut delete = connection.prepare_cached("DELETE FROM search_postings WHERE log = ? AND block = ? AND term = ?")?;
+        let mut put = connection.prepare_cached(
+            "UPDATE search_postings SET seqs = ? WHERE log = ? AND block = ? AND term = ?",
+        )?;
+        let mut delete = connection.prepare_cached(
+            "DELETE FROM search_postings WHERE log = ? AND block = ? AND term = ?",
+        )?;
         for (term, mut seqs) in rows {
             let before = seqs.len();
             seqs.retain(|seq| !stale.contains(seq));
@@ -237,18 +311,30 @@ impl Clearing {
 
 /// Erases some of the index of a deleted room. Returns false if there is none.
 fn erase_deleted_room(connection: &Connection) -> Result<bool> {
-    let gone = connection.prepare_cached("SELECT number FROM search_logs WHERE room IS NULL LIMIT 1")?;
-    let Some(log) = { gone }.query_row([], |row| row.get::<_, i64>(0)).optional()? else { return Ok(false) };
+    let gone =
+        connection.prepare_cached("SELECT number FROM search_logs WHERE room IS NULL LIMIT 1")?;
+    let Some(log) = { gone }
+        .query_row([], |row| row.get::<_, i64>(0))
+        .optional()?
+    else {
+        return Ok(false);
+    };
     let end = connection
         .prepare_cached("SELECT block, term FROM search_postings WHERE log = ? ORDER BY block, term LIMIT 1 OFFSET ?")?
         .query_row(params![log, ROWS], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))
         .optional()?;
     if let Some((block, term)) = end {
-        let mut delete = connection.prepare_cached("DELETE FROM search_postings WHERE log = ? AND (block, term) < (?, ?)")?;
+        let mut delete = connection.prepare_cached(
+            "DELETE FROM search_postings WHERE log = ? AND (block, term) < (?, ?)",
+        )?;
         delete.execute(params![log, block, term])?;
     } else {
-        connection.prepare_cached("DELETE FROM search_postings WHERE log = ?")?.execute([log])?;
-        connection.prepare_cached("DELETE FROM search_logs WHERE number = ?")?.execute([log])?;
+        connection
+            .prepare_cached("DELETE FROM search_postings WHERE log = ?")?
+            .execute([log])?;
+        connection
+            .prepare_cached("DELETE FROM search_logs WHERE number = ?")?
+            .execute([log])?;
     }
     Ok(true)
 }
@@ -265,12 +351,16 @@ const FORMER: [(&str, &str, u64); 5] = [
 
 /// Erases some of the index of an earlier version. Returns false if there is none.
 fn erase_former_index(connection: &Connection) -> Result<bool> {
-    let is_there = connection.prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = 'search_numbers'")?.exists([])?;
+    let is_there = connection
+        .prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = 'search_numbers'")?
+        .exists([])?;
     if !is_there {
         return Ok(false);
     }
     for (table, key, most) in FORMER {
-        let some = format!("DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} LIMIT {most})");
+        let some = format!(
+            "DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} LIMIT {most})"
+        );
         if connection.execute(&some, [])? > 0 {
             return Ok(true);
         }

@@ -82,7 +82,9 @@ impl Walk {
                 continue;
             }
             let is_enough = self.found.len() as u64 >= self.search.limit || self.spent >= SEARCH;
-            let Some((place, index)) = self.next.peek().copied().filter(|_| !is_enough) else { return Ok(true) };
+            let Some((place, index)) = self.next.peek().copied().filter(|_| !is_enough) else {
+                return Ok(true);
+            };
             let before = self.in_step;
             self.next.pop();
             self.walk_on(connection, place, index)?;
@@ -99,18 +101,28 @@ impl Walk {
         let next = self.next.peek().map(|(place, _)| match self.found.last() {
             Some(last) if is_full => EntryPosition::of(last),
             // The message at this position has not been checked yet.
-            _ => EntryPosition { seq: Seq(place.seq.0.saturating_add(1)), ..*place },
+            _ => EntryPosition {
+                seq: Seq(place.seq.0.saturating_add(1)),
+                ..*place
+            },
         });
-        Found { messages: self.found, next }
+        Found {
+            messages: self.found,
+            next,
+        }
     }
 
     /// Loads the rooms after `after`. Returns the last of them if there may be more.
     fn take_up_rooms(&mut self, connection: &Connection, after: &[u8]) -> Result<Option<Vec<u8>>> {
         const COLUMNS: &str = "heads.room, heads.last_seq, heads.last_at, search_logs.number, coalesce(above, 0), coalesce(up_to, 0)";
         let (from, condition, whose, hidden, value) = match self.search.scope {
-            Scope::Room { room, after } => {
-                ("heads", "heads.room = ?1 AND heads.room > ?2 ORDER BY heads.room", *room.as_bytes(), "?3", rows::count(after.0))
-            }
+            Scope::Room { room, after } => (
+                "heads",
+                "heads.room = ?1 AND heads.room > ?2 ORDER BY heads.room",
+                *room.as_bytes(),
+                "?3",
+                rows::count(after.0),
+            ),
             Scope::RoomsOf { user, since_joined } => (
                 "memberships CROSS JOIN heads ON heads.room = memberships.room",
                 "user = ?1 AND memberships.room > ?2 ORDER BY memberships.room",
@@ -123,8 +135,13 @@ impl Walk {
             "SELECT {COLUMNS}, {hidden} FROM {from} LEFT JOIN search_logs ON search_logs.room = heads.room
              WHERE {condition} LIMIT {ROOMS}"
         ))?;
-        let rooms = rooms.query_map(params![whose, after, value], log_of)?.collect::<Result<Vec<_>>>()?;
-        let last = rooms.last().map(|(log, _)| log.room.as_bytes().to_vec()).filter(|_| rooms.len() == ROOMS);
+        let rooms = rooms
+            .query_map(params![whose, after, value], log_of)?
+            .collect::<Result<Vec<_>>>()?;
+        let last = rooms
+            .last()
+            .map(|(log, _)| log.room.as_bytes().to_vec())
+            .filter(|_| rooms.len() == ROOMS);
         self.in_step += rooms.len() as u64;
         for (mut log, last_at) in rooms {
             if let Some(before) = self.search.before {
@@ -137,11 +154,23 @@ impl Walk {
     }
 
     /// Returns the last entry of a log before a position. Times never decrease within a log.
-    fn end_before(&mut self, connection: &Connection, log: &Log, last_at: Timestamp, before: EntryPosition) -> Result<Seq> {
+    fn end_before(
+        &mut self,
+        connection: &Connection,
+        log: &Log,
+        last_at: Timestamp,
+        before: EntryPosition,
+    ) -> Result<Seq> {
         if matches!(self.search.scope, Scope::Room { .. }) {
             return Ok(log.next.min(Seq(before.seq.0.saturating_sub(1))));
         }
-        if log.next <= log.end || (EntryPosition { at: last_at, seq: log.next, room: log.room }) < before {
+        if log.next <= log.end
+            || (EntryPosition {
+                at: last_at,
+                seq: log.next,
+                room: log.room,
+            }) < before
+        {
             return Ok(log.next);
         }
         let (mut is_before, mut is_not) = (log.end, log.next);
@@ -160,7 +189,11 @@ impl Walk {
     /// does not need it.
     fn place(&mut self, connection: &Connection, room: RoomId, seq: Seq) -> Result<EntryPosition> {
         if matches!(self.search.scope, Scope::Room { .. }) {
-            return Ok(EntryPosition { at: Timestamp(0), seq, room });
+            return Ok(EntryPosition {
+                at: Timestamp(0),
+                seq,
+                room,
+            });
         }
         self.in_step += 1;
         let at = connection
@@ -168,13 +201,21 @@ impl Walk {
             .query_row(params![room, seq], |row| row.get(0))
             .optional()?;
         // No such entry: the room was just deleted.
-        Ok(EntryPosition { at: at.unwrap_or_default(), seq, room })
+        Ok(EntryPosition {
+            at: at.unwrap_or_default(),
+            seq,
+            room,
+        })
     }
 
     /// Adds the next position of a log to the heap, unless the log has been searched to its end.
     fn push(&mut self, connection: &Connection, index: usize) -> Result<()> {
         let log = &self.logs[index];
-        let next = log.candidates.last().copied().or((log.next > log.end).then_some(log.next));
+        let next = log
+            .candidates
+            .last()
+            .copied()
+            .or((log.next > log.end).then_some(log.next));
         if let Some(seq) = next {
             let place = self.place(connection, log.room, seq)?;
             self.next.push((place, index));
@@ -183,7 +224,12 @@ impl Walk {
     }
 
     /// Checks the next candidate of a log, or looks for more candidates if there is none.
-    fn walk_on(&mut self, connection: &Connection, place: EntryPosition, index: usize) -> Result<()> {
+    fn walk_on(
+        &mut self,
+        connection: &Connection,
+        place: EntryPosition,
+        index: usize,
+    ) -> Result<()> {
         let log = &mut self.logs[index];
         if log.candidates.pop().is_some() {
             return self.check(connection, place);
@@ -203,11 +249,16 @@ impl Walk {
     /// Adds a message to the results if it matches.
     fn check(&mut self, connection: &Connection, place: EntryPosition) -> Result<()> {
         let message = connection
-            .prepare_cached(&format!("SELECT {} FROM entries WHERE room = ? AND seq = ? AND text IS NOT NULL", rows::MESSAGE))?
+            .prepare_cached(&format!(
+                "SELECT {} FROM entries WHERE room = ? AND seq = ? AND text IS NOT NULL",
+                rows::MESSAGE
+            ))?
             .query_row(params![place.room, place.seq], rows::message)
             .optional()?;
         self.in_step += 2;
-        let Some(message) = message else { return Ok(()) };
+        let Some(message) = message else {
+            return Ok(());
+        };
         let is_found = if self.is_unsure(connection, &message)? {
             self.query.matches(&message.text)
         } else {
@@ -220,7 +271,8 @@ impl Walk {
 
     /// Returns whether a message may have changed since it was indexed or since the index was read.
     fn is_unsure(&self, connection: &Connection, message: &Message) -> Result<bool> {
-        let mut stale = connection.prepare_cached("SELECT 1 FROM search_stale WHERE room = ? AND seq = ?")?;
+        let mut stale =
+            connection.prepare_cached("SELECT 1 FROM search_stale WHERE room = ? AND seq = ?")?;
         Ok(!self.is_first_step || stale.exists(params![message.room, message.seq])?)
     }
 }
@@ -267,11 +319,16 @@ impl Log {
     /// Collects candidates from the next block of the index. Returns the cost.
     fn read_index(&mut self, connection: &Connection, query: &Query, log: i64) -> Result<u64> {
         let (block, last) = in_block(self.next);
-        let mut find = connection.prepare_cached("SELECT seqs FROM search_postings WHERE log = ? AND block = ? AND term = ?")?;
+        let mut find = connection.prepare_cached(
+            "SELECT seqs FROM search_postings WHERE log = ? AND block = ? AND term = ?",
+        )?;
         let mut have: Option<HashSet<u8>> = None;
         let mut cost = 1;
         for term in query.terms() {
-            let seqs = find.query_row(params![log, block, term], |row| row.get::<_, Vec<u8>>(0)).optional()?.unwrap_or_default();
+            let seqs = find
+                .query_row(params![log, block, term], |row| row.get::<_, Vec<u8>>(0))
+                .optional()?
+                .unwrap_or_default();
             let seqs = seqs.into_iter();
             have = Some(match have {
                 None => seqs.collect(),
@@ -286,11 +343,17 @@ impl Log {
         // text.
         let mut have = have.unwrap_or_default();
         let first = block * BLOCK;
-        let mut stale = connection.prepare_cached("SELECT seq FROM search_stale WHERE room = ? AND seq >= ? AND seq < ?")?;
+        let mut stale = connection.prepare_cached(
+            "SELECT seq FROM search_stale WHERE room = ? AND seq >= ? AND seq < ?",
+        )?;
         for seq in stale.query_map(params![self.room, first, first + BLOCK], |row| row.get(0))? {
             have.insert(in_block(seq?).1);
         }
-        let mut candidates: Vec<_> = have.into_iter().filter(|seq| *seq <= last).map(|seq| Seq(first + u64::from(seq))).collect();
+        let mut candidates: Vec<_> = have
+            .into_iter()
+            .filter(|seq| *seq <= last)
+            .map(|seq| Seq(first + u64::from(seq)))
+            .collect();
         candidates.retain(|seq| *seq > self.end);
         candidates.sort_unstable();
         self.candidates = candidates;
