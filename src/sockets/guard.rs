@@ -220,7 +220,7 @@ impl Guard {
                 guard.ended.cancel();
                 return guard.end_polling(Duration::ZERO);
             }
-            if !guard.outbound.give_back() {
+            if !guard.outbound.give_back(&cut_off) {
                 return;
             }
         }

@@ -9,6 +9,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     budget::{COPIES_OF_AN_ANSWER, Reservation, lock},
     chat::LOG_BYTES,
@@ -19,6 +21,9 @@ use crate::{
 const MAX_WAITING_BYTES: u64 = 4 * LOG_BYTES;
 /// Number of bytes that may be queued for a client without a reservation.
 const UNRESERVED: u64 = 64 * 1024;
+/// A client that takes this many bytes between two calls of [`OutboundBudget::give_back`] reads
+/// steadily.
+const STEADY_BYTES: u64 = 16 * 1024;
 
 /// Counts the bytes that the other end of a connection has taken.
 #[derive(Clone, Default)]
@@ -44,6 +49,8 @@ struct Counts {
     waiting: u64,
     /// Number of bytes taken at the last count.
     taken: u64,
+    /// `taken` when memory was last released.
+    released: u64,
     polled: u64,
     websocket: Option<Websocket>,
     /// Memory for the queued bytes, while they exceed [`UNRESERVED`].
@@ -135,19 +142,26 @@ impl OutboundBudget {
         lock(&self.0).reserved.as_ref().map(use_it);
     }
 
-    /// Releases the memory of bytes that the client has taken. Returns false if nothing is reserved
-    /// any more.
-    pub fn give_back(&self) -> bool {
+    /// Releases the memory of bytes that the client has taken. If these are at least
+    /// [`STEADY_BYTES`] since the last call, `connection` counts as the newest of those that may be
+    /// closed to free memory. Returns false if nothing is reserved any more.
+    pub fn give_back(&self, connection: &CancellationToken) -> bool {
         let mut counts = lock(&self.0);
         counts.count();
         if counts.waiting <= UNRESERVED {
             counts.reserved = None;
         }
-        let waiting = counts.waiting;
-        counts.reserved.as_ref().is_some_and(|reserved| {
-            reserved.resize(waiting.saturating_mul(COPIES_OF_AN_ANSWER));
-            true
-        })
+        let is_steady = counts.taken.saturating_sub(counts.released) >= STEADY_BYTES;
+        counts.released = counts.taken;
+        let Some(reserved) = &counts.reserved else {
+            return false;
+        };
+        reserved.resize(counts.waiting.saturating_mul(COPIES_OF_AN_ANSWER));
+        if is_steady {
+            reserved.stays();
+            reserved.closes(connection);
+        }
+        true
     }
 }
 
@@ -247,29 +261,22 @@ mod tests {
     #[test]
     fn what_is_more_than_a_little_is_reserved_until_it_is_taken() {
         let budget = budget(4 * UNRESERVED);
-        let backlogs = [const {
-            OutboundBudget(Mutex::new(Counts {
-                waiting: 0,
-                taken: 0,
-                polled: 0,
-                websocket: None,
-                reserved: None,
-            }))
-        }; 2];
+        let backlogs = [OutboundBudget::default(), OutboundBudget::default()];
         let [first, second] = &backlogs;
         assert_eq!(add_with(&budget, first, UNRESERVED), Added::Counted);
         assert_eq!(add_with(&budget, first, UNRESERVED / 2), Added::Reserved);
         assert_eq!(add_with(&budget, second, UNRESERVED), Added::Counted);
         assert_eq!(add_with(&budget, second, 1), Added::Refused);
         first.polled(UNRESERVED / 2 - 1);
-        assert!(first.give_back());
+        let connection = CancellationToken::new();
+        assert!(first.give_back(&connection));
         assert_eq!(
             add_with(&budget, second, 1),
             Added::Refused,
             "one byte too many"
         );
         first.polled(1);
-        assert!(!first.give_back());
+        assert!(!first.give_back(&connection));
         assert_eq!(add_with(&budget, second, 1), Added::Reserved);
         assert_eq!(add_with(&budget, second, 1), Added::Counted);
     }
