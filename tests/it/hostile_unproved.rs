@@ -410,7 +410,7 @@ async fn only_a_request_for_a_websocket_is_upgraded() {
 async fn refusals_of_one_address_are_counted_in_the_log() {
     let folder = TempDir::new().unwrap();
     let settings = [
-        ("CAUSERIE_LOG", "info,causerie::http::observe=off"),
+        ("CAUSERIE_LOG", "info,causerie::http::request_context=off"),
         ("CAUSERIE_DATABASE", "sqlite:c.db"),
     ];
     let program = Program::start(folder.path(), &[&SECURE[..], &settings].concat());
