@@ -1,0 +1,209 @@
+//! `subscribe`: joins one room, or all rooms of the user.
+
+use std::{collections::HashSet, sync::Arc};
+
+use serde::Serialize;
+use socketioxide::extract::SocketRef;
+use tokio::sync::oneshot;
+
+use super::{Answer, Handlers, id_of};
+use crate::{
+    access::{Action, Caller, shown},
+    budget::{COPIES_OF_A_PAGE, Reservation},
+    error::{Error, Result},
+    model::{Room, RoomId, Seq, UserId},
+    sockets::{
+        subscriptions::{may_subscribe, subscribe, unsubscribe},
+        user_name,
+    },
+    view::raw,
+};
+
+/// Maximum number of rooms that are entered in one batch.
+pub(super) const ROOMS_AT_ONCE: u64 = 1_000;
+/// Maximum size of an [`Entered`] in an answer, in bytes.
+const ENTERED_BYTES: u64 = 100;
+
+/// A room that a socket has entered, and the last log entry before the socket's subscription. The
+/// socket receives everything after that entry.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Entered {
+    pub(super) chat_room_id: RoomId,
+    pub(super) last_seq: Seq,
+}
+
+impl Handlers {
+    pub(super) async fn subscribe(
+        &self,
+        socket: &SocketRef,
+        caller: &Caller,
+        id: &str,
+        other: Option<UserId>,
+    ) -> Result<()> {
+        let room = self.authorize(caller, id, other).await?;
+        if self.chat.store.is_shared() {
+            // With a shared store, the timeline must know a room before it can detect new entries
+            // in the room's log.
+            self.chat.timeline.barrier(vec![room.id], || ()).await?;
+        }
+        may_subscribe(socket, [room.id])?;
+        let siblings = other
+            .map(|other| socket.within(user_name(other)).sockets())
+            .unwrap_or_default();
+        // Excludes sockets that are in the room already, so that a failure does not unsubscribe
+        // them.
+        let brought: Vec<_> = siblings
+            .into_iter()
+            .filter(|sibling| matches!(subscribe(sibling, room.id), Ok(true)))
+            .collect();
+        subscribe(socket, room.id)?;
+        // If the user lost access meanwhile, their sockets were unsubscribed, perhaps before this
+        // subscription. Check again.
+        let authorized = self.authorize(caller, id, other).await;
+        if authorized.is_err() {
+            unsubscribe(socket, room.id);
+            if !self.is_member(room.id, other).await {
+                for sibling in &brought {
+                    unsubscribe(sibling, room.id);
+                }
+            }
+        }
+        authorized.map(drop)
+    }
+
+    /// Returns whether the other user is a member of the room and so may have subscribed to it
+    /// themselves. False if the database does not answer.
+    async fn is_member(&self, room: RoomId, other: Option<UserId>) -> bool {
+        let Some(other) = other else { return false };
+        self.chat
+            .store
+            .room(room)
+            .await
+            .is_ok_and(|room| room.is_some_and(|room| room.has_member(other)))
+    }
+
+    /// Returns the room if the caller may subscribe to it. In secure mode, `other` must be a member
+    /// too.
+    async fn authorize(
+        &self,
+        caller: &Caller,
+        room: &str,
+        other: Option<UserId>,
+    ) -> Result<Arc<Room>> {
+        let access = &self.chat.access;
+        let room = access.authorize(caller, Action::Subscribe, room).await?;
+        match other {
+            Some(other) if access.is_secure() && !room.has_member(other) => Err(access.deny(
+                caller,
+                "subscribe for the user",
+                shown(Some(&other)),
+                Error::OtherNotAMember,
+            )),
+            _ => Ok(room),
+        }
+    }
+
+    pub(super) async fn subscribe_to_all(
+        &self,
+        socket: &SocketRef,
+        caller: &Caller,
+        memory: &Reservation,
+    ) -> Result<Answer> {
+        #[derive(Serialize)]
+        struct Subscribed {
+            success: bool,
+            rooms: Vec<Entered>,
+        }
+        let user = id_of(caller)?;
+        let (mut pieces, mut count, mut after) = (Vec::new(), 0, None);
+        loop {
+            let piece = self.chat.store.rooms_of(user, after, ROOMS_AT_ONCE).await?;
+            after = piece.last().copied();
+            let is_last = (piece.len() as u64) < ROOMS_AT_ONCE;
+            count += piece.len();
+            pieces.push(piece);
+            if is_last {
+                break;
+            }
+        }
+        self.chat.limits.read(user, count)?;
+        may_subscribe(socket, pieces.iter().flatten().copied())?;
+        memory
+            .take_for_user(user, COPIES_OF_A_PAGE * ENTERED_BYTES * count as u64)
+            .await?;
+        let mut rooms = Vec::with_capacity(count);
+        for piece in pieces {
+            rooms.extend(self.enter(socket, user, piece).await?);
+        }
+        Ok(raw(&Subscribed {
+            success: true,
+            rooms,
+        }))
+    }
+
+    /// Subscribes a socket to rooms between two broadcasts, so that it receives exactly the events
+    /// after the log entries in the answer.
+    pub(super) async fn enter(
+        &self,
+        socket: &SocketRef,
+        user: UserId,
+        rooms: Vec<RoomId>,
+    ) -> Result<Vec<Entered>> {
+        let (joining, names) = (socket.clone(), rooms.clone());
+        let (tell, told) = oneshot::channel();
+        let join_all = move || {
+            let mut entered = HashSet::new();
+            let refused = names.into_iter().try_for_each(|room| {
+                if subscribe(&joining, room)? {
+                    entered.insert(room);
+                }
+                Ok(())
+            });
+            // The receiver is dropped if the client has disconnected.
+            let _ = tell.send((entered, refused));
+        };
+        let ends = self.chat.timeline.barrier(rooms, join_all).await?;
+        let (mut unchecked, refused) = told.await.unwrap_or_else(|_| (HashSet::new(), Ok(())));
+        let checked = match refused {
+            Ok(()) => self.check(socket, user, ends, &mut unchecked).await,
+            Err(error) => Err(error),
+        };
+        // Left over if the database did not answer, the room is gone, or the subscription limit was
+        // reached.
+        for room in unchecked {
+            unsubscribe(socket, room);
+        }
+        checked
+    }
+
+    /// Returns those of the rooms that the user is a member of, and unsubscribes the socket from
+    /// the others. A user who lost access meanwhile was unsubscribed, perhaps before this
+    /// subscription, so membership is checked again.
+    async fn check(
+        &self,
+        socket: &SocketRef,
+        user: UserId,
+        ends: Vec<(RoomId, Seq)>,
+        unchecked: &mut HashSet<RoomId>,
+    ) -> Result<Vec<Entered>> {
+        let mut entered = Vec::with_capacity(ends.len());
+        for (id, end) in ends {
+            match self
+                .chat
+                .store
+                .room(id)
+                .await?
+                .filter(|room| room.has_member(user))
+            {
+                Some(_) => entered.push(Entered {
+                    chat_room_id: id,
+                    last_seq: end,
+                }),
+                None => unsubscribe(socket, id),
+            }
+            unchecked.remove(&id);
+        }
+        Ok(entered)
+    }
+}
