@@ -4,12 +4,14 @@
 //! Most of the state is kept in rooms of the Socket.IO layer: one per chat room, one per user and
 //! one per session. A user's or session's room contains all of its sockets.
 
+mod broadcast;
 mod event_queue;
 mod events;
 mod frame_filter;
 mod guard;
 mod handlers;
 mod handshake;
+mod log_watcher;
 mod orphans;
 mod outbound_budget;
 mod packets;
@@ -17,53 +19,51 @@ mod payloads;
 mod presence;
 mod removed_members;
 mod slow_clients;
+mod socket;
 mod socket_auth;
 mod subscriptions;
 mod transport;
 mod typing;
 
 use std::{
-    collections::{HashMap, HashSet},
     future::ready,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use futures_util::FutureExt;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 use socketioxide::{
-    BroadcastError, SocketError, SocketIo,
+    SocketIo,
     extract::{SocketRef, TryData},
     handler::ConnectHandler,
-    operators::BroadcastOperators,
 };
 use tokio::{task::AbortHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use event_queue::UnderWay;
-use events::Audience;
 pub use events::Event;
 pub use guard::{Guard, Violation};
 pub use handlers::Handlers;
 pub use handshake::kept_bytes;
+use log_watcher::follow_logs;
 use orphans::OrphanSweeper;
 pub use outbound_budget::BytesWritten;
 pub use payloads::{Framing, screen};
 pub use presence::Presence;
-use removed_members::{RemovedMembers, remove_from_room};
-use slow_clients::{disconnect_missed, disconnect_slow, has_capacity, reserve_send};
+use removed_members::RemovedMembers;
+use socket::{
+    close, is_closing, is_user_name, join, room_name, session_name, session_of, user_name,
+};
 pub use socket_auth::SocketAuth;
-use subscriptions::{Subscriptions, leave_all, unsubscribe};
+use subscriptions::Subscriptions;
 pub use transport::Transport;
 use typing::Typing;
 
 use crate::{
     budget::MemoryBudget,
-    chat::Chat,
     config::SocketConfig,
     limits::Limits,
     model::{RoomId, SessionId, UserId},
-    view,
 };
 
 /// The request path of the Socket.IO endpoint.
@@ -82,17 +82,12 @@ const READ_BUFFER: usize = 512;
 /// Interval between sweeps for expired or ended state. It allows two sweeps within the one second
 /// in which the end of a session or membership must take effect.
 const TICK: Duration = Duration::from_millis(400);
-/// Maximum number of rooms checked per tick for log entries written by other servers.
-const ROOMS_AT_ONCE: usize = 500;
 
 /// Returns the size of the largest packet that a client may send, in bytes.
 #[must_use]
 pub fn max_packet(config: &SocketConfig) -> usize {
     usize::try_from(config.max_packet_bytes).unwrap_or(usize::MAX)
 }
-
-/// Delay before retrying to notify a client that its socket is closed.
-const CLOSE_RETRY: Duration = Duration::from_millis(250);
 
 /// The operations on sockets that the rest of the server may use.
 pub trait SocketHub: Send + Sync + 'static {
@@ -108,27 +103,6 @@ pub trait SocketHub: Send + Sync + 'static {
 
     /// Returns for each user whether they are connected or were until a moment ago.
     fn online(&self, users: &[UserId]) -> Vec<bool>;
-}
-
-fn room_name(room: RoomId) -> String {
-    format!("room:{room}")
-}
-
-fn user_name(user: UserId) -> String {
-    format!("user:{user}")
-}
-
-fn session_name(session: SessionId) -> String {
-    format!("session:{session}")
-}
-
-/// Returns the session whose Socket.IO room has this name.
-fn session_of(room: &str) -> Option<SessionId> {
-    SessionId::parse(room.strip_prefix("session:")?)
-}
-
-fn is_user_name(room: &str) -> bool {
-    room.starts_with("user:")
 }
 
 /// The connected sockets.
@@ -287,89 +261,6 @@ impl Sockets {
         }
     }
 
-    /// Sends an event to the sockets of its audience whose buffers have capacity. The others are
-    /// disconnected and removed from `listeners`.
-    fn send(&self, event: &Event<'_>, audience: &Audience, listeners: &mut Vec<SocketRef>) {
-        if listeners.is_empty() {
-            return;
-        }
-        let json = view::raw(event);
-        // A broadcast serializes the event once for all sockets but does not report whose buffer
-        // was full, so capacity is checked first.
-        listeners.retain(|listener| {
-            let fits = has_capacity(listener) && reserve_send(listener, json.get().len(), None);
-            if !fits {
-                disconnect_slow(listener);
-            }
-            fits
-        });
-        if listeners.is_empty() {
-            return;
-        }
-        let missed = self.broadcast(event.name(), &json, audience);
-        if missed > 0 {
-            // Include the sockets that joined after the capacity check.
-            let known: HashSet<_> = listeners.iter().map(|listener| listener.id).collect();
-            listeners.extend(
-                self.select(audience)
-                    .sockets()
-                    .into_iter()
-                    .filter(|listener| !known.contains(&listener.id)),
-            );
-            disconnect_missed(listeners, missed);
-        }
-    }
-
-    /// Broadcasts an event. Returns how many sockets had no capacity in their buffers for it.
-    fn broadcast(&self, event: &'static str, json: &RawValue, audience: &Audience) -> usize {
-        let sending = self.select(audience).emit(event, json);
-        // Sockets of this process are sent to synchronously, so the future is ready at once.
-        match sending.now_or_never() {
-            Some(Err(BroadcastError::Socket(errors))) => errors
-                .iter()
-                .filter(|error| matches!(error, SocketError::InternalChannelFull))
-                .count(),
-            Some(Err(error)) => {
-                tracing::error!(%error, event, "event broadcast failed");
-                0
-            }
-            Some(Ok(())) | None => 0,
-        }
-    }
-
-    fn select(&self, audience: &Audience) -> BroadcastOperators {
-        // The layer treats an empty list of rooms as all sockets.
-        let names = if audience.names.is_empty() {
-            vec!["nobody".to_owned()]
-        } else {
-            audience.names.clone()
-        };
-        let those = self.io.within(names);
-        match &audience.except {
-            Some(name) => those.except(name.clone()),
-            None => those,
-        }
-    }
-
-    /// Updates the subscriptions of the sockets after they have received an event.
-    fn follow(&self, event: &Event<'_>) {
-        match event {
-            Event::MemberRemoved {
-                chat_room_id,
-                user_id,
-                ..
-            } => remove_from_room(&self.io, *chat_room_id, *user_id),
-            Event::RoomDeleted { chat_room_id, .. } => {
-                self.io
-                    .within(room_name(*chat_room_id))
-                    .sockets()
-                    .iter()
-                    .for_each(|socket| unsubscribe(socket, *chat_room_id));
-            }
-            _ => {}
-        }
-    }
-
     /// Returns whether any sockets are in this room.
     #[must_use]
     pub fn are_in(&self, room: RoomId) -> bool {
@@ -408,29 +299,7 @@ impl Sockets {
 
 impl SocketHub for Sockets {
     fn announce(&self, events: &[Event<'_>]) {
-        for (room, events) in by_room(events) {
-            let of_room = Audience {
-                names: room.map(room_name).into_iter().collect(),
-                except: None,
-            };
-            // The sockets in the room. Reset after an event with its own audience, which may change
-            // them.
-            let mut listeners = None;
-            for event in events {
-                match event.audience() {
-                    None => {
-                        let listeners =
-                            listeners.get_or_insert_with(|| self.select(&of_room).sockets());
-                        self.send(event, &of_room, listeners);
-                    }
-                    Some(audience) => {
-                        self.send(event, &audience, &mut self.select(&audience).sockets());
-                        self.follow(event);
-                        listeners = None;
-                    }
-                }
-            }
-        }
+        self.broadcast_all(events);
     }
 
     fn close_sessions(&self, sessions: &[SessionId]) {
@@ -454,91 +323,4 @@ impl SocketHub for Sockets {
     fn online(&self, users: &[UserId]) -> Vec<bool> {
         self.presence.online(users)
     }
-}
-
-/// Repeatedly makes the timeline check the logs for entries that were not broadcast yet, because
-/// other servers write to them too. Covers the rooms that have sockets, in turns of
-/// [`ROOMS_AT_ONCE`].
-async fn follow_logs(io: SocketIo, chat: Chat) {
-    if !chat.store.is_shared() {
-        return;
-    }
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut left = Vec::new();
-    loop {
-        ticks.tick().await;
-        if left.is_empty() {
-            left = rooms_in_use(&io).await;
-        }
-        let rooms = left.split_off(left.len().saturating_sub(ROOMS_AT_ONCE));
-        if !rooms.is_empty() {
-            // If the database is unavailable, a later tick retries.
-            let _ = chat.timeline.catch_up(chat.store.as_ref(), &rooms).await;
-        }
-    }
-}
-
-async fn rooms_in_use(io: &SocketIo) -> Vec<RoomId> {
-    let Some(sockets) = io.of("/") else {
-        return Vec::new();
-    };
-    let Ok(rooms) = sockets.rooms().await;
-    rooms
-        .iter()
-        .filter_map(|room| RoomId::parse(room.strip_prefix("room:")?))
-        .collect()
-}
-
-/// Adds a socket to the room of a user or session. If the socket closes meanwhile it leaves all
-/// rooms again, because nothing else would remove it.
-fn join(socket: &SocketRef, name: String) {
-    socket.join(name);
-    if !socket.connected() || is_closing(socket) {
-        leave_all(socket);
-    }
-}
-
-/// Marks a socket that the server is closing. It receives no more events, and events from its
-/// client are rejected.
-#[derive(Clone)]
-struct Closing;
-
-fn is_closing(socket: &SocketRef) -> bool {
-    socket.extensions.get::<Closing>().is_some()
-}
-
-/// Closes a socket and its connection. The client is notified once its buffer has capacity; a
-/// client that reads nothing is disconnected by the heartbeat.
-fn close(socket: &SocketRef) {
-    if socket.extensions.insert(Closing).is_some() {
-        return;
-    }
-    leave_all(socket);
-    let socket = socket.clone();
-    if socket.clone().disconnect().is_ok() {
-        close_connection(&socket);
-        return;
-    }
-    tokio::spawn(async move {
-        while socket.connected() && socket.clone().disconnect().is_err() {
-            tokio::time::sleep(CLOSE_RETRY).await;
-        }
-        close_connection(&socket);
-    });
-}
-
-fn close_connection(socket: &SocketRef) {
-    if let Some(guard) = Guard::of(socket) {
-        guard.close();
-    }
-}
-
-/// Groups events by room and keeps their order. Events without a room form one group.
-fn by_room<'a, 'b>(events: &'a [Event<'b>]) -> HashMap<Option<RoomId>, Vec<&'a Event<'b>>> {
-    let mut rooms: HashMap<_, Vec<_>> = HashMap::new();
-    for event in events {
-        rooms.entry(event.room()).or_default().push(event);
-    }
-    rooms
 }
