@@ -11,8 +11,8 @@ use socketioxide::{
 use super::{
     Event, Sockets,
     events::Audience,
+    guards::slow_clients::{disconnect_missed, disconnect_slow, has_capacity, reserve_send},
     removed_members::remove_from_room,
-    slow_clients::{disconnect_missed, disconnect_slow, has_capacity, reserve_send},
     socket::room_name,
     subscriptions::unsubscribe,
 };

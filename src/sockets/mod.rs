@@ -5,24 +5,15 @@
 //! one per session. A user's or session's room contains all of its sockets.
 
 mod broadcast;
-mod event_queue;
 mod events;
-mod frame_filter;
-mod guard;
+mod guards;
 mod handlers;
-mod handshake;
 mod log_watcher;
-mod orphans;
-mod outbound_budget;
-mod packets;
-mod payloads;
 mod presence;
 mod removed_members;
-mod slow_clients;
 mod socket;
 mod socket_auth;
 mod subscriptions;
-mod transport;
 mod typing;
 
 use std::{
@@ -40,15 +31,11 @@ use socketioxide::{
 use tokio::{task::AbortHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use event_queue::UnderWay;
 pub use events::Event;
-pub use guard::{Guard, Violation};
+pub use guards::{BytesWritten, Framing, Guard, Transport, Violation, kept_bytes, screen};
+use guards::{connection_guard, event_queue::UnderWay, orphans::OrphanSweeper};
 pub use handlers::Handlers;
-pub use handshake::kept_bytes;
 use log_watcher::follow_logs;
-use orphans::OrphanSweeper;
-pub use outbound_budget::BytesWritten;
-pub use payloads::{Framing, screen};
 pub use presence::Presence;
 use removed_members::RemovedMembers;
 use socket::{
@@ -56,7 +43,6 @@ use socket::{
 };
 pub use socket_auth::SocketAuth;
 use subscriptions::Subscriptions;
-pub use transport::Transport;
 use typing::Typing;
 
 use crate::{
@@ -135,7 +121,7 @@ impl Sockets {
             .req_path(PATH)
             .ping_interval(config.ping_interval_ms.into())
             .ping_timeout(config.ping_timeout_ms.into())
-            .connect_timeout(guard::CONNECT_TIMEOUT)
+            .connect_timeout(connection_guard::CONNECT_TIMEOUT)
             .max_buffer_size(config.max_waiting_events)
             .max_payload(config.max_packet_bytes)
             .ws_max_message_size(max_packet)

@@ -16,10 +16,11 @@ use tracing::field::display;
 
 use super::{
     Guard, SocketAuth, Sockets,
-    event_queue::{Arguments, EventQueue, Ticket},
     events::Command,
-    handshake, is_closing, join,
-    slow_clients::{disconnect_slow, reserve_send, wait_for_capacity},
+    guards::event_queue::{Arguments, EventQueue, Ticket},
+    guards::handshake,
+    guards::slow_clients::{disconnect_slow, reserve_send, wait_for_capacity},
+    is_closing, join,
     subscriptions::unsubscribe,
     user_name,
 };

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
-    guard::{Guard, Verdict, Violation},
+    connection_guard::{Guard, Verdict, Violation},
     packets::{LONGEST_BEGINNING, Packet, sort},
     transport::Sessions,
 };

@@ -9,10 +9,10 @@ use std::{
 use socketioxide::{SocketIo, extract::SocketRef, socket::Sid};
 use tracing::field::display;
 
-use super::{close, is_closing, session_name};
 use crate::{
     access::Identity,
     model::{SessionId, Timestamp},
+    sockets::{close, is_closing, session_name},
 };
 
 /// Interval between checks. It is longer than the time that a client has to replace an expired

@@ -8,8 +8,14 @@ use socketioxide::{SendError, SocketError, extract::SocketRef};
 use tokio::time::{Instant, sleep};
 use tracing::field::display;
 
-use super::{Guard, close, is_closing};
-use crate::{access::Identity, address::ClientAddress, budget::Reservation, refusals};
+use super::Guard;
+use crate::{
+    access::Identity,
+    address::ClientAddress,
+    budget::Reservation,
+    refusals,
+    sockets::{close, is_closing},
+};
 
 /// How long an answer waits for capacity before the client is disconnected, and the interval
 /// between checks.

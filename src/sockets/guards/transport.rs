@@ -22,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, ServiceExt, service_fn, util::ServiceFn};
 use tungstenite::handshake::derive_accept_key;
 
-use super::{PATH, frame_filter::FilteredStream, guard::Guard, handshake::compact_request};
+use super::{connection_guard::Guard, frame_filter::FilteredStream, handshake::compact_request};
 use crate::{
     address::ClientAddress,
     budget::MemoryBudget,
     error::Error,
     limits::{Limits, Permit},
+    sockets::PATH,
 };
 
 /// The inner service of socketioxide. It is never called, because only requests for sockets get

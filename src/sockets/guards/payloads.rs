@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use axum::body::Bytes;
 
 use super::{
-    guard::{Guard, Verdict, Violation},
+    connection_guard::{Guard, Verdict, Violation},
     packets::{Packet, sort},
 };
 
