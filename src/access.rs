@@ -229,7 +229,7 @@ impl Access {
         action: Action,
         room: &str,
     ) -> Result<Arc<Room>> {
-        self.ask_for_token(caller)?;
+        self.require_token(caller)?;
         let id = RoomId::parse(room);
         let found = match id {
             Some(id) => self.store.room(id).await?,
@@ -268,8 +268,12 @@ impl Access {
 
     /// Returns the message with this id if the caller may delete it; `None` if it does not exist.
     /// Errors: [`Error::NoToken`], [`Error::NotToDelete`].
-    pub async fn admit_to_delete(&self, caller: &Caller, message: &str) -> Result<Option<Message>> {
-        self.ask_for_token(caller)?;
+    pub async fn authorize_delete(
+        &self,
+        caller: &Caller,
+        message: &str,
+    ) -> Result<Option<Message>> {
+        self.require_token(caller)?;
         let id = MessageId::parse(message);
         let found = match id {
             Some(id) => self.store.message(id).await?,
@@ -296,13 +300,13 @@ impl Access {
     }
 
     /// Checks that the caller may list and read users. Errors: [`Error::NoToken`].
-    pub fn admit_to_users(&self, caller: &Caller) -> Result<()> {
-        self.ask_for_token(caller)
+    pub fn authorize_list_users(&self, caller: &Caller) -> Result<()> {
+        self.require_token(caller)
     }
 
     /// Requires a token in secure mode. It is checked first, so that a caller without a token
     /// learns nothing else.
-    fn ask_for_token(&self, caller: &Caller) -> Result<()> {
+    fn require_token(&self, caller: &Caller) -> Result<()> {
         if self.is_secure() && caller.identity.is_none() {
             Err(Error::NoToken)
         } else {
@@ -312,8 +316,8 @@ impl Access {
 
     /// Returns the id of the user if the caller may delete them; `None` if the text is not an id.
     /// Errors: [`Error::NoToken`], [`Error::NotToDelete`].
-    pub fn admit_to_delete_user(&self, caller: &Caller, user: &str) -> Result<Option<UserId>> {
-        self.ask_for_token(caller)?;
+    pub fn authorize_delete_user(&self, caller: &Caller, user: &str) -> Result<Option<UserId>> {
+        self.require_token(caller)?;
         let id = UserId::parse(user);
         if !self.is_secure() || caller.is_support() || id.is_some_and(|id| caller.is(id)) {
             return Ok(id);
@@ -327,7 +331,7 @@ impl Access {
     }
 
     /// Returns the caller's own id if the path names the caller. Errors: [`Error::NotYours`].
-    pub fn admit_to_own(&self, caller: &Caller, user: &str) -> Result<UserId> {
+    pub fn authorize_own(&self, caller: &Caller, user: &str) -> Result<UserId> {
         let id = UserId::parse(user);
         id.filter(|id| caller.is(*id)).ok_or_else(|| {
             self.deny(
@@ -341,7 +345,7 @@ impl Access {
 
     /// Checks that the caller may register a user of this kind. Errors: [`Error::SupportOnly`],
     /// [`Error::RegistrationClosed`].
-    pub fn admit_to_register(&self, caller: &Caller, kind: UserType) -> Result<()> {
+    pub fn authorize_register(&self, caller: &Caller, kind: UserType) -> Result<()> {
         if !self.is_secure()
             || caller.is_support()
             || (kind == UserType::Consumer && self.registration == Registration::Open)
@@ -366,7 +370,7 @@ impl Access {
     /// This includes a support user who leaves. Returns the support users of whom at least one must
     /// be a member when the user is removed, if any must: others may be removed in the meantime.
     /// Errors: [`Error::LastSupport`].
-    pub async fn admit_to_remove(
+    pub async fn authorize_remove(
         &self,
         caller: &Caller,
         room: &Room,

@@ -18,7 +18,7 @@ use crate::model::Timestamp;
 #[derive(Clone)]
 pub struct Clock {
     source: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    /// The latest time that [`ordered_now`](Self::ordered_now) has returned, or that
+    /// The latest time that [`monotonic_now`](Self::monotonic_now) has returned, or that
     /// [`advance_past`](Self::advance_past) has set.
     latest: Arc<AtomicI64>,
     ids: Arc<Mutex<ContextV7>>,
@@ -55,7 +55,7 @@ impl Clock {
     /// goes back: while the system clock is behind a time that was returned before, each call
     /// returns the next millisecond. For expiry use [`now`](Self::now).
     #[must_use]
-    pub fn ordered_now(&self) -> Timestamp {
+    pub fn monotonic_now(&self) -> Timestamp {
         let now = self.now().0;
         let next = |latest: i64| {
             if latest > now {
@@ -72,7 +72,7 @@ impl Clock {
         Timestamp(former.map_or(now, next))
     }
 
-    /// Makes [`ordered_now`](Self::ordered_now) return only times after this one.
+    /// Makes [`monotonic_now`](Self::monotonic_now) return only times after this one.
     pub fn advance_past(&self, time: Timestamp) {
         // One more, because the next call may return the stored time if the clock shows the same
         // millisecond.
@@ -113,7 +113,7 @@ impl fmt::Debug for Clock {
 mod tests {
     use super::*;
 
-    fn turnable() -> (Clock, Arc<AtomicI64>) {
+    fn adjustable() -> (Clock, Arc<AtomicI64>) {
         let time = Arc::new(AtomicI64::new(1_800_000_000_000));
         let shown = Arc::clone(&time);
         (
@@ -124,11 +124,11 @@ mod tests {
 
     #[test]
     fn ordered_times_never_go_back_and_catch_up_with_the_clock() {
-        let (clock, time) = turnable();
-        let start = clock.ordered_now().0;
+        let (clock, time) = adjustable();
+        let start = clock.monotonic_now().0;
         let turned_to = |by| {
             time.store(start + by, Ordering::Relaxed);
-            (clock.now().0 - start, clock.ordered_now().0 - start)
+            (clock.now().0 - start, clock.monotonic_now().0 - start)
         };
         assert_eq!(turned_to(5), (5, 5));
         assert_eq!(turned_to(5), (5, 5));
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn an_id_tells_when_it_was_made_and_other_ids_do_not() {
-        let (clock, _) = turnable();
+        let (clock, _) = adjustable();
         for millis in [0, 1, 999, 1_800_000_000_123] {
             assert_eq!(
                 time_of_id(clock.new_id(Timestamp(millis)).as_bytes()),
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn ids_ascend_even_when_the_clock_goes_back() {
-        let (clock, time) = turnable();
+        let (clock, time) = adjustable();
         let mut last = clock.new_id(clock.now());
         for step in [0, 0, 1, 5_000, -60_000, 0, -3_600_000, 1] {
             time.fetch_add(step, Ordering::Relaxed);

@@ -20,7 +20,7 @@ const REST: u64 = 64;
 
 /// The limits of open files before and after raising them.
 #[derive(Clone, Copy, Debug)]
-pub struct Raised {
+pub struct RaisedLimit {
     /// The former limit.
     pub former: u64,
     /// The current limit: the maximum that the system allows this user.
@@ -28,10 +28,10 @@ pub struct Raised {
 }
 
 /// Raises the limit of open files to the maximum that the system allows without privileges.
-pub fn raise() -> io::Result<Raised> {
+pub fn raise() -> io::Result<RaisedLimit> {
     let (former, _) = rlimit::Resource::NOFILE.get()?;
     let limit = rlimit::increase_nofile_limit(u64::MAX)?;
-    Ok(Raised { former, limit })
+    Ok(RaisedLimit { former, limit })
 }
 
 /// Counts the open connections.

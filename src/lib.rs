@@ -108,7 +108,7 @@ impl Server {
             .map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
         let following = store
             .is_shared()
-            .then(|| tokio::spawn(keep_following_times(Arc::clone(&store), clock.clone())));
+            .then(|| tokio::spawn(follow_times_periodically(Arc::clone(&store), clock.clone())));
         let tokens = Arc::new(tokens(&config, store.as_ref()).await?);
         let access = Access::new(
             config.access,
@@ -229,16 +229,16 @@ struct SocketSubscribers {
 }
 
 impl Subscribers for SocketSubscribers {
-    fn announce(&self, news: &[RoomEvent]) {
+    fn announce(&self, events: &[RoomEvent]) {
         self.sockets.announce(
-            &news
+            &events
                 .iter()
-                .map(|news| event(news, self.listed))
+                .map(|events| event(events, self.listed))
                 .collect::<Vec<_>>(),
         );
     }
 
-    fn listen_in(&self, room: RoomId) -> bool {
+    fn has_subscribers(&self, room: RoomId) -> bool {
         self.sockets.are_in(room)
     }
 
@@ -252,9 +252,9 @@ impl Subscribers for SocketSubscribers {
 }
 
 /// Converts a room event to the event that sockets receive.
-fn event(news: &RoomEvent, listed: usize) -> Event<'_> {
-    let (chat_room_id, seq) = (news.room, news.placed.seq);
-    match &news.what {
+fn event(events: &RoomEvent, listed: usize) -> Event<'_> {
+    let (chat_room_id, seq) = (events.room, events.placed.seq);
+    match &events.what {
         RoomEventKind::Posted(message) => Event::NewMessage { message },
         RoomEventKind::Edited(message) => Event::MessageEdited { message, seq },
         RoomEventKind::Deleted(message_id) => Event::MessageDeleted {
@@ -316,7 +316,7 @@ async fn follow_times(store: &dyn Store, clock: &Clock) -> store::Result<()> {
     Ok(())
 }
 
-async fn keep_following_times(store: Arc<dyn Store>, clock: Clock) {
+async fn follow_times_periodically(store: Arc<dyn Store>, clock: Clock) {
     loop {
         tokio::time::sleep(FOLLOW_EVERY).await;
         // Errors are ignored: while the database is unavailable, no server writes to it.

@@ -18,7 +18,7 @@ use causerie::{
     Server,
     clock::Clock,
     config::{AccessMode, Config},
-    descriptors::{self, Raised},
+    descriptors::{self, RaisedLimit},
     store::OpenError,
 };
 use clap::{Parser, Subcommand};
@@ -99,7 +99,7 @@ type Problem = Box<dyn Error>;
 
 fn start() -> Result<(), Problem> {
     let arguments = Arguments::parse();
-    let config = Config::of_process(arguments.config, std::env::vars_os())?;
+    let config = Config::from_process(arguments.config, std::env::vars_os())?;
     let filter = config.log.as_str();
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| format!("settings: log: '{filter}': {error}"))?;
@@ -200,7 +200,7 @@ async fn run(config: Config) -> Result<(), Problem> {
         stop_signal().map_err(|error| format!("the system delivers no signals: {error}"))?;
     // Logged only after the server has started: a start-up error is reported as a single line.
     match raised {
-        Ok(Raised { former, limit }) => tracing::info!(former, limit, "limit of open files"),
+        Ok(RaisedLimit { former, limit }) => tracing::info!(former, limit, "limit of open files"),
         Err(error) => tracing::warn!(%error, "failed to raise the limit of open files"),
     }
     if access == AccessMode::Open && !address.ip().is_loopback() {

@@ -122,7 +122,7 @@ async fn add(
     if let Some(latest) = store.latest().await? {
         clock.advance_past(latest);
     }
-    let now = clock.ordered_now();
+    let now = clock.monotonic_now();
     store
         .add_user(
             User {

@@ -144,7 +144,7 @@ impl Chat {
     /// Deletes a message. Returns false if it does not exist, or no longer.
     pub async fn delete_message(&self, caller: &Caller, message: &str) -> Result<bool> {
         self.count(caller)?;
-        let Some(message) = self.access.admit_to_delete(caller, message).await? else {
+        let Some(message) = self.access.authorize_delete(caller, message).await? else {
             return Ok(false);
         };
         let by = caller.user().map_or(UserId::NOBODY, |user| user.id);
@@ -171,7 +171,7 @@ impl Chat {
             let deleted = chat.store.delete_room(room.id).await?;
             if deleted.is_some() {
                 chat.timeline
-                    .tell(RoomEvent::aside(
+                    .tell(RoomEvent::transient(
                         room.id,
                         RoomEventKind::RoomDeleted(room.members.clone()),
                     ))
@@ -205,7 +205,7 @@ impl Chat {
             if let Some(mark) = marked.mark {
                 let is_large = chat.large(&room).await?.is_some();
                 chat.timeline
-                    .tell(RoomEvent::aside(
+                    .tell(RoomEvent::transient(
                         room.id,
                         RoomEventKind::Read { mark, is_large },
                     ))
@@ -232,7 +232,7 @@ impl Chat {
             let (room, is_new) = chat.store.find_or_add_room(room).await?;
             if is_new {
                 chat.timeline
-                    .tell(RoomEvent::aside(
+                    .tell(RoomEvent::transient(
                         room.id,
                         RoomEventKind::RoomCreated(Arc::clone(&room)),
                     ))
@@ -309,7 +309,7 @@ impl Chat {
         let Some(user) = UserId::parse(user) else {
             return Ok(None);
         };
-        let required_members = self.access.admit_to_remove(caller, &room, user).await?;
+        let required_members = self.access.authorize_remove(caller, &room, user).await?;
         Ok(self
             .timeline
             .remove_member(room.id, user, required_members, by)
@@ -381,7 +381,7 @@ impl Chat {
     /// Returns the members of a room as users; in a large room only those in `shown`, and the
     /// member count.
     pub async fn users(&self, room: &Arc<Room>, shown: &People) -> Result<Members> {
-        let appearing = || {
+        let mentioned_users = || {
             let mut listed: Vec<_> = shown
                 .values()
                 .filter(|user| room.has_member(user.id))
@@ -390,7 +390,7 @@ impl Chat {
             listed.sort_unstable_by_key(|user| user.id);
             present(listed)
         };
-        self.listed(room, appearing).await
+        self.listed(room, mentioned_users).await
     }
 
     /// Returns the members of a room, or `instead` and the member count if there are too many to

@@ -300,7 +300,7 @@ impl Chat {
             .filter_map(|found| Some((of(&found.room)?, found)))
             .collect();
         let people = self
-            .users_by_id(found.iter().flat_map(|(_, found)| found.appearing()))
+            .users_by_id(found.iter().flat_map(|(_, found)| found.mentioned_users()))
             .await?;
         let write = |(unread, found): &(Unread, InRoom)| {
             let described = found
@@ -377,7 +377,7 @@ struct InRoom {
 
 impl InRoom {
     /// Returns the users whose names appear in a recent conversation.
-    fn appearing(&self) -> Vec<UserId> {
+    fn mentioned_users(&self) -> Vec<UserId> {
         let author = self.latest.as_ref().map(|message| message.author);
         let readers = self.shown.marks.iter().map(|mark| mark.user).chain(author);
         if self.shown.large.is_some() {

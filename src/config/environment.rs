@@ -67,7 +67,7 @@ pub fn settings(
         if let Some(setting) = known.get(name) {
             found.insert(name.clone(), text::cleaned(name, setting, value)?);
         } else if name != FILE && !name.starts_with(TESTS) && !is_injected(name, value) {
-            let nearest = nearest_to(name, known.keys().map(String::as_str).chain([FILE]))
+            let nearest = nearest_name(name, known.keys().map(String::as_str).chain([FILE]))
                 .unwrap_or_default();
             return Err(ConfigError(match name.as_str() {
                 "CAUSERIE_PORT" => {
@@ -135,7 +135,7 @@ fn is_injected(name: &str, value: &str) -> bool {
 
 /// Returns the known name nearest to this one. A missing section, one underscore for two, dashes
 /// and letter case make no difference.
-pub fn nearest_to<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |name: &str| {
         name.to_ascii_uppercase()
             .replace(['.', '-'], "_")

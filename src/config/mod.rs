@@ -211,7 +211,7 @@ pub struct ConfigError(String);
 impl Config {
     /// Loads the settings of a process from its environment variables. `CAUSERIE_CONFIG` names the
     /// settings file unless `file` does.
-    pub fn of_process(
+    pub fn from_process(
         file: Option<PathBuf>,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
@@ -363,8 +363,8 @@ fn read_file(path: &Path, names: &[String]) -> Result<String, ConfigError> {
     let found = text::clean_all(&mut table)
         .map_err(|ConfigError(error)| ConfigError(format!("{shown}: {error}")))?;
     if let Some(unknown) = found.iter().find(|name| !names.contains(name)) {
-        let nearest =
-            environment::nearest_to(unknown, names.iter().map(String::as_str)).unwrap_or_default();
+        let nearest = environment::nearest_name(unknown, names.iter().map(String::as_str))
+            .unwrap_or_default();
         return Err(ConfigError(format!(
             "{shown}: {} is not a setting; the nearest one is {nearest}",
             unknown.escape_debug()

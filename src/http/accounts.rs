@@ -99,7 +99,7 @@ async fn rename(
     caller: Authenticated,
     Body(names): Body<UserUpdate>,
 ) -> Result<Json<Success>> {
-    let own = app.access.admit_to_own(&caller.caller, &id)?;
+    let own = app.access.authorize_own(&caller.caller, &id)?;
     let bytes = names
         .first_name
         .iter()
@@ -109,7 +109,7 @@ async fn rename(
     app.limits.store(own, bytes)?;
     let renamed = app
         .store
-        .rename_user(own, names, app.clock.ordered_now())
+        .rename_user(own, names, app.clock.monotonic_now())
         .await?;
     Ok(success(
         json!({ "user": renamed.ok_or(Error::CallerGone)? }),
@@ -140,7 +140,7 @@ async fn change_password(
     caller: Authenticated,
     Body(passwords): Body<NewPassword>,
 ) -> Result<Json<Success>> {
-    let own = app.access.admit_to_own(&caller.caller, &id)?;
+    let own = app.access.authorize_own(&caller.caller, &id)?;
     // Limited like a login, because the holder of a stolen token could guess passwords here.
     app.limits.login(caller.caller.address)?;
     let Credentials { username, password } =

@@ -14,7 +14,7 @@ use super::{
     base_path,
     keep_alive::{Activity, Answering, Timed, Timeouts},
     memory::Connection,
-    write_timeout::Patient,
+    write_timeout::WriteTimeout,
 };
 use crate::{
     address::Peer,
@@ -65,8 +65,9 @@ impl Connections {
         let closing = CancellationToken::new();
         let closed = closing.clone();
         let stream = Timed::new(stream, serving.timeouts, activity.clone());
-        let stream =
-            TokioIo::new(Patient::new(stream, taken.clone(), WRITE_PATIENCE).holding(descriptor));
+        let stream = TokioIo::new(
+            WriteTimeout::new(stream, taken.clone(), WRITE_PATIENCE).holding(descriptor),
+        );
         let base = serving.base_path.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let in_flight = activity.begin();

@@ -88,7 +88,7 @@ async fn initiate(
         .collect();
     members.sort_unstable();
     members.dedup();
-    let now = app.clock.ordered_now();
+    let now = app.clock.monotonic_now();
     let (id, kind, name, initiator) = (
         app.clock.new_id(now).into(),
         new.kind,

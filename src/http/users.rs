@@ -63,8 +63,8 @@ async fn create(
     Body(new): Body<NewUser>,
 ) -> Result<Json<Success>> {
     app.limits.registration(caller.address)?;
-    app.access.admit_to_register(&caller, new.kind)?;
-    let now = app.clock.ordered_now();
+    app.access.authorize_register(&caller, new.kind)?;
+    let now = app.clock.monotonic_now();
     let user = User {
         id: app.clock.new_id(now).into(),
         first_name: new.first_name,
@@ -93,7 +93,7 @@ async fn find(
     MaybeAuthenticated(caller): MaybeAuthenticated,
     PathId(id): PathId,
 ) -> Result<Json<Success>> {
-    app.access.admit_to_users(&caller)?;
+    app.access.authorize_list_users(&caller)?;
     Ok(success(
         json!({ "user": app.user(&id).await?.ok_or(Error::NoUser)? }),
     ))
@@ -104,10 +104,10 @@ async fn delete(
     MaybeAuthenticated(caller): MaybeAuthenticated,
     PathId(id): PathId,
 ) -> Result<Json<Success>> {
-    let deleted = match app.access.admit_to_delete_user(&caller, &id)? {
+    let deleted = match app.access.authorize_delete_user(&caller, &id)? {
         Some(user) => {
             let delete = async move {
-                let deleted = app.store.delete_user(user, app.clock.ordered_now()).await;
+                let deleted = app.store.delete_user(user, app.clock.monotonic_now()).await;
                 // Also if the deletion failed halfway: the sockets of a user who still exists
                 // reconnect.
                 app.sockets.close_user(user);
@@ -131,7 +131,7 @@ async fn list(
     MaybeAuthenticated(caller): MaybeAuthenticated,
     paging: Paging,
 ) -> Result<Response> {
-    app.access.admit_to_users(&caller)?;
+    app.access.authorize_list_users(&caller)?;
     if paging.given || app.access.is_secure() {
         let limit = if paging.given {
             paging.limit()

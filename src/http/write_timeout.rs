@@ -17,7 +17,7 @@ use crate::{descriptors::Descriptor, sockets::BytesWritten};
 
 /// A stream whose writes fail after nothing could be written for a while, and that counts the bytes
 /// written. Reads have no timeout here; other limits apply to them.
-pub struct Patient<S> {
+pub struct WriteTimeout<S> {
     stream: S,
     taken: BytesWritten,
     write_timeout: Duration,
@@ -27,7 +27,7 @@ pub struct Patient<S> {
     _descriptor: Option<Descriptor>,
 }
 
-impl<S> Patient<S> {
+impl<S> WriteTimeout<S> {
     /// Wraps a stream. Writes fail when nothing could be written for `write_timeout`.
     pub fn new(stream: S, taken: BytesWritten, write_timeout: Duration) -> Self {
         Self {
@@ -56,11 +56,11 @@ impl<S> Patient<S> {
         if let Poll::Ready(Ok(bytes)) = &written {
             self.taken.add(*bytes);
         }
-        self.hurried(written, cx)
+        self.with_deadline(written, cx)
     }
 
     /// Returns the result of a write, or an error if it was pending for too long.
-    fn hurried<T>(
+    fn with_deadline<T>(
         &mut self,
         written: Poll<io::Result<T>>,
         cx: &mut Context<'_>,
@@ -84,7 +84,7 @@ impl<S> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -94,7 +94,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -124,13 +124,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         if flushed.is_ready() {
             flushed
         } else {
-            self.hurried(flushed, cx)
+            self.with_deadline(flushed, cx)
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.hurried(shut, cx)
+        self.with_deadline(shut, cx)
     }
 }
 
@@ -150,7 +150,8 @@ mod tests {
     #[tokio::test]
     async fn whoever_takes_nothing_is_given_up_and_stays_so() {
         let (ours, _theirs) = duplex(16);
-        let mut stream = Patient::new(ours, BytesWritten::default(), Duration::from_millis(20));
+        let mut stream =
+            WriteTimeout::new(ours, BytesWritten::default(), Duration::from_millis(20));
         for _ in 0..2 {
             let written = timeout(LONG, stream.write_all(&[0; 17]))
                 .await
@@ -162,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_takes_something_has_the_whole_time_again() {
         let (ours, mut theirs) = duplex(16);
-        let mut stream = Patient::new(ours, BytesWritten::default(), LONG);
+        let mut stream = WriteTimeout::new(ours, BytesWritten::default(), LONG);
         stream.write_all(&[0; 16]).await.unwrap();
         assert!(stream.write_all(&[0; 16]).now_or_never().is_none());
         assert!(stream.stalled.is_some());

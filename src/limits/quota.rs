@@ -22,11 +22,11 @@ const RECORD: u64 = 200;
 pub struct Quotas {
     most: NonZeroU64,
     clock: Clock,
-    today: Mutex<Today>,
+    today: Mutex<DayUsage>,
 }
 
 #[derive(Default)]
-struct Today {
+struct DayUsage {
     /// Days since the epoch.
     day: i64,
     stored: HashMap<UserId, u64>,
@@ -48,7 +48,7 @@ impl Quotas {
         let now = self.clock.now().0;
         let mut today = self.today.lock().unwrap_or_else(PoisonError::into_inner);
         if today.day != now.div_euclid(DAY) {
-            *today = Today {
+            *today = DayUsage {
                 day: now.div_euclid(DAY),
                 stored: HashMap::new(),
             };

@@ -236,7 +236,7 @@ impl Room {
 
     /// Returns the members of the room except those in `absent`, which must be in ascending order.
     #[must_use]
-    pub fn members_but(&self, absent: &[UserId]) -> Cow<'_, [UserId]> {
+    pub fn members_except(&self, absent: &[UserId]) -> Cow<'_, [UserId]> {
         if absent.is_empty() {
             return Cow::Borrowed(&self.members);
         }

@@ -204,7 +204,7 @@ impl Passwords {
             .map_err(|closed| Error::internal(closed.to_string()))?;
         let (reply, answer) = oneshot::channel();
         let work = move || {
-            yield_to_others();
+            lower_priority();
             let outcome = work();
             // The permit is held until the work is done, even if the caller has dropped its future.
             drop(permit);
@@ -227,7 +227,7 @@ impl Passwords {
 /// Lowers the priority of the calling thread, so that a flood of logins does not take the processor
 /// from other users. On systems other than Linux this would change the priority of the whole
 /// process, so it does nothing there.
-fn yield_to_others() {
+fn lower_priority() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "failed to lower the thread priority");

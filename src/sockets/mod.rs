@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use events::Event;
 pub use guards::{BytesWritten, Framing, Guard, Transport, Violation, kept_bytes, screen};
-use guards::{connection_guard, event_queue::UnderWay, orphans::OrphanSweeper};
+use guards::{connection_guard, event_queue::InFlightEvents, orphans::OrphanSweeper};
 pub use handlers::Handlers;
 use log_watcher::follow_logs;
 pub use presence::Presence;
@@ -99,7 +99,7 @@ pub struct Sockets {
     typing: Arc<Typing>,
     subscriptions: Arc<Subscriptions>,
     transport: Transport,
-    events: UnderWay,
+    events: InFlightEvents,
     /// Ends all connections when cancelled.
     stopping: CancellationToken,
     /// The background tasks that sweep expired state and follow the logs.
@@ -138,7 +138,7 @@ impl Sockets {
                 limits.subscriptions_per_user(),
             )),
             transport: Transport::new(&layer, limits, budget, stopping.clone()),
-            events: UnderWay::default(),
+            events: InFlightEvents::default(),
             stopping,
             watch: Arc::default(),
         }
@@ -190,7 +190,7 @@ impl Sockets {
             }
             socket_auth.forget(&socket);
             sockets.presence.untrack(&sockets, &socket);
-            sockets.tell_stopped(sockets.typing.gone(socket.id));
+            sockets.announce_stopped(sockets.typing.gone(socket.id));
             ready(())
         });
     }
@@ -223,7 +223,7 @@ impl Sockets {
         }
     }
 
-    fn tell_stopped(&self, stopped: Vec<(RoomId, UserId)>) {
+    fn announce_stopped(&self, stopped: Vec<(RoomId, UserId)>) {
         for (chat_room_id, user_id) in stopped {
             self.announce(&[Event::Typing {
                 chat_room_id,
@@ -240,7 +240,7 @@ impl Sockets {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.tell_stopped(self.typing.expired());
+            self.announce_stopped(self.typing.expired());
             socket_auth.sweep(&self.io).await;
             removed_members.sweep(&self.io).await;
             orphans.sweep(&self.io, socket_auth.now());

@@ -40,11 +40,11 @@ pub struct Presence {
     listed: usize,
     /// Whether a room counts only if the user has written in it.
     scope: PresenceScope,
-    here: Mutex<HashMap<UserId, Here>>,
+    here: Mutex<HashMap<UserId, UserPresence>>,
 }
 
 /// A user who is online, or whose going offline was not broadcast yet.
-struct Here {
+struct UserPresence {
     sockets: usize,
     /// How many times the user's last socket has disconnected.
     left: u64,
@@ -64,7 +64,7 @@ enum State {
     Offline(Timestamp),
 }
 
-impl Here {
+impl UserPresence {
     fn unknown() -> Self {
         let away = State::Offline(Timestamp::default());
         Self {
@@ -103,7 +103,7 @@ impl Presence {
         self.untrack(sockets, socket);
         {
             let mut here = self.here();
-            let here = here.entry(user).or_insert_with(Here::unknown);
+            let here = here.entry(user).or_insert_with(UserPresence::unknown);
             here.sockets += 1;
             if here.state != State::Online {
                 self.ticket(sockets, user, here, State::Online);
@@ -149,7 +149,13 @@ impl Presence {
     }
 
     /// Records a change of state and starts a task that broadcasts it, unless one is running.
-    fn ticket(self: &Arc<Self>, sockets: &Sockets, user: UserId, here: &mut Here, state: State) {
+    fn ticket(
+        self: &Arc<Self>,
+        sockets: &Sockets,
+        user: UserId,
+        here: &mut UserPresence,
+        state: State,
+    ) {
         here.state = state;
         if !mem::replace(&mut here.is_told, true) {
             let (presence, sockets) = (Arc::clone(self), sockets.clone());
@@ -159,7 +165,7 @@ impl Presence {
 
     /// Broadcasts a user's changes of state until the last broadcast is current.
     async fn tell(&self, sockets: &Sockets, user: UserId) {
-        while let Some(state) = self.untold(user) {
+        while let Some(state) = self.take_unannounced(user) {
             let Ok(others) = self.others(user).await else {
                 tokio::time::sleep(RETRY).await;
                 continue;
@@ -189,7 +195,7 @@ impl Presence {
 
     /// Returns a state that was not broadcast yet. If there is none, marks the broadcasting task as
     /// finished.
-    fn untold(&self, user: UserId) -> Option<State> {
+    fn take_unannounced(&self, user: UserId) -> Option<State> {
         let mut all = self.here();
         let here = all.get_mut(&user)?;
         if here.state != here.told {
@@ -227,7 +233,7 @@ impl Presence {
     /// Stores the last-seen time of all tracked users; for online users it is now.
     pub async fn close(&self) {
         let now = self.clock.now();
-        let until = |here: &Here| {
+        let until = |here: &UserPresence| {
             if let State::Offline(at) = here.state {
                 at
             } else {
@@ -252,7 +258,7 @@ impl Presence {
         let (mut others, mut after) = (BTreeSet::new(), None);
         loop {
             let rooms = self.store.rooms_of(user, after, ROOMS).await?;
-            for room in self.where_told(user, &rooms).await? {
+            for room in self.rooms_to_notify(user, &rooms).await? {
                 others.extend(room.members.iter().copied());
             }
             after = rooms.last().copied();
@@ -265,7 +271,11 @@ impl Presence {
 
     /// Returns those of a user's rooms whose members are notified when the user goes online or
     /// offline.
-    async fn where_told(&self, user: UserId, rooms: &[RoomId]) -> store::Result<Vec<Arc<Room>>> {
+    async fn rooms_to_notify(
+        &self,
+        user: UserId,
+        rooms: &[RoomId],
+    ) -> store::Result<Vec<Arc<Room>>> {
         let mut told = Vec::new();
         for id in rooms {
             let Some(room) = self.store.room(*id).await? else {
@@ -286,7 +296,7 @@ impl Presence {
         Ok(told)
     }
 
-    fn here(&self) -> MutexGuard<'_, HashMap<UserId, Here>> {
+    fn here(&self) -> MutexGuard<'_, HashMap<UserId, UserPresence>> {
         self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

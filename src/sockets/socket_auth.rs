@@ -34,7 +34,7 @@ const SESSIONS_AT_ONCE: usize = 1_000;
 
 /// The action for a socket whose token has expired.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Then {
+enum TokenAction {
     Tell,
     /// Closes the socket if its token is still the one that ended at `ended` (in seconds). A socket
     /// that gets a new token has the whole grace period again when that one expires.
@@ -47,7 +47,7 @@ enum Then {
 pub struct SocketAuth {
     access: Access,
     store: Arc<dyn Store>,
-    due: Mutex<BTreeSet<(Timestamp, Sid, Then)>>,
+    due: Mutex<BTreeSet<(Timestamp, Sid, TokenAction)>>,
 }
 
 impl SocketAuth {
@@ -128,7 +128,7 @@ impl SocketAuth {
         }
         socket.extensions.insert(identity);
         if let Some(end) = end(token.ends) {
-            self.due().insert((end, socket.id, Then::Tell));
+            self.due().insert((end, socket.id, TokenAction::Tell));
         }
         // The socket may have disconnected before there was anything to forget.
         if !socket.connected() || is_closing(socket) {
@@ -153,7 +153,7 @@ impl SocketAuth {
             .get::<Identity>()
             .and_then(|identity| end(identity.token.ends));
         if let Some(end) = ends {
-            self.due().remove(&(end, socket.id, Then::Tell));
+            self.due().remove(&(end, socket.id, TokenAction::Tell));
         }
     }
 
@@ -201,7 +201,7 @@ impl SocketAuth {
                 .filter(|identity| identity.token.has_ended(now))
                 .and_then(|identity| identity.token.ends);
             match (then, ended) {
-                (Then::Tell, Some(ended)) => {
+                (TokenAction::Tell, Some(ended)) => {
                     let event = Event::TokenExpired {
                         disconnects_in: GRACE.as_secs(),
                     };
@@ -211,23 +211,23 @@ impl SocketAuth {
                     self.due().insert((
                         Timestamp(now.0.saturating_add(until)),
                         id,
-                        Then::Close { ended },
+                        TokenAction::Close { ended },
                     ));
                 }
-                (Then::Close { ended }, Some(latest)) if ended == latest => close(&socket),
+                (TokenAction::Close { ended }, Some(latest)) if ended == latest => close(&socket),
                 // A new token has arrived meanwhile.
-                (Then::Tell | Then::Close { .. }, _) => {}
+                (TokenAction::Tell | TokenAction::Close { .. }, _) => {}
             }
         }
     }
 
-    fn pop_due(&self, now: Timestamp) -> Option<(Timestamp, Sid, Then)> {
+    fn pop_due(&self, now: Timestamp) -> Option<(Timestamp, Sid, TokenAction)> {
         let mut due = self.due();
         let is_due = due.first().is_some_and(|(at, ..)| *at <= now);
         if is_due { due.pop_first() } else { None }
     }
 
-    fn due(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, Sid, Then)>> {
+    fn due(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, Sid, TokenAction)>> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

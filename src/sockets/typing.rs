@@ -22,10 +22,10 @@ const MAX_TYPING: usize = 100_000;
 /// Tracks which users are typing.
 #[derive(Default)]
 pub struct Typing {
-    typists: Mutex<HashMap<(RoomId, UserId), Typist>>,
+    typists: Mutex<HashMap<(RoomId, UserId), TypingState>>,
 }
 
-struct Typist {
+struct TypingState {
     socket: Sid,
     /// When the entry expires.
     until: Instant,
@@ -35,7 +35,7 @@ struct Typist {
     shown: bool,
 }
 
-impl Typist {
+impl TypingState {
     fn stop(&mut self, now: Instant) {
         *self = Self {
             until: now + AGAIN,
@@ -66,7 +66,7 @@ impl Typing {
             }
             Entry::Vacant(_) if is_full => false,
             Entry::Vacant(new) => {
-                new.insert(Typist {
+                new.insert(TypingState {
                     socket,
                     until: now + LASTS,
                     told: now,
@@ -105,14 +105,14 @@ impl Typing {
         let stopping = typists
             .iter_mut()
             .filter(|(_, typist)| typist.shown && typist.socket == socket);
-        let stop = |(typing, typist): (&(RoomId, UserId), &mut Typist)| {
+        let stop = |(typing, typist): (&(RoomId, UserId), &mut TypingState)| {
             typist.stop(now);
             *typing
         };
         stopping.map(stop).collect()
     }
 
-    fn typists(&self) -> MutexGuard<'_, HashMap<(RoomId, UserId), Typist>> {
+    fn typists(&self) -> MutexGuard<'_, HashMap<(RoomId, UserId), TypingState>> {
         self.typists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -65,8 +65,8 @@ impl<L: Subscribers> Announcer<L> {
         while let Some(step) = steps.recv().await {
             match step {
                 Step::Announce(batch) => self.announce(batch).await,
-                Step::Tell(news, reply) => {
-                    self.subscribers.announce(&[news]);
+                Step::Tell(events, reply) => {
+                    self.subscribers.announce(&[events]);
                     let _ = reply.send(());
                 }
                 Step::Barrier(Barrier { act, reply, .. }, mut ends) => {
@@ -87,7 +87,7 @@ impl<L: Subscribers> Announcer<L> {
     }
 
     async fn announce(&mut self, mut batch: Committed) {
-        let unseen = self.look_for_readers(&mut batch).await;
+        let unseen = self.load_readers(&mut batch).await;
         let mut placed = Vec::with_capacity(batch.len());
         for (mut waiting, id, appended) in batch {
             if let Some(error) = unseen.get(&id) {
@@ -97,7 +97,7 @@ impl<L: Subscribers> Announcer<L> {
                 continue;
             }
             match appended {
-                Appended::Placed(at) => placed.push((waiting.news(id, at), waiting)),
+                Appended::Placed(at) => placed.push((waiting.events(id, at), waiting)),
                 Appended::Duplicate(earlier) => waiting.answer_with_earlier(*earlier),
                 Appended::Unchanged => waiting.answer(Ok(AppendResult::default())),
                 Appended::NotAMember => waiting.answer(Err(Error::NotAMember)),
@@ -108,10 +108,10 @@ impl<L: Subscribers> Announcer<L> {
             }
         }
         // The order may differ, because a store may need several attempts for a batch.
-        placed.sort_by_key(|(news, _)| news.placed.seq);
-        let (news, waiting): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
-        self.tell(&news).await;
-        for (waiting, RoomEvent { placed, what, .. }) in waiting.into_iter().zip(news) {
+        placed.sort_by_key(|(events, _)| events.placed.seq);
+        let (events, waiting): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
+        self.announce_new(&events).await;
+        for (waiting, RoomEvent { placed, what, .. }) in waiting.into_iter().zip(events) {
             let post = match what {
                 RoomEventKind::Posted(post) | RoomEventKind::Edited(post) => Some(post),
                 _ => None,
@@ -126,10 +126,7 @@ impl<L: Subscribers> Announcer<L> {
 
     /// Looks up the read marks of edited messages. Returns the errors, by entry, for those where
     /// this failed.
-    async fn look_for_readers(
-        &self,
-        batch: &mut Committed,
-    ) -> HashMap<MessageId, store::StoreError> {
+    async fn load_readers(&self, batch: &mut Committed) -> HashMap<MessageId, store::StoreError> {
         let edits = batch.iter_mut().filter_map(|(waiting, id, appended)| {
             let edited = waiting.shown.as_mut()?.edited.as_mut()?;
             matches!(appended, Appended::Placed(_)).then_some((*id, edited))
@@ -160,19 +157,19 @@ impl<L: Subscribers> Announcer<L> {
     }
 
     /// Announces entries, and before them those between the last announced entry and them.
-    async fn tell(&mut self, news: &[RoomEvent]) {
+    async fn announce_new(&mut self, events: &[RoomEvent]) {
         if self.announced_seqs.is_none() {
-            return self.subscribers.announce(news);
+            return self.subscribers.announce(events);
         }
         // Entries without a gap before them are announced in one call.
         let mut first = 0;
-        for (index, RoomEvent { room, placed, .. }) in news.iter().enumerate() {
-            let told = self.told(*room);
-            if told.is_some_and(|told| Seq(told.0 + 1) != placed.seq) {
-                self.subscribers.announce(&news[first..index]);
+        for (index, RoomEvent { room, placed, .. }) in events.iter().enumerate() {
+            let announced = self.announced(*room);
+            if announced.is_some_and(|announced| Seq(announced.0 + 1) != placed.seq) {
+                self.subscribers.announce(&events[first..index]);
                 first = index;
                 self.announce_up_to(*room, Seq(placed.seq.0 - 1)).await;
-                if told >= Some(placed.seq) {
+                if announced >= Some(placed.seq) {
                     // A catch-up after the commit has already announced it.
                     first += 1;
                     continue;
@@ -180,35 +177,44 @@ impl<L: Subscribers> Announcer<L> {
             }
             self.record(*room, placed.seq);
         }
-        self.subscribers.announce(&news[first..]);
+        self.subscribers.announce(&events[first..]);
     }
 
     /// Announces the entries of a room up to `end` that have not been announced. Returns up to
     /// where the log is announced then.
     async fn announce_up_to(&mut self, room: RoomId, end: Seq) -> Seq {
-        let told = self.told(room);
-        if let Some(told) = told.filter(|told| *told < end && self.subscribers.listen_in(room)) {
-            let is_told =
-                end.0 - told.0 <= MAX_MISSED && self.tell_missed(room, told, end).await.is_ok();
+        let announced = self.announced(room);
+        if let Some(announced) =
+            announced.filter(|announced| *announced < end && self.subscribers.has_subscribers(room))
+        {
+            let is_told = end.0 - announced.0 <= MAX_MISSED
+                && self.announce_missed(room, announced, end).await.is_ok();
             if !is_told {
                 self.subscribers.interrupt(room);
             }
         }
-        let end = told.map_or(end, |told| told.max(end));
+        let end = announced.map_or(end, |announced| announced.max(end));
         self.record(room, end);
         end
     }
 
-    /// Announces the entries of a room after `told` and up to `end`. Announcing late that a member
+    /// Announces the entries of a room after `announced` and up to `end`. Announcing late that a member
     /// left removes their subscription, even if they have subscribed again since, and they would
     /// not notice; so they must resynchronize.
-    async fn tell_missed(&self, room: RoomId, mut told: Seq, end: Seq) -> Result<()> {
+    async fn announce_missed(&self, room: RoomId, mut announced: Seq, end: Seq) -> Result<()> {
         let mut removed = HashSet::new();
-        while told < end {
-            let piece = Seq(end.0.min(told.0 + BATCH_SIZE));
-            let news = missed(self.store.as_ref(), self.listed_members, room, told, piece).await?;
-            self.subscribers.announce(&news);
-            for RoomEvent { what, .. } in news {
+        while announced < end {
+            let piece = Seq(end.0.min(announced.0 + BATCH_SIZE));
+            let events = missed(
+                self.store.as_ref(),
+                self.listed_members,
+                room,
+                announced,
+                piece,
+            )
+            .await?;
+            self.subscribers.announce(&events);
+            for RoomEvent { what, .. } in events {
                 match what {
                     RoomEventKind::MemberRemoved(user) => _ = removed.insert(user),
                     RoomEventKind::MemberAdded(user) if removed.contains(&user) => {
@@ -217,12 +223,12 @@ impl<L: Subscribers> Announcer<L> {
                     _ => {}
                 }
             }
-            told = piece;
+            announced = piece;
         }
         Ok(())
     }
 
-    fn told(&self, room: RoomId) -> Option<Seq> {
+    fn announced(&self, room: RoomId) -> Option<Seq> {
         self.announced_seqs
             .as_ref()
             .and_then(|announced_seqs| announced_seqs.of(room))

@@ -56,7 +56,7 @@ impl Committer {
             for job in gathered.drain(..) {
                 match job {
                     Job::Commit(waiting) => batch.push(*waiting),
-                    Job::Tell(news, reply) => asides.push(Step::Tell(news, reply)),
+                    Job::Tell(events, reply) => asides.push(Step::Tell(events, reply)),
                     Job::CatchUp(ends, reply) => asides.push(Step::CatchUp(ends, reply)),
                     Job::Barrier(between) => betweens.push(between),
                     Job::Close(closer) => {
@@ -71,9 +71,9 @@ impl Committer {
                 self.commit(rest).await;
                 rest = later;
             }
-            for aside in asides {
+            for transient in asides {
                 // Fails only if the announcer has panicked, here and below.
-                let _ = self.on_disk.send(aside).await;
+                let _ = self.on_disk.send(transient).await;
             }
             if !betweens.is_empty() {
                 self.look(betweens).await;
@@ -86,7 +86,7 @@ impl Committer {
     }
 
     async fn commit(&self, batch: Vec<PendingAppend>) {
-        let now = self.clock.ordered_now();
+        let now = self.clock.monotonic_now();
         let new: Vec<_> = batch
             .iter()
             .map(|waiting| self.number(waiting, now))

@@ -51,20 +51,20 @@ pub async fn missed(
             .into_iter()
             .map(|user| (user.id, user)),
     );
-    let mut news = Vec::with_capacity(entries.len());
+    let mut events = Vec::with_capacity(entries.len());
     for entry in entries {
         let placed = LogPosition {
             seq: entry.seq,
             created_at: entry.created_at,
         };
-        news.push(RoomEvent {
+        events.push(RoomEvent {
             room: room.id,
             placed,
             author: entry.author,
             what: posts.told(entry).await?,
         });
     }
-    Ok(news)
+    Ok(events)
 }
 
 /// Returns the message of an entry, unless it has been deleted since.

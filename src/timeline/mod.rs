@@ -103,7 +103,7 @@ pub struct RoomEvent {
 impl RoomEvent {
     /// Creates an event that is not a log entry.
     #[must_use]
-    pub fn aside(room: RoomId, what: RoomEventKind) -> Self {
+    pub fn transient(room: RoomId, what: RoomEventKind) -> Self {
         let placed = LogPosition {
             seq: Seq::default(),
             created_at: Timestamp::default(),
@@ -120,10 +120,10 @@ impl RoomEvent {
 /// Receives the events of rooms.
 pub trait Subscribers: Send + Sync + 'static {
     /// Broadcasts events to the subscribers of their rooms, those of each room in the given order.
-    fn announce(&self, news: &[RoomEvent]);
+    fn announce(&self, events: &[RoomEvent]);
 
     /// Returns whether this room has subscribers.
-    fn listen_in(&self, room: RoomId) -> bool;
+    fn has_subscribers(&self, room: RoomId) -> bool;
 
     /// Makes all subscribers of this room resynchronize: they have missed events that cannot be
     /// sent.
@@ -384,9 +384,9 @@ impl Timeline {
 
     /// Broadcasts an event that is not a log entry, after everything that was submitted before it.
     /// Returns when it has been announced.
-    pub async fn tell(&self, news: RoomEvent) {
+    pub async fn tell(&self, events: RoomEvent) {
         let (reply, told) = oneshot::channel();
-        if self.queue.send(Job::Tell(news, reply)).await.is_ok() {
+        if self.queue.send(Job::Tell(events, reply)).await.is_ok() {
             // An error means that the server is stopping and has no subscribers left.
             let _ = told.await;
         }
@@ -476,7 +476,7 @@ fn without_text(
 }
 
 impl PendingAppend {
-    fn news(&mut self, id: MessageId, placed: LogPosition) -> RoomEvent {
+    fn events(&mut self, id: MessageId, placed: LogPosition) -> RoomEvent {
         RoomEvent {
             room: self.room,
             placed,

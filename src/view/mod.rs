@@ -214,7 +214,7 @@ pub async fn present_members<'a>(
     store: &dyn Store,
     room: &'a Arc<Room>,
 ) -> store::Result<Cow<'a, [UserId]>> {
-    Ok(room.members_but(&store.absent(room).await?))
+    Ok(room.members_except(&store.absent(room).await?))
 }
 
 /// Removes deleted users. They may be authors, but they are no longer members.

@@ -46,7 +46,7 @@ impl Subscribers for Notes {
         }
     }
 
-    fn listen_in(&self, _: RoomId) -> bool {
+    fn has_subscribers(&self, _: RoomId) -> bool {
         true
     }
 

@@ -112,7 +112,7 @@ async fn an_edit_of_which_it_is_not_known_who_has_read_it_is_learned_by_beginnin
     let answer = alice.edits(&room, &post["postId"], "first").await;
     assert_eq!(answer.status, 503, "{}", answer.body);
     assert_eq!(socket.ends().await, Vec::<Value>::new());
-    mongod.let_go().await;
+    mongod.release().await;
     let mut socket = Socket::by(&bob).await;
     let synced = socket
         .asks("sync", json!([{ "rooms": { &room: 1 } }]))

@@ -210,7 +210,7 @@ async fn who_left_sees_and_hears_nothing_more(kind: Kind) {
     let [alice, bob, carol] = three(&server).await;
     let room = alice.named_room("room", &[&bob, &carol]).await;
     let said = bob.says(&room, "findable before").await;
-    let (mut alices, mut bobs, mut aside) = (
+    let (mut alices, mut bobs, mut transient) = (
         Socket::of(&alice, &room).await,
         Socket::of(&bob, &room).await,
         Socket::by(&bob).await,
@@ -220,13 +220,13 @@ async fn who_left_sees_and_hears_nothing_more(kind: Kind) {
         1
     );
     let event = json!({ "chatRoomId": room, "userId": bob.id, "seq": 2 });
-    for socket in [&mut alices, &mut bobs, &mut aside] {
+    for socket in [&mut alices, &mut bobs, &mut transient] {
         assert_eq!(socket.hears_of("member removed").await, event);
     }
     let post = alice.says(&room, "behind his back, findable").await;
     assert_eq!(post["chatRoomInfo"], json!([alice.user, carol.user]));
     assert_eq!(alices.hears_post().await, post);
-    for socket in [&mut bobs, &mut aside] {
+    for socket in [&mut bobs, &mut transient] {
         socket.hears_nothing_more().await;
     }
     for path in [

@@ -194,7 +194,7 @@ impl Mongod {
         Self::start(&["--setParameter", "enableTestCommands=1"])
     }
 
-    /// Hinders this command on this collection until [`Self::let_go`]. `how` is the `data` of
+    /// Hinders this command on this collection until [`Self::release`]. `how` is the `data` of
     /// MongoDB's fail point `failCommand`.
     pub async fn hinder(&self, command: &str, collection: &str, mut how: Document) {
         how.extend(doc! { "failCommands": [command], "namespace": format!("test.{collection}") });
@@ -203,7 +203,7 @@ impl Mongod {
     }
 
     /// Disables the fail point.
-    pub async fn let_go(&self) {
+    pub async fn release(&self) {
         self.admin(doc! { "configureFailPoint": "failCommand", "mode": "off" })
             .await;
     }

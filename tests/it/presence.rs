@@ -294,7 +294,7 @@ async fn who_comes_back_before_it_is_told_that_they_went_was_never_away() {
     let back = alice.says(&room, "back").await["createdAt"].clone();
     alices.hears_post().await;
     // Disabling the fail point waits for the commands that it still delays.
-    mongod.let_go().await;
+    mongod.release().await;
     drop(bobs);
     let heard = alices.hears_of("user offline").await;
     assert!(heard["lastSeenAt"].as_str() >= back.as_str(), "{heard}");

@@ -540,7 +540,7 @@ async fn other_work_goes_on_while_a_large_room_is_taken_away() {
         assert!(left().await > 1, "it has waited until all was taken away");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    server.let_go().await;
+    server.release().await;
 }
 
 #[rstest]

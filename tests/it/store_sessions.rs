@@ -609,7 +609,7 @@ async fn whoever_is_not_deleted_with_all_sessions_can_be_deleted_once_more() {
         store.user(user(1).id).await.unwrap().is_some(),
         "nobody would end the session of someone who is gone"
     );
-    server.let_go().await;
+    server.release().await;
     assert!(
         store
             .delete_user(user(1).id, Timestamp(BEGIN))

@@ -83,7 +83,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(4);
 
 /// The events of all sockets that have arrived and are not finished.
 #[derive(Clone, Default)]
-pub struct UnderWay(Arc<Arrived>);
+pub struct InFlightEvents(Arc<Arrived>);
 
 #[derive(Default)]
 struct Arrived {
@@ -91,7 +91,7 @@ struct Arrived {
     is_over: AtomicBool,
 }
 
-impl UnderWay {
+impl InFlightEvents {
     /// Registers an event for as long as the token is held. Returns `None` if the server is
     /// stopping.
     pub fn arrives(&self) -> Option<TaskTrackerToken> {

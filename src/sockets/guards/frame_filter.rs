@@ -163,12 +163,12 @@ struct Frames {
     bytes: Vec<u8>,
     /// How many of those bytes it may read.
     passed: usize,
-    at: At,
+    at: FrameState,
     message: Message,
 }
 
 /// The position in a frame.
-enum At {
+enum FrameState {
     Head {
         head: [u8; 14],
         length: usize,
@@ -181,7 +181,7 @@ enum At {
     },
 }
 
-impl Default for At {
+impl Default for FrameState {
     fn default() -> Self {
         Self::Head {
             head: [0; 14],
@@ -239,7 +239,7 @@ impl Frames {
     fn screen(&mut self, mut read: &[u8], guard: &Guard) -> Result<(), Violation> {
         while let Some((&byte, rest)) = read.split_first() {
             let taken = match &mut self.at {
-                At::Head { head, length } => {
+                FrameState::Head { head, length } => {
                     if *length == 0 && !matches!(self.message, Message::Begins { .. }) {
                         self.passed = self.bytes.len();
                     }
@@ -253,7 +253,7 @@ impl Frames {
                     }
                     continue;
                 }
-                At::Payload { left, .. } => {
+                FrameState::Payload { left, .. } => {
                     usize::try_from(*left).unwrap_or(usize::MAX).min(read.len())
                 }
             };
@@ -296,7 +296,7 @@ impl Frames {
             // Other opcodes, valid or not, are left to socketioxide.
             _ => {}
         }
-        self.at = At::Payload {
+        self.at = FrameState::Payload {
             left,
             mask,
             position: 0,
@@ -311,7 +311,7 @@ impl Frames {
 
     /// Handles a piece of the payload, which must not be longer than the rest of the payload.
     fn payload(&mut self, piece: &[u8], guard: &Guard) -> Result<(), Violation> {
-        let At::Payload {
+        let FrameState::Payload {
             left,
             mask,
             position,
@@ -357,7 +357,7 @@ impl Frames {
     }
 
     fn end_frame(&mut self, of: Part, guard: &Guard) -> Result<(), Violation> {
-        self.at = At::default();
+        self.at = FrameState::default();
         if of == (Part::Message { is_last: true }) {
             self.decide(true, guard)?;
             self.message = Message::Between;
@@ -408,7 +408,7 @@ impl Frames {
     /// Passes all bytes on, unless a frame header is incomplete or the type of a message is not
     /// known yet.
     fn pass(&mut self) {
-        let is_head = matches!(self.at, At::Head { length: 1.., .. });
+        let is_head = matches!(self.at, FrameState::Head { length: 1.., .. });
         if !is_head && !matches!(self.message, Message::Begins { .. }) {
             self.passed = self.bytes.len();
         }

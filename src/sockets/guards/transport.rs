@@ -33,7 +33,7 @@ use crate::{
 
 /// The inner service of socketioxide. It is never called, because only requests for sockets get
 /// there.
-type Nothing = ServiceFn<fn(Request) -> Ready<Result<Response, Infallible>>>;
+type FallbackService = ServiceFn<fn(Request) -> Ready<Result<Response, Infallible>>>;
 
 /// Number of tracked sessions before ended ones are removed.
 const MIN_SESSIONS: usize = 1_024;
@@ -50,7 +50,7 @@ pub struct Transport {
 /// The sessions of clients that began with polling.
 #[derive(Clone)]
 pub struct Sessions {
-    service: SocketIoService<Nothing>,
+    service: SocketIoService<FallbackService>,
     noted: Arc<Mutex<Noted>>,
 }
 

@@ -83,7 +83,7 @@ impl<'a> Batch<'a> {
 
     /// Notes that the outcome of the last attempt is unknown, so that the next attempt looks for
     /// entries that are in their logs already and for messages that were sent before.
-    pub fn outcome_is_unclear(&mut self) {
+    pub fn set_outcome_unknown(&mut self) {
         self.unclear = true;
         self.sent_before = true;
     }
@@ -101,7 +101,7 @@ impl<'a> Batch<'a> {
             self.find_sent(connection).await?;
         }
         self.apply_effects(connection, heads).await?;
-        self.learn_heads(connection, heads).await?;
+        self.load_heads(connection, heads).await?;
         let before = self.waiting.len();
         let first = checks::first_wave(self.entries, &self.waiting);
         let refused =
@@ -121,7 +121,7 @@ impl<'a> Batch<'a> {
         }
         for (index, head) in &numbered[..inserted] {
             heads.insert(self.entries[*index].room, *head);
-            self.stands(
+            self.entry_inserted(
                 *index,
                 LogPosition {
                     seq: head.seq,
@@ -132,7 +132,7 @@ impl<'a> Batch<'a> {
                 count_block(connection, self.entries[*index].room, block);
             }
         }
-        self.leave_out_answered();
+        self.retain_unanswered();
         self.apply_effects(connection, heads).await?;
         let came_through = inserted == numbered.len() && self.waiting.len() < before;
         Ok(if came_through || self.waiting.is_empty() {
@@ -144,7 +144,7 @@ impl<'a> Batch<'a> {
 
     /// Notes that the entry is in its log: answers a message, and queues the effect of any other
     /// entry.
-    fn stands(&mut self, index: usize, placed: LogPosition) {
+    fn entry_inserted(&mut self, index: usize, placed: LogPosition) {
         let entry = &self.entries[index];
         if let NewEntryKind::Message { .. } = entry.change {
             self.answers[index] = Some(Appended::Placed(placed));
@@ -167,11 +167,11 @@ impl<'a> Batch<'a> {
         for (index, answer) in answers {
             self.answers[index] = Some(answer);
         }
-        self.leave_out_answered();
+        self.retain_unanswered();
     }
 
     /// Removes the entries from the waiting list that are answered or in their logs.
-    fn leave_out_answered(&mut self) {
+    fn retain_unanswered(&mut self) {
         let (answers, dues) = (&self.answers, &self.dues);
         self.waiting
             .retain(|index| answers[*index].is_none() && dues.iter().all(|(due, _)| due != index));
@@ -233,10 +233,10 @@ impl<'a> Batch<'a> {
         let found = read_durable(connection, || placed(connection, ids.clone())).await?;
         for index in self.waiting.clone() {
             if let Some(placed) = found.get(&self.entries[index].id) {
-                self.stands(index, *placed);
+                self.entry_inserted(index, *placed);
             }
         }
-        self.leave_out_answered();
+        self.retain_unanswered();
         Ok(())
     }
 
@@ -274,7 +274,7 @@ impl<'a> Batch<'a> {
 
     /// Reads the heads of the logs that are not cached, and answers the entries for deleted rooms
     /// with [`Appended::NoRoom`].
-    async fn learn_heads(&mut self, connection: &Connection, heads: &mut Heads) -> Result<()> {
+    async fn load_heads(&mut self, connection: &Connection, heads: &mut Heads) -> Result<()> {
         let unknown: HashSet<_> = self
             .rooms()
             .filter(|room| !heads.contains_key(room))

@@ -55,13 +55,15 @@ pub fn of_message(due: &PendingEffect) -> Option<Document> {
 }
 
 /// The changes of one room that are applied by one update.
-type Together<'a> = Vec<&'a PendingEffect>;
+type Independent<'a> = Vec<&'a PendingEffect>;
 
 /// Divides the changes of rooms into those that can be applied first, grouped by room, and the
 /// rest. Consecutive additions and removals of different members are applied by one update, since
 /// each update writes the whole list of members. Two changes of the same member need two updates.
-pub fn first_of_each_room(dues: Vec<&PendingEffect>) -> (Vec<Together<'_>>, Vec<&PendingEffect>) {
-    let mut first: Vec<Together<'_>> = Vec::new();
+pub fn first_of_each_room(
+    dues: Vec<&PendingEffect>,
+) -> (Vec<Independent<'_>>, Vec<&PendingEffect>) {
+    let mut first: Vec<Independent<'_>> = Vec::new();
     let (mut of_room, mut later, mut full) = (HashMap::new(), Vec::new(), HashSet::new());
     for due in dues {
         let index = *of_room.entry(due.room).or_insert_with(|| {
@@ -72,7 +74,7 @@ pub fn first_of_each_room(dues: Vec<&PendingEffect>) -> (Vec<Together<'_>>, Vec<
         let fits = together.len() < TOGETHER
             && together
                 .iter()
-                .all(|earlier| are_of_two_members(earlier, due));
+                .all(|earlier| have_different_members(earlier, due));
         if fits && !full.contains(&due.room) {
             together.push(due);
         } else {
@@ -84,7 +86,7 @@ pub fn first_of_each_room(dues: Vec<&PendingEffect>) -> (Vec<Together<'_>>, Vec<
     (first, later)
 }
 
-fn are_of_two_members(one: &PendingEffect, other: &PendingEffect) -> bool {
+fn have_different_members(one: &PendingEffect, other: &PendingEffect) -> bool {
     member(one)
         .zip(member(other))
         .is_some_and(|(one, other)| one != other)
@@ -118,7 +120,7 @@ pub fn of_room(dues: &[&PendingEffect], pending: &Pending) -> Option<Document> {
     let seqs: Vec<_> = dues.iter().map(|due| number(due.seq.0)).collect();
     let (mut overtaken, mut done) = (Vec::new(), seqs.clone());
     for due in dues {
-        let (others, moot) = pending.overtaken_by(due);
+        let (others, moot) = pending.superseded_by(due);
         overtaken.extend(numbers(others));
         done.extend(numbers(moot));
     }

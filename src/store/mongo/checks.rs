@@ -162,7 +162,7 @@ async fn messages(
 
 /// Returns the state of the rooms, each with the relevant members, without pending removals.
 async fn rooms(connection: &Connection, asked: &Asked<'_>) -> Result<HashMap<RoomId, Known>> {
-    let mut known = rooms_as_kept(connection, asked).await?;
+    let mut known = stored_rooms(connection, asked).await?;
     for (room, known) in &mut known {
         let removed = connection.pending.removed_from(*room);
         known.members.retain(|member| !removed.contains(member));
@@ -171,7 +171,7 @@ async fn rooms(connection: &Connection, asked: &Asked<'_>) -> Result<HashMap<Roo
 }
 
 /// Returns the same from the documents only, regardless of pending effects.
-async fn rooms_as_kept(
+async fn stored_rooms(
     connection: &Connection,
     asked: &Asked<'_>,
 ) -> Result<HashMap<RoomId, Known>> {

@@ -149,7 +149,7 @@ impl Connection {
     ) -> std::result::Result<(), OpenError> {
         let deadline = Instant::now() + patience;
         for attempt in 1.. {
-            let problem = match timeout(self.limit, self.greet()).await {
+            let problem = match timeout(self.limit, self.handshake()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => match refusal(&error) {
                     Some(reason) => return Err(unusable(url, &reason)),
@@ -171,10 +171,10 @@ impl Connection {
 
     /// Checks the version of the server and whether it accepts writes, and detects a standalone
     /// server.
-    async fn greet(&mut self) -> mongodb::error::Result<()> {
+    async fn handshake(&mut self) -> mongodb::error::Result<()> {
         let hello = self.database.run_command(doc! { "hello": 1 }).await?;
         if hello.get_i32("maxWireVersion").unwrap_or_default() < OLDEST_WIRE_VERSION {
-            return Err(Error::custom(TooOld));
+            return Err(Error::custom(UnsupportedVersion));
         }
         self.standalone =
             !hello.contains_key("setName") && hello.get_str("msg").ok() != Some("isdbgrid");
@@ -336,7 +336,7 @@ fn millis(time: Duration) -> i64 {
 
 /// The error of a server that is older than the driver supports.
 #[derive(Clone, Copy, Debug)]
-struct TooOld;
+struct UnsupportedVersion;
 
 const WRONG_LOGIN: &str = "the user name or the password is wrong";
 const TOO_OLD: &str = "the server is too old: MongoDB 4.4 or later is needed";
@@ -355,7 +355,7 @@ fn refusal(error: &Error) -> Option<String> {
         ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::UNAUTHORIZED => {
             Some(unauthorized(&write.message))
         }
-        ErrorKind::Custom(custom) if custom.is::<TooOld>() => Some(TOO_OLD.into()),
+        ErrorKind::Custom(custom) if custom.is::<UnsupportedVersion>() => Some(TOO_OLD.into()),
         ErrorKind::ServerSelection { message, .. } if message.contains("requires at least") => {
             Some(TOO_OLD.into())
         }

@@ -250,11 +250,11 @@ async fn find(connection: &Connection, rooms: Option<Vec<String>>) -> Result<Vec
 /// does not wait for them.
 pub async fn apply_pending(connection: &Connection, rooms: Option<Vec<String>>) -> Result<()> {
     let found = find(connection, rooms).await?;
-    finish_new(connection, &found).await;
+    apply_new(connection, &found).await;
     Ok(())
 }
 
-async fn finish_new(connection: &Connection, found: &[Found]) {
+async fn apply_new(connection: &Connection, found: &[Found]) {
     let is_new = |found: &&Found| !connection.pending.has(found.room, found.seq);
     let new: Vec<_> = found
         .iter()
@@ -275,7 +275,7 @@ async fn finish_new(connection: &Connection, found: &[Found]) {
                 .take_while(fits)
                 .count()
                 .max(1);
-            finish_some(connection, &new[done..done + some]).await?;
+            mark_batch_applied(connection, &new[done..done + some]).await?;
             done += some;
         }
         Ok(())
@@ -299,7 +299,10 @@ fn readable<'a>(connection: &Connection, found: &'a Found) -> Option<(usize, &'a
 
 /// Applies these effects, and marks the entries whose effects are applied. The texts are read only
 /// now.
-async fn finish_some(connection: &Connection, some: &[(usize, &PendingEffect)]) -> Result<()> {
+async fn mark_batch_applied(
+    connection: &Connection,
+    some: &[(usize, &PendingEffect)],
+) -> Result<()> {
     let ids: Vec<_> = some.iter().map(|(_, due)| due.id.to_string()).collect();
     let still_pending = connection
         .messages
@@ -327,14 +330,14 @@ pub async fn retry(connection: &Connection) -> Result<()> {
             .collect::<HashSet<_>>(),
         as_of,
     );
-    finish_new(connection, &found).await;
+    apply_new(connection, &found).await;
     let begin = Instant::now();
     for due in found.iter().filter_map(|found| readable(connection, found)) {
         if begin.elapsed() > PASS {
             break;
         }
         if connection.pending.is_time(due.1.room, due.1.seq)
-            && let Err(error) = finish_some(connection, &[due]).await
+            && let Err(error) = mark_batch_applied(connection, &[due]).await
         {
             connection.pending.failed([due.1], &error.to_string());
         }

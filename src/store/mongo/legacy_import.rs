@@ -54,7 +54,7 @@ pub async fn is_empty(
 
 /// Adds members of rooms whom the original application deleted, as deleted users. Authors and
 /// readers have been added since schema version 1; the other members were unknown.
-pub async fn remember_gone_members(connection: &Connection) -> Result<()> {
+pub async fn record_deleted_members(connection: &Connection) -> Result<()> {
     let all = connection
         .rooms
         .find(doc! {})
@@ -71,7 +71,7 @@ pub async fn remember_gone_members(connection: &Connection) -> Result<()> {
             .flatten();
         members.extend(listed.filter_map(|id| UserId::parse(id.as_str()?)));
     }
-    remember_the_gone(connection, &members).await
+    record_deleted_users(connection, &members).await
 }
 
 /// Gives every room its member key, the oldest first. Of several rooms with the same members, the
@@ -129,7 +129,7 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
         .projection(fields)
         .hint(by_name(PASSAGE));
     let mut messages = connection.within(all).await?;
-    let (mut work, mut done) = (Work::default(), 0_u64);
+    let (mut work, mut done) = (Progress::default(), 0_u64);
     while messages.advance().await.map_err(|error| failure(&error))? {
         work.take(messages.current());
         done += 1;
@@ -146,7 +146,7 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
     }
     work.end_room();
     work.send(connection).await?;
-    remember_the_gone(connection, &work.people).await?;
+    record_deleted_users(connection, &work.people).await?;
     drop_index(connection, &connection.messages, PASSAGE).await?;
     tracing::info!(
         messages = done,
@@ -157,7 +157,7 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
 
 /// The changes for the messages, collected in the order of rooms and times and not sent yet.
 #[derive(Default)]
-struct Work {
+struct Progress {
     /// The room of the current messages. `None` if `chatRoomId` is not a string; such messages are
     /// numbered together, as if in one room.
     room: Option<String>,
@@ -173,7 +173,7 @@ struct Work {
     people: HashSet<UserId>,
 }
 
-impl Work {
+impl Progress {
     fn size(&self) -> usize {
         self.numbers.len() + self.marks.len() + self.activity.len()
     }
@@ -294,7 +294,7 @@ fn readers(message: &RawDocument) -> Vec<(UserId, Timestamp)> {
 }
 
 /// Adds authors and readers who no longer exist, as deleted users.
-async fn remember_the_gone(connection: &Connection, people: &HashSet<UserId>) -> Result<()> {
+async fn record_deleted_users(connection: &Connection, people: &HashSet<UserId>) -> Result<()> {
     let ids: Vec<_> = people.iter().map(ToString::to_string).collect();
     for ids in ids.chunks(BATCH_SIZE) {
         let known = connection

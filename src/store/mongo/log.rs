@@ -174,7 +174,7 @@ impl Log {
                 Ok(Progress::Complete) => continue,
                 Ok(Progress::Conflict) => OTHERS.clone_into(trouble),
                 Err(StoreError::Unavailable(why)) => {
-                    batch.outcome_is_unclear();
+                    batch.set_outcome_unknown();
                     *trouble = why;
                 }
                 Err(error) => return Err(error),

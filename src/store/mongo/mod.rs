@@ -121,9 +121,9 @@ impl Mongo {
             log: Log::new(),
         });
         let on_the_side = [
-            tokio::spawn(apply_now_and_then(shared.connection.clone())).abort_handle(),
-            tokio::spawn(see_to_deleted_rooms(Arc::clone(&shared))).abort_handle(),
-            tokio::spawn(search::keep_indexed(
+            tokio::spawn(apply_periodically(shared.connection.clone())).abort_handle(),
+            tokio::spawn(sweep_deleted_rooms(Arc::clone(&shared))).abort_handle(),
+            tokio::spawn(search::run_indexer(
                 shared.connection.clone(),
                 Arc::clone(&indexed),
                 Arc::clone(&behind),
@@ -150,7 +150,7 @@ impl Mongo {
 }
 
 /// Applies effects that killed servers left pending, and retries those that failed.
-async fn apply_now_and_then(connection: Connection) {
+async fn apply_periodically(connection: Connection) {
     loop {
         if let Err(error) = effects::retry(&connection).await {
             tracing::debug!(%error, "failed to apply pending effects; retrying later");
@@ -161,8 +161,8 @@ async fn apply_now_and_then(connection: Connection) {
 
 /// Looks for deleted rooms and purges their data. The purge runs in a task of its own, because with
 /// a large room it takes longer than this server may go without looking for deleted rooms.
-async fn see_to_deleted_rooms(shared: Arc<Shared>) {
-    let mut gone = rooms::Gone::new();
+async fn sweep_deleted_rooms(shared: Arc<Shared>) {
+    let mut gone = rooms::DeletedRooms::new();
     // Dropping the set aborts the purge.
     let mut purge = JoinSet::new();
     loop {

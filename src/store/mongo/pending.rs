@@ -175,7 +175,7 @@ impl Pending {
 
     /// Returns the earlier pending effects on the room of `due`: first those that must still be
     /// applied after it, then those that it makes unnecessary.
-    pub fn overtaken_by(&self, due: &PendingEffect) -> (Vec<Seq>, Vec<Seq>) {
+    pub fn superseded_by(&self, due: &PendingEffect) -> (Vec<Seq>, Vec<Seq>) {
         let rooms = self.rooms();
         let Some(waiting) = rooms.get(&due.room) else {
             return (Vec::new(), Vec::new());
@@ -293,15 +293,15 @@ mod tests {
             required_members: Vec::new(),
         };
         assert_eq!(
-            pending.overtaken_by(&due(8, removal(one))),
+            pending.superseded_by(&due(8, removal(one))),
             (vec![Seq(5)], vec![Seq(6)])
         );
         assert_eq!(
-            pending.overtaken_by(&due(8, removal(two))),
+            pending.superseded_by(&due(8, removal(two))),
             (vec![Seq(5), Seq(6)], vec![])
         );
         assert_eq!(
-            pending.overtaken_by(&due(6, NewEntryKind::Rename(None))),
+            pending.superseded_by(&due(6, NewEntryKind::Rename(None))),
             (vec![], vec![Seq(5)])
         );
     }

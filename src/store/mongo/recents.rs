@@ -11,7 +11,7 @@ use super::{
     connection::Connection,
     documents::{self, date, flag_in, seq_in, text_in, time_in},
     pages,
-    rooms::{ROOMS_AT_ONCE, id_of_room, joined_in, own_joining},
+    rooms::{ROOMS_AT_ONCE, id_of_room, joined_at_expr, joined_in},
     rows, schema,
 };
 use crate::{
@@ -45,7 +45,7 @@ impl Candidate {
 
 /// Returns the projection for [`Candidate`].
 fn fields(user: UserId) -> Document {
-    doc! { "createdAt": 1, "activeUntil": 1, "joined": own_joining(user) }
+    doc! { "createdAt": 1, "activeUntil": 1, "joined": joined_at_expr(user) }
 }
 
 /// A room with its position in the list: that of its latest message, or of its creation if it has

@@ -45,11 +45,11 @@ pub async fn find(connection: &Connection, id: RoomId) -> Result<Option<Room>> {
             documents::room,
         )
         .await?;
-    Ok(found.map(|room| without_removed(connection, room)))
+    Ok(found.map(|room| strip_removed(connection, room)))
 }
 
 /// Returns the room without the members whose removal is pending.
-fn without_removed(connection: &Connection, mut room: Room) -> Room {
+fn strip_removed(connection: &Connection, mut room: Room) -> Room {
     let removed = connection.pending.removed_from(room.id);
     room.members.retain(|member| !removed.contains(member));
     room
@@ -67,7 +67,7 @@ pub async fn find_or_add(connection: &Connection, room: Room) -> Result<(Arc<Roo
             .one(connection.rooms.find_one(by_members), documents::room)
             .await?
         {
-            return Ok((Arc::new(without_removed(connection, found)), false));
+            return Ok((Arc::new(strip_removed(connection, found)), false));
         }
         if connection.add(&connection.rooms, &document).await? {
             return Ok((Arc::new(room), true));
@@ -182,7 +182,7 @@ pub async fn joined_of(
     let found = connection
         .rooms
         .find(filter)
-        .projection(doc! { "joined": own_joining(user) })
+        .projection(doc! { "joined": joined_at_expr(user) })
         .hint(schema::by_name(index));
     let mut rooms = connection
         .all(found, |room| Some((id_of_room(room)?, joined_in(room))))
@@ -193,7 +193,7 @@ pub async fn joined_of(
 }
 
 /// Returns a projection of the field `joined` that keeps only this user's items, for [`joined_in`].
-pub fn own_joining(user: UserId) -> Bson {
+pub fn joined_at_expr(user: UserId) -> Bson {
     let own = doc! { "$eq": ["$$this.userId", user.to_string()] };
     doc! { "$filter": { "input": { "$ifNull": ["$joined", []] }, "cond": own } }.into()
 }
@@ -251,10 +251,14 @@ pub async fn delete(connection: &Connection, log: &Log, id: RoomId) -> Result<Op
 
 /// The deleted rooms, by id and the deletion time in the document, each with the time when this
 /// server first saw the deletion.
-pub type Gone = HashMap<(RoomId, Timestamp), Instant>;
+pub type DeletedRooms = HashMap<(RoomId, Timestamp), Instant>;
 
 /// Reads which rooms any server has deleted, and drops the cached heads of their logs.
-pub async fn sweep_deleted(connection: &Connection, log: &Log, gone: &mut Gone) -> Result<()> {
+pub async fn sweep_deleted(
+    connection: &Connection,
+    log: &Log,
+    gone: &mut DeletedRooms,
+) -> Result<()> {
     let as_of = Instant::now();
     let found = connection
         .rooms
@@ -279,7 +283,7 @@ pub async fn sweep_deleted(connection: &Connection, log: &Log, gone: &mut Gone) 
 }
 
 /// Returns the deleted rooms whose heads no server caches any more.
-pub fn forgotten(connection: &Connection, gone: &Gone) -> Vec<RoomId> {
+pub fn forgotten(connection: &Connection, gone: &DeletedRooms) -> Vec<RoomId> {
     let held = log::held(connection);
     gone.iter()
         .filter(|(_, since)| since.elapsed() >= held)

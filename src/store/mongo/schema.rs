@@ -2,7 +2,7 @@
 //!
 //! The version is in the metadata document `schema`. A database without it is empty or was written
 //! by the original application. To change the schema, raise [`VERSION`] and add the migration step
-//! from the previous version to [`bring_up_to_date`]. A step must be repeatable, since the server
+//! from the previous version to [`migrate`]. A step must be repeatable, since the server
 //! may be killed while it runs.
 
 use std::time::Duration;
@@ -104,9 +104,7 @@ pub async fn prepare(connection: &Connection) -> std::result::Result<(), OpenErr
             "it was written by a newer Causerie (schema {known}; this one knows {VERSION})"
         ))),
         VERSION => indexes(connection).await.map_err(|error| stopped(&error)),
-        _ => bring_up_to_date(connection)
-            .await
-            .map_err(|error| stopped(&error)),
+        _ => migrate(connection).await.map_err(|error| stopped(&error)),
     }
 }
 
@@ -127,7 +125,7 @@ async fn version(connection: &Connection) -> Result<u64> {
     Ok(version.unwrap_or_default())
 }
 
-async fn bring_up_to_date(connection: &Connection) -> Result<()> {
+async fn migrate(connection: &Connection) -> Result<()> {
     let Some(turn) = MigrationLock::take(connection).await? else {
         return Ok(());
     };
@@ -136,7 +134,7 @@ async fn bring_up_to_date(connection: &Connection) -> Result<()> {
         legacy_import::import(connection).await?;
     }
     if from < 2 {
-        legacy_import::remember_gone_members(connection).await?;
+        legacy_import::record_deleted_members(connection).await?;
     }
     indexes(connection).await?;
     if legacy_import::is_empty(connection, &connection.rooms).await? {

@@ -57,7 +57,7 @@ pub fn open_shared(path: &Path) -> Result<Threads, OpenError> {
     let file = find_or_make(path)?;
     match lock::take(&file) {
         Ok(lock) => start(path, &file, 1, prepare, Some(lock)),
-        Err(Refused::InUse) => start(path, &file, 1, prepare_beside, None),
+        Err(Refused::InUse) => start(path, &file, 1, prepare_shared, None),
         Err(refused) => Err(explain_refusal(path, refused)),
     }
 }
@@ -132,7 +132,7 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     beside.into()
 }
 
-fn warn_of_readers(path: &Path) {
+fn warn_if_readable(path: &Path) {
     let Ok(metadata) = fs::metadata(path) else {
         return;
     };
@@ -171,7 +171,7 @@ fn start(
     let writer = open().map_err(|problem| problem.explain(path))?;
     let threads = Threads::start(file, writer, readers, lock)
         .map_err(|error| Problem::from(error).explain(path))?;
-    warn_of_readers(file);
+    warn_if_readable(file);
     Ok(threads)
 }
 
@@ -275,7 +275,7 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
 }
 
 /// Prepares a database on which a server is running: only checks that its version is ours.
-fn prepare_beside(connection: &Connection, _: &Path) -> Result<(), Problem> {
+fn prepare_shared(connection: &Connection, _: &Path) -> Result<(), Problem> {
     threads::prepare(connection)?;
     match marks(connection)? {
         (APPLICATION_ID, version) if usize::try_from(version) == Ok(SCHEMA.len()) => {

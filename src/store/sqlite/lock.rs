@@ -57,7 +57,7 @@ pub fn take(path: &Path) -> Result<Lock, Refused> {
     } else {
         Ok(())
     };
-    match locked.and_then(|()| take_beside(path)) {
+    match locked.and_then(|()| take_shared(path)) {
         Ok(beside) => Ok(Lock { database, beside }),
         Err(refused) => {
             // Not closed: if this process itself has the database open, that would release SQLite's
@@ -68,7 +68,7 @@ pub fn take(path: &Path) -> Result<Lock, Refused> {
     }
 }
 
-fn take_beside(path: &Path) -> Result<Option<File>, Refused> {
+fn take_shared(path: &Path) -> Result<Option<File>, Refused> {
     let path = super::file::beside(path, "-lock");
     match OpenOptions::new()
         .create(true)

@@ -84,7 +84,7 @@ impl Sqlite {
                 Arc::clone(&store.indexer),
             ))
             .abort_handle(),
-            tokio::spawn(purge_on_the_side(
+            tokio::spawn(purge_in_background(
                 Arc::clone(&store.threads),
                 Arc::clone(&store.deleted),
             ))
@@ -118,19 +118,19 @@ impl Sqlite {
         })
     }
 
-    fn stop_on_the_side(&self) {
+    fn stop_in_background(&self) {
         self.on_the_side.iter().for_each(AbortHandle::abort);
     }
 }
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
-        self.stop_on_the_side();
+        self.stop_in_background();
     }
 }
 
 /// Removes the remaining data of deleted rooms, including rooms deleted before the last restart.
-async fn purge_on_the_side(threads: Arc<Threads>, deleted: Arc<Notify>) {
+async fn purge_in_background(threads: Arc<Threads>, deleted: Arc<Notify>) {
     loop {
         match threads.erase_slice(rooms::purge).await {
             Ok(true) => {}
@@ -579,7 +579,7 @@ impl Store for Sqlite {
     }
 
     async fn close(&self) {
-        self.stop_on_the_side();
+        self.stop_in_background();
         if !self.on_the_side.is_empty() {
             let erasing = async {
                 while matches!(erase_slice(&self.threads, &self.indexer).await, Ok(true)) {}

@@ -58,7 +58,7 @@ pub fn add(
             session.expires_at
         ])?;
     let too_many = "user = ?1 AND id IN (SELECT id FROM sessions WHERE user = ?1 ORDER BY created_at DESC, id DESC LIMIT -1 OFFSET ?2)";
-    end_those(
+    end_many(
         connection,
         too_many,
         params![session.user, count(MOST_SESSIONS as u64)],
@@ -133,15 +133,15 @@ pub fn end(
     which: SessionSelector,
 ) -> Result<Vec<SessionId>> {
     match which {
-        SessionSelector::One(id) => end_those(connection, "user = ? AND id = ?", params![user, id]),
-        SessionSelector::All => end_those(connection, "user = ?", params![user]),
+        SessionSelector::One(id) => end_many(connection, "user = ? AND id = ?", params![user, id]),
+        SessionSelector::All => end_many(connection, "user = ?", params![user]),
         SessionSelector::AllBut(id) => {
-            end_those(connection, "user = ? AND id <> ?", params![user, id])
+            end_many(connection, "user = ? AND id <> ?", params![user, id])
         }
     }
 }
 
-fn end_those(
+fn end_many(
     connection: &Connection,
     condition: &str,
     parameters: &[&dyn rusqlite::ToSql],

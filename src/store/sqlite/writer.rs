@@ -67,7 +67,7 @@ enum Next {
 
 /// Waits for work, but not longer than `until`.
 fn receive(jobs: &mut Jobs, slices: &mut Jobs, until: Option<Instant>) -> Next {
-    let waker = Waker::from(Arc::new(Sleeper(thread::current())));
+    let waker = Waker::from(Arc::new(ThreadWaker(thread::current())));
     let mut context = Context::from_waker(&waker);
     loop {
         if let Poll::Ready(job) = jobs.poll_recv(&mut context) {
@@ -86,9 +86,9 @@ fn receive(jobs: &mut Jobs, slices: &mut Jobs, until: Option<Instant>) -> Next {
 }
 
 /// Unparks the writer thread when there is work.
-struct Sleeper(Thread);
+struct ThreadWaker(Thread);
 
-impl Wake for Sleeper {
+impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
     }

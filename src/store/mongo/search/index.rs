@@ -111,7 +111,7 @@ async fn note(connection: &Connection, what: Document) -> Result<()> {
 
 /// Indexes new messages, and old ones if there are any, slowly enough not to delay posting. Never
 /// returns.
-pub async fn keep_indexed(connection: Connection, state: Arc<State>, behind: Arc<IndexQueue>) {
+pub async fn run_indexer(connection: Connection, state: Arc<State>, behind: Arc<IndexQueue>) {
     let old = async {
         while let Err(error) = prepare(&connection, &state, &behind).await {
             tracing::warn!(%error, "failed to prepare the search index; retrying");

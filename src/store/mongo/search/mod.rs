@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-pub use index::{State, keep_indexed, start_complete};
+pub use index::{State, run_indexer, start_complete};
 
 /// How many rooms one query searches. MongoDB merges the messages of this many rooms in order; with
 /// more, it would read all of them first.
@@ -64,7 +64,7 @@ struct Log {
 
 /// The results of one or more queries.
 #[derive(Default)]
-struct Hits {
+struct Matches {
     /// The positions and ids of the messages.
     found: Vec<(EntryPosition, String)>,
     /// The limit of the results: messages at this time and sequence number, or before it, may be
@@ -202,7 +202,7 @@ async fn read_texts(
     logs: &[Log],
     query: &Query,
     before: Option<EntryPosition>,
-) -> Result<Hits> {
+) -> Result<Matches> {
     let logs: Vec<_> = logs.iter().filter(|log| log.up_to < log.end).collect();
     behind.note_rooms(logs.iter().map(|log| log.room));
     let most = (TEXTS / logs.len().max(1)).max(TEXTS_OF_ROOM);
@@ -214,10 +214,12 @@ async fn read_texts(
         .buffer_unordered(QUERIES)
         .try_collect()
         .await?;
-    Ok(found.into_iter().fold(Hits::default(), |mut hits, more| {
-        hits.add(more);
-        hits
-    }))
+    Ok(found
+        .into_iter()
+        .fold(Matches::default(), |mut hits, more| {
+            hits.add(more);
+            hits
+        }))
 }
 
 async fn read_texts_of(
@@ -226,7 +228,7 @@ async fn read_texts_of(
     query: &Query,
     before: Option<EntryPosition>,
     most: usize,
-) -> Result<Hits> {
+) -> Result<Matches> {
     let mut filter = entries_between(log.room, log.up_to.max(log.hidden), log.end);
     filter.extend(doc! { "deleted": null });
     if let Some(before) = before {
@@ -257,7 +259,7 @@ async fn read_texts_of(
         .last()
         .filter(|_| texts.len() >= most)
         .map(|((place, _), _)| (place.at, place.seq));
-    Ok(Hits {
+    Ok(Matches {
         found: texts
             .into_iter()
             .filter_map(|(hit, is_found)| is_found.then_some(hit))
@@ -273,7 +275,7 @@ async fn find(
     query: &Query,
     before: Option<EntryPosition>,
     limit: u64,
-) -> Result<Hits> {
+) -> Result<Matches> {
     let rooms: Vec<_> = logs.iter().map(|log| log.room.to_string()).collect();
     let mut others = query.terms().to_vec();
     let first = others.swap_remove(rarest(connection, &rooms, query.terms()).await?);
@@ -332,7 +334,7 @@ async fn find(
     } else {
         None
     };
-    Ok(Hits {
+    Ok(Matches {
         found,
         horizon: horizon.map(|place| (place.at, place.seq)),
     })
@@ -392,7 +394,7 @@ async fn rarest(connection: &Connection, rooms: &[String], terms: &[String]) -> 
     Ok(rarest)
 }
 
-impl Hits {
+impl Matches {
     fn add(&mut self, more: Self) {
         self.found.extend(more.found);
         self.horizon = self.horizon.max(more.horizon);

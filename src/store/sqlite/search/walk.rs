@@ -78,7 +78,7 @@ impl Walk {
         self.in_step = 0;
         while self.in_step < STEP {
             if let Some(after) = self.taking_up.take() {
-                self.taking_up = self.take_up_rooms(connection, &after)?;
+                self.taking_up = self.load_rooms(connection, &after)?;
                 continue;
             }
             let is_enough = self.found.len() as u64 >= self.search.limit || self.spent >= SEARCH;
@@ -87,7 +87,7 @@ impl Walk {
             };
             let before = self.in_step;
             self.next.pop();
-            self.walk_on(connection, place, index)?;
+            self.advance(connection, place, index)?;
             self.push(connection, index)?;
             self.spent += self.in_step - before;
         }
@@ -113,7 +113,7 @@ impl Walk {
     }
 
     /// Loads the rooms after `after`. Returns the last of them if there may be more.
-    fn take_up_rooms(&mut self, connection: &Connection, after: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn load_rooms(&mut self, connection: &Connection, after: &[u8]) -> Result<Option<Vec<u8>>> {
         const COLUMNS: &str = "heads.room, heads.last_seq, heads.last_at, search_logs.number, coalesce(above, 0), coalesce(up_to, 0)";
         let (from, condition, whose, hidden, value) = match self.search.scope {
             Scope::Room { room, after } => (
@@ -224,7 +224,7 @@ impl Walk {
     }
 
     /// Checks the next candidate of a log, or looks for more candidates if there is none.
-    fn walk_on(
+    fn advance(
         &mut self,
         connection: &Connection,
         place: EntryPosition,

@@ -46,14 +46,14 @@ pub trait Job: Send {
     fn answer(self: Box<Self>, committed: Result<()>);
 }
 
-struct Work<F, T> {
+struct Task<F, T> {
     task: Option<F>,
     erases: bool,
     outcome: Result<T>,
     reply: oneshot::Sender<Result<T>>,
 }
 
-impl<F, T> Job for Work<F, T>
+impl<F, T> Job for Task<F, T>
 where
     F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
     T: Send,
@@ -117,7 +117,7 @@ impl Pool {
             .as_ref()
             .map(|(queue, _)| queue.clone());
         let (reply, answer) = oneshot::channel();
-        let job = Work {
+        let job = Task {
             task: Some(work),
             erases,
             outcome: Err(closed()),

@@ -47,7 +47,7 @@ impl Held {
         Self::on(|wait| async move { threads.write(move |_| wait.wait()).await }).await
     }
 
-    async fn let_go(self) {
+    async fn release(self) {
         self.release.send(()).unwrap();
         self.done.await.unwrap().unwrap();
     }
@@ -131,7 +131,7 @@ async fn what_was_erased_leaves_the_log_once_nobody_reads_it_and_no_write_waits_
         .await
         .expect("it waits for whoever reads")
         .unwrap();
-    reader.let_go().await;
+    reader.release().await;
     timeout(PATIENCE, emptied())
         .await
         .expect("nobody reads it any more");
@@ -155,7 +155,7 @@ async fn nothing_is_read_for_those_who_have_gone_away() {
     impatient.abort();
     assert!(impatient.await.unwrap_err().is_cancelled());
     for reader in held {
-        reader.let_go().await;
+        reader.release().await;
     }
     assert!(patient.await.unwrap().unwrap());
     // The threads are stopped first, so that all queued reads have finished.
@@ -172,7 +172,7 @@ async fn where_logs_end_is_known_however_long_others_read() {
     let ends = timeout(PATIENCE, store.last_seqs(&[RoomId::from_bytes([1; 16])])).await;
     assert_eq!(ends.expect("it waits for those who read").unwrap(), []);
     for reader in held {
-        reader.let_go().await;
+        reader.release().await;
     }
 }
 
@@ -212,9 +212,9 @@ async fn a_user_read_just_before_they_were_erased_is_not_kept() {
     }
     // A reader takes the jobs in order: when this later read has finished, the read of the user
     // has finished too.
-    readers.pop().unwrap().let_go().await;
+    readers.pop().unwrap().release().await;
     threads.read(|_| Ok(())).await.unwrap();
-    writer.let_go().await;
+    writer.release().await;
     assert!(erasing.await.unwrap().unwrap());
     assert!(
         reading.await.unwrap().unwrap().is_some(),
@@ -222,6 +222,6 @@ async fn a_user_read_just_before_they_were_erased_is_not_kept() {
     );
     assert_eq!(cached.user(id).await.unwrap(), None);
     for reader in readers {
-        reader.let_go().await;
+        reader.release().await;
     }
 }
