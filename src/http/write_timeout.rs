@@ -20,7 +20,7 @@ use crate::{descriptors::Descriptor, sockets::BytesWritten};
 pub struct WriteTimeout<S> {
     stream: S,
     taken: BytesWritten,
-    write_timeout: Duration,
+    timeout: Duration,
     /// Runs while a write is pending and the client accepts no data.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Released when the stream is dropped.
@@ -29,11 +29,11 @@ pub struct WriteTimeout<S> {
 
 impl<S> WriteTimeout<S> {
     /// Wraps a stream. Writes fail when nothing could be written for `write_timeout`.
-    pub fn new(stream: S, taken: BytesWritten, write_timeout: Duration) -> Self {
+    pub fn new(stream: S, taken: BytesWritten, timeout: Duration) -> Self {
         Self {
             stream,
             taken,
-            write_timeout,
+            timeout,
             stalled: None,
             _descriptor: None,
         }
@@ -69,7 +69,7 @@ impl<S> WriteTimeout<S> {
             self.stalled = None;
             return written;
         }
-        let write_timeout = self.write_timeout;
+        let write_timeout = self.timeout;
         ready!(
             self.stalled
                 .get_or_insert_with(|| Box::pin(sleep(write_timeout)))

@@ -5,6 +5,7 @@
 //! one per session. A user's or session's room contains all of its sockets.
 
 mod broadcast;
+mod commands;
 mod events;
 mod guards;
 mod handlers;

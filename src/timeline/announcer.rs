@@ -10,7 +10,8 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    AppendResult, Barrier, Edited, PendingAppend, RoomEvent, RoomEventKind, Subscribers,
+    Barrier, RoomEvent, RoomEventKind, Subscribers,
+    append::{AppendResult, Edited, PendingAppend},
     missed::missed,
 };
 use crate::{

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Barrier, Job, PendingAppend, announcer::Step};
+use super::{Barrier, Job, announcer::Step, append::PendingAppend};
 use crate::{
     clock::Clock,
     model::Timestamp,

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{RoomEvent, RoomEventKind, without_text};
+use super::{RoomEvent, RoomEventKind, append::without_text};
 use crate::{
     error::Result,
     model::{

@@ -16,6 +16,7 @@
 //! [`catch_up`](Timeline::catch_up). All subscribers of a room get every entry once, in order.
 
 mod announcer;
+mod append;
 mod committer;
 mod missed;
 
@@ -27,15 +28,13 @@ use tokio::{
 };
 
 use announcer::Announcer;
+use append::{AppendResult, Edited, PendingAppend, Shown};
 use committer::Committer;
 
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    model::{
-        ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp,
-        User, UserId,
-    },
+    model::{ClientId, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId},
     store::{self, LogPosition, NewEntryKind, Store},
     view::{Members, Post},
 };
@@ -163,40 +162,6 @@ pub enum RoomEventKind {
     RoomCreated(Arc<Room>),
     /// A room with these members was deleted.
     RoomDeleted(Vec<UserId>),
-}
-
-/// A draft of any kind that is being processed.
-struct PendingAppend {
-    room: RoomId,
-    author: UserId,
-    change: NewEntryKind,
-    shown: Option<Shown>,
-    reply: oneshot::Sender<Result<AppendResult>>,
-}
-
-/// The data that a post shows in addition to the message.
-struct Shown {
-    author: Arc<User>,
-    members: Members,
-    edited: Option<Edited>,
-}
-
-/// The state of a message before its edit.
-struct Edited {
-    room: Arc<Room>,
-    message: Message,
-    marks: Option<Vec<ReadMark>>,
-}
-
-/// The outcome of a draft.
-#[derive(Default)]
-struct AppendResult {
-    /// The position of its entry; `None` if nothing had to be done.
-    placed: Option<LogPosition>,
-    /// The post of the message.
-    post: Option<Post>,
-    /// The message that had been posted before with the same client id.
-    earlier: Option<Message>,
 }
 
 enum Job {
@@ -454,122 +419,4 @@ impl Timeline {
 
 fn closed() -> Error {
     store::StoreError::Unavailable("the server is stopping".into()).into()
-}
-
-/// Creates a message without its text. Its deletion is announced too, by a later log entry.
-fn without_text(
-    id: MessageId,
-    room: RoomId,
-    author: UserId,
-    LogPosition { seq, created_at }: LogPosition,
-) -> Message {
-    Message {
-        id,
-        room,
-        seq,
-        author,
-        text: String::new(),
-        created_at,
-        edited_at: None,
-        client_id: None,
-    }
-}
-
-impl PendingAppend {
-    fn events(&mut self, id: MessageId, placed: LogPosition) -> RoomEvent {
-        RoomEvent {
-            room: self.room,
-            placed,
-            author: self.author,
-            what: self.told(id, placed),
-        }
-    }
-
-    fn told(
-        &mut self,
-        id: MessageId,
-        LogPosition { seq, created_at }: LogPosition,
-    ) -> RoomEventKind {
-        // It is announced only once, so the change can be taken out.
-        match std::mem::replace(&mut self.change, NewEntryKind::Rename(None)) {
-            NewEntryKind::Message { text, client_id } => {
-                let (room, author) = (self.room, self.author);
-                RoomEventKind::Posted(self.post(
-                    &Message {
-                        id,
-                        room,
-                        seq,
-                        author,
-                        text,
-                        created_at,
-                        edited_at: None,
-                        client_id,
-                    },
-                    &[],
-                ))
-            }
-            NewEntryKind::Edit { message, text } => {
-                let was = self.shown.as_mut().and_then(|shown| shown.edited.take());
-                let (was, marks) = was.map_or_else(
-                    || {
-                        (
-                            without_text(
-                                message,
-                                self.room,
-                                self.author,
-                                LogPosition { seq, created_at },
-                            ),
-                            None,
-                        )
-                    },
-                    |edited| (edited.message, edited.marks),
-                );
-                RoomEventKind::Edited(self.post(
-                    &Message {
-                        text,
-                        edited_at: Some(created_at),
-                        ..was
-                    },
-                    &marks.unwrap_or_default(),
-                ))
-            }
-            NewEntryKind::Deletion(message) => RoomEventKind::Deleted(message),
-            NewEntryKind::AddMember(user) => RoomEventKind::MemberAdded(user),
-            NewEntryKind::RemoveMember { user, .. } => RoomEventKind::MemberRemoved(user),
-            NewEntryKind::Rename(name) => RoomEventKind::Renamed(name),
-        }
-    }
-
-    fn post(&self, message: &Message, marks: &[ReadMark]) -> Post {
-        let shown = self
-            .shown
-            .as_ref()
-            .expect("whoever hands in a text says what is shown beside it");
-        Post::new(message, &shown.author, &shown.members, marks)
-    }
-
-    fn answer_with_earlier(self, earlier: Entry) {
-        let message = match earlier.what {
-            EntryKind::Message(message) => message,
-            EntryKind::Deleted(id) => without_text(
-                id,
-                self.room,
-                self.author,
-                LogPosition {
-                    seq: earlier.seq,
-                    created_at: earlier.created_at,
-                },
-            ),
-            _ => return self.answer(Ok(AppendResult::default())),
-        };
-        self.answer(Ok(AppendResult {
-            earlier: Some(message),
-            ..AppendResult::default()
-        }));
-    }
-
-    fn answer(self, outcome: Result<AppendResult>) {
-        // The caller may have dropped its future.
-        let _ = self.reply.send(outcome);
-    }
 }

@@ -16,7 +16,7 @@ use tracing::field::display;
 
 use super::{
     Guard, SocketAuth, Sockets,
-    events::Command,
+    commands::Command,
     guards::event_queue::{Arguments, EventQueue, Ticket},
     guards::handshake,
     guards::slow_clients::{disconnect_slow, reserve_send, wait_for_capacity},

@@ -47,7 +47,7 @@ pub trait Job: Send {
 }
 
 struct Task<F, T> {
-    task: Option<F>,
+    work: Option<F>,
     erases: bool,
     outcome: Result<T>,
     reply: oneshot::Sender<Result<T>>,
@@ -67,8 +67,8 @@ where
     }
 
     fn run(&mut self, connection: &Connection) -> bool {
-        if let Some(task) = self.task.take() {
-            self.outcome = task(connection).map_err(|error| explain(&error));
+        if let Some(work) = self.work.take() {
+            self.outcome = work(connection).map_err(|error| explain(&error));
         }
         self.outcome.is_ok()
     }
@@ -118,7 +118,7 @@ impl Pool {
             .map(|(queue, _)| queue.clone());
         let (reply, answer) = oneshot::channel();
         let job = Task {
-            task: Some(work),
+            work: Some(work),
             erases,
             outcome: Err(closed()),
             reply,
