@@ -98,7 +98,7 @@ pub enum Action {
     /// Subscribe to the events of the room.
     Subscribe,
     /// Add members, or rename the room.
-    NewEntryKind,
+    Change,
     /// Leave the room.
     Leave,
     /// Remove another member.
@@ -114,7 +114,7 @@ impl Action {
             Self::Post => "post in the room",
             Self::MarkRead => "mark the room as read",
             Self::Subscribe => "subscribe to the room",
-            Self::NewEntryKind => "change the room",
+            Self::Change => "change the room",
             Self::Leave => "leave the room",
             Self::Remove => "take somebody out of the room",
             Self::Delete => "delete the room",
@@ -260,7 +260,7 @@ impl Access {
                 | Action::Post
                 | Action::MarkRead
                 | Action::Subscribe
-                | Action::NewEntryKind
+                | Action::Change
                 | Action::Leave,
             ) => caller.is_in(room),
         }

@@ -11,7 +11,7 @@ use axum::{
 use serde_json::{Value, json};
 use validator::{ValidationErrors, ValidationErrorsKind};
 
-use crate::{model::LARGEST_ROOM, store::StoreError, token::TokenError};
+use crate::{model::MAX_ROOM, store::StoreError, token::TokenError};
 
 /// The result of a handler.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -117,7 +117,7 @@ pub enum Error {
     #[error("API endpoint doesnt exist")]
     NoMethod,
     /// 400: the room would have too many members.
-    #[error("A room has at most {most} members", most = LARGEST_ROOM)]
+    #[error("A room has at most {most} members", most = MAX_ROOM)]
     TooManyMembers,
     /// 429: a rate limit or a connection limit is exceeded. The client may retry after this time.
     #[error("rate limited")]

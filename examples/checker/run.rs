@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_mins(3);
 /// stale.
 const AFTERMATH: Duration = Duration::from_secs(15);
 /// A room whose log is longer is replaced by a new one, to limit the time that checks take.
-const LONGEST_LOG: u64 = 3_000;
+const MAX_LOG: u64 = 3_000;
 
 /// A replaced room, with the fingerprint of its log at that time.
 struct Retired {
@@ -207,7 +207,7 @@ impl<'a> Run<'a> {
     async fn turns_over(&mut self) -> Result<(), Failure> {
         for room in self.world.rooms() {
             let log = read_log(&self.reader(&room), room.id).await?;
-            if log.position() > LONGEST_LOG {
+            if log.position() > MAX_LOG {
                 self.world.retire(room.id);
                 self.world.open_room(room.keeper).await?;
                 self.retired.push(Retired {

@@ -13,7 +13,7 @@ use crate::{
     config::{History, RoomsConfig},
     error::{Error, Result},
     limits::Limits,
-    model::{ClientId, LARGEST_ROOM, Message, MessageId, ReadMark, Room, Seq, User, UserId},
+    model::{ClientId, MAX_ROOM, Message, MessageId, ReadMark, Room, Seq, User, UserId},
     store::{Marked, Store},
     timeline::{self, Draft, Edit, RoomEvent, RoomEventKind, Timeline},
     view::{Large, Members, People, Post, Shown, present, present_members},
@@ -219,7 +219,7 @@ impl Chat {
     /// Returns the existing room of these members, or creates one; a room with a name is always
     /// created. Returns true if the room is new.
     pub async fn initiate(&self, room: Room) -> Result<(Arc<Room>, bool)> {
-        if room.members.len() > LARGEST_ROOM {
+        if room.members.len() > MAX_ROOM {
             return Err(Error::TooManyMembers);
         }
         // Costs as much as adding the other members one by one.
@@ -252,15 +252,12 @@ impl Chat {
         users: Vec<Arc<User>>,
     ) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
-        let room = self
-            .access
-            .authorize(caller, Action::NewEntryKind, room)
-            .await?;
+        let room = self.access.authorize(caller, Action::Change, room).await?;
         let new = users
             .iter()
             .filter(|user| !room.has_member(user.id))
             .count();
-        if room.members.len() + new > LARGEST_ROOM {
+        if room.members.len() + new > MAX_ROOM {
             return Err(Error::TooManyMembers);
         }
         self.limits.posts(by, new)?;
@@ -321,10 +318,7 @@ impl Chat {
     pub async fn rename(&self, caller: &Caller, room: &str, name: String) -> Result<Arc<Room>> {
         let by = author(caller)?.id;
         self.limits.post(by)?;
-        let room = self
-            .access
-            .authorize(caller, Action::NewEntryKind, room)
-            .await?;
+        let room = self.access.authorize(caller, Action::Change, room).await?;
         self.limits.store(by, name.len())?;
         self.timeline.rename(room.id, Some(name), by).await?;
         self.store.room(room.id).await?.ok_or(Error::NoRoom)

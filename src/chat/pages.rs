@@ -26,7 +26,7 @@ const UNBOUNDED: u64 = u64::MAX;
 /// The number of items to read before their size is known, and the maximum number per read after
 /// that.
 const FIRST_PIECE: u64 = 64;
-const LARGEST_PIECE: u64 = 128;
+const MAX_PIECE: u64 = 128;
 
 /// The maximum number of store queries for one page of a search: each finds at most one piece, and
 /// less if the search is expensive.
@@ -420,7 +420,7 @@ where
     let (mut found, mut taken): (Vec<T>, u64) = (Vec::new(), 0);
     loop {
         let count = found.len() as u64;
-        // Assumes that further items have the average size so far; [`LARGEST_PIECE`] bounds the
+        // Assumes that further items have the average size so far; [`MAX_PIECE`] bounds the
         // damage if some are much larger.
         let fit = taken.checked_div(count).map_or(FIRST_PIECE, |each| {
             (bytes.saturating_sub(taken) / each.max(1)).saturating_add(2)
@@ -428,7 +428,7 @@ where
         let asked = if bytes == UNBOUNDED {
             limit
         } else {
-            fit.min(LARGEST_PIECE)
+            fit.min(MAX_PIECE)
         }
         .min(limit - count);
         if asked == 0 {

@@ -34,7 +34,7 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// The upper limit, in bytes, of settings for body and packet sizes: MongoDB stores documents of up
 /// to 16 MiB.
-const LARGEST_BODY: usize = 15_000_000;
+const MAX_BODY: usize = 15_000_000;
 
 /// The minimum length of a signing key, in bytes: that of its signatures (RFC 7518, 3.2).
 const SHORTEST_SECRET: usize = 32;
@@ -282,14 +282,14 @@ impl Config {
             .earlier_secrets
             .bytes()
             .map(|key| ("token.earlier_secrets", Some(key)));
-        if self.http.max_body_bytes > LARGEST_BODY {
+        if self.http.max_body_bytes > MAX_BODY {
             return Err(ConfigError(format!(
-                "http.max_body_bytes: a message of more than {LARGEST_BODY} bytes cannot be kept"
+                "http.max_body_bytes: a message of more than {MAX_BODY} bytes cannot be kept"
             )));
         }
-        if self.socket.max_packet_bytes > LARGEST_BODY as u64 {
+        if self.socket.max_packet_bytes > MAX_BODY as u64 {
             return Err(ConfigError(format!(
-                "socket.max_packet_bytes: a message of more than {LARGEST_BODY} bytes cannot be kept"
+                "socket.max_packet_bytes: a message of more than {MAX_BODY} bytes cannot be kept"
             )));
         }
         for (name, key) in [("token_secret", self.token_secret.bytes())]

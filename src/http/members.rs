@@ -52,7 +52,7 @@ async fn add(
     Body(added): Body<Added>,
 ) -> Result<Json<Success>> {
     app.access
-        .authorize(&caller.caller, Action::NewEntryKind, &room)
+        .authorize(&caller.caller, Action::Change, &room)
         .await?;
     let users = known(&app, &added.users).await?;
     let room = app.chat.add_members(&caller.caller, &room, users).await?;

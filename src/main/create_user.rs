@@ -11,7 +11,7 @@ use causerie::{
 use crate::Problem;
 
 /// The maximum number of bytes that are read in search of the end of a line.
-const LONGEST_LINE: u64 = 64 * 1024;
+const MAX_LINE: u64 = 64 * 1024;
 
 /// Add a user who logs in with a username and a password. The server may be running, and knows the
 /// user at once
@@ -79,7 +79,7 @@ fn ask() -> Result<String, Problem> {
 
 fn read_line(from: impl BufRead) -> Result<String, Problem> {
     let line = from
-        .take(LONGEST_LINE)
+        .take(MAX_LINE)
         .lines()
         .next()
         .ok_or("password: there is no line on standard input")?;

@@ -10,9 +10,7 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 use uuid::Uuid;
 
 pub use account::{Credentials, PasswordHash, RefreshKey, Session, Username};
-pub use text::{
-    EMPTY, LONGEST_NAME, NAME_CHARACTERS, NAME_LENGTH, is_blank, is_js_space, name_flaw,
-};
+pub use text::{EMPTY, MAX_NAME, NAME_CHARACTERS, NAME_LENGTH, is_blank, is_js_space, name_flaw};
 
 /// Defines an id: a 128-bit UUID, always written as 32 lower-case hex digits.
 macro_rules! id {
@@ -206,7 +204,7 @@ impl Serialize for User {
 
 /// The maximum number of members of a room. MongoDB creates at most 100,000 index keys for the
 /// members of one document.
-pub const LARGEST_ROOM: usize = 50_000;
+pub const MAX_ROOM: usize = 50_000;
 
 /// A conversation between a set of users.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -6,7 +6,7 @@ use unicode_normalization::char::is_combining_mark;
 /// The maximum length of the name of a user or a room, in characters. Names are repeated with every
 /// message, in responses and events, so they must not be as long as a message. Users with a longer
 /// name from before this limit keep it.
-pub const LONGEST_NAME: usize = 200;
+pub const MAX_NAME: usize = 200;
 /// The error of an empty text.
 pub const EMPTY: &str = "string cannot be empty";
 /// The error of a name that is too long.
@@ -25,7 +25,7 @@ pub fn name_flaw(name: &str) -> Option<&'static str> {
         return Some(EMPTY);
     }
     // `nth` stops counting at the limit.
-    if name.chars().nth(LONGEST_NAME).is_some() {
+    if name.chars().nth(MAX_NAME).is_some() {
         return Some(NAME_LENGTH);
     }
     name.chars().any(is_disruptive).then_some(NAME_CHARACTERS)
@@ -171,7 +171,7 @@ mod tests {
         for empty in ["\u{301}", " \u{301}\u{308}", "\u{20e3}\u{fe0f}"] {
             assert_eq!(name_flaw(empty), Some(EMPTY), "{empty:?}");
         }
-        assert_eq!(name_flaw(&"é".repeat(LONGEST_NAME)), None);
-        assert_eq!(name_flaw(&"é".repeat(LONGEST_NAME + 1)), Some(NAME_LENGTH));
+        assert_eq!(name_flaw(&"é".repeat(MAX_NAME)), None);
+        assert_eq!(name_flaw(&"é".repeat(MAX_NAME + 1)), Some(NAME_LENGTH));
     }
 }

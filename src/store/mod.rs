@@ -263,7 +263,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<bool>;
 
     /// Adds a session if the user still has this password; returns `None` if not. If the user then
-    /// has more than [`MOST_SESSIONS`] sessions, the oldest are ended; their ids are returned.
+    /// has more than [`MAX_SESSIONS`] sessions, the oldest are ended; their ids are returned.
     async fn add_session(
         &self,
         session: Session,
@@ -431,7 +431,7 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// The maximum number of sessions of a user. Further logins end the oldest sessions.
-pub const MOST_SESSIONS: usize = 100;
+pub const MAX_SESSIONS: usize = 100;
 
 /// Up to this number of members, the latest activity of a room is stored for each member. In a
 /// larger room, this would make every post too expensive.

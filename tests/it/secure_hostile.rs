@@ -8,7 +8,7 @@ use causerie::{
     config::Config,
     model::{Credentials, RefreshKey, Session, SessionId, Timestamp},
     operator::NewUser,
-    store::MOST_SESSIONS,
+    store::MAX_SESSIONS,
 };
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
@@ -622,7 +622,7 @@ async fn a_login_that_ends_the_oldest_session_is_noted_down(kind: Kind) {
         Timestamp(machine_time()),
         Timestamp(machine_time() + 1_000_000),
     );
-    for n in 0..MOST_SESSIONS {
+    for n in 0..MAX_SESSIONS {
         let n = u8::try_from(n).unwrap();
         let id = SessionId::from_bytes([n; 16]);
         let session = Session {

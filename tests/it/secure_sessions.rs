@@ -478,7 +478,7 @@ async fn whoever_has_too_many_sessions_loses_the_oldest() {
     let server = TestServer::secure(Kind::Sqlite).await;
     let oldest = server.member("alice").await;
     let socket = Socket::signed_in(&oldest).await;
-    for _ in 1..causerie::store::MOST_SESSIONS {
+    for _ in 1..causerie::store::MAX_SESSIONS {
         server.turn_clock(1);
         server.enters("alice", PASSWORD).await.ok();
     }
@@ -489,6 +489,6 @@ async fn whoever_has_too_many_sessions_loses_the_oldest() {
     oldest.is_out().await;
     assert_eq!(
         newest.lists_sessions().await.len(),
-        causerie::store::MOST_SESSIONS
+        causerie::store::MAX_SESSIONS
     );
 }

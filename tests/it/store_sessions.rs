@@ -8,7 +8,7 @@ use causerie::{
         Credentials, PasswordHash, RefreshKey, Session, SessionId, Timestamp, User, UserId,
         UserType, Username,
     },
-    store::{MOST_SESSIONS, REPEAT_WINDOW, Refresh, Rotation, SessionSelector, Store, UserUpdate},
+    store::{MAX_SESSIONS, REPEAT_WINDOW, Refresh, Rotation, SessionSelector, Store, UserUpdate},
 };
 use futures_util::future::join_all;
 use mongodb::bson::doc;
@@ -498,7 +498,7 @@ async fn sessions_end_by_their_user_alone(kind: Kind) {
 async fn whoever_has_too_many_loses_the_oldest(kind: Kind) {
     let database = Database::new(kind).await;
     let store = with_accounts(&database).await;
-    let most = u8::try_from(MOST_SESSIONS).unwrap();
+    let most = u8::try_from(MAX_SESSIONS).unwrap();
     begin(&store, 200, 2).await.unwrap();
     for n in 1..=most {
         assert_eq!(begin(&store, n, 1).await, Some(vec![]), "{n}");
@@ -513,7 +513,7 @@ async fn whoever_has_too_many_loses_the_oldest(kind: Kind) {
             .await
             .unwrap()
             .len(),
-        MOST_SESSIONS
+        MAX_SESSIONS
     );
     assert!(
         store.session(id(200)).await.unwrap().is_some(),

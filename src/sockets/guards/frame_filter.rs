@@ -17,7 +17,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     connection_guard::{Guard, Verdict, Violation},
-    packets::{LONGEST_BEGINNING, Packet, sort},
+    packets::{MAX_BEGINNING, Packet, sort},
     transport::Sessions,
 };
 
@@ -25,7 +25,7 @@ use super::{
 const READ: usize = 2 * 1024;
 /// Maximum number of bytes held back until the type of their message is known. The beginning of a
 /// message may arrive in many small frames.
-const MOST_WAITING: usize = 4 * 1024;
+const MAX_WAITING: usize = 4 * 1024;
 /// The packet type that hidden messages are overwritten with.
 const PONG: u8 = b'3';
 
@@ -261,7 +261,7 @@ impl Frames {
             read = &read[taken..];
         }
         self.pass();
-        if self.bytes.len() - self.passed > MOST_WAITING {
+        if self.bytes.len() - self.passed > MAX_WAITING {
             Err(Violation::Broken)
         } else {
             Ok(())
@@ -332,7 +332,7 @@ impl Frames {
                     .iter()
                     .enumerate()
                     .zip(masks)
-                    .take(LONGEST_BEGINNING - beginning.len())
+                    .take(MAX_BEGINNING - beginning.len())
                 {
                     beginning.push(byte ^ mask);
                     places.push((start + n, *mask));

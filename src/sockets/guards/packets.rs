@@ -5,11 +5,11 @@
 //! name of the namespace, of any length. Packets are therefore classified before they reach it.
 
 /// Maximum number of bytes that [`sort`] reads.
-pub const LONGEST_BEGINNING: usize = 48;
+pub const MAX_BEGINNING: usize = 48;
 /// Maximum length of a namespace whose CONNECT socketioxide may answer (with `Invalid namespace`).
-const LONGEST_NAMESPACE: usize = 32;
+const MAX_NAMESPACE: usize = 32;
 /// Maximum number of digits in an attachment count.
-const LONGEST_COUNT: usize = 9;
+const MAX_COUNT: usize = 9;
 
 /// The type of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,8 +66,8 @@ fn sort_plain(kind: u8, rest: &[u8], is_whole: bool) -> Option<Packet> {
 fn sort_binary(kind: u8, rest: &[u8], is_whole: bool) -> Option<Packet> {
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     match rest.get(digits) {
-        None if !is_whole && digits <= LONGEST_COUNT => None,
-        Some(b'-') if (1..=LONGEST_COUNT).contains(&digits) => {
+        None if !is_whole && digits <= MAX_COUNT => None,
+        Some(b'-') if (1..=MAX_COUNT).contains(&digits) => {
             let attachments = str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
             let is_event =
                 kind == b'5' && namespace(&rest[digits + 1..], is_whole)? == Namespace::Default;
@@ -97,11 +97,11 @@ fn namespace(rest: &[u8], is_whole: bool) -> Option<Namespace> {
         [] if !is_whole => None,
         [b'/', rest @ ..] => match rest
             .iter()
-            .take(LONGEST_NAMESPACE)
+            .take(MAX_NAMESPACE)
             .position(|byte| *byte == b',')
         {
             Some(0) => Some(Namespace::Default),
-            None if rest.len() >= LONGEST_NAMESPACE => Some(Namespace::Long),
+            None if rest.len() >= MAX_NAMESPACE => Some(Namespace::Long),
             None if !is_whole => None,
             None if rest.is_empty() => Some(Namespace::Default),
             Some(_) | None => Some(Namespace::Short),
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn a_beginning_is_decided_as_the_whole_packet_is_or_not_at_all() {
         for (text, packet) in SORTED {
-            for end in 0..=text.len().min(LONGEST_BEGINNING) {
+            for end in 0..=text.len().min(MAX_BEGINNING) {
                 let decided = sort(&text.as_bytes()[..end], false);
                 assert!(
                     decided.is_none_or(|decided| decided == packet),
@@ -191,7 +191,7 @@ mod tests {
             "45999999999999999999999999999999999999999999999",
         ] {
             assert!(
-                sort(&text.as_bytes()[..LONGEST_BEGINNING.min(text.len())], false).is_some(),
+                sort(&text.as_bytes()[..MAX_BEGINNING.min(text.len())], false).is_some(),
                 "{text}"
             );
         }

@@ -29,7 +29,7 @@ pub enum Framing {
 /// The separator of version 4 packets.
 const SEPARATOR: char = '\x1e';
 /// Maximum number of digits in a length, as in engineioxide.
-const LONGEST_LENGTH: usize = 8;
+const MAX_LENGTH: usize = 8;
 
 /// Counts every packet with `guard` and returns the payload without the packets that must not reach
 /// socketioxide.
@@ -110,7 +110,7 @@ fn split_binary(mut payload: &[u8]) -> Option<Vec<(&str, bool)>> {
         let digits = behind
             .iter()
             .position(|byte| *byte == 0xff)
-            .filter(|digits| (1..=LONGEST_LENGTH).contains(digits))?;
+            .filter(|digits| (1..=MAX_LENGTH).contains(digits))?;
         let length = behind[..digits].iter().try_fold(0_usize, |length, digit| {
             (*digit <= 9).then(|| 10 * length + usize::from(*digit))
         })?;

@@ -27,7 +27,7 @@ pub use code::DUPLICATE_KEY;
 const DEFAULT_DATABASE: &str = "causerie";
 
 /// The maximum length of a database name, in bytes.
-const LONGEST_NAME: usize = 63;
+const MAX_NAME: usize = 63;
 
 /// How long an operation waits for a server that can execute it. A server restart that is shorter
 /// than this causes no error.
@@ -314,9 +314,9 @@ async fn options(url: &str, limit: Duration) -> mongodb::error::Result<ClientOpt
 /// Rejects names that MongoDB does not accept for a database on some operating system:
 /// <https://www.mongodb.com/docs/manual/reference/limits/#naming-restrictions>.
 fn check_name(name: &str) -> std::result::Result<(), String> {
-    let problem = if name.len() > LONGEST_NAME {
+    let problem = if name.len() > MAX_NAME {
         format!(
-            "the name of a database has at most {LONGEST_NAME} bytes, and this one {}",
+            "the name of a database has at most {MAX_NAME} bytes, and this one {}",
             name.len()
         )
     } else if let Some(letter) = name

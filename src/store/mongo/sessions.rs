@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, UserId},
-    store::{MOST_SESSIONS, Refresh, Result, Rotation, SessionSelector},
+    store::{MAX_SESSIONS, Refresh, Result, Rotation, SessionSelector},
 };
 
 fn hash(bytes: [u8; 32]) -> Binary {
@@ -78,7 +78,7 @@ pub async fn add(
         .projection(doc! { "_id": 1 });
     let oldest = of_user
         .sort(doc! { "createdAt": -1, "_id": -1 })
-        .skip(MOST_SESSIONS as u64)
+        .skip(MAX_SESSIONS as u64)
         .hint(by_name(schema::BY_USER));
     let too_many = connection.all(oldest, id).await?;
     if !too_many.is_empty() {

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use super::rows::count;
 use crate::{
     model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, UserId},
-    store::{MOST_SESSIONS, Refresh, Rotation, SessionSelector},
+    store::{MAX_SESSIONS, Refresh, Rotation, SessionSelector},
 };
 
 /// How many expired sessions are deleted when a session is added. More than one, so that they do
@@ -61,7 +61,7 @@ pub fn add(
     end_many(
         connection,
         too_many,
-        params![session.user, count(MOST_SESSIONS as u64)],
+        params![session.user, count(MAX_SESSIONS as u64)],
     )
     .map(Some)
 }
