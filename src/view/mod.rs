@@ -1,10 +1,11 @@
 //! The JSON shapes of messages that REST responses and socket events share.
 
+mod post;
 mod room;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     store::{self, Marked, Store},
 };
 
+pub use post::Post;
 pub use room::{RecentConversation, RoomView};
 
 /// The text of a message, in the nested object that clients expect.
@@ -74,95 +76,6 @@ fn listed_readers(
 fn updated_at(message: &Message, readers: &[Reader]) -> Timestamp {
     let read = readers.iter().map(|reader| reader.read_at).max();
     read.max(message.edited_at).unwrap_or(message.created_at)
-}
-
-/// A post as POST /room/:id/message returns it and as `new message` carries it. It is serialized
-/// once, and every client gets the same bytes.
-#[derive(Clone, Debug)]
-pub struct Post {
-    /// The room it was posted in.
-    pub room: RoomId,
-    json: Arc<RawValue>,
-}
-
-impl Post {
-    /// Creates the post of a message with these read marks, which are empty for a new message.
-    ///
-    /// # Panics
-    /// Never: the shape has only strings, numbers and lists.
-    #[must_use]
-    pub fn new(message: &Message, author: &User, members: &Members, marks: &[ReadMark]) -> Self {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Shape<'a> {
-            #[serde(rename = "_id")]
-            id: RoomId,
-            post_id: MessageId,
-            chat_room_id: RoomId,
-            seq: Seq,
-            message: Content<'a>,
-            #[serde(rename = "type")]
-            kind: &'static str,
-            posted_by_user: &'a User,
-            read_by_recipients: &'a [Reader],
-            #[serde(skip_serializing_if = "Option::is_none")]
-            read_count: Option<usize>,
-            chat_room_info: &'a [Arc<User>],
-            #[serde(skip_serializing_if = "Option::is_none")]
-            member_count: Option<usize>,
-            created_at: Timestamp,
-            updated_at: Timestamp,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            edited_at: Option<Timestamp>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            client_message_id: Option<&'a ClientId>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            deleted: Option<bool>,
-        }
-        let (readers, read_count) =
-            listed_readers(message, marks, members.count.map(|_| members.most));
-        let shape = Shape {
-            id: message.room,
-            post_id: message.id,
-            chat_room_id: message.room,
-            seq: message.seq,
-            message: Content {
-                message_text: &message.text,
-            },
-            kind: "text",
-            posted_by_user: author,
-            read_by_recipients: &readers,
-            read_count,
-            chat_room_info: &members.listed,
-            member_count: members.count,
-            created_at: message.created_at,
-            updated_at: updated_at(message, &readers),
-            edited_at: message.edited_at,
-            client_message_id: message.client_id.as_ref(),
-            // Only a deleted message has an empty text.
-            deleted: message.text.is_empty().then_some(true),
-        };
-        Self {
-            room: message.room,
-            json: to_raw_value(&shape)
-                .expect("strings, numbers and lists serialize")
-                .into(),
-        }
-    }
-}
-
-impl Post {
-    /// The serialized post.
-    #[must_use]
-    pub fn json(&self) -> &str {
-        self.json.get()
-    }
-}
-
-impl Serialize for Post {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.json.serialize(serializer)
-    }
 }
 
 /// Users by id: the authors and readers of the messages shown.

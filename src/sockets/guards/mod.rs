@@ -15,6 +15,7 @@
 pub(super) mod connection_guard;
 pub(super) mod event_queue;
 mod frame_filter;
+mod frames;
 pub(super) mod handshake;
 pub(super) mod orphans;
 mod outbound_budget;

@@ -9,10 +9,11 @@ use mongodb::bson::{Bson, RawArrayBuf, RawDocument, RawDocumentBuf, doc, raw::cs
 
 use super::{
     author_counts, checks,
-    connection::{Connection, DUPLICATE_KEY, readable},
+    connection::{Connection, readable},
     documents::{date, seq_in, text_in, time_in, user_in},
     effects,
     entries::{self, PendingEffect},
+    failure::code::DUPLICATE_KEY,
     log::{Head, Heads, heads_of_rooms, read_durable},
     pending,
     schema::{self, by_name},

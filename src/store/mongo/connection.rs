@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use mongodb::{
     Client, Collection, Cursor, Database,
     bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc},
-    error::{Error, ErrorKind, WriteFailure},
+    error::{Error, ErrorKind},
     options::{
         Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
     },
@@ -19,9 +19,10 @@ use crate::{
     store::{OpenError, Result, StoreError},
 };
 
-use super::pending::Pending;
-
-pub use code::DUPLICATE_KEY;
+use super::{
+    failure::{UnsupportedVersion, failure, is_duplicate, plain, refusal, unusable},
+    pending::Pending,
+};
 
 /// The database that is used when the URL names none.
 const DEFAULT_DATABASE: &str = "causerie";
@@ -40,21 +41,6 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
 const POOL: u32 = 32;
 /// The wire protocol version of MongoDB 4.4, the oldest release that the driver supports.
 const OLDEST_WIRE_VERSION: i32 = 9;
-
-/// MongoDB's error codes: <https://www.mongodb.com/docs/manual/reference/error-codes/>.
-mod code {
-    pub const UNAUTHORIZED: i32 = 13;
-    pub const AUTHENTICATION_FAILED: i32 = 18;
-    pub const INVALID_NAMESPACE: i32 = 73;
-    pub const DUPLICATE_KEY: i32 = 11_000;
-    /// A database exists whose name differs only in case.
-    pub const OTHER_CASE: i32 = 13_297;
-    /// Transient errors: the server is not, or no longer, the primary; it is stopping or
-    /// recovering; it could not be reached; or the majority did not answer in time.
-    pub const PASSING: [i32; 14] = [
-        6, 7, 50, 64, 89, 91, 112, 189, 9001, 10_107, 11_600, 11_602, 13_435, 13_436,
-    ];
-}
 
 /// An open connection, with its collections.
 #[derive(Clone)]
@@ -332,99 +318,6 @@ fn check_name(name: &str) -> std::result::Result<(), String> {
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// The error of a server that is older than the driver supports.
-#[derive(Clone, Copy, Debug)]
-struct UnsupportedVersion;
-
-const WRONG_LOGIN: &str = "the user name or the password is wrong";
-const TOO_OLD: &str = "the server is too old: MongoDB 4.4 or later is needed";
-
-/// Returns the reason why waiting for the database is useless, worded for the operator, or `None`
-/// if another attempt may succeed.
-fn refusal(error: &Error) -> Option<String> {
-    match error.kind.as_ref() {
-        ErrorKind::Authentication { .. } => Some(WRONG_LOGIN.into()),
-        ErrorKind::Command(command) if command.code == code::AUTHENTICATION_FAILED => {
-            Some(WRONG_LOGIN.into())
-        }
-        ErrorKind::Command(command) if command.code == code::UNAUTHORIZED => {
-            Some(unauthorized(&command.message))
-        }
-        ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::UNAUTHORIZED => {
-            Some(unauthorized(&write.message))
-        }
-        ErrorKind::Custom(custom) if custom.is::<UnsupportedVersion>() => Some(TOO_OLD.into()),
-        ErrorKind::ServerSelection { message, .. } if message.contains("requires at least") => {
-            Some(TOO_OLD.into())
-        }
-        ErrorKind::Command(command)
-            if [code::INVALID_NAMESPACE, code::OTHER_CASE].contains(&command.code) =>
-        {
-            Some(command.message.clone())
-        }
-        ErrorKind::Write(WriteFailure::WriteError(write))
-            if [code::INVALID_NAMESPACE, code::OTHER_CASE].contains(&write.code) =>
-        {
-            Some(write.message.clone())
-        }
-        ErrorKind::InvalidArgument { .. }
-        | ErrorKind::InvalidTlsConfig { .. }
-        | ErrorKind::IncompatibleServer { .. } => Some(plain(error)),
-        _ => None,
-    }
-}
-
-fn unauthorized(message: &str) -> String {
-    let needs_login = message.contains("requires authentication");
-    if needs_login {
-        "it asks for a user name and a password"
-    } else {
-        "this user may not read and write the database"
-    }
-    .into()
-}
-
-fn unusable(url: &DatabaseUrl, reason: &str) -> OpenError {
-    OpenError::Unusable(format!(
-        "database: cannot use {url}: {}",
-        url.mask_in(reason)
-    ))
-}
-
-/// Formats an error as one line.
-fn plain(error: &Error) -> String {
-    error
-        .kind
-        .to_string()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
-pub fn failure(error: &Error) -> StoreError {
-    let text = plain(error);
-    let passing = match error.kind.as_ref() {
-        ErrorKind::Io(_)
-        | ErrorKind::ServerSelection { .. }
-        | ErrorKind::ConnectionPoolCleared { .. }
-        | ErrorKind::DnsResolve { .. }
-        | ErrorKind::Authentication { .. }
-        | ErrorKind::Shutdown
-        | ErrorKind::Write(WriteFailure::WriteConcernError(_)) => true,
-        ErrorKind::Command(command) => code::PASSING.contains(&command.code),
-        _ => error.contains_label("RetryableWriteError"),
-    };
-    if passing {
-        StoreError::Unavailable(text)
-    } else {
-        StoreError::Fault(text)
-    }
-}
-
-pub fn is_duplicate(error: &Error) -> bool {
-    matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::DUPLICATE_KEY)
 }
 
 /// Returns the reply of an operation, or `None` when it cannot be decoded, which leaves the outcome

@@ -14,8 +14,9 @@ use mongodb::{
 };
 
 use super::{
-    connection::{Connection, DUPLICATE_KEY, failure},
+    connection::Connection,
     documents::{self, date, member_key, number, seq_in, text_in, time_in},
+    failure::{code::DUPLICATE_KEY, failure},
     schema::{self, by_name},
 };
 use crate::{

@@ -22,6 +22,7 @@ mod connection;
 mod documents;
 mod effects;
 mod entries;
+mod failure;
 mod legacy_import;
 mod log;
 mod marks;

@@ -269,7 +269,7 @@ pub async fn build(
         .write_concern(durable)
         .await
         .map(|_| ())
-        .map_err(|error| super::connection::failure(&error))
+        .map_err(|error| super::failure::failure(&error))
 }
 
 /// Returns an index with this name over these fields.

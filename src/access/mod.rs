@@ -26,10 +26,15 @@
 //! In secure mode no refusal reveals whether a room or message exists: a caller who may not see it
 //! gets the same error either way.
 
+mod action;
+mod header;
+
 use std::{fmt, sync::Arc};
 
-use axum::http::{HeaderMap, HeaderValue, header};
 use tracing::field::display;
+
+pub use action::Action;
+pub use header::{authorization, token_in};
 
 use crate::{
     address::ClientAddress,
@@ -81,44 +86,6 @@ impl Caller {
 
     fn is_in(&self, room: &Room) -> bool {
         self.user().is_some_and(|own| room.has_member(own.id))
-    }
-}
-
-/// An action in a room that needs authorization.
-///
-/// To add one: add the variant here, its row in the table above and its case in `Access::permits`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// Read the conversation.
-    Read,
-    /// Post a message.
-    Post,
-    /// Mark the conversation as read.
-    MarkRead,
-    /// Subscribe to the events of the room.
-    Subscribe,
-    /// Add members, or rename the room.
-    Change,
-    /// Leave the room.
-    Leave,
-    /// Remove another member.
-    Remove,
-    /// Delete the room.
-    Delete,
-}
-
-impl Action {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read the room",
-            Self::Post => "post in the room",
-            Self::MarkRead => "mark the room as read",
-            Self::Subscribe => "subscribe to the room",
-            Self::Change => "change the room",
-            Self::Leave => "leave the room",
-            Self::Remove => "take somebody out of the room",
-            Self::Delete => "delete the room",
-        }
     }
 }
 
@@ -426,26 +393,6 @@ impl Access {
         }
         error
     }
-}
-
-/// Returns the `Authorization` header, if there is one. Errors: [`Error::TwoTokens`] if there are
-/// several, because a proxy in front of the server may have checked another one.
-pub fn authorization(headers: &HeaderMap) -> Result<Option<&HeaderValue>> {
-    let mut found = headers.get_all(header::AUTHORIZATION).iter();
-    match (found.next(), found.next()) {
-        (header, None) => Ok(header),
-        _ => Err(Error::TwoTokens),
-    }
-}
-
-/// Returns the part between the first and the second space of the `Authorization` header. The
-/// scheme is ignored.
-pub fn token_in(headers: &HeaderMap) -> Result<String> {
-    let header = authorization(headers)?
-        .filter(|value| !value.is_empty())
-        .ok_or(Error::NoToken)?;
-    let header = String::from_utf8_lossy(header.as_bytes());
-    Ok(header.split(' ').nth(1).unwrap_or_default().to_owned())
 }
 
 /// Converts the target of an action for the log. Text from clients must not be passed, except ids.
