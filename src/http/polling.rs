@@ -129,7 +129,7 @@ fn begin_websocket(limits: &RequestLimits, mut request: Request) -> Answered {
     let guard = begin(limits, &mut request)?;
     guard.carried_by(&taken(&request));
     let key = allowed_key(limits, &request)?;
-    Ok(limits.transport.upgrade(request, &key, guard, None))
+    Ok(limits.transport.upgrade(request, &key, guard, false))
 }
 
 async fn begin_polling(limits: &RequestLimits, mut request: Request) -> Answered {
@@ -141,13 +141,13 @@ async fn begin_polling(limits: &RequestLimits, mut request: Request) -> Answered
 /// place of its polling and no more: no limit would count the others.
 fn upgrade(limits: &RequestLimits, request: Request, sid: &str) -> Answered {
     let key = allowed_key(limits, &request)?;
-    let (Some(guard), Ok(id)) = (limits.transport.session(sid), sid.parse()) else {
+    let Some(guard) = limits.transport.session(sid) else {
         return Ok(unknown());
     };
     if !guard.carried_by(&taken(&request)) {
         return Err(Error::Malformed("This connection has its websocket already".into()).into());
     }
-    Ok(limits.transport.upgrade(request, &key, guard, Some(id)))
+    Ok(limits.transport.upgrade(request, &key, guard, true))
 }
 
 fn taken(request: &Request) -> BytesWritten {

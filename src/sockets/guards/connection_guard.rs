@@ -11,14 +11,13 @@ use std::{
     time::Duration,
 };
 
-use socketioxide::{extract::SocketRef, socket::Sid};
+use socketioxide::extract::SocketRef;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     outbound_budget::{Added, BytesWritten, OutboundBudget},
     packets::Packet,
-    transport::Sessions,
 };
 use crate::{
     address::ClientAddress,
@@ -82,6 +81,9 @@ pub enum Verdict {
     Drop,
 }
 
+/// Ends a polling session.
+pub type EndSession = Arc<dyn Fn() + Send + Sync>;
+
 /// Enforces the limits of one client connection: a websocket, a polling session, or a polling
 /// session that is upgraded to a websocket.
 pub struct Guard {
@@ -94,7 +96,7 @@ pub struct Guard {
     cut_off: CancellationToken,
     outbound: OutboundBudget,
     /// The session of a client that began with polling.
-    polling: OnceLock<(Sid, Sessions)>,
+    polling: OnceLock<EndSession>,
     state: Mutex<State>,
 }
 
@@ -157,9 +159,9 @@ impl Guard {
         socket.req_parts().extensions.get()
     }
 
-    /// Records the polling session with which the client began.
-    pub fn polls(&self, sid: Sid, sessions: Sessions) {
-        let _ = self.polling.set((sid, sessions));
+    /// Records how to end the polling session with which the client began.
+    pub fn polls(&self, end: EndSession) {
+        let _ = self.polling.set(end);
         if self.ended.is_cancelled() {
             self.end_polling(Duration::ZERO);
         }
@@ -405,11 +407,10 @@ impl Guard {
     }
 
     fn end_polling(&self, linger: Duration) {
-        if let Some((sid, sessions)) = self.polling.get() {
-            let (sid, sessions) = (*sid, sessions.clone());
+        if let Some(end) = self.polling.get().cloned() {
             tokio::spawn(async move {
                 sleep(linger).await;
-                sessions.end(sid).await;
+                end();
             });
         }
     }

@@ -11,14 +11,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use socketioxide::socket::Sid;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     connection_guard::Guard,
     frames::{FIN, Frames, MASKED, TEXT},
-    transport::Sessions,
 };
 
 /// Number of bytes read at once.
@@ -36,13 +34,13 @@ pub struct FilteredStream<S> {
     cut_off: Pin<Box<WaitForCancellationFutureOwned>>,
     frames: Frames,
     is_over: bool,
-    /// The session that this websocket upgrades. If the upgrade fails, the session ends.
-    upgrades: Option<(Sid, Sessions)>,
+    /// Whether the websocket upgrades a polling session. If the upgrade fails, the session ends.
+    is_upgrade: bool,
 }
 
 impl<S> FilteredStream<S> {
     /// Wraps the stream of a client that `guard` watches.
-    pub fn new(stream: S, guard: Arc<Guard>, upgrades: Option<(Sid, Sessions)>) -> Self {
+    pub fn new(stream: S, guard: Arc<Guard>, is_upgrade: bool) -> Self {
         let ended = Box::pin(guard.ended().clone().cancelled_owned());
         let cut_off = Box::pin(guard.cut_off().clone().cancelled_owned());
         Self {
@@ -52,7 +50,7 @@ impl<S> FilteredStream<S> {
             cut_off,
             frames: Frames::default(),
             is_over: false,
-            upgrades,
+            is_upgrade,
         }
     }
 
@@ -72,9 +70,9 @@ impl<S> FilteredStream<S> {
 
 impl<S> Drop for FilteredStream<S> {
     fn drop(&mut self) {
-        if let Some((sid, sessions)) = self.upgrades.take() {
+        if self.is_upgrade {
             // Harmless if the session was upgraded: it has ended already or is about to.
-            tokio::spawn(async move { sessions.end(sid).await });
+            self.guard.end_session();
         }
     }
 }

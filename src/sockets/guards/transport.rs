@@ -117,7 +117,11 @@ impl Transport {
             .unwrap_or_default();
         if let Some(sid) = opened(&body) {
             self.sessions.note(sid, &guard);
-            guard.polls(sid, self.sessions.clone());
+            let sessions = self.sessions.clone();
+            guard.polls(Arc::new(move || {
+                let sessions = sessions.clone();
+                tokio::spawn(async move { sessions.end(sid).await });
+            }));
         }
         Response::from_parts(parts, Body::from(body))
     }
@@ -130,14 +134,14 @@ impl Transport {
         response.into_response()
     }
 
-    /// Upgrades a connection to a websocket. `session` is the polling session that it continues, if
-    /// any.
+    /// Upgrades a connection to a websocket. `is_upgrade` says whether it continues the polling
+    /// session of this guard.
     pub fn upgrade(
         &self,
         mut request: Request,
         key: &HeaderValue,
         guard: Arc<Guard>,
-        session: Option<Sid>,
+        is_upgrade: bool,
     ) -> Response {
         let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) else {
             return Error::Malformed("The key of the websocket is not valid".into())
@@ -150,11 +154,7 @@ impl Transport {
         tokio::spawn(async move {
             // Fails if the client has disconnected before it received the answer.
             if let Ok(stream) = upgrade.await {
-                let stream = FilteredStream::new(
-                    TokioIo::new(stream),
-                    guard,
-                    session.map(|sid| (sid, sessions.clone())),
-                );
+                let stream = FilteredStream::new(TokioIo::new(stream), guard, is_upgrade);
                 let websocket = (stream, Request::from_parts(parts, ()));
                 // The result is ignored, because the request was validated before.
                 let _ = sessions.service.clone().call(websocket).await;

@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, OptionalExtension, par
 
 use super::{
     READERS,
-    lock::{self, Lock, Refused},
+    lock::{self, Lock, OWN_FILE, Refused, beside},
     threads::{self, Threads},
 };
 use crate::store::OpenError;
@@ -37,7 +37,6 @@ const CHECK_WHOLE: u64 = 16 << 20;
 /// The modes of the folder and the file that are created here. Only the owner has access, because
 /// the database contains the key that signs tokens.
 const OWN_FOLDER: u32 = 0o700;
-pub const OWN_FILE: u32 = 0o600;
 /// The mode bit of a file that all other users may read.
 const OTHERS_READ: u32 = 0o004;
 
@@ -123,13 +122,6 @@ fn make_folder(path: &Path) -> Result<(), OpenError> {
             })?;
     }
     Ok(())
-}
-
-/// Returns the path of a file next to the database, with this suffix.
-pub fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(suffix);
-    beside.into()
 }
 
 fn warn_if_readable(path: &Path) {

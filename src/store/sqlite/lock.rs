@@ -11,6 +11,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The mode of files that are created here: only the owner has access.
+pub const OWN_FILE: u32 = 0o600;
+
+/// Returns the path of a file next to the database, with this suffix.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(suffix);
+    beside.into()
+}
+
 /// Whether the database file itself is locked. On Linux, flock does not interact with the locks
 /// that SQLite takes (fcntl). On other systems they may conflict, so only the file next to the
 /// database is locked.
@@ -69,12 +79,12 @@ pub fn take(path: &Path) -> Result<Lock, Refused> {
 }
 
 fn take_shared(path: &Path) -> Result<Option<File>, Refused> {
-    let path = super::file::beside(path, "-lock");
+    let path = beside(path, "-lock");
     match OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
-        .mode(super::file::OWN_FILE)
+        .mode(OWN_FILE)
         .open(&path)
     {
         Ok(file) => try_lock(&file, &path).map(|()| Some(file)),

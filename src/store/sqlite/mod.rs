@@ -8,6 +8,7 @@
 
 mod append;
 mod file;
+mod job;
 mod lock;
 mod log;
 mod marks;

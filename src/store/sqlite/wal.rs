@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::threads::BUSY_TIMEOUT;
+use super::job::BUSY_TIMEOUT;
 
 /// How long after data was erased the log is emptied, together with other data erased meanwhile.
 /// Also the delay before a failed attempt is retried.

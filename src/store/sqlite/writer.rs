@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::{
-    threads::{Job, explain},
+    job::{Job, explain},
     wal::WalCheckpointer,
 };
 

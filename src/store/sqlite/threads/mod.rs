@@ -17,34 +17,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
+use rusqlite::{Connection, InterruptHandle, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Result, StoreError, lock::Lock, writer::write_all};
+use super::{
+    Result, StoreError,
+    job::{BUSY_TIMEOUT, Job, explain},
+    lock::Lock,
+    writer::write_all,
+};
 
 /// How many jobs may wait for the writer, and for the readers, before callers have to wait to add
 /// theirs.
 const QUEUE: usize = 1024;
-/// How long a statement waits for a lock that another process holds on the file.
-pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the readers, and then the writer, may take to finish when the database is closed. After
 /// that, their statements are interrupted.
 const READERS_END: Duration = Duration::from_millis(500);
 const WRITER_END: Duration = Duration::from_secs(5);
 /// How often `stop` checks whether a thread has finished.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
-/// A job for a database thread: it runs on the thread's connection, then its result is sent.
-pub trait Job: Send {
-    /// Returns false if the caller no longer waits for the result.
-    fn is_wanted(&self) -> bool;
-    /// Returns whether the job erases data that must not remain in any file.
-    fn erases(&self) -> bool;
-    /// Runs the job. Returns false if it failed.
-    fn run(&mut self, connection: &Connection) -> bool;
-    /// Sends the result of `run`, or the error if the transaction could not be committed.
-    fn answer(self: Box<Self>, committed: Result<()>);
-}
 
 struct Task<F, T> {
     work: Option<F>,
@@ -310,24 +301,6 @@ fn read_all(connection: &Connection, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>)
         // Nothing was written, so the outcome of the transaction does not affect the result.
         let _ = connection.execute_batch("COMMIT");
         job.answer(snapshot.map_err(|error| explain(&error)));
-    }
-}
-
-/// Converts an error of SQLite into a [`StoreError`].
-pub fn explain(error: &rusqlite::Error) -> StoreError {
-    let text = error.to_string();
-    match error.sqlite_error_code() {
-        Some(
-            ErrorCode::DatabaseBusy
-            | ErrorCode::DatabaseLocked
-            | ErrorCode::DiskFull
-            | ErrorCode::SystemIoFailure
-            | ErrorCode::ReadOnly
-            | ErrorCode::OutOfMemory
-            | ErrorCode::OperationAborted
-            | ErrorCode::OperationInterrupted,
-        ) => StoreError::Unavailable(text),
-        _ => StoreError::Fault(text),
     }
 }
 
