@@ -15,8 +15,8 @@ use tokio::try_join;
 use super::{
     connection::Connection,
     documents::{self, number, number_in},
+    indexes::{self, by_name},
     pages::entries_between,
-    schema::{self, by_name},
 };
 use crate::{
     model::{RoomId, Seq, UserId},
@@ -70,7 +70,7 @@ async fn count(
             connection
                 .messages
                 .count_documents(own)
-                .hint(by_name(schema::LOG)),
+                .hint(by_name(indexes::LOG)),
         )
         .await
 }
@@ -152,7 +152,7 @@ pub async fn count_block(connection: &Connection, room: RoomId, block: u64) -> R
     let by_author = connection
         .messages
         .aggregate([doc! { "$match": entries }, by_author])
-        .hint(by_name(schema::LOG));
+        .hint(by_name(indexes::LOG));
     let of_one = |author: &RawDocument| {
         Some((
             UserId::parse(documents::text_in(author, "_id")),

@@ -14,9 +14,9 @@ use super::{
     effects,
     entries::{self, PendingEffect},
     failure::code::DUPLICATE_KEY,
+    indexes::{self, by_name},
     log::{Head, Heads, heads_of_rooms, read_durable},
     pending,
-    schema::{self, by_name},
 };
 use crate::{
     model::{Entry, MessageId, RoomId, Timestamp, UserId},
@@ -542,7 +542,7 @@ async fn sent(
     let found = connection
         .messages
         .find(filter)
-        .hint(by_name(schema::BY_CLIENT_ID));
+        .hint(by_name(indexes::BY_CLIENT_ID));
     let of_name = |message: &RawDocument| {
         let entry = entries::entry(message)?;
         let name = (

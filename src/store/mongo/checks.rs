@@ -8,8 +8,8 @@ use mongodb::bson::{RawDocument, doc};
 use super::{
     connection::Connection,
     documents::text_in,
+    indexes::by_name,
     log::{Head, Heads},
-    schema::by_name,
 };
 use crate::{
     model::{MessageId, RoomId, UserId},

@@ -14,7 +14,7 @@ use super::{
     connection::Connection,
     documents::{number_in, seq_in, text_in},
     entries::{self, PendingEffect},
-    schema::{self, by_name},
+    indexes::{self, by_name},
 };
 use crate::{
     model::{RoomId, Seq},
@@ -241,7 +241,7 @@ async fn find(connection: &Connection, rooms: Option<Vec<String>>) -> Result<Vec
         })
     };
     connection
-        .all(pending.hint(by_name(schema::PENDING)), found)
+        .all(pending.hint(by_name(indexes::PENDING)), found)
         .await
 }
 

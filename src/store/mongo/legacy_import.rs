@@ -10,14 +10,13 @@ use std::collections::{HashMap, HashSet};
 use mongodb::{
     Collection,
     bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc},
-    error::ErrorKind,
 };
 
 use super::{
     connection::Connection,
     documents::{self, date, member_key, number, seq_in, text_in, time_in},
     failure::{code::DUPLICATE_KEY, failure},
-    schema::{self, by_name},
+    indexes::{self, by_name},
 };
 use crate::{
     model::{ReadMark, RoomId, Seq, Timestamp, UserId},
@@ -78,8 +77,12 @@ pub async fn record_deleted_members(connection: &Connection) -> Result<()> {
 /// Gives every room its member key, the oldest first. Of several rooms with the same members, the
 /// unique index lets only the oldest have the key.
 async fn take_over_rooms(connection: &Connection) -> Result<()> {
-    let passage = schema::index(PASSAGE, doc! { "createdAt": 1, "_id": 1 });
-    schema::build(&connection.rooms, vec![schema::member_key_index(), passage]).await?;
+    let passage = indexes::index(PASSAGE, doc! { "createdAt": 1, "_id": 1 });
+    indexes::build(
+        &connection.rooms,
+        vec![indexes::member_key_index(), passage],
+    )
+    .await?;
     let all = connection
         .rooms
         .find(doc! {})
@@ -104,7 +107,7 @@ async fn take_over_rooms(connection: &Connection) -> Result<()> {
         }
     }
     update(connection, &connection.rooms, updates).await?;
-    drop_index(connection, &connection.rooms, PASSAGE).await?;
+    indexes::drop(connection, &connection.rooms, PASSAGE).await?;
     tracing::info!(
         rooms = taken_over,
         "took over the rooms of the original application"
@@ -119,8 +122,8 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
         messages = total,
         "taking over the messages of the original application"
     );
-    let passage = schema::index(PASSAGE, doc! { "chatRoomId": 1, "createdAt": 1, "_id": 1 });
-    schema::build(&connection.messages, vec![passage]).await?;
+    let passage = indexes::index(PASSAGE, doc! { "chatRoomId": 1, "createdAt": 1, "_id": 1 });
+    indexes::build(&connection.messages, vec![passage]).await?;
     let order = doc! { "chatRoomId": 1, "createdAt": 1, "_id": 1 };
     let fields = doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1, "readByRecipients": 1, "createdAt": 1 };
     let all = connection
@@ -148,7 +151,7 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
     work.end_room();
     work.send(connection).await?;
     record_deleted_users(connection, &work.people).await?;
-    drop_index(connection, &connection.messages, PASSAGE).await?;
+    indexes::drop(connection, &connection.messages, PASSAGE).await?;
     tracing::info!(
         messages = done,
         "took over the messages of the original application"
@@ -316,23 +319,6 @@ async fn record_deleted_users(connection: &Connection, people: &HashSet<UserId>)
         insert(connection, &connection.users, gone.collect()).await?;
     }
     Ok(())
-}
-
-/// Drops an index if it exists.
-pub async fn drop_index(
-    connection: &Connection,
-    collection: &Collection<RawDocumentBuf>,
-    index: &str,
-) -> Result<()> {
-    /// MongoDB's code for a missing index: another server has dropped it.
-    const INDEX_NOT_FOUND: i32 = 27;
-    let command = doc! { "dropIndexes": collection.name(), "index": index };
-    match connection.database.run_command(command).await {
-        Err(error) if matches!(error.kind.as_ref(), ErrorKind::Command(command) if command.code == INDEX_NOT_FOUND) => {
-            Ok(())
-        }
-        other => other.map(|_| ()).map_err(|error| failure(&error)),
-    }
 }
 
 /// Sends updates. Those that a unique index refuses are skipped.

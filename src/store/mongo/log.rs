@@ -41,7 +41,7 @@ use super::{
     batch::{Batch, Progress},
     connection::Connection,
     documents::{self, flag_in, seq_in, text_in, time_in},
-    effects, schema,
+    effects, indexes,
 };
 use crate::{
     model::{RoomId, Seq, Timestamp},
@@ -285,8 +285,8 @@ pub async fn heads_of_rooms(
 pub async fn heads(connection: &Connection, rooms: Vec<RoomId>) -> Result<HashMap<RoomId, Head>> {
     let ends = connection
         .messages
-        .aggregate(schema::last_entry_of_each(texts(&rooms)))
-        .hint(schema::by_name(schema::LOG));
+        .aggregate(indexes::last_entry_of_each(texts(&rooms)))
+        .hint(indexes::by_name(indexes::LOG));
     let head = |end: &RawDocument| {
         let (seq, at, closed) = (
             seq_in(end, "seq"),

@@ -14,9 +14,9 @@ use super::{
     author_counts,
     connection::Connection,
     documents::{self, number, number_in, seq_in, text_in},
+    indexes::{self, by_name},
     pages::{self, deleted_between, end, entries_between},
     rooms,
-    schema::{self, by_name},
 };
 use crate::{
     model::{ReadMark, RoomId, Seq, Timestamp, UserId},
@@ -115,7 +115,7 @@ async fn time_of(connection: &Connection, room: RoomId, seq: Seq) -> Result<Time
     let entry = connection
         .messages
         .find_one(doc! { "chatRoomId": room.to_string(), "seq": number(seq.0) })
-        .hint(by_name(schema::LOG));
+        .hint(by_name(indexes::LOG));
     Ok(connection
         .one(entry, |entry| Some(documents::time_in(entry, "createdAt")))
         .await?
@@ -222,7 +222,7 @@ async fn count(
 ) -> Result<Vec<(RoomId, u64)>> {
     let no_messages =
         doc! { "deleted": true, "closed": null, "postedByUser": { "$ne": user.to_string() } };
-    let no_messages = count_each(connection, &stretches, no_messages, schema::DELETED);
+    let no_messages = count_each(connection, &stretches, no_messages, indexes::DELETED);
     let (own, no_messages) = try_join!(own(connection, known, user, &stretches), no_messages)?;
     let unread = |stretch: &SeqRange| {
         let in_room =
@@ -287,7 +287,7 @@ async fn count_own(
         connection,
         &short,
         doc! { "postedByUser": user.to_string() },
-        schema::LOG,
+        indexes::LOG,
     )
     .await?;
     for SeqRange { room, read, end } in long {
@@ -354,7 +354,7 @@ async fn last_marks_of_some(
         doc! { "$sort": { "chatRoomId": -1, "readByUserId": -1, "upToSeq": -1 } },
         doc! { "$group": { "_id": "$chatRoomId", "upToSeq": { "$first": "$upToSeq" } } },
     ]);
-    let last = last.hint(by_name(schema::BY_READER));
+    let last = last.hint(by_name(indexes::BY_READER));
     let of_room = |mark: &RawDocument| {
         Some((
             RoomId::parse(text_in(mark, "_id"))?,

@@ -23,6 +23,8 @@ mod documents;
 mod effects;
 mod entries;
 mod failure;
+mod indexes;
+mod lease;
 mod legacy_import;
 mod log;
 mod marks;
@@ -294,7 +296,7 @@ impl Store for Mongo {
     }
 
     async fn index_writers(&self) -> Result<()> {
-        schema::index_authors(self.connection()).await
+        indexes::index_authors(self.connection()).await
     }
 
     async fn writers_in(&self, room: &Arc<Room>) -> Result<Vec<UserId>> {

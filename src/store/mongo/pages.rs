@@ -10,10 +10,11 @@ use mongodb::{
 use super::{
     connection::Connection,
     documents::{self, flag_in, number, seq_in, text_in, time_in},
-    effects, entries, log, rooms,
+    effects, entries,
+    indexes::{self, by_name},
+    log, rooms,
     rooms::ROOMS_AT_ONCE,
     rows,
-    schema::{self, by_name},
 };
 use crate::{
     clock::time_of_id,
@@ -83,7 +84,7 @@ async fn select(
         .find(filter)
         .sort(doc! { "seq": order })
         .limit(rows(limit))
-        .hint(by_name(schema::LOG));
+        .hint(by_name(indexes::LOG));
     connection.all(messages, documents::message).await
 }
 
@@ -116,7 +117,7 @@ pub async fn end(connection: &Connection, room: RoomId) -> Result<Option<(Seq, T
         .find_one(doc! { "chatRoomId": room.to_string(), "seq": { "$gt": 0 } })
         .sort(doc! { "seq": -1 })
         .projection(doc! { "seq": 1, "createdAt": 1, "closed": 1 })
-        .hint(by_name(schema::LOG));
+        .hint(by_name(indexes::LOG));
     connection
         .one(last, |entry| {
             (!flag_in(entry, "closed")).then(|| (seq_in(entry, "seq"), time_in(entry, "createdAt")))
@@ -165,7 +166,7 @@ pub async fn deleted_between(
             connection
                 .messages
                 .count_documents(filter)
-                .hint(by_name(schema::DELETED)),
+                .hint(by_name(indexes::DELETED)),
         )
         .await
 }
@@ -292,7 +293,7 @@ async fn read_entries(
         .limit(rows(limit));
     let read = |entry: &RawDocument| Some((entries::entry(entry)?, flag_in(entry, "pending")));
     let found = connection
-        .all(found.hint(by_name(schema::LOG)), read)
+        .all(found.hint(by_name(indexes::LOG)), read)
         .await?;
     let pending = found
         .iter()

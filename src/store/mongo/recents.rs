@@ -10,9 +10,9 @@ use mongodb::{
 use super::{
     connection::Connection,
     documents::{self, date, flag_in, seq_in, text_in, time_in},
-    pages,
+    indexes, pages,
     rooms::{ROOMS_AT_ONCE, id_of_room, joined_at_expr, joined_in},
-    rows, schema,
+    rows,
 };
 use crate::{
     model::{Message, MessageId, RoomId, Seq, Timestamp, UserId},
@@ -93,7 +93,7 @@ pub async fn recents(connection: &Connection, page: RoomPage) -> Result<Vec<List
     let mut next = wanted.saturating_add(MORE_ROOMS).min(ROOMS_AT_ONCE);
     let by_activity = by_activity
         .batch_size(u32::try_from(next).unwrap_or(u32::MAX))
-        .hint(schema::by_name(schema::BY_MEMBER));
+        .hint(indexes::by_name(indexes::BY_MEMBER));
     let mut by_activity = connection.within(by_activity).await?;
     loop {
         let rooms = take(connection, &mut by_activity, next).await?;
@@ -176,7 +176,7 @@ async fn never_active(
         .sort(doc! { "createdAt": -1, "_id": -1 })
         .limit(rows(wanted.max(1) as u64));
     connection
-        .all(newest.hint(schema::by_name(schema::BY_MEMBER)), |room| {
+        .all(newest.hint(indexes::by_name(indexes::BY_MEMBER)), |room| {
             Candidate::read(room).map(|room| empty(&room))
         })
         .await
@@ -252,8 +252,8 @@ async fn latest_of_each(
     let ids: Vec<_> = rooms.iter().map(|room| room.room.to_string()).collect();
     let ends = connection
         .messages
-        .aggregate(schema::last_entry_of_each(ids))
-        .hint(schema::by_name(schema::LOG));
+        .aggregate(indexes::last_entry_of_each(ids))
+        .hint(indexes::by_name(indexes::LOG));
     let ends = connection
         .all(ends, |end| {
             let room = RoomId::parse(text_in(end, "_id"))?;

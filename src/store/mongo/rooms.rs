@@ -17,8 +17,9 @@ use super::{
     author_counts,
     connection::Connection,
     documents::{self, date, member_key, number, seq_in, text_in, time_in},
+    indexes,
     log::{self, Log},
-    pages, rows, schema,
+    pages, rows,
 };
 use crate::{
     model::{Room, RoomId, Seq, Timestamp, UserId},
@@ -114,7 +115,7 @@ pub async fn of_user(
         .sort(doc! { "_id": 1 })
         .limit(rows(limit));
     connection
-        .all(found.hint(schema::by_name(schema::BY_MEMBER)), id_of_room)
+        .all(found.hint(indexes::by_name(indexes::BY_MEMBER)), id_of_room)
         .await
 }
 
@@ -141,9 +142,10 @@ pub async fn departed(
         .find(doc! { "leftAt": { "$gte": since }, "deletedAt": null })
         .projection(doc! { "left": left });
     let rooms = connection
-        .all(rooms.hint(schema::by_name(schema::BY_DEPARTURE)), |room| {
-            Some(departed_from(room))
-        })
+        .all(
+            rooms.hint(indexes::by_name(indexes::BY_DEPARTURE)),
+            |room| Some(departed_from(room)),
+        )
         .await?;
     Ok((rooms.into_iter().flatten().collect(), now))
 }
@@ -177,13 +179,13 @@ pub async fn joined_of(
             );
             "_id_"
         }
-        None => schema::BY_MEMBER,
+        None => indexes::BY_MEMBER,
     };
     let found = connection
         .rooms
         .find(filter)
         .projection(doc! { "joined": joined_at_expr(user) })
-        .hint(schema::by_name(index));
+        .hint(indexes::by_name(index));
     let mut rooms = connection
         .all(found, |room| Some((id_of_room(room)?, joined_in(room))))
         .await?;

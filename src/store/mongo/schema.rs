@@ -1,4 +1,4 @@
-//! The indexes, the schema version, and the lock for migrations.
+//! The schema version and the migrations.
 //!
 //! The version is in the metadata document `schema`. A database without it is empty or was written
 //! by the original application. To change the schema, raise [`VERSION`] and add the migration step
@@ -7,93 +7,25 @@
 
 use std::time::Duration;
 
-use mongodb::{
-    Collection, IndexModel,
-    bson::{Document, RawDocumentBuf, doc},
-    options::{Hint, IndexOptions, ReturnDocument, WriteConcern},
-};
+use mongodb::bson::doc;
 use tokio::{task::AbortHandle, time::sleep};
 
 use super::{
-    connection::Connection,
-    documents::{number_in, text_in},
-    legacy_import, search,
+    connection::Connection, documents::number_in, indexes, lease::renew, legacy_import, search,
 };
 use crate::store::{OpenError, Result, StoreError};
 
-/// The current schema version.
-const VERSION: u64 = 3;
-
-/// The log of each room. It is unique, which keeps sequence numbers from being assigned twice.
-pub const LOG: &str = "log";
-/// The entries of each room that are not messages, or are deleted messages.
-pub const DELETED: &str = "deleted";
-/// The entries of each room whose effects may not be applied yet.
-pub const PENDING: &str = "pending";
-/// The messages of each author in each room that have a client id. It is unique, which prevents
-/// duplicates.
-pub const BY_CLIENT_ID: &str = "byClientId";
-
-/// The indexed messages of each room by term.
-pub const BY_TERM: &str = "byTerm";
-/// The rooms with old messages that are not indexed for search.
-pub const UNFINISHED: &str = "unfinished";
-/// The search index before schema version 3.
-const BY_WORD: &str = "byWord";
-
-/// The entries of each author in each room. Built only on request, since it costs about a sixth of
-/// every post.
-pub const BY_AUTHOR: &str = "byAuthor";
-
-/// The users by deletion flag and creation time, for listing those that are not deleted, oldest
-/// first.
-pub const BY_AGE: &str = "byAge";
-/// The deleted users.
-pub const DELETED_USERS: &str = "deletedUsers";
-/// The users with credentials.
-pub const BY_USERNAME: &str = "byUsername";
-/// The rooms of each user: the large ones, and the others by the time of their activity.
-pub const BY_MEMBER: &str = "byMember";
-
-/// The rooms by the time when a member was last removed.
-pub const BY_DEPARTURE: &str = "byDeparture";
-
-/// The sessions of each user, oldest first.
-pub const BY_USER: &str = "byUser";
-
-/// The read marks of each reader in each room.
-pub const BY_READER: &str = "byReader";
-
-/// The id of the metadata document with the migration lock.
-const MIGRATION_LOCK_KEY: &str = "turn";
-/// How long a lock is held unless it is renewed, by the database's clock.
-const TURN: Duration = Duration::from_secs(10);
 /// How often the owner of the lock renews it.
 const RENEWAL: Duration = Duration::from_secs(3);
+
 /// How often a server that waits for the lock tries again.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
-/// Returns the hint for an index by its name.
-pub fn by_name(index: &str) -> Hint {
-    Hint::Name(index.to_owned())
-}
+/// The id of the metadata document with the migration lock.
+const MIGRATION_LOCK_KEY: &str = "turn";
 
-/// Returns the pipeline for the last entry of each of these rooms. It takes one index step per
-/// room: with the descending order, MongoDB skips from room to room.
-pub fn last_entry_of_each(rooms: Vec<String>) -> [Document; 3] {
-    [
-        doc! { "$match": { "chatRoomId": { "$in": rooms } } },
-        doc! { "$sort": { "chatRoomId": -1, "seq": -1 } },
-        doc! { "$group": {
-            "_id": "$chatRoomId",
-            "id": { "$first": "$_id" },
-            "seq": { "$first": "$seq" },
-            "createdAt": { "$first": "$createdAt" },
-            "deleted": { "$first": "$deleted" },
-            "closed": { "$first": "$closed" },
-        } },
-    ]
-}
+/// The current schema version.
+const VERSION: u64 = 3;
 
 /// Prepares the database: imports the data of the original application, runs migrations, and builds
 /// the indexes. Several servers may do this at once.
@@ -103,7 +35,9 @@ pub async fn prepare(connection: &Connection) -> std::result::Result<(), OpenErr
         known if known > VERSION => Err(unusable(format!(
             "it was written by a newer Causerie (schema {known}; this one knows {VERSION})"
         ))),
-        VERSION => indexes(connection).await.map_err(|error| stopped(&error)),
+        VERSION => indexes::create_all(connection)
+            .await
+            .map_err(|error| stopped(&error)),
         _ => migrate(connection).await.map_err(|error| stopped(&error)),
     }
 }
@@ -136,7 +70,7 @@ async fn migrate(connection: &Connection) -> Result<()> {
     if from < 2 {
         legacy_import::record_deleted_members(connection).await?;
     }
-    indexes(connection).await?;
+    indexes::create_all(connection).await?;
     if legacy_import::is_empty(connection, &connection.rooms).await? {
         search::start_complete(connection).await?;
     }
@@ -150,158 +84,6 @@ async fn migrate(connection: &Connection) -> Result<()> {
         )
         .await?;
     turn.give_back(connection).await
-}
-
-async fn indexes(connection: &Connection) -> Result<()> {
-    let users = vec![
-        index(BY_AGE, doc! { "deleted": 1, "createdAt": 1, "_id": 1 }),
-        partial(
-            index(DELETED_USERS, doc! { "deleted": 1, "_id": 1 }),
-            doc! { "deleted": true },
-        ),
-        unique(sparse(BY_USERNAME, doc! { "username": 1 })),
-    ];
-    build(&connection.users, users).await?;
-    build(
-        &connection.rooms,
-        vec![
-            member_key_index(),
-            index(
-                BY_MEMBER,
-                doc! { "userIds": 1, "large": 1, "activeUntil": -1 },
-            ),
-            sparse("going", doc! { "deletedAt": 1 }),
-            sparse(BY_DEPARTURE, doc! { "leftAt": 1 }),
-        ],
-    )
-    .await?;
-    let messages = vec![
-        unique(index(LOG, doc! { "chatRoomId": 1, "seq": 1 })),
-        partial(
-            index(
-                DELETED,
-                doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1 },
-            ),
-            doc! { "deleted": true },
-        ),
-        partial(
-            index(PENDING, doc! { "pending": 1, "chatRoomId": 1, "seq": 1 }),
-            doc! { "pending": true },
-        ),
-        unique(partial(
-            index(
-                BY_CLIENT_ID,
-                doc! { "chatRoomId": 1, "postedByUser": 1, "clientMessageId": 1 },
-            ),
-            has_client_id(),
-        )),
-    ];
-    build(&connection.messages, messages).await?;
-    build(
-        &connection.marks,
-        vec![index(
-            BY_READER,
-            doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 },
-        )],
-    )
-    .await?;
-    let sessions = vec![
-        index(BY_USER, doc! { "userId": 1, "createdAt": 1, "_id": 1 }),
-        expiring(index("byEnd", doc! { "expiresAt": 1 })),
-    ];
-    build(&connection.sessions, sessions).await
-}
-
-/// Builds the index [`BY_AUTHOR`].
-pub async fn index_authors(connection: &Connection) -> Result<()> {
-    build(
-        &connection.messages,
-        vec![index(
-            BY_AUTHOR,
-            doc! { "chatRoomId": 1, "postedByUser": 1, "seq": 1 },
-        )],
-    )
-    .await
-}
-
-/// Builds the search indexes, without a time limit.
-pub async fn search_indexes(connection: &Connection) -> Result<()> {
-    let by_term = index(
-        BY_TERM,
-        doc! { "chatRoomId": 1, "terms": 1, "createdAt": -1, "seq": -1 },
-    );
-    build(
-        &connection.messages,
-        vec![partial(by_term, doc! { "terms": { "$exists": true } })],
-    )
-    .await?;
-    let unfinished = partial(
-        index(UNFINISHED, doc! { "search.above": 1 }),
-        doc! { "search.above": { "$gt": 0 } },
-    );
-    build(&connection.rooms, vec![unfinished]).await
-}
-
-/// Drops the search index of schema versions before 3, if it exists.
-pub async fn drop_former_search_index(connection: &Connection) -> Result<()> {
-    legacy_import::drop_index(connection, &connection.messages, BY_WORD).await
-}
-
-/// Returns the filter for messages with a client id, as [`BY_CLIENT_ID`] requires it.
-pub fn has_client_id() -> Document {
-    doc! { "clientMessageId": { "$exists": true } }
-}
-
-/// Returns the index that finds a room by its members. It is sparse: the original application
-/// created several rooms with the same members, and only the oldest of these has a key.
-pub fn member_key_index() -> IndexModel {
-    unique(sparse("byMembers", doc! { "memberKey": 1 }))
-}
-
-/// Builds the indexes that do not exist yet, without a time limit.
-pub async fn build(
-    collection: &Collection<RawDocumentBuf>,
-    indexes: Vec<IndexModel>,
-) -> Result<()> {
-    let durable = WriteConcern::majority();
-    collection
-        .create_indexes(indexes)
-        .write_concern(durable)
-        .await
-        .map(|_| ())
-        .map_err(|error| super::failure::failure(&error))
-}
-
-/// Returns an index with this name over these fields.
-pub fn index(name: &str, keys: Document) -> IndexModel {
-    IndexModel::builder()
-        .keys(keys)
-        .options(IndexOptions::builder().name(name.to_owned()).build())
-        .build()
-}
-
-fn sparse(name: &str, keys: Document) -> IndexModel {
-    with(index(name, keys), |options| options.sparse = Some(true))
-}
-
-fn unique(index: IndexModel) -> IndexModel {
-    with(index, |options| options.unique = Some(true))
-}
-
-/// Makes MongoDB delete documents once the time in the indexed field has passed.
-fn expiring(index: IndexModel) -> IndexModel {
-    with(index, |options| options.expire_after = Some(Duration::ZERO))
-}
-
-fn partial(index: IndexModel, filter: Document) -> IndexModel {
-    with(index, |options| {
-        options.partial_filter_expression = Some(filter);
-    })
-}
-
-fn with(mut index: IndexModel, change: impl FnOnce(&mut IndexOptions)) -> IndexModel {
-    change(index.options.get_or_insert_default());
-    index
 }
 
 /// The lock for migrations, held for as long as it is renewed. It only saves work: running a
@@ -360,25 +142,4 @@ impl Drop for MigrationLock {
     fn drop(&mut self) {
         self.renewal.abort();
     }
-}
-
-/// Acquires or renews the lock in this metadata document. Returns false when another owner holds
-/// it.
-pub async fn renew(connection: &Connection, note: &str, owner: &str) -> Result<bool> {
-    let free_or_mine =
-        doc! { "$or": [{ "$eq": ["$owner", owner] }, { "$lt": ["$until", "$$NOW"] }] };
-    let until = doc! { "$add": ["$$NOW", i64::try_from(TURN.as_millis()).unwrap_or(i64::MAX)] };
-    let turn = doc! { "$set": {
-        "owner": { "$cond": [&free_or_mine, owner, "$owner"] },
-        "until": { "$cond": [&free_or_mine, until, "$until"] },
-    } };
-    let taken = connection
-        .metadata
-        .find_one_and_update(doc! { "_id": note }, vec![turn])
-        .upsert(true)
-        .return_document(ReturnDocument::After);
-    let mine = connection
-        .one(taken, |turn| Some(text_in(turn, "owner") == owner))
-        .await?;
-    Ok(mine == Some(true))
 }

@@ -8,9 +8,8 @@ use mongodb::{
 use super::{
     connection::Connection,
     documents::{date, text_in, time_in},
-    rows,
-    schema::{self, by_name},
-    users,
+    indexes::{self, by_name},
+    rows, users,
 };
 use crate::{
     model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, UserId},
@@ -79,7 +78,7 @@ pub async fn add(
     let oldest = of_user
         .sort(doc! { "createdAt": -1, "_id": -1 })
         .skip(MAX_SESSIONS as u64)
-        .hint(by_name(schema::BY_USER));
+        .hint(by_name(indexes::BY_USER));
     let too_many = connection.all(oldest, id).await?;
     if !too_many.is_empty() {
         remove(connection, &too_many).await?;
@@ -104,7 +103,7 @@ pub async fn of_user(connection: &Connection, user: UserId, at: Timestamp) -> Re
         .all(
             of_user
                 .sort(doc! { "createdAt": -1, "_id": -1 })
-                .hint(by_name(schema::BY_USER)),
+                .hint(by_name(indexes::BY_USER)),
             session,
         )
         .await
@@ -178,7 +177,7 @@ pub async fn end(
                 .sessions
                 .find(those)
                 .projection(doc! { "_id": 1 })
-                .hint(by_name(schema::BY_USER)),
+                .hint(by_name(indexes::BY_USER)),
             id,
         )
         .await?;

@@ -9,10 +9,9 @@ use mongodb::{
 use super::{
     connection::Connection,
     documents::{self, date, text_in, time_in},
+    indexes::{self, by_name},
     rooms::ROOMS_AT_ONCE,
-    rows,
-    schema::{self, by_name},
-    sessions,
+    rows, sessions,
 };
 use crate::{
     model::{Credentials, PasswordHash, Timestamp, User, UserId, Username},
@@ -77,7 +76,7 @@ pub async fn account(
     let found = connection
         .users
         .find_one(doc! { "username": username.as_str() })
-        .hint(by_name(schema::BY_USERNAME));
+        .hint(by_name(indexes::BY_USERNAME));
     connection
         .one(found, |user| {
             Some((UserId::parse(text_in(user, "_id"))?, password_in(user)?))
@@ -136,7 +135,7 @@ pub async fn deleted_among(connection: &Connection, ids: &[UserId]) -> Result<Ve
             .find(among)
             .projection(doc! { "_id": 1 })
             .sort(doc! { "_id": 1 })
-            .hint(by_name(schema::DELETED_USERS));
+            .hint(by_name(indexes::DELETED_USERS));
         deleted.extend(
             connection
                 .all(found, |user| UserId::parse(text_in(user, "_id")))
@@ -198,7 +197,7 @@ async fn page(
         .skip(rows(skip).unsigned_abs())
         .limit(rows(limit));
     connection
-        .all(users.hint(by_name(schema::BY_AGE)), documents::user)
+        .all(users.hint(by_name(indexes::BY_AGE)), documents::user)
         .await
 }
 

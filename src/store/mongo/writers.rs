@@ -7,8 +7,8 @@ use mongodb::bson::{Document, doc};
 use super::{
     connection::Connection,
     documents::{seq_in, text_in},
+    indexes::{BY_AUTHOR, by_name},
     rooms::ROOMS_AT_ONCE,
-    schema::{BY_AUTHOR, by_name},
 };
 use crate::{
     model::{Room, RoomId, Seq, UserId},

@@ -21,10 +21,10 @@ use crate::{
         mongo::{
             connection::Connection,
             documents::{self, flag_in, number, number_in, seq_in, text_in},
-            log,
+            indexes::{self, by_name},
+            lease, log,
             pages::entries_between,
             rows,
-            schema::{self, by_name},
         },
         search::{INDEX_INTERVAL, IndexQueue, terms},
     },
@@ -89,7 +89,7 @@ impl State {
 
 /// Builds the index in a database without rooms, where no messages have to be indexed.
 pub async fn start_complete(connection: &Connection) -> Result<()> {
-    schema::search_indexes(connection).await?;
+    indexes::search_indexes(connection).await?;
     note(
         connection,
         doc! { "built": true, "marked": true, "complete": true },
@@ -131,7 +131,7 @@ pub async fn run_indexer(connection: Connection, state: Arc<State>, behind: Arc<
 /// Builds the index, and marks in each room where new entries begin.
 async fn prepare(connection: &Connection, state: &State, behind: &IndexQueue) -> Result<()> {
     state.learn(connection).await?;
-    schema::search_indexes(connection).await?;
+    indexes::search_indexes(connection).await?;
     note(connection, doc! { "built": true }).await?;
     state.ready.store(true, Ordering::Release);
     if !state.is_marked() {
@@ -264,14 +264,14 @@ async fn index_all_old(connection: &Connection, state: &State) {
 /// Indexes some entries before the indexed range of any room. Returns false when another server
 /// holds the lease.
 async fn index_old(connection: &Connection, state: &State, owner: &str) -> Result<bool> {
-    if !schema::renew(connection, LEASE, owner).await? {
+    if !lease::renew(connection, LEASE, owner).await? {
         state.learn(connection).await?;
         return Ok(false);
     }
     let unfinished = connection
         .rooms
         .find_one(doc! { "search.above": { "$gt": 0 } })
-        .hint(by_name(schema::UNFINISHED));
+        .hint(by_name(indexes::UNFINISHED));
     let unfinished = unfinished.projection(doc! { "search": 1 });
     let Some((id, above)) = connection
         .one(unfinished, |room| {
@@ -279,7 +279,7 @@ async fn index_old(connection: &Connection, state: &State, owner: &str) -> Resul
         })
         .await?
     else {
-        schema::drop_former_search_index(connection).await?;
+        indexes::drop_former_search_index(connection).await?;
         note(connection, doc! { "complete": true }).await?;
         state.complete.store(true, Ordering::Release);
         tracing::info!("all messages are indexed for search");
@@ -324,7 +324,7 @@ async fn index_some(
         .find(entries_between(room, after, up_to))
         .sort(doc! { "seq": order })
         .projection(fields);
-    let entries = entries.hint(by_name(schema::LOG)).limit(rows(ENTRIES));
+    let entries = entries.hint(by_name(indexes::LOG)).limit(rows(ENTRIES));
     let (mut updates, mut last, mut bytes) = (Vec::new(), None, 0);
     let reading = async {
         let mut entries = entries.await?;

@@ -19,9 +19,9 @@ use mongodb::bson::{Document, RawDocument, doc};
 use super::{
     connection::Connection,
     documents::{self, date, number, seq_in, text_in, time_in},
+    indexes::{self, by_name},
     pages::{self, entries_between},
     rooms, rows,
-    schema::{self, by_name},
 };
 use crate::{
     model::{Message, RoomId, Seq, Timestamp},
@@ -142,7 +142,7 @@ async fn place_in(
         .find_one(before)
         .sort(doc! { "seq": -1 })
         .projection(doc! { "createdAt": 1 })
-        .hint(by_name(schema::LOG));
+        .hint(by_name(indexes::LOG));
     connection
         .one(last, |entry| {
             Some(EntryPosition {
@@ -242,7 +242,7 @@ async fn read_texts_of(
         .sort(doc! { "seq": -1 })
         .limit(limit)
         .projection(fields)
-        .hint(by_name(schema::LOG));
+        .hint(by_name(indexes::LOG));
     let is_before = |place: EntryPosition| before.is_none_or(|before| place < before);
     let read = |entry: &RawDocument| {
         let text = entry
@@ -312,7 +312,7 @@ async fn find(
             connection
                 .messages
                 .aggregate(stages)
-                .hint(by_name(schema::BY_TERM)),
+                .hint(by_name(indexes::BY_TERM)),
             hit,
         )
         .await?;
@@ -327,7 +327,7 @@ async fn find(
             .limit(1)
             .projection(fields);
         connection
-            .all(last.hint(by_name(schema::BY_TERM)), hit)
+            .all(last.hint(by_name(indexes::BY_TERM)), hit)
             .await?
             .pop()
             .map(|(place, _)| place)
@@ -382,7 +382,7 @@ async fn rarest(connection: &Connection, rooms: &[String], terms: &[String]) -> 
             .messages
             .count_documents(doc! { "chatRoomId": { "$in": rooms }, "terms": term });
         let count = connection
-            .within(with_term.limit(fewest).hint(by_name(schema::BY_TERM)))
+            .within(with_term.limit(fewest).hint(by_name(indexes::BY_TERM)))
             .await?;
         if count < fewest {
             (rarest, fewest) = (index, count);
