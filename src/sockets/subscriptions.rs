@@ -187,6 +187,11 @@ pub fn is_in(socket: &SocketRef, room: RoomId) -> bool {
     own(socket).is_some_and(|own| lock(&own.rooms).ids.contains(&room))
 }
 
+/// Returns the rooms that a socket is in.
+pub fn rooms_of(socket: &SocketRef) -> HashSet<RoomId> {
+    own(socket).map_or_else(HashSet::new, |own| lock(&own.rooms).ids.clone())
+}
+
 /// Joins a room. If the socket closes meanwhile it leaves all rooms again, because nothing else
 /// would remove it. Returns false if the socket is in the room already or is closed.
 ///

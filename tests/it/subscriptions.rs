@@ -124,3 +124,30 @@ async fn many_sockets_at_once_are_in_no_more_rooms_than_the_limit(kind: Kind) {
     }
     assert_eq!(free, 0);
 }
+
+/// More rooms than are entered in one batch.
+#[tokio::test]
+async fn a_socket_that_is_refused_stays_in_none_of_the_rooms() {
+    let settings = [
+        ("CAUSERIE_LIMITS__SUBSCRIPTIONS_PER_USER", "2000"),
+        ("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "0"),
+        ("CAUSERIE_LIMITS__READS_PER_MINUTE", "0"),
+    ];
+    let server = TestServer::secure_with(Kind::Sqlite, &settings).await;
+    let alice = server.member("alice").await;
+    for n in 0..1_050 {
+        alice.named_room(&format!("room {n}"), &[&alice]).await;
+    }
+    let mut sockets = join_all((0..6).map(|_| Socket::signed_in(&alice))).await;
+    let all = |socket| async move { Socket::asks(socket, "subscribe", json!([])).await };
+    let answers = join_all(sockets.iter_mut().map(all)).await;
+    let subscribed = answers
+        .iter()
+        .filter(|answer| answer["success"] == true)
+        .count();
+    assert!(subscribed <= 1, "{subscribed}");
+    if subscribed == 0 {
+        let answer = sockets[0].asks("subscribe", json!([])).await;
+        assert_eq!(answer["success"], true, "{}", answer["message"]);
+    }
+}

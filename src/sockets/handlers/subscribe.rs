@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     model::{Room, RoomId, Seq, UserId},
     sockets::{
-        subscriptions::{may_subscribe, subscribe, unsubscribe},
+        subscriptions::{may_subscribe, rooms_of, subscribe, unsubscribe},
         user_name,
     },
     view::raw,
@@ -133,8 +133,19 @@ impl Handlers {
             .take_for_user(user, COPIES_OF_A_PAGE * ENTERED_BYTES * count as u64)
             .await?;
         let mut rooms = Vec::with_capacity(count);
+        let before = rooms_of(socket);
         for piece in pieces {
-            rooms.extend(self.enter(socket, user, piece).await?);
+            match self.enter(socket, user, piece).await {
+                Ok(entered) => rooms.extend(entered),
+                Err(error) => {
+                    // All or nothing: what earlier pieces have entered would count for nothing.
+                    let new = rooms.iter().map(|room: &Entered| room.chat_room_id);
+                    for room in new.filter(|room| !before.contains(room)) {
+                        unsubscribe(socket, room);
+                    }
+                    return Err(error);
+                }
+            }
         }
         Ok(raw(&Subscribed {
             success: true,
