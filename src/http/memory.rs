@@ -5,7 +5,7 @@ use std::{
     mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::{
@@ -16,7 +16,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
@@ -178,13 +177,43 @@ impl Drop for Arriving {
     }
 }
 
-/// Returns the body with a value that is dropped when all of the body was written to the
-/// connection, or the connection was closed.
+/// Returns the body with a value that is dropped when all of the body has been written to the
+/// connection, or the connection is closed.
 pub fn held<T: Send + Sync + 'static>(body: Body, held: Arc<T>) -> Body {
-    Body::new(body.map_frame(move |frame| {
-        let held = Arc::clone(&held);
-        frame.map_data(move |bytes| Bytes::from_owner(HeldBytes { bytes, _held: held }))
-    }))
+    Body::new(HeldBody { body, held })
+}
+
+struct HeldBody<T> {
+    body: Body,
+    held: Arc<T>,
+}
+
+impl<T: Send + Sync + 'static> HttpBody for HeldBody<T> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let held = |bytes| {
+            Bytes::from_owner(HeldBytes {
+                bytes,
+                _held: Arc::clone(&self.held),
+            })
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(held))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    // Known, so that the response has a Content-Length.
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 struct HeldBytes<T> {

@@ -1,6 +1,7 @@
 //! Pages of long messages: they end before they use too much memory, report that there is more, and
 //! the next page continues where they ended.
 
+use reqwest::{Method, RequestBuilder};
 use rstest_reuse::apply;
 use serde_json::Value;
 
@@ -231,4 +232,50 @@ async fn one_message_is_on_every_page_however_long_it_is(kind: Kind) {
             "{path}"
         );
     }
+}
+
+#[tokio::test]
+async fn every_response_says_how_long_it_is() {
+    let server = TestServer::start(Kind::Sqlite).await;
+    let alice = server.person("Alice").await;
+    let room = alice.named_room("room", &[&alice]).await;
+    for n in [2, 4] {
+        alice.says(&room, &text(n)).await;
+    }
+    let length = async |request: RequestBuilder| {
+        let response = request.send().await.unwrap();
+        let (announced, body) = (response.content_length(), response.bytes().await.unwrap());
+        assert_eq!(announced, Some(body.len() as u64));
+        String::from_utf8(body.to_vec()).unwrap()
+    };
+    assert!(
+        length(alice.request(Method::GET, &format!("/room/{room}")))
+            .await
+            .len()
+            > 140_000
+    );
+    length(alice.request(Method::GET, "/room")).await;
+    let path = "/socket.io/?EIO=4&transport=polling";
+    let opened = length(alice.request(Method::GET, path)).await;
+    let opened: Value = serde_json::from_str(&opened[1..]).unwrap();
+    let path = format!("{path}&sid={}", opened["sid"].as_str().unwrap());
+    length(alice.request(Method::POST, &path).body("40")).await;
+    assert!(
+        length(alice.request(Method::GET, &path))
+            .await
+            .contains("40{")
+    );
+    let identify = format!("420[\"identity\",\"{}\"]", alice.id);
+    let sync = format!("421[\"sync\",{{\"rooms\":{{\"{room}\":0}}}}]");
+    length(
+        alice
+            .request(Method::POST, &path)
+            .body(format!("{identify}\x1e{sync}")),
+    )
+    .await;
+    let mut answered = String::new();
+    while !answered.contains("431[") {
+        answered += &length(alice.request(Method::GET, &path)).await;
+    }
+    assert!(answered.len() > 140_000);
 }
