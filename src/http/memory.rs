@@ -27,7 +27,7 @@ use crate::{
 
 /// Sizes up to this, in bytes, are not counted: every connection has buffers of that size anyway,
 /// and the number of connections is limited.
-const SMALL: u64 = 16 * 1024;
+pub const SMALL: u64 = 16 * 1024;
 /// The number of copies of a body in memory while it is read and handled.
 const COPIES_OF_A_BODY: u64 = 4;
 /// The maximum size of a user in a list, in bytes.

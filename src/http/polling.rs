@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     body,
-    memory::{Arriving, Connection, Memory, held},
+    memory::{Arriving, Connection, Memory, SMALL, held},
     websocket,
 };
 use crate::{
@@ -196,8 +196,13 @@ async fn poll(limits: &RequestLimits, request: Request, sid: &str) -> Response {
     } else {
         response
     };
+    let bytes = response.body().size_hint().lower();
+    if bytes <= SMALL {
+        guard.polled(bytes);
+        return response;
+    }
     response.map(|body| {
-        let (bytes, over) = (body.size_hint().lower(), CancellationToken::new());
+        let over = CancellationToken::new();
         let cut_off = guard.cut_off().clone();
         let polled = Arc::new(Polled {
             guard,
@@ -214,7 +219,7 @@ async fn poll(limits: &RequestLimits, request: Request, sid: &str) -> Response {
     })
 }
 
-/// The response to a poll, until it is written to the connection. Reports its size to the guard
+/// A large response to a poll, until it is written to the connection. Reports its size to the guard
 /// when dropped.
 struct Polled {
     guard: Arc<Guard>,

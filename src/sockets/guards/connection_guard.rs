@@ -199,11 +199,11 @@ impl Guard {
     /// the client is too slow and must be disconnected.
     pub fn reserve_send(self: &Arc<Self>, bytes: usize, memory: Option<&Reservation>) -> bool {
         let added = self.outbound.add(bytes as u64, memory, || {
-            self.budget.wait_for(self.address, self.user())
+            let reserved = self.budget.wait_for(self.address, self.user());
+            reserved.closes(&self.cut_off);
+            reserved
         });
         if added == Added::Reserved {
-            self.outbound
-                .reserved(|reserved| reserved.closes(&self.cut_off));
             tokio::spawn(Self::give_back(Arc::downgrade(self), self.cut_off.clone()));
         }
         added != Added::Refused

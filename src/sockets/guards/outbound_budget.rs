@@ -122,24 +122,18 @@ impl OutboundBudget {
         if let Some(memory) = memory {
             reserved.merge(memory);
         }
-        let fits = reserved.resize(waiting.saturating_mul(COPIES_OF_AN_ANSWER));
-        if fits {
-            counts.waiting = waiting;
-        }
-        match (fits, is_first) {
-            (false, true) => {
+        if !reserved.resize(waiting.saturating_mul(COPIES_OF_AN_ANSWER)) {
+            if is_first {
                 counts.reserved = None;
-                Added::Refused
             }
-            (false, false) => Added::Refused,
-            (true, true) => Added::Reserved,
-            (true, false) => Added::Counted,
+            return Added::Refused;
         }
-    }
-
-    /// Calls `use_it` with the reservation for the queued bytes, if there is one.
-    pub fn reserved(&self, use_it: impl FnOnce(&Reservation)) {
-        lock(&self.0).reserved.as_ref().map(use_it);
+        counts.waiting = waiting;
+        if is_first {
+            Added::Reserved
+        } else {
+            Added::Counted
+        }
     }
 
     /// Releases the memory of bytes that the client has taken. If these are at least
