@@ -3,18 +3,18 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 # No symbols: they would be most of the image.
-ENV CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=symbols
+ENV CARGO_PROFILE_DIST_DEBUG=none CARGO_PROFILE_DIST_STRIP=symbols
 # The dependencies first, around an empty program: they are built anew only when these two files change.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src tests/it benches && touch src/lib.rs tests/it/main.rs && echo 'fn main() {}' | tee src/main.rs > benches/main.rs
-RUN cargo build --release --locked
+RUN cargo build --profile dist --locked
 COPY config config
 COPY src src
-RUN touch src/lib.rs src/main.rs && cargo build --release --locked
+RUN touch src/lib.rs src/main.rs && cargo build --profile dist --locked
 
 FROM debian:bookworm-slim
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/causerie --shell /usr/sbin/nologin causerie
-COPY --from=build /build/target/release/causerie /usr/local/bin/
+COPY --from=build /build/target/dist/causerie /usr/local/bin/
 USER causerie
 # With the embedded database, everything is kept in its folder data here.
 WORKDIR /var/lib/causerie

@@ -17,7 +17,7 @@ mod deliveries;
 mod http;
 mod idle;
 mod latency;
-#[path = "../tests/it/mongod.rs"]
+#[path = "../tests/it/support/mongod.rs"]
 #[expect(dead_code, reason = "the tests do more to their servers")]
 mod mongod;
 mod posts;

@@ -3,12 +3,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
 use uuid::{ContextV7, Uuid};
 
 use crate::model::Timestamp;
@@ -86,7 +87,7 @@ impl Clock {
     pub fn new_id(&self, time: Timestamp) -> Uuid {
         let millis = time.0.max(0).unsigned_abs();
         let nanos = u32::try_from(millis % 1000 * 1_000_000).unwrap_or_default();
-        let context = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let context = self.ids.lock();
         Uuid::new_v7(uuid::Timestamp::from_unix(&*context, millis / 1000, nanos))
     }
 }

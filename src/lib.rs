@@ -6,10 +6,12 @@
 //!   operator commands that change the database directly.
 //! - [`http`]: the REST API. [`sockets`]: Socket.IO. REST handlers access the sockets only through
 //!   [`sockets::SocketHub`].
-//! - [`chat`]: operations on rooms and messages, shared by REST and sockets.
-//! - [`timeline`]: appends all entries to the logs of rooms. [`access`]: authentication and access
-//!   control. [`sessions`]: sessions that begin with a login. [`token`], [`password`]: tokens and
-//!   passwords. [`limits`]: rate limits and quotas. [`budget`]: memory limits of requests.
+//! - [`chat`]: operations on rooms and messages, shared by REST and sockets. [`accounts`]:
+//!   operations on users, their passwords and their sessions.
+//! - [`timeline`]: appends all entries to the logs of rooms. [`access`]: decides what a caller may
+//!   do. [`auth`]: proves who a caller is, by tokens, passwords and sessions. [`limits`]: rate
+//!   limits and quotas. [`budget`]: memory limits of requests. [`background`]: work that outlives
+//!   its request.
 //! - [`view`]: messages as clients see them.
 //! - [`store`]: the stored data, and the databases that store it.
 //! - [`model`], [`clock`], [`address`]: data types, time, and client addresses. [`config`],
@@ -21,7 +23,10 @@
 //! received.
 
 pub mod access;
+pub mod accounts;
 pub mod address;
+pub mod auth;
+pub mod background;
 pub mod budget;
 pub mod chat;
 pub mod clock;
@@ -33,13 +38,10 @@ pub mod limits;
 pub mod model;
 pub mod number;
 pub mod operator;
-pub mod password;
 pub mod refusals;
-pub mod sessions;
 pub mod sockets;
 pub mod store;
 pub mod timeline;
-pub mod token;
 pub mod view;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -49,20 +51,17 @@ use tokio::{net::TcpListener, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use access::Access;
+use accounts::Accounts;
+use auth::{Authenticator, password::Passwords, sessions::Sessions, token::Tokens};
 use budget::MemoryBudget;
 use chat::Chat;
 use clock::Clock;
 use config::{Config, PresenceScope};
 use descriptors::Descriptors;
 use limits::Limits;
-use model::{RoomId, UserId};
-use password::Passwords;
-use sessions::Sessions;
-use sockets::{Event, Handlers, Presence, SocketAuth, SocketHub, Sockets};
+use sockets::{Handlers, Presence, SocketAuth, Sockets};
 use store::{OpenError, Store};
-use timeline::{RoomEvent, RoomEventKind, Subscribers, Timeline};
-use token::Tokens;
-use view::RoomView;
+use timeline::Timeline;
 
 /// The time within which a server stops, and the minimum time to close the database if clients have
 /// used most of that.
@@ -80,7 +79,7 @@ pub struct Server {
     router: Router,
     config: Config,
     descriptors: Arc<Descriptors>,
-    store: Arc<dyn Store>,
+    store: Store,
     timeline: Timeline,
     sockets: Sockets,
     /// Keeps the clock from falling behind other servers, if the database is shared.
@@ -96,79 +95,30 @@ impl Server {
         config: Config,
         clock: Clock,
     ) -> Result<Self, OpenError> {
-        let store = store::open(&config.database, &config.mongodb).await?;
-        if config.rooms.presence == PresenceScope::Writers {
-            store
-                .index_writers()
-                .await
-                .map_err(|error| OpenError::because(&error, format!("rooms.presence: {error}")))?;
-        }
-        follow_times(store.as_ref(), &clock)
-            .await
-            .map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
-        let following = store
-            .is_shared()
-            .then(|| tokio::spawn(follow_times_periodically(Arc::clone(&store), clock.clone())));
-        let tokens = Arc::new(tokens(&config, store.as_ref()).await?);
-        let access = Access::new(
-            config.access,
-            config.registration,
-            Arc::clone(&store),
-            Arc::clone(&tokens),
-            clock.clone(),
-        );
-        let limits = Arc::new(Limits::new(&config.limits, config.access, clock.clone()));
-        let presence = Presence::new(Arc::clone(&store), clock.clone(), &config.rooms);
-        let budget = MemoryBudget::new(&config.memory, config.access);
-        let sockets = Sockets::new(
-            &config.socket,
-            presence,
-            Arc::clone(&limits),
-            Arc::clone(&budget),
-        );
-        let listed = config.rooms.listed_members;
-        let timeline = Timeline::start(
-            Arc::clone(&store),
-            clock.clone(),
-            SocketSubscribers {
-                sockets: sockets.clone(),
-                listed,
-            },
-            listed,
-        )
-        .map_err(|error| {
-            OpenError::Unusable(format!("the system gives no thread to commit on: {error}"))
-        })?;
-        let chat = Chat {
-            access: access.clone(),
-            store: Arc::clone(&store),
-            timeline: timeline.clone(),
-            limits: Arc::clone(&limits),
-            clock: clock.clone(),
-            config: config.rooms.clone(),
-        };
-        let socket_auth = Arc::new(SocketAuth::new(access.clone(), Arc::clone(&store)));
-        sockets.listen(Handlers {
-            chat: chat.clone(),
-            socket_auth,
-            sockets: sockets.clone(),
-            budget: Arc::clone(&budget),
+        let store = open_store(&config, &clock).await?;
+        let following = store.database.is_shared().then(|| {
+            let following = follow_times_periodically(store.clone(), clock.clone());
+            AbortOnDropHandle::new(tokio::spawn(following))
         });
+        let tokens = tokens(&config, &store).await?;
+        let parts = Parts::new(&config, clock, store.clone(), tokens);
+        let sockets = parts.sockets();
+        let timeline = parts.timeline(&sockets)?;
+        let chat = parts.chat(&timeline);
+        sockets.listen(parts.handlers(&sockets, &chat));
         let descriptors = Descriptors::new();
-        let max_packet = sockets::max_packet(&config.socket);
         let app = http::App {
-            store: Arc::clone(&store),
+            accounts: parts.accounts(&sockets),
             chat,
-            access,
-            sessions: Sessions::new(Arc::clone(&store), tokens, clock.clone(), &config),
-            passwords: Passwords::new(),
-            limits,
+            authenticator: parts.authenticator,
+            limits: parts.limits,
             sockets: Arc::new(sockets.clone()),
+            database: Arc::clone(&store.database),
             descriptors: Arc::clone(&descriptors),
-            budget,
-            clock,
+            budget: parts.budget,
             config: config.http.clone(),
         };
+        let max_packet = sockets::max_packet(&config.socket);
         Ok(Self {
             listener,
             router: http::router(app, sockets.transport(), max_packet),
@@ -177,7 +127,7 @@ impl Server {
             store,
             timeline,
             sockets,
-            _following: following.map(AbortOnDropHandle::new),
+            _following: following,
         })
     }
 
@@ -189,14 +139,12 @@ impl Server {
     /// Serves until `shutdown` completes. Then finishes requests in progress, closes the sockets,
     /// and closes the database.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let open = http::serve(
-            self.listener,
-            self.router,
-            &self.config,
-            &self.descriptors,
-            shutdown,
-        )
-        .await;
+        let service = http::Service {
+            router: self.router,
+            config: &self.config,
+            descriptors: &self.descriptors,
+        };
+        let open = http::serve(self.listener, service, shutdown).await;
         tracing::info!("stopping");
         let deadline = Instant::now() + STOP_WITHIN;
         let ended = async { tokio::join!(open.shutdown(), self.sockets.close()) };
@@ -209,7 +157,7 @@ impl Server {
         self.sockets.drop_events();
         let close = async {
             self.timeline.close().await;
-            self.store.close().await;
+            self.store.database.close().await;
         };
         // A timeout loses nothing: everything acknowledged is already on disk.
         if tokio::time::timeout_at(deadline.max(Instant::now() + CLOSE_WITHIN), close)
@@ -222,70 +170,96 @@ impl Server {
     }
 }
 
-/// The sockets as subscribers of room events.
-struct SocketSubscribers {
-    sockets: Sockets,
-    listed: usize,
+/// What the services of a server are built from.
+struct Parts<'a> {
+    config: &'a Config,
+    clock: Clock,
+    store: Store,
+    tokens: Arc<Tokens>,
+    authenticator: Authenticator,
+    access: Access,
+    limits: Arc<Limits>,
+    budget: Arc<MemoryBudget>,
 }
 
-impl Subscribers for SocketSubscribers {
-    fn announce(&self, events: &[RoomEvent]) {
-        self.sockets.announce(
-            &events
-                .iter()
-                .map(|events| event(events, self.listed))
-                .collect::<Vec<_>>(),
-        );
+impl<'a> Parts<'a> {
+    fn new(config: &'a Config, clock: Clock, store: Store, tokens: Tokens) -> Self {
+        let (mode, tokens) = (config.access, Arc::new(tokens));
+        Self {
+            authenticator: Authenticator::new(
+                mode,
+                store.clone(),
+                Arc::clone(&tokens),
+                clock.clone(),
+            ),
+            access: Access::new(mode, config.registration, store.clone()),
+            limits: Arc::new(Limits::new(&config.limits, mode, clock.clone())),
+            budget: MemoryBudget::new(&config.memory, mode),
+            config,
+            clock,
+            store,
+            tokens,
+        }
     }
 
-    fn has_subscribers(&self, room: RoomId) -> bool {
-        self.sockets.are_in(room)
+    fn sockets(&self) -> Sockets {
+        Sockets::new(
+            &self.config.socket,
+            Presence::new(self.store.clone(), self.clock.clone(), &self.config.rooms),
+            Arc::clone(&self.limits),
+            Arc::clone(&self.budget),
+        )
     }
 
-    fn interrupt(&self, room: RoomId) {
-        self.sockets.close_room(room);
+    fn timeline(&self, sockets: &Sockets) -> Result<Timeline, OpenError> {
+        Timeline::start(
+            self.store.clone(),
+            self.clock.clone(),
+            sockets.clone(),
+            self.config.rooms.listed_members,
+        )
+        .map_err(|error| {
+            OpenError::Unusable(format!("the system gives no thread to commit on: {error}"))
+        })
     }
 
-    fn interrupt_user(&self, user: UserId) {
-        self.sockets.close_user(user);
+    fn chat(&self, timeline: &Timeline) -> Chat {
+        Chat::new(chat::Dependencies {
+            access: self.access.clone(),
+            store: self.store.clone(),
+            timeline: timeline.clone(),
+            limits: Arc::clone(&self.limits),
+            clock: self.clock.clone(),
+            config: self.config.rooms.clone(),
+        })
     }
-}
 
-/// Converts a room event to the event that sockets receive.
-fn event(events: &RoomEvent, listed: usize) -> Event<'_> {
-    let (chat_room_id, seq) = (events.room, events.placed.seq);
-    match &events.what {
-        RoomEventKind::Posted(message) => Event::NewMessage { message },
-        RoomEventKind::Edited(message) => Event::MessageEdited { message, seq },
-        RoomEventKind::Deleted(message_id) => Event::MessageDeleted {
-            chat_room_id,
-            message_id: *message_id,
-            seq,
-        },
-        RoomEventKind::MemberAdded(user_id) => Event::MemberAdded {
-            chat_room_id,
-            user_id: *user_id,
-            seq,
-        },
-        RoomEventKind::MemberRemoved(user_id) => Event::MemberRemoved {
-            chat_room_id,
-            user_id: *user_id,
-            seq,
-        },
-        RoomEventKind::Renamed(name) => Event::RoomChanged {
-            chat_room_id,
-            name: name.as_deref(),
-            seq,
-        },
-        RoomEventKind::Read { mark, is_large } => Event::read(chat_room_id, *mark, *is_large),
-        RoomEventKind::RoomCreated(room) => Event::RoomCreated {
-            chat_room: RoomView::new(room, &room.members, listed),
-            members: &room.members,
-        },
-        RoomEventKind::RoomDeleted(members) => Event::RoomDeleted {
-            chat_room_id,
-            members,
-        },
+    fn handlers(&self, sockets: &Sockets, chat: &Chat) -> Handlers {
+        let socket_auth = SocketAuth::new(self.authenticator.clone(), self.store.clone());
+        Handlers {
+            chat: chat.clone(),
+            socket_auth: Arc::new(socket_auth),
+            sockets: sockets.clone(),
+            limits: Arc::clone(&self.limits),
+            budget: Arc::clone(&self.budget),
+        }
+    }
+
+    fn accounts(&self, sockets: &Sockets) -> Accounts {
+        Accounts::new(accounts::Dependencies {
+            store: self.store.clone(),
+            access: self.access.clone(),
+            limits: Arc::clone(&self.limits),
+            clock: self.clock.clone(),
+            passwords: Passwords::new(),
+            sessions: Sessions::new(
+                self.store.clone(),
+                Arc::clone(&self.tokens),
+                self.clock.clone(),
+                self.config,
+            ),
+            sockets: Arc::new(sockets.clone()),
+        })
     }
 }
 
@@ -302,10 +276,26 @@ pub async fn serve(
     Ok(())
 }
 
+/// Opens the store, and advances the clock past all times in it.
+async fn open_store(config: &Config, clock: &Clock) -> Result<Store, OpenError> {
+    let store = store::open(&config.database, &config.mongodb).await?;
+    if config.rooms.presence == PresenceScope::Writers {
+        store
+            .memberships
+            .index_writers()
+            .await
+            .map_err(|error| OpenError::because(&error, format!("rooms.presence: {error}")))?;
+    }
+    follow_times(&store, clock)
+        .await
+        .map_err(|error| OpenError::because(&error, format!("database: {error}")))?;
+    Ok(store)
+}
+
 /// Advances the clock past all times in the database, so that new entries, rooms and users sort
 /// last, even if the clock was set back or is behind that of another server.
-async fn follow_times(store: &dyn Store, clock: &Clock) -> store::Result<()> {
-    let Some(latest) = store.latest().await? else {
+async fn follow_times(store: &Store, clock: &Clock) -> store::Result<()> {
+    let Some(latest) = store.database.latest_time().await? else {
         return Ok(());
     };
     let ahead_ms = latest.0.saturating_sub(clock.now().0);
@@ -316,11 +306,11 @@ async fn follow_times(store: &dyn Store, clock: &Clock) -> store::Result<()> {
     Ok(())
 }
 
-async fn follow_times_periodically(store: Arc<dyn Store>, clock: Clock) {
+async fn follow_times_periodically(store: Store, clock: Clock) {
     loop {
         tokio::time::sleep(FOLLOW_EVERY).await;
         // Errors are ignored: while the database is unavailable, no server writes to it.
-        if let Ok(Some(latest)) = store.latest().await {
+        if let Ok(Some(latest)) = store.database.latest_time().await {
             clock.advance_past(latest);
         }
     }
@@ -328,7 +318,7 @@ async fn follow_times_periodically(store: Arc<dyn Store>, clock: Clock) {
 
 /// Returns the tokens, signed with the configured key or, by default, with the key that the
 /// database stores.
-async fn tokens(config: &Config, store: &dyn Store) -> Result<Tokens, OpenError> {
+async fn tokens(config: &Config, store: &Store) -> Result<Tokens, OpenError> {
     if let Some(secret) = config.token_secret.bytes() {
         return Ok(Tokens::new(secret, config.token.earlier_secrets.bytes()));
     }
@@ -339,6 +329,7 @@ async fn tokens(config: &Config, store: &dyn Store) -> Result<Tokens, OpenError>
         ))
     })?;
     let kept = store
+        .database
         .token_secret(candidate)
         .await
         .map_err(|error| OpenError::because(&error, format!("token_secret: {error}")))?;

@@ -41,20 +41,20 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const CANNOT_START: u8 = 2;
 /// Exit code if a later attempt may succeed: the database was not reachable in time, or the server
 /// that was probed is not ready.
-const NOT_NOW: u8 = 1;
+const TRY_LATER: u8 = 1;
 
 /// Timeouts of a health check: to connect to the server, and then to receive its response. Together
 /// they are shorter than the time that a container gives its health check, which would otherwise be
 /// killed before it reports the error.
-const REACHED: Duration = Duration::from_secs(1);
-const READY: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A chat server: REST and Socket.IO on an embedded database or on MongoDB.
 #[derive(Parser)]
 #[command(
     version,
     about,
-    after_help = "Settings come from the environment (CAUSERIE_LISTEN, CAUSERIE_DATABASE, …) and from a file; the README lists them all."
+    after_help = "Settings come from the environment (CAUSERIE_LISTEN, CAUSERIE_DATABASE, …) and from a file; config/default.toml lists them all."
 )]
 struct Arguments {
     /// Read settings from this TOML file (also: the environment variable `CAUSERIE_CONFIG`)
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
             );
             let may_pass = problem.is::<NotReady>()
                 || matches!(problem.downcast_ref(), Some(OpenError::Absent(_)));
-            ExitCode::from(if may_pass { NOT_NOW } else { CANNOT_START })
+            ExitCode::from(if may_pass { TRY_LATER } else { CANNOT_START })
         }
     }
 }
@@ -109,10 +109,7 @@ fn start() -> Result<(), Problem> {
         return Ok(());
     }
     if arguments.health {
-        return Ok(ask_for_health(
-            config.listen,
-            config.http.base_path.as_str(),
-        )?);
+        return Ok(check_health(config.listen, config.http.base_path.as_str())?);
     }
     if let Some(Command::CreateUser(user)) = arguments.command {
         return user.run(&config);
@@ -121,7 +118,7 @@ fn start() -> Result<(), Problem> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| format!("the system gives no threads to run on: {error}"))?;
+        .map_err(|error| format!("cannot start the async runtime: {error}"))?;
     runtime.spawn(log.keep_flushing());
     let outcome = runtime.block_on(run(config));
     // Does not wait for a database that could not be closed in time.
@@ -152,7 +149,7 @@ struct NotReady {
 
 /// Sends the readiness request that a load balancer would send. Minimal HTTP is enough between two
 /// processes on the same machine.
-fn ask_for_health(mut address: SocketAddr, base_path: &str) -> Result<(), NotReady> {
+fn check_health(mut address: SocketAddr, base_path: &str) -> Result<(), NotReady> {
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() {
             Ipv4Addr::LOCALHOST.into()
@@ -160,23 +157,23 @@ fn ask_for_health(mut address: SocketAddr, base_path: &str) -> Result<(), NotRea
             Ipv6Addr::LOCALHOST.into()
         });
     }
-    let ask = || {
-        let mut connection = TcpStream::connect_timeout(&address, REACHED)?;
-        connection.set_read_timeout(Some(READY))?;
-        let request = format!(
+    let request = || {
+        let mut connection = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
+        connection.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
+        let head = format!(
             "GET {base_path}/ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
         );
-        connection.write_all(request.as_bytes())?;
+        connection.write_all(head.as_bytes())?;
         let mut status = [0; b"HTTP/1.1 200".len()];
         connection.read_exact(&mut status)?;
         Ok::<_, io::Error>(status)
     };
-    let reason = match ask() {
+    let reason = match request() {
         Ok(status) if status.ends_with(b" 200") => return Ok(()),
         Ok(status) => format!("it answers {:?}", String::from_utf8_lossy(&status)),
         // The operating system's messages for these two errors are not helpful.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            format!("no answer within {READY:?}")
+            format!("no answer within {RESPONSE_TIMEOUT:?}")
         }
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => "it hangs up".to_owned(),
         Err(error) => error.to_string(),
@@ -196,8 +193,7 @@ async fn run(config: Config) -> Result<(), Problem> {
     let address = server
         .address()
         .map_err(|error| format!("listen: {error}"))?;
-    let stopped =
-        stop_signal().map_err(|error| format!("the system delivers no signals: {error}"))?;
+    let stopped = stop_signal().map_err(|error| format!("cannot listen for signals: {error}"))?;
     // Logged only after the server has started: a start-up error is reported as a single line.
     match raised {
         Ok(RaisedLimit { former, limit }) => tracing::info!(former, limit, "limit of open files"),

@@ -2,11 +2,11 @@
 //! it.
 
 use crate::{
+    auth::password::{self, Passwords},
     clock::Clock,
     config::Config,
     error::Error,
     model::{Credentials, EMPTY, User, UserId, UserType, Username, name_flaw},
-    password::{self, Passwords},
     store::{self, OpenError, Store, StoreError},
 };
 
@@ -23,7 +23,7 @@ pub struct NewUser {
 pub enum NotAdded {
     /// A value is invalid: the name of the value and the reason.
     #[error("{0}: {1}")]
-    Unfit(&'static str, &'static str),
+    Invalid(&'static str, &'static str),
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -43,16 +43,16 @@ impl NewUser {
         first_name: String,
         last_name: String,
     ) -> Result<Self, NotAdded> {
-        let kind = UserType::parse(kind).ok_or(NotAdded::Unfit(
+        let kind = UserType::parse(kind).ok_or(NotAdded::Invalid(
             "type",
             "it is neither consumer nor support",
         ))?;
         let username =
-            Username::parse(username).ok_or(NotAdded::Unfit("username", Username::FORM))?;
+            Username::parse(username).ok_or(NotAdded::Invalid("username", Username::FORM))?;
         for (name, text) in [("first-name", &first_name), ("last-name", &last_name)] {
             match name_flaw(text) {
-                Some(EMPTY) => return Err(NotAdded::Unfit(name, "it cannot be empty")),
-                Some(flaw) => return Err(NotAdded::Unfit(name, flaw)),
+                Some(EMPTY) => return Err(NotAdded::Invalid(name, "it cannot be empty")),
+                Some(error) => return Err(NotAdded::Invalid(name, error)),
                 None => {}
             }
         }
@@ -71,8 +71,8 @@ impl NewUser {
         config: &Config,
         clock: &Clock,
     ) -> Result<UserId, NotAdded> {
-        if let Some(flaw) = password::validate(&password) {
-            return Err(NotAdded::Unfit("password", flaw));
+        if let Some(error) = password::validate(&password) {
+            return Err(NotAdded::Invalid("password", error));
         }
         let now = clock.now();
         let id = clock.new_id(now).into();
@@ -94,37 +94,32 @@ impl NewUser {
         // Hashed before the database is opened, so that a server that starts in the meantime does
         // not find it locked for longer than necessary.
         let hash = Passwords::new().hash(password, &username, &user).await?;
-        let password = hash.ok_or(NotAdded::Unfit("password", password::TOO_WEAK))?;
+        let password = hash.ok_or(NotAdded::Invalid("password", password::TOO_WEAK))?;
         let store = store::open_shared(&config.database, &config.mongodb).await?;
-        let added = add(
-            store.as_ref(),
-            clock,
-            user,
-            Credentials { username, password },
-        )
-        .await;
-        store.close().await;
+        let added = add(&store, clock, user, Credentials { username, password }).await;
+        store.database.close().await;
         if added? {
             Ok(id)
         } else {
-            Err(NotAdded::Unfit("username", "this username is taken"))
+            Err(NotAdded::Invalid("username", "this username is taken"))
         }
     }
 }
 
 /// Adds the user with a time after all existing data, even if the clock is behind.
 async fn add(
-    store: &dyn Store,
+    store: &Store,
     clock: &Clock,
     user: User,
     credentials: Credentials,
 ) -> store::Result<bool> {
-    if let Some(latest) = store.latest().await? {
+    if let Some(latest) = store.database.latest_time().await? {
         clock.advance_past(latest);
     }
     let now = clock.monotonic_now();
     store
-        .add_user(
+        .accounts
+        .add(
             User {
                 created_at: now,
                 updated_at: now,

@@ -1,13 +1,9 @@
 //! Limits log lines that clients can cause at will: for each kind and address one line is logged at
 //! once, and a second later the number of further ones.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, sync::LazyLock, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::address::ClientAddress;
@@ -28,7 +24,7 @@ static COUNTS: LazyLock<Mutex<HashMap<Key, u64>>> = LazyLock::new(Mutex::default
 /// in the plural.
 #[must_use]
 pub fn is_first(address: ClientAddress, what: &'static str) -> bool {
-    let mut counts = counts();
+    let mut counts = COUNTS.lock();
     let own = (Some(address.network()), what);
     if let Some(count) = counts.get_mut(&own) {
         *count += 1;
@@ -58,11 +54,7 @@ pub fn is_first(address: ClientAddress, what: &'static str) -> bool {
 }
 
 fn counts_of(key: Key) -> u64 {
-    counts().remove(&key).unwrap_or_default()
-}
-
-fn counts() -> MutexGuard<'static, HashMap<Key, u64>> {
-    COUNTS.lock().unwrap_or_else(PoisonError::into_inner)
+    COUNTS.lock().remove(&key).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod catch_up;
 mod checks;
 mod client;
 mod history;
-#[path = "../../tests/it/mongod.rs"]
+#[path = "../../tests/it/support/mongod.rs"]
 #[expect(dead_code, reason = "the tests do more to their servers")]
 mod mongod;
 mod operations;

@@ -2,7 +2,8 @@
 
 /// An action in a room that needs authorization.
 ///
-/// To add one: add the variant here, its row in the table above and its case in `Access::permits`.
+/// To add one: add the variant here, its row in the table of the module `access` and
+/// its case in `Access::permits`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Read the conversation.
@@ -32,7 +33,7 @@ impl Action {
             Self::Subscribe => "subscribe to the room",
             Self::Change => "change the room",
             Self::Leave => "leave the room",
-            Self::Remove => "take somebody out of the room",
+            Self::Remove => "remove another member from the room",
             Self::Delete => "delete the room",
         }
     }

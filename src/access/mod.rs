@@ -1,5 +1,5 @@
-//! Authentication and authorization. This is the only module that decides who may do what; handlers
-//! get rooms from here.
+//! Authorization: decides what a [`Caller`] may do. This is the only module that does; services get
+//! rooms from here. Who the caller is, [`auth`](crate::auth) decides.
 //!
 //! In open mode anyone may log in as anyone, and so may do nearly anything, as in the original
 //! application. In secure mode:
@@ -17,7 +17,7 @@
 //! | add members, rename the room, leave it | members | members |
 //! | remove other members | its initiator, as a member; support users | the same; see below |
 //! | subscribe a socket | anyone | members; another user must be a member too |
-//! | delete a room | anyone | its initiator, support users |
+//! | delete a room | anyone | its initiator, as a member; support users |
 //! | delete a message | anyone | its author, as a member; support users |
 //!
 //! In secure mode only support users may remove the last support user of a consumer-to-support
@@ -27,94 +27,38 @@
 //! gets the same error either way.
 
 mod action;
-mod header;
 
 use std::{fmt, sync::Arc};
 
 use tracing::field::display;
 
 pub use action::Action;
-pub use header::{authorization, token_in};
 
 use crate::{
-    address::ClientAddress,
-    clock::Clock,
+    auth::{Caller, MaybeAuthenticated, Origin},
     config::{AccessMode, Registration},
     error::{Error, Result},
-    model::{
-        Message, MessageId, Room, RoomId, RoomType, Session, Timestamp, User, UserId, UserType,
-    },
+    model::{Message, MessageId, Room, RoomId, RoomType, User, UserId, UserType},
     refusals,
     store::Store,
-    token::{Claims, TokenError, Tokens},
 };
 
-/// An authenticated user.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// The user.
-    pub user: Arc<User>,
-    /// The claims of their token.
-    pub token: Claims,
-}
-
-/// The caller of a request or an event.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    /// The caller's identity, if authenticated.
-    pub identity: Option<Identity>,
-    /// The address that the request comes from.
-    pub address: ClientAddress,
-}
-
-impl Caller {
-    /// Returns the authenticated user, if any.
-    #[must_use]
-    pub fn user(&self) -> Option<&User> {
-        self.identity
-            .as_ref()
-            .map(|identity| identity.user.as_ref())
-    }
-
-    fn is(&self, user: UserId) -> bool {
-        self.user().is_some_and(|own| own.id == user)
-    }
-
-    fn is_support(&self) -> bool {
-        self.user().is_some_and(|own| own.kind == UserType::Support)
-    }
-
-    fn is_in(&self, room: &Room) -> bool {
-        self.user().is_some_and(|own| room.has_member(own.id))
-    }
-}
-
-/// Authenticates callers and authorizes their actions, depending on the access mode.
+/// Authorizes the actions of callers, depending on the access mode.
 #[derive(Clone)]
 pub struct Access {
     mode: AccessMode,
     registration: Registration,
-    store: Arc<dyn Store>,
-    tokens: Arc<Tokens>,
-    clock: Clock,
+    store: Store,
 }
 
 impl Access {
-    /// Creates the access checks for the data in `store` and the holders of `tokens`.
+    /// Creates the access checks for the data in `store`.
     #[must_use]
-    pub fn new(
-        mode: AccessMode,
-        registration: Registration,
-        store: Arc<dyn Store>,
-        tokens: Arc<Tokens>,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(mode: AccessMode, registration: Registration, store: Store) -> Self {
         Self {
             mode,
             registration,
             store,
-            tokens,
-            clock,
         }
     }
 
@@ -124,50 +68,8 @@ impl Access {
         self.mode == AccessMode::Secure
     }
 
-    /// The current time, with which the expiry of tokens is compared.
-    #[must_use]
-    pub fn now(&self) -> Timestamp {
-        self.clock.now()
-    }
-
-    /// Authenticates the holder of this token. Errors: [`Error::Token`], [`Error::SessionOver`],
-    /// [`Error::CallerGone`].
-    pub async fn authenticate(&self, token: &str) -> Result<Identity> {
-        let token = self.tokens.verify(token, self.clock.now())?;
-        self.revalidate(token).await
-    }
-
-    /// Checks that the claims of a verified token still hold. Errors: as in
-    /// [`authenticate`](Self::authenticate).
-    pub async fn revalidate(&self, token: Claims) -> Result<Identity> {
-        if token.has_ended(self.clock.now()) {
-            return Err(TokenError::Expired.into());
-        }
-        // A token without a session was issued without a password, so it proves nothing.
-        if token.session.is_none() && self.is_secure() {
-            return Err(TokenError::Undecodable.into());
-        }
-        // The user is checked before the session, which is deleted with the user: a deleted user
-        // always gets `CallerGone`, whatever the cache still has of the session.
-        let user = self
-            .store
-            .user(token.user)
-            .await?
-            .ok_or(Error::CallerGone)?;
-        if let Some(session) = token.session {
-            let session = self.store.session(session).await?;
-            let goes_on = |session: &Session| {
-                session.user == token.user && session.expires_at > self.clock.now()
-            };
-            session
-                .filter(|session| goes_on(session))
-                .ok_or(Error::SessionOver)?;
-        }
-        Ok(Identity { user, token })
-    }
-
     /// Returns the room with this id if the caller may perform the action in it. Errors:
-    /// [`Error::NoToken`], [`Error::NoRoom`], [`Error::NotAMember`], [`Error::NotYoursToRemove`],
+    /// [`Error::NoRoom`], [`Error::NotAMember`], [`Error::NotYoursToRemove`],
     /// [`Error::NotToDelete`].
     pub async fn authorize(
         &self,
@@ -178,10 +80,10 @@ impl Access {
         self.authorize_silently(caller, action, room)
             .await
             .map_err(|error| match error {
-                Error::NotAMember | Error::NotYoursToRemove | Error::NotToDelete => self.deny(
+                Error::NotAMember | Error::NotYoursToRemove | Error::NotToDelete => deny(
                     caller,
                     action.name(),
-                    shown(RoomId::parse(room).as_ref()),
+                    loggable(RoomId::parse(room).as_ref()),
                     error,
                 ),
                 error => error,
@@ -189,20 +91,14 @@ impl Access {
     }
 
     /// Like [`authorize`](Self::authorize), for callers that request many rooms: refusals are not
-    /// logged one by one; the caller logs them together with [`deny`](Self::deny).
+    /// logged one by one; the service logs them together with [`deny`].
     pub async fn authorize_silently(
         &self,
         caller: &Caller,
         action: Action,
         room: &str,
     ) -> Result<Arc<Room>> {
-        self.require_token(caller)?;
-        let id = RoomId::parse(room);
-        let found = match id {
-            Some(id) => self.store.room(id).await?,
-            None => None,
-        };
-        match found {
+        match self.room(room).await? {
             Some(room) if self.permits(caller, action, &room) => Ok(room),
             None if !self.is_secure() || (action == Action::Delete && caller.is_support()) => {
                 Err(Error::NoRoom)
@@ -212,6 +108,13 @@ impl Access {
             }
             _ if action == Action::Delete => Err(Error::NotToDelete),
             _ => Err(Error::NotAMember),
+        }
+    }
+
+    async fn room(&self, id: &str) -> Result<Option<Arc<Room>>> {
+        match RoomId::parse(id) {
+            Some(id) => Ok(self.store.rooms.find(id).await?),
+            None => Ok(None),
         }
     }
 
@@ -233,88 +136,140 @@ impl Access {
         }
     }
 
-    /// Returns the message with this id if the caller may delete it; `None` if it does not exist.
-    /// Errors: [`Error::NoToken`], [`Error::NotToDelete`].
-    pub async fn authorize_delete(
+    /// Returns the room with this id if the sender may subscribe to it. In secure mode, the other
+    /// user whose sockets are subscribed too must be a member. Errors: as in
+    /// [`authorize`](Self::authorize), [`Error::NoToken`], [`Error::OtherNotAMember`].
+    pub async fn authorize_subscribe(
         &self,
-        caller: &Caller,
+        sender: &MaybeAuthenticated,
+        room: &str,
+        other: Option<UserId>,
+    ) -> Result<Arc<Room>> {
+        let room = self.authorize_open(sender, Action::Subscribe, room).await?;
+        match other {
+            Some(other) if self.is_secure() && !room.has_member(other) => Err(deny(
+                sender,
+                "subscribe for the user",
+                Some(&other),
+                Error::OtherNotAMember,
+            )),
+            _ => Ok(room),
+        }
+    }
+
+    /// Returns the room with this id if the sender may delete it. Errors: as in
+    /// [`authorize`](Self::authorize), and [`Error::NoToken`].
+    pub async fn authorize_delete_room(
+        &self,
+        sender: &MaybeAuthenticated,
+        room: &str,
+    ) -> Result<Arc<Room>> {
+        self.authorize_open(sender, Action::Delete, room).await
+    }
+
+    /// Like [`authorize`](Self::authorize), for an action that is open to anyone in open mode.
+    async fn authorize_open(
+        &self,
+        sender: &MaybeAuthenticated,
+        action: Action,
+        room: &str,
+    ) -> Result<Arc<Room>> {
+        match self.required_caller(sender)? {
+            Some(caller) => self.authorize(caller, action, room).await,
+            None => self.room(room).await?.ok_or(Error::NoRoom),
+        }
+    }
+
+    /// Returns the message with this id if the sender may delete it; `None` if it does not exist.
+    /// Errors: [`Error::NoToken`], [`Error::NotToDelete`].
+    pub async fn authorize_delete_message(
+        &self,
+        sender: &MaybeAuthenticated,
         message: &str,
     ) -> Result<Option<Message>> {
-        self.require_token(caller)?;
+        let caller = self.required_caller(sender)?;
         let id = MessageId::parse(message);
-        let found = match id {
-            Some(id) => self.store.message(id).await?,
+        let message = match id {
+            Some(id) => self.store.history.message(id).await?,
             None => None,
         };
-        let room = match &found {
-            Some(found) => self.store.room(found.room).await?,
+        let room = match &message {
+            Some(message) => self.store.rooms.find(message.room).await?,
             None => None,
         };
-        let may = match (&found, &room) {
-            _ if !self.is_secure() || caller.is_support() => true,
-            (Some(found), Some(room)) => caller.is(found.author) && caller.is_in(room),
+        let may_delete = match (caller, &message, &room) {
+            (None, ..) => true,
+            (Some(caller), ..) if caller.is_support() => true,
+            (Some(caller), Some(message), Some(room)) => {
+                caller.is(message.author) && caller.is_in(room)
+            }
             _ => false,
         };
-        if !may {
-            return Err(self.deny(
-                caller,
+        if !may_delete {
+            return Err(deny(
+                sender,
                 "delete the message",
-                shown(id.as_ref()),
+                loggable(id.as_ref()),
                 Error::NotToDelete,
             ));
         }
-        Ok(found.filter(|_| room.is_some()))
+        Ok(message.filter(|_| room.is_some()))
     }
 
-    /// Checks that the caller may list and read users. Errors: [`Error::NoToken`].
-    pub fn authorize_list_users(&self, caller: &Caller) -> Result<()> {
-        self.require_token(caller)
+    /// Checks that the sender may list and read users. Errors: [`Error::NoToken`].
+    pub fn authorize_list_users(&self, sender: &MaybeAuthenticated) -> Result<()> {
+        self.required_caller(sender).map(drop)
     }
 
-    /// Requires a token in secure mode. It is checked first, so that a caller without a token
-    /// learns nothing else.
-    fn require_token(&self, caller: &Caller) -> Result<()> {
-        if self.is_secure() && caller.identity.is_none() {
-            Err(Error::NoToken)
-        } else {
-            Ok(())
+    /// Returns the caller in secure mode, and `None` in open mode, where anyone may do what this is
+    /// called for. It is called first, so that a sender without a token learns nothing else.
+    /// Errors: [`Error::NoToken`].
+    fn required_caller<'a>(&self, sender: &'a MaybeAuthenticated) -> Result<Option<&'a Caller>> {
+        if !self.is_secure() {
+            return Ok(None);
         }
+        sender.caller.as_ref().map(Some).ok_or(Error::NoToken)
     }
 
-    /// Returns the id of the user if the caller may delete them; `None` if the text is not an id.
+    /// Returns the id of the user if the sender may delete them; `None` if the text is not an id.
     /// Errors: [`Error::NoToken`], [`Error::NotToDelete`].
-    pub fn authorize_delete_user(&self, caller: &Caller, user: &str) -> Result<Option<UserId>> {
-        self.require_token(caller)?;
+    pub fn authorize_delete_user(
+        &self,
+        sender: &MaybeAuthenticated,
+        user: &str,
+    ) -> Result<Option<UserId>> {
         let id = UserId::parse(user);
-        if !self.is_secure() || caller.is_support() || id.is_some_and(|id| caller.is(id)) {
-            return Ok(id);
+        match self.required_caller(sender)? {
+            Some(caller) if !caller.is_support() && id.is_none_or(|id| !caller.is(id)) => {
+                Err(deny(
+                    sender,
+                    "delete the user",
+                    loggable(id.as_ref()),
+                    Error::NotToDelete,
+                ))
+            }
+            _ => Ok(id),
         }
-        Err(self.deny(
-            caller,
-            "delete the user",
-            shown(id.as_ref()),
-            Error::NotToDelete,
-        ))
     }
 
     /// Returns the caller's own id if the path names the caller. Errors: [`Error::NotYours`].
     pub fn authorize_own(&self, caller: &Caller, user: &str) -> Result<UserId> {
         let id = UserId::parse(user);
         id.filter(|id| caller.is(*id)).ok_or_else(|| {
-            self.deny(
+            deny(
                 caller,
                 "change the user",
-                shown(id.as_ref()),
+                loggable(id.as_ref()),
                 Error::NotYours,
             )
         })
     }
 
-    /// Checks that the caller may register a user of this kind. Errors: [`Error::SupportOnly`],
+    /// Checks that the sender may register a user of this kind. Errors: [`Error::SupportOnly`],
     /// [`Error::RegistrationClosed`].
-    pub fn authorize_register(&self, caller: &Caller, kind: UserType) -> Result<()> {
+    pub fn authorize_register(&self, sender: &MaybeAuthenticated, kind: UserType) -> Result<()> {
         if !self.is_secure()
-            || caller.is_support()
+            || sender.caller.as_ref().is_some_and(Caller::is_support)
             || (kind == UserType::Consumer && self.registration == Registration::Open)
         {
             return Ok(());
@@ -324,12 +279,7 @@ impl Access {
         } else {
             Error::RegistrationClosed
         };
-        Err(self.deny(
-            caller,
-            "register a user",
-            shown(Some(&kind.as_str())),
-            error,
-        ))
+        Err(deny(sender, "register a user", Some(&kind), error))
     }
 
     /// Checks that the caller may remove this user from a room in which they may remove members: a
@@ -346,21 +296,21 @@ impl Access {
         if !self.is_secure() || room.kind == RoomType::ConsumerToConsumer || caller.is_support() {
             return Ok(Vec::new());
         }
-        let members = self.store.users_by_id(&room.members).await?;
+        let members = self.store.users.find_many(&room.members).await?;
         let support = members
             .iter()
             .filter(|member| !member.deleted && member.kind == UserType::Support)
             .map(|member| member.id);
-        let (taken, required_members): (Vec<_>, Vec<_>) =
+        let (removed, required_members): (Vec<_>, Vec<_>) =
             support.partition(|member| *member == user);
-        if taken.is_empty() {
+        if removed.is_empty() {
             return Ok(Vec::new());
         }
         if required_members.is_empty() {
-            return Err(self.deny(
+            return Err(deny(
                 caller,
                 Action::Remove.name(),
-                shown(Some(&room.id)),
+                Some(&room.id),
                 Error::LastSupport,
             ));
         }
@@ -378,25 +328,24 @@ impl Access {
             || kind == RoomType::ConsumerToConsumer
             || members.any(|member| member.kind == UserType::Support)
     }
-
-    /// Logs the refusal, with the user, the action and the target, and returns the error.
-    pub fn deny(
-        &self,
-        caller: &Caller,
-        action: &str,
-        target: Option<&dyn fmt::Display>,
-        error: Error,
-    ) -> Error {
-        if refusals::is_first(caller.address, "refusals") {
-            let user = caller.user().map(|user| display(user.id));
-            tracing::warn!(address = %caller.address, user, action, target = target.map(display), "refused");
-        }
-        error
-    }
 }
 
-/// Converts the target of an action for the log. Text from clients must not be passed, except ids.
-#[must_use]
-pub fn shown(target: Option<&impl fmt::Display>) -> Option<&dyn fmt::Display> {
+/// Logs a refusal, with the user, the action and the target, and returns the error. The target must
+/// not be text from a client, except an id.
+pub fn deny(
+    sender: impl Into<Origin>,
+    action: &str,
+    target: Option<&dyn fmt::Display>,
+    error: Error,
+) -> Error {
+    let Origin { user, address } = sender.into();
+    if refusals::is_first(address, "refusals") {
+        let user = user.map(display);
+        tracing::warn!(%address, user, action, target = target.map(display), "refused");
+    }
+    error
+}
+
+fn loggable(target: Option<&impl fmt::Display>) -> Option<&dyn fmt::Display> {
     target.map(|target| target as &dyn fmt::Display)
 }

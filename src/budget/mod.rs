@@ -11,12 +11,13 @@ use std::{
     net::IpAddr,
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, sleep_until},
@@ -77,7 +78,7 @@ impl MemoryBudget {
         Reservation {
             budget: Arc::clone(self),
             address: address.network(),
-            held: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
@@ -97,7 +98,7 @@ impl MemoryBudget {
                 pool,
             })
         };
-        lock(&reservation.held).of_pools = pools.into_iter().flatten().filter_map(held).collect();
+        reservation.state.lock().held = pools.into_iter().flatten().filter_map(held).collect();
         reservation
     }
 }
@@ -113,7 +114,7 @@ struct Pool {
 impl Pool {
     /// Creates a pool of this many bytes; `None` if it is 0, which means no limit.
     fn new(bytes: u64) -> Option<Arc<Self>> {
-        let all = pieces(bytes);
+        let all = permits(bytes);
         let pool = || Self {
             permits: Arc::new(Semaphore::new(all as usize)),
             all,
@@ -125,7 +126,7 @@ impl Pool {
     /// Takes memory, waiting up to [`MAX_WAIT`]. `None` on timeout.
     async fn take(self: Arc<Self>, bytes: u64) -> Option<Held> {
         let mut taking =
-            pin!(Arc::clone(&self.permits).acquire_many_owned(pieces(bytes).min(self.all)));
+            pin!(Arc::clone(&self.permits).acquire_many_owned(permits(bytes).min(self.all)));
         let deadline = Instant::now() + MAX_WAIT;
         loop {
             tokio::select! {
@@ -140,7 +141,7 @@ impl Pool {
     /// Closes the connection that has waited for its client the longest, if that is at least
     /// [`MIN_UNREAD`].
     fn close_oldest(&self) {
-        let mut unread = lock(&self.unread);
+        let mut unread = self.unread.lock();
         if let Some(oldest) = unread
             .first_entry()
             .filter(|oldest| oldest.get().0.elapsed() >= MIN_UNREAD)
@@ -168,7 +169,7 @@ impl<K: Eq + Hash> Pools<K> {
         if self.bytes == 0 {
             return None;
         }
-        let mut pools = lock(&self.pools);
+        let mut pools = self.pools.lock();
         if let Some(pool) = pools.get(&key).and_then(Weak::upgrade) {
             return Some(pool);
         }
@@ -190,10 +191,10 @@ struct Held {
 
 impl Held {
     fn resize(&mut self, bytes: u64) -> bool {
-        let wanted = pieces(bytes).min(self.pool.all);
+        let wanted = permits(bytes).min(self.pool.all);
         let more = (wanted as usize).saturating_sub(self.permit.num_permits());
         if more == 0 {
-            self.give_back_all_but(wanted);
+            self.release_all_but(wanted);
             return true;
         }
         // Cannot fail: `more` is at most `wanted`, which is a `u32`.
@@ -206,7 +207,7 @@ impl Held {
         self.permit.num_permits() == wanted as usize
     }
 
-    fn give_back_all_but(&mut self, permits: u32) {
+    fn release_all_but(&mut self, permits: u32) {
         let rest = self.permit.num_permits().saturating_sub(permits as usize);
         drop(self.permit.split(rest));
     }
@@ -216,13 +217,13 @@ impl Held {
 pub struct Reservation {
     budget: Arc<MemoryBudget>,
     address: IpAddr,
-    held: Mutex<All>,
+    state: Mutex<ReservationState>,
 }
 
 #[derive(Default)]
-struct All {
+struct ReservationState {
     bytes: u64,
-    of_pools: Vec<Held>,
+    held: Vec<Held>,
     /// The key in [`Pool::unread`] while the connection may be closed.
     unread: Option<u64>,
 }
@@ -231,28 +232,28 @@ impl Reservation {
     /// Takes memory for a body, or for a response of an unknown user. Errors:
     /// [`Error::RateLimited`] if the address has no memory left, [`Error::OutOfMemory`] if the
     /// process has none.
-    pub async fn take_for_anybody(&self, bytes: u64) -> Result<()> {
+    pub async fn take_for_address(&self, bytes: u64) -> Result<()> {
         self.take(self.budget.addresses.of(self.address), bytes, RETRY_LATER)
             .await?;
         self.take(self.budget.process.clone(), bytes, OUT_OF_MEMORY)
             .await?;
-        lock(&self.held).bytes += bytes;
+        self.state.lock().bytes += bytes;
         Ok(())
     }
 
     /// Charges the memory taken so far to this user as well, then takes memory for a response.
-    /// Errors: as in [`take_for_anybody`](Self::take_for_anybody), and [`Error::RateLimited`] if
+    /// Errors: as in [`take_for_address`](Self::take_for_address), and [`Error::RateLimited`] if
     /// the user has no memory left.
     pub async fn take_for_user(&self, user: UserId, bytes: u64) -> Result<()> {
-        let body = lock(&self.held).bytes;
+        let body = self.state.lock().bytes;
         self.take(self.budget.users.of(user), body + bytes, RETRY_LATER)
             .await?;
-        self.take_for_anybody(bytes).await
+        self.take_for_address(bytes).await
     }
 
     /// Returns whether no memory has been taken.
     pub fn is_empty(&self) -> bool {
-        lock(&self.held).of_pools.is_empty()
+        self.state.lock().held.is_empty()
     }
 
     async fn take(
@@ -265,51 +266,55 @@ impl Reservation {
             return Ok(());
         };
         let held = pool.take(bytes).await.ok_or_else(refusal)?;
-        lock(&self.held).of_pools.push(held);
+        self.state.lock().held.push(held);
         Ok(())
     }
 
     /// Records that the response takes this many bytes and waits for the client to read it from
     /// this connection. Releases the rest.
-    pub fn is_unread(&self, bytes: u64, connection: &CancellationToken) {
-        lock(&self.held)
-            .of_pools
+    pub fn set_unread(&self, bytes: u64, connection: &CancellationToken) {
+        self.state
+            .lock()
+            .held
             .iter_mut()
-            .for_each(|held| held.give_back_all_but(pieces(bytes)));
-        self.closes(connection);
+            .for_each(|held| held.release_all_but(permits(bytes)));
+        self.allow_close(connection);
     }
 
     /// Allows the server to close this connection when other requests need the memory and it is the
-    /// oldest, until [`stays`](Self::stays) is called.
-    pub fn closes(&self, connection: &CancellationToken) {
+    /// oldest, until [`forbid_close`](Self::forbid_close) is called.
+    pub fn allow_close(&self, connection: &CancellationToken) {
         let number = self.budget.next.fetch_add(1, Ordering::Relaxed);
-        let mut all = lock(&self.held);
-        all.unread = Some(number);
-        for held in &all.of_pools {
-            lock(&held.pool.unread).insert(number, (Instant::now(), connection.clone()));
+        let mut state = self.state.lock();
+        state.unread = Some(number);
+        for held in &state.held {
+            held.pool
+                .unread
+                .lock()
+                .insert(number, (Instant::now(), connection.clone()));
         }
     }
 
     /// Forbids closing the connection to free memory.
-    pub fn stays(&self) {
-        lock(&self.held).stays();
+    pub fn forbid_close(&self) {
+        self.state.lock().forbid_close();
     }
 
     /// Takes or releases memory until the reservation holds this many bytes of each budget. Does
     /// not wait: if a budget has too little, it takes nothing more from it, closes the oldest
     /// connection in that budget whose client does not read, and returns false.
     pub fn resize(&self, bytes: u64) -> bool {
-        let mut all = lock(&self.held);
-        all.bytes = bytes;
-        all.of_pools.iter_mut().all(|held| held.resize(bytes))
+        let mut state = self.state.lock();
+        state.bytes = bytes;
+        state.held.iter_mut().all(|held| held.resize(bytes))
     }
 
     /// Adds the memory that another request of the same user has taken.
     pub fn merge(&self, other: &Self) {
-        let mut own = lock(&self.held);
-        for Held { permit, pool } in lock(&other.held).of_pools.drain(..) {
+        let mut own = self.state.lock();
+        for Held { permit, pool } in other.state.lock().held.drain(..) {
             if let Some(held) = own
-                .of_pools
+                .held
                 .iter_mut()
                 .find(|held| Arc::ptr_eq(&held.pool, &pool))
             {
@@ -319,12 +324,12 @@ impl Reservation {
     }
 }
 
-impl All {
-    fn stays(&mut self) {
+impl ReservationState {
+    fn forbid_close(&mut self) {
         if let Some(number) = self.unread.take() {
-            self.of_pools
+            self.held
                 .iter()
-                .for_each(|held| _ = lock(&held.pool.unread).remove(&number));
+                .for_each(|held| _ = held.pool.unread.lock().remove(&number));
         }
     }
 }
@@ -334,21 +339,16 @@ const OUT_OF_MEMORY: fn() -> Error = || Error::OutOfMemory;
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.stays();
+        self.forbid_close();
     }
 }
 
-fn pieces(bytes: u64) -> u32 {
+fn permits(bytes: u64) -> u32 {
     // Tokio's semaphore holds at most `usize::MAX >> 3` permits, which on a 32-bit system are 29
     // bits: half a TiB in these units.
     u32::try_from(bytes.div_ceil(UNIT_BYTES))
         .unwrap_or(u32::MAX)
         .min(u32::MAX >> 3)
-}
-
-/// Locks a mutex, even if a thread panicked while holding it.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -26,14 +26,14 @@ async fn each_scope_has_a_budget_of_its_own() {
     let budget = budget(AccessMode::Secure);
     let [first, second, third] =
         ["192.0.2.1", "192.0.2.1", "192.0.2.2"].map(|address| begin(&budget, address));
-    first.take_for_anybody(150 * KIB).await.unwrap();
+    first.take_for_address(150 * KIB).await.unwrap();
     assert!(matches!(
-        second.take_for_anybody(51 * KIB).await,
+        second.take_for_address(51 * KIB).await,
         Err(Error::RateLimited(_))
     ));
-    third.take_for_anybody(150 * KIB).await.unwrap();
+    third.take_for_address(150 * KIB).await.unwrap();
     assert!(matches!(
-        begin(&budget, "192.0.2.3").take_for_anybody(1).await,
+        begin(&budget, "192.0.2.3").take_for_address(1).await,
         Err(Error::OutOfMemory)
     ));
     drop((first, second, third));
@@ -52,7 +52,7 @@ async fn what_is_larger_than_a_budget_gets_all_of_it() {
     let [first, second] = ["192.0.2.1", "192.0.2.1"].map(|address| begin(&budget, address));
     first.take_for_user(user(1), 1_000 * KIB).await.unwrap();
     assert!(second.take_for_user(user(1), 1).await.is_err());
-    first.is_unread(0, &CancellationToken::new());
+    first.set_unread(0, &CancellationToken::new());
     second.take_for_user(user(1), 1_000 * KIB).await.unwrap();
 }
 
@@ -63,7 +63,7 @@ async fn the_oldest_unread_answer_of_the_same_scope_goes_first() {
     for (address, n) in [("192.0.2.2", 1), ("192.0.2.1", 2), ("192.0.2.1", 3)] {
         let (reservation, connection) = (begin(&budget, address), CancellationToken::new());
         reservation.take_for_user(user(n), 90 * KIB).await.unwrap();
-        reservation.is_unread(90 * KIB, &connection);
+        reservation.set_unread(90 * KIB, &connection);
         unread.push((reservation, connection));
     }
     let connections: Vec<_> = unread
@@ -78,7 +78,7 @@ async fn the_oldest_unread_answer_of_the_same_scope_goes_first() {
     }
     // The address budget is full, so the older connection of the same address is closed.
     begin(&budget, "192.0.2.1")
-        .take_for_anybody(30 * KIB)
+        .take_for_address(30 * KIB)
         .await
         .unwrap();
     assert_eq!(
@@ -103,7 +103,7 @@ async fn what_waits_for_a_client_takes_and_gives_back_without_waiting() {
         "what the answer had taken is its own now"
     );
     let connection = CancellationToken::new();
-    waiting.is_unread(90 * KIB, &connection);
+    waiting.set_unread(90 * KIB, &connection);
     let other = budget.wait_for(address, Some(user(1)));
     assert!(!other.resize(20 * KIB));
     tokio::time::advance(MIN_UNREAD).await;
@@ -126,7 +126,7 @@ async fn in_open_mode_the_process_alone_has_a_budget() {
     let held = begin(&budget, "192.0.2.1");
     held.take_for_user(user(1), 300 * KIB).await.unwrap();
     assert!(matches!(
-        begin(&budget, "192.0.2.1").take_for_anybody(1).await,
+        begin(&budget, "192.0.2.1").take_for_address(1).await,
         Err(Error::OutOfMemory)
     ));
 }

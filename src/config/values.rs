@@ -1,138 +1,111 @@
 //! Types of setting values. Each can only hold valid values.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// Whether users have to authenticate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase", try_from = "String")]
-pub enum AccessMode {
-    /// Any client may log in as any user, as in the original application.
-    Open,
-    /// A client has to authenticate as the user that it acts for.
-    Secure,
+use crate::model::string_enum;
+
+string_enum! {
+    /// Whether users have to authenticate.
+    #[serde(try_from = "String")]
+    pub enum AccessMode {
+        /// Any client may log in as any user, as in the original application.
+        Open = "open",
+        /// A client has to authenticate as the user that it acts for.
+        Secure = "secure",
+    }
 }
 
 impl TryFrom<String> for AccessMode {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        match name.as_str() {
-            "open" => Ok(Self::Open),
-            "secure" => Ok(Self::Secure),
-            _ => Err(format!(
-                "access: '{name}' is neither \"open\" nor \"secure\""
-            )),
-        }
+        Self::parse(&name)
+            .ok_or_else(|| format!("access: '{name}' is neither \"open\" nor \"secure\""))
     }
 }
 
-impl fmt::Display for AccessMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Open => "open",
-            Self::Secure => "secure",
-        })
+string_enum! {
+    /// Who may register in secure mode.
+    #[serde(try_from = "String")]
+    pub enum Registration {
+        /// Anyone, as a consumer.
+        Open = "open",
+        /// Only support users may register others.
+        Closed = "closed",
     }
-}
-
-/// Who may register in secure mode.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase", try_from = "String")]
-pub enum Registration {
-    /// Anyone, as a consumer.
-    Open,
-    /// Only support users may register others.
-    Closed,
 }
 
 impl TryFrom<String> for Registration {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        match name.as_str() {
-            "open" => Ok(Self::Open),
-            "closed" => Ok(Self::Closed),
-            _ => Err(format!(
-                "registration: '{name}' is neither \"open\" nor \"closed\""
-            )),
-        }
+        Self::parse(&name)
+            .ok_or_else(|| format!("registration: '{name}' is neither \"open\" nor \"closed\""))
     }
 }
 
-/// How much of a room's history a new member sees.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(try_from = "String")]
-pub enum History {
-    /// The whole history.
-    #[serde(rename = "all")]
-    All,
-    /// Nothing from before the member joined.
-    #[serde(rename = "from joining")]
-    FromJoining,
+string_enum! {
+    /// How much of a room's history a new member sees.
+    #[serde(try_from = "String")]
+    pub enum History {
+        /// The whole history.
+        All = "all",
+        /// Nothing from before the member joined.
+        FromJoining = "from joining",
+    }
 }
 
 impl TryFrom<String> for History {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        match name.as_str() {
-            "all" => Ok(Self::All),
-            "from joining" => Ok(Self::FromJoining),
-            _ => Err(format!(
-                "rooms.history: '{name}' is neither \"all\" nor \"from joining\""
-            )),
-        }
+        Self::parse(&name).ok_or_else(|| {
+            format!("rooms.history: '{name}' is neither \"all\" nor \"from joining\"")
+        })
     }
 }
 
-/// Whose presence the members of a room see.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase", try_from = "String")]
-pub enum PresenceScope {
-    /// That of all other members.
-    Members,
-    /// That of members who have written in the room.
-    Writers,
+string_enum! {
+    /// Whose presence the members of a room see.
+    #[serde(try_from = "String")]
+    pub enum PresenceScope {
+        /// That of all other members.
+        Members = "members",
+        /// That of members who have written in the room.
+        Writers = "writers",
+    }
 }
 
 impl TryFrom<String> for PresenceScope {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        match name.as_str() {
-            "members" => Ok(Self::Members),
-            "writers" => Ok(Self::Writers),
-            _ => Err(format!(
-                "rooms.presence: '{name}' is neither \"members\" nor \"writers\""
-            )),
-        }
+        Self::parse(&name).ok_or_else(|| {
+            format!("rooms.presence: '{name}' is neither \"members\" nor \"writers\"")
+        })
     }
 }
 
-/// The format of log lines.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase", try_from = "String")]
-pub enum LogFormat {
-    /// Text, in colour on a terminal.
-    Text,
-    /// One JSON object per line.
-    Json,
+string_enum! {
+    /// The format of log lines.
+    #[serde(try_from = "String")]
+    pub enum LogFormat {
+        /// Text, in colour on a terminal.
+        Text = "text",
+        /// One JSON object per line.
+        Json = "json",
+    }
 }
 
 impl TryFrom<String> for LogFormat {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        match name.as_str() {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err(format!(
-                "log_format: '{name}' is neither \"text\" nor \"json\""
-            )),
-        }
+        Self::parse(&name)
+            .ok_or_else(|| format!("log_format: '{name}' is neither \"text\" nor \"json\""))
     }
 }
 

@@ -11,10 +11,11 @@ use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 use validator::{ValidationError, ValidationErrors};
 
-use super::Shared;
+use super::app::Shared;
 use crate::{
+    auth::password,
     error::{Error, Result},
-    model::{EMPTY, is_blank, is_js_space, name_flaw},
+    model::{EMPTY, NAME_LENGTH, is_blank, is_js_space, name_flaw},
     number,
 };
 
@@ -51,7 +52,7 @@ impl<T: Input> FromRequest<Shared> for Body<T> {
         let mut fields = Fields {
             values: kind.parse(&bytes)?,
             errors: ValidationErrors::new(),
-            secure: app.access.is_secure(),
+            secure: app.authenticator.is_secure(),
         };
         match T::read(&mut fields) {
             Some(input) if fields.errors.is_empty() => Ok(Self(input)),
@@ -221,15 +222,40 @@ impl Fields {
     fn string(
         &mut self,
         field: &'static str,
-        flaw: impl FnOnce(&str) -> Option<&'static str>,
+        error_of: impl FnOnce(&str) -> Option<&'static str>,
     ) -> Option<String> {
         let Some(Value::String(text)) = self.values.remove(field) else {
             return self.wrong(field, "please provide a string");
         };
-        match flaw(&text) {
-            Some(flaw) => self.wrong(field, flaw),
+        self.checked(field, text, error_of)
+    }
+
+    /// Records the error of a text, if it has one, or returns the text.
+    fn checked(
+        &mut self,
+        field: &'static str,
+        text: String,
+        error_of: impl FnOnce(&str) -> Option<&'static str>,
+    ) -> Option<String> {
+        match error_of(&text) {
+            Some(error) => self.wrong(field, error),
             None => Some(text),
         }
+    }
+
+    /// Reads a new password.
+    pub fn new_password(&mut self, field: &'static str) -> Option<String> {
+        let password = self.parsed(field, Some, password::LENGTH)?;
+        self.checked(field, password, password::validate)
+    }
+
+    /// Reads the name of a room.
+    pub fn room_name(&mut self, field: &'static str) -> Option<String> {
+        let name = self.parsed(field, Some, NAME_LENGTH)?;
+        self.checked(field, name, |name| match name_flaw(name) {
+            Some(EMPTY) => Some(NAME_LENGTH),
+            error => error,
+        })
     }
 
     /// Reads the name of a user, if the field is present.
@@ -352,16 +378,6 @@ impl Fields {
         );
         None
     }
-}
-
-/// Returns an error for a field that turns out to be invalid after the body has been read.
-pub fn invalid(field: &'static str, text: String) -> Error {
-    let mut errors = ValidationErrors::new();
-    errors.add(
-        field,
-        ValidationError::new("contract").with_message(text.into()),
-    );
-    Error::Invalid(errors)
 }
 
 /// Returns a key that two array elements share if JavaScript considers them the same. Numbers are

@@ -7,13 +7,13 @@ use axum::{
     http::{Method, request::Parts},
 };
 
-use super::{Shared, memory::most_of_page, paging::Paging};
+use super::{app::Shared, memory::most_of_page, paging::Paging};
 use crate::{
-    access::{Caller, Identity, authorization, token_in},
     address::ClientAddress,
+    auth::{Caller, MaybeAuthenticated, authorization, token_in},
     budget::Reservation,
     error::{Error, Result},
-    model::{SessionId, User},
+    model::UserId,
     refusals,
 };
 
@@ -23,63 +23,38 @@ const SEARCH_COST: u64 = 10;
 const ITEMS_PER_COST: u64 = 50;
 
 /// The user whose token the request contains. Requests without a valid token are refused.
-pub struct Authenticated {
-    /// The user.
-    pub user: Arc<User>,
-    /// The session of the token, if it belongs to one.
-    pub session: Option<SessionId>,
-    /// The caller, as access control takes it.
-    pub caller: Caller,
-}
-
-impl FromRequestParts<Shared> for Authenticated {
+impl FromRequestParts<Shared> for Caller {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
-        let (identity, address) = (
-            authenticate(app, parts).await?,
-            ClientAddress::of(&parts.extensions),
-        );
-        count(app, parts, &identity).await?;
-        let (user, session) = (Arc::clone(&identity.user), identity.token.session);
-        Ok(Self {
-            user,
-            session,
-            caller: Caller {
-                identity: Some(identity),
-                address,
-            },
-        })
+        let caller = authenticate(app, parts).await?;
+        count(app, parts, caller.user.id).await?;
+        Ok(caller)
     }
 }
 
-/// The caller of a request that needs no token. In open mode a token is ignored; in secure mode it
+/// The sender of a request that needs no token. In open mode a token is ignored; in secure mode it
 /// is optional, but an invalid one is refused.
-pub struct MaybeAuthenticated(pub Caller);
-
 impl FromRequestParts<Shared> for MaybeAuthenticated {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
-        let says_who = app.access.is_secure() && authorization(&parts.headers)?.is_some();
-        let identity = if says_who {
-            Some(authenticate(app, parts).await?)
+        let has_token = app.authenticator.is_secure() && authorization(&parts.headers)?.is_some();
+        let caller = if has_token {
+            Some(Caller::from_request_parts(parts, app).await?)
         } else {
             None
         };
-        if let Some(identity) = &identity {
-            count(app, parts, identity).await?;
-        }
-        Ok(Self(Caller {
-            identity,
+        Ok(Self {
+            caller,
             address: ClientAddress::of(&parts.extensions),
-        }))
+        })
     }
 }
 
 /// Reserves memory for the request of a user, and counts the cost of a read against the user's rate
 /// limit.
-async fn count(app: &Shared, parts: &Parts, identity: &Identity) -> Result<()> {
+async fn count(app: &Shared, parts: &Parts, user: UserId) -> Result<()> {
     let path = parts.uri.path();
     let mut page = 0;
     if matches!(parts.method, Method::GET | Method::HEAD) {
@@ -90,24 +65,24 @@ async fn count(app: &Shared, parts: &Parts, identity: &Identity) -> Result<()> {
             1
         };
         app.limits.read(
-            identity.user.id,
+            user,
             usize::try_from(base + items / ITEMS_PER_COST).unwrap_or(usize::MAX),
         )?;
         page = most_of_page(path, items, app.config.max_body_bytes);
     }
     match parts.extensions.get::<Arc<Reservation>>() {
-        Some(reservation) => reservation.take_for_user(identity.user.id, page).await,
+        Some(reservation) => reservation.take_for_user(user, page).await,
         None => Ok(()),
     }
 }
 
-async fn authenticate(app: &Shared, parts: &Parts) -> Result<Identity> {
+async fn authenticate(app: &Shared, parts: &Parts) -> Result<Caller> {
+    let address = ClientAddress::of(&parts.extensions);
     let authenticated = match token_in(&parts.headers) {
-        Ok(token) => app.access.authenticate(&token).await,
+        Ok(token) => app.authenticator.authenticate(&token, address).await,
         Err(error) => Err(error),
     };
     authenticated.inspect_err(|error| {
-        let address = ClientAddress::of(&parts.extensions);
         if refusals::is_first(address, "tokens refused") {
             tracing::info!(%address, %error, "a token was refused");
         }

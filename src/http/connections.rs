@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use axum::{Router, extract::Request, response::Response};
+use axum::{Router, body::Body, extract::Request, response::Response};
 use hyper::{StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
@@ -49,43 +49,31 @@ impl Connections {
         self.tasks.wait().await;
     }
 
-    fn spawn(
-        &self,
-        stream: (TcpStream, Descriptor),
-        peer: Peer,
-        place: Permit,
-        service: NormalizePath<Router>,
-        serving: &Serving,
-    ) {
-        let (stream, descriptor) = stream;
+    /// Serves a connection in a task of its own.
+    fn spawn(&self, accepted: Accepted, serving: &Serving) {
+        let Accepted {
+            stream,
+            peer,
+            descriptor,
+            permit,
+        } = accepted;
         // Without it, small responses wait for the acknowledgement of the previous one. If the call
         // fails, the connection is already closed.
         let _ = stream.set_nodelay(true);
-        let (taken, activity) = (BytesWritten::default(), Activity::new());
-        let closing = CancellationToken::new();
-        let closed = closing.clone();
-        let stream = Timed::new(stream, serving.timeouts, activity.clone());
+        let requests = Requests {
+            peer,
+            activity: Activity::new(),
+            written: BytesWritten::default(),
+            closing: CancellationToken::new(),
+            base_path: Arc::clone(&serving.base_path),
+            service: serving.service.clone(),
+        };
+        let stream = Timed::new(stream, serving.timeouts, requests.activity.clone());
         let stream = TokioIo::new(
-            WriteTimeout::new(stream, taken.clone(), WRITE_PATIENCE).holding(descriptor),
+            WriteTimeout::new(stream, requests.written.clone(), WRITE_PATIENCE).holding(descriptor),
         );
-        let base = serving.base_path.clone();
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            let in_flight = activity.begin();
-            let client = peer.client(request.headers());
-            request.extensions_mut().insert(client);
-            request.extensions_mut().insert(taken.clone());
-            request.extensions_mut().insert(Connection(closing.clone()));
-            let (mut parts, body) = request.into_parts();
-            base_path::take_off(&base, &mut parts.uri, &mut parts.extensions);
-            let (service, activity) = (service.clone(), activity.clone());
-            async move {
-                let response: Response = service.oneshot(Request::from_parts(parts, body)).await?;
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    activity.upgrade();
-                }
-                Ok::<_, Infallible>(response.map(|body| Answering::new(body, in_flight)))
-            }
-        });
+        let closed = requests.closing.clone();
+        let service = service_fn(move |request| requests.answer(request));
         let connection = serving
             .http
             .serve_connection(stream, service)
@@ -93,7 +81,7 @@ impl Connections {
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
             // Held until the connection ends or becomes a websocket, which has limits of its own.
-            let _place = place;
+            let _permit = permit;
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
@@ -113,15 +101,70 @@ impl Connections {
     }
 }
 
+/// A connection that was accepted, and what it takes of limited resources.
+struct Accepted {
+    stream: TcpStream,
+    peer: Peer,
+    descriptor: Descriptor,
+    permit: Permit,
+}
+
+/// Answers the requests on one connection.
+struct Requests {
+    peer: Peer,
+    activity: Activity,
+    written: BytesWritten,
+    /// Closes the connection when cancelled.
+    closing: CancellationToken,
+    base_path: Arc<BasePath>,
+    service: NormalizePath<Router>,
+}
+
+impl Requests {
+    fn answer(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Answering<Body>>, Infallible>> + use<> {
+        let in_flight = self.activity.begin();
+        let client = self.peer.client(request.headers());
+        request.extensions_mut().insert(client);
+        request.extensions_mut().insert(self.written.clone());
+        request
+            .extensions_mut()
+            .insert(Connection(self.closing.clone()));
+        let (mut parts, body) = request.into_parts();
+        base_path::take_off(&self.base_path, &mut parts.uri, &mut parts.extensions);
+        let (service, activity) = (self.service.clone(), self.activity.clone());
+        async move {
+            let response: Response = service.oneshot(Request::from_parts(parts, body)).await?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                activity.upgrade();
+            }
+            Ok(response.map(|body| Answering::new(body, in_flight)))
+        }
+    }
+}
+
+/// What connections are served with.
+pub struct Service<'a> {
+    /// Answers the requests.
+    pub router: Router,
+    /// The settings.
+    pub config: &'a Config,
+    /// Limits the number of connections by file descriptors.
+    pub descriptors: &'a Arc<Descriptors>,
+}
+
 /// The configuration of served connections.
 struct Serving {
     http: http1::Builder,
     timeouts: Timeouts,
     base_path: Arc<BasePath>,
+    service: NormalizePath<Router>,
 }
 
 impl Serving {
-    fn new(config: &HttpConfig) -> Self {
+    fn new(config: &HttpConfig, router: Router) -> Self {
         // Not the builder that detects the HTTP version: it also accepts HTTP/2, and waits for the
         // first bytes without a timeout.
         let mut http = http1::Builder::new();
@@ -136,44 +179,47 @@ impl Serving {
             http,
             timeouts,
             base_path: Arc::new(config.base_path.clone()),
+            // Wraps the router, because it changes the path that the router matches.
+            service: NormalizePathLayer::trim_trailing_slash().layer(router),
         }
     }
 }
 
-/// Accepts connections and serves `router` on them until `shutdown` completes. Returns the
-/// connections that are still open; no request begins on them once they are asked to shut down.
+/// Accepts connections and serves them until `shutdown` completes. Returns the connections that are
+/// still open; no request begins on them once they are asked to shut down.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
-    config: &Config,
-    descriptors: &Arc<Descriptors>,
+    service: Service<'_>,
     shutdown: impl Future<Output = ()>,
 ) -> Connections {
-    let places = ConnectionLimiter::new(config.limits.connections_per_address, config.access);
+    let Service {
+        router,
+        config,
+        descriptors,
+    } = service;
+    let limiter = ConnectionLimiter::new(config.limits.connections_per_address, config.access);
     let config = &config.http;
     let proxies = Arc::new(config.trusted_proxies.clone());
-    // Wraps the router, because it changes the path that the router matches.
-    let service = NormalizePathLayer::trim_trailing_slash().layer(router);
-    let serving = Serving::new(config);
+    let serving = Serving::new(config, router);
     let open = Connections::default();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return open,
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    let client = Peer::new(peer.ip(), &proxies);
-                    let place = client.direct().map_or_else(|| Some(Permit::default()), |address| places.take(address));
+                Ok((stream, address)) => {
+                    let peer = Peer::new(address.ip(), &proxies);
+                    let permit = peer.direct().map_or_else(|| Some(Permit::default()), |address| limiter.take(address));
                     // Without a descriptor or a permit, the stream is dropped and thereby closed: a
                     // response would use more of the exhausted resource.
-                    match (descriptors.take(), place) {
-                        (Some(descriptor), Some(place)) => open.spawn((stream, descriptor), client, place, service.clone(), &serving),
+                    match (descriptors.take(), permit) {
+                        (Some(descriptor), Some(permit)) => open.spawn(Accepted { stream, peer, descriptor, permit }, &serving),
                         (None, _) => {
-                            if refusals::is_first(peer.ip().into(), "connections closed for want of file descriptors") {
-                                tracing::warn!(address = %peer.ip(), "closed connection: file descriptors nearly exhausted");
+                            if refusals::is_first(address.ip().into(), "connections closed for want of file descriptors") {
+                                tracing::warn!(address = %address.ip(), "closed connection: file descriptors nearly exhausted");
                             }
                         }
-                        (_, None) => tracing::debug!(address = %peer.ip(), "closed connection: too many connections from one address"),
+                        (_, None) => tracing::debug!(address = %address.ip(), "closed connection: too many connections from one address"),
                     }
                 }
                 Err(error) => refused(&error).await,

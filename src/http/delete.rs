@@ -1,37 +1,55 @@
 //! Deletion of rooms with their messages, and of single messages.
 
-use axum::{Json, Router, extract::State, routing};
-use serde_json::json;
+use axum::{Router, extract::State, routing::delete};
+use serde::Serialize;
 
-use super::{PathId, Shared, Success, caller::MaybeAuthenticated, success};
-use crate::error::Result;
+use super::{
+    app::Shared,
+    path_id::PathId,
+    response::{Answer, success},
+};
+use crate::auth::MaybeAuthenticated;
 
 pub fn routes() -> Router<Shared> {
     Router::new()
-        .route("/delete/room/{roomId}", routing::delete(room))
-        .route("/delete/message/{messageId}", routing::delete(message))
+        .route("/delete/room/{roomId}", delete(delete_room))
+        .route("/delete/message/{messageId}", delete(delete_message))
 }
 
-async fn room(
-    State(app): State<Shared>,
-    MaybeAuthenticated(caller): MaybeAuthenticated,
-    PathId(id): PathId,
-) -> Result<Json<Success>> {
-    let messages = app.chat.delete_room(&caller, &id).await?;
-    Ok(success(json!({
-        "message": "Operation performed succesfully",
-        "deletedRoomsCount": u8::from(messages.is_some()),
-        "deletedMessagesCount": messages.unwrap_or_default(),
-    })))
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeletedRoom {
+    message: &'static str,
+    deleted_rooms_count: u8,
+    deleted_messages_count: u64,
 }
 
-async fn message(
+async fn delete_room(
     State(app): State<Shared>,
-    MaybeAuthenticated(caller): MaybeAuthenticated,
+    sender: MaybeAuthenticated,
     PathId(id): PathId,
-) -> Result<Json<Success>> {
-    let deleted = app.chat.delete_message(&caller, &id).await?;
-    Ok(success(
-        json!({ "deletedMessagesCount": u8::from(deleted) }),
-    ))
+) -> Answer<DeletedRoom> {
+    let messages = app.chat.delete_room(&sender, &id).await?;
+    Ok(success(DeletedRoom {
+        message: "Operation performed succesfully",
+        deleted_rooms_count: u8::from(messages.is_some()),
+        deleted_messages_count: messages.unwrap_or_default(),
+    }))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeletedMessage {
+    deleted_messages_count: u8,
+}
+
+async fn delete_message(
+    State(app): State<Shared>,
+    sender: MaybeAuthenticated,
+    PathId(id): PathId,
+) -> Answer<DeletedMessage> {
+    let deleted = app.chat.delete_message(&sender, &id).await?;
+    Ok(success(DeletedMessage {
+        deleted_messages_count: u8::from(deleted),
+    }))
 }

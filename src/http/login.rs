@@ -1,42 +1,79 @@
-//! Login with a password or, in open mode, without one.
+//! Login with a password or, in open mode, without one, and the refresh of tokens.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
-    Json, Router,
-    extract::State,
-    http::{HeaderMap, header},
+    Router,
+    extract::{FromRequestParts, State},
+    http::{header, request::Parts},
+    response::{IntoResponse, Response},
     routing::post,
 };
-use serde_json::json;
+use serde::Serialize;
 
 use super::{
-    PathId, Shared, Success,
+    app::Shared,
     body::{Body, Fields, Input},
-    sessions::opened,
-    success,
+    path_id::PathId,
+    response::{Answer, success},
 };
 use crate::{
+    accounts::{LoggedIn, LoginClient},
     address::ClientAddress,
-    chat::run_detached,
-    error::{Error, Result},
-    model::{PasswordHash, UserId, Username},
-    password::Verdict,
-    refusals,
+    error::Result,
+    model::User,
 };
 
 pub fn routes() -> Router<Shared> {
     Router::new()
-        .route("/login", post(with_username))
-        .route("/login/{userId}", post(with_id))
+        .route("/login", post(log_in))
+        .route("/login/{userId}", post(log_in_by_id))
+        .route("/login/refresh", post(refresh))
 }
 
-struct ByUsername {
+impl<S: Sync> FromRequestParts<S> for LoginClient {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> std::result::Result<Self, Infallible> {
+        let user_agent = parts
+            .headers
+            .get(header::USER_AGENT)
+            .map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned())
+            .unwrap_or_default();
+        Ok(Self {
+            address: ClientAddress::of(&parts.extensions),
+            user_agent,
+        })
+    }
+}
+
+/// The tokens of a session.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SessionTokens {
+    authorization: String,
+    refresh_token: String,
+    expires_in: u32,
+    user: Arc<User>,
+}
+
+impl From<LoggedIn> for SessionTokens {
+    fn from(LoggedIn { session, user }: LoggedIn) -> Self {
+        Self {
+            authorization: session.authorization,
+            refresh_token: session.refresh_token,
+            expires_in: session.expires_in,
+            user,
+        }
+    }
+}
+
+struct Login {
     username: String,
     password: String,
 }
 
-impl Input for ByUsername {
+impl Input for Login {
     fn read(fields: &mut Fields) -> Option<Self> {
         let (username, password) = (fields.text("username"), fields.password("password"));
         Some(Self {
@@ -46,26 +83,21 @@ impl Input for ByUsername {
     }
 }
 
-async fn with_username(
+async fn log_in(
     State(app): State<Shared>,
-    address: ClientAddress,
-    headers: HeaderMap,
-    Body(login): Body<ByUsername>,
-) -> Result<Json<Success>> {
-    app.limits.login(address)?;
-    let account = match Username::parse(&login.username) {
-        Some(username) => app.store.account(&username).await?,
-        None => None,
-    };
-    with_password(&app, address, account, login.password, &headers).await
+    client: LoginClient,
+    Body(Login { username, password }): Body<Login>,
+) -> Answer<SessionTokens> {
+    let logged_in = app.accounts.log_in(client, &username, password).await?;
+    Ok(success(logged_in.into()))
 }
 
 /// The body of a login by user id. In open mode it is ignored, and any client gets the token.
-struct ById {
+struct LoginById {
     password: Option<String>,
 }
 
-impl Input for ById {
+impl Input for LoginById {
     fn read(fields: &mut Fields) -> Option<Self> {
         let password = if fields.is_secure() {
             Some(fields.password("password")?)
@@ -76,74 +108,46 @@ impl Input for ById {
     }
 }
 
-async fn with_id(
-    State(app): State<Shared>,
-    PathId(id): PathId,
-    address: ClientAddress,
-    headers: HeaderMap,
-    Body(login): Body<ById>,
-) -> Result<Json<Success>> {
-    app.limits.login(address)?;
-    let Some(password) = login.password else {
-        let user = app.user(&id).await?.ok_or(Error::NobodyToBe)?;
-        return Ok(success(
-            json!({ "authorization": app.sessions.without_proof(&user) }),
-        ));
-    };
-    let account = match UserId::parse(&id) {
-        Some(id) => app
-            .store
-            .credentials(id)
-            .await?
-            .map(|credentials| (id, credentials.password)),
-        None => None,
-    };
-    with_password(&app, address, account, password, &headers).await
+/// A token without a session.
+#[derive(Serialize)]
+struct Token {
+    authorization: String,
 }
 
-/// Logs a user in with a password. A wrong password, an unknown username and an invalid username
-/// get the same response after the same work.
-async fn with_password(
-    app: &Shared,
+async fn log_in_by_id(
+    State(app): State<Shared>,
+    PathId(id): PathId,
+    client: LoginClient,
+    Body(login): Body<LoginById>,
+) -> Result<Response> {
+    let accounts = &app.accounts;
+    if let Some(password) = login.password {
+        let logged_in = accounts.log_in_by_id(client, &id, password).await?;
+        return Ok(success(SessionTokens::from(logged_in)).into_response());
+    }
+    let authorization = accounts
+        .log_in_without_password(client.address, &id)
+        .await?;
+    Ok(success(Token { authorization }).into_response())
+}
+
+struct RefreshToken {
+    token: String,
+}
+
+impl Input for RefreshToken {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self {
+            token: fields.text("refreshToken")?,
+        })
+    }
+}
+
+async fn refresh(
+    State(app): State<Shared>,
     address: ClientAddress,
-    account: Option<(UserId, PasswordHash)>,
-    password: String,
-    headers: &HeaderMap,
-) -> Result<Json<Success>> {
-    let (user, hash) = account.unzip();
-    let verdict = app.passwords.verify(password, hash.clone()).await?;
-    let (Verdict::Right | Verdict::Outdated(_), Some((user, hash))) = (&verdict, user.zip(hash))
-    else {
-        if refusals::is_first(address, "logins failed") {
-            tracing::warn!(%address, user = user.map(display), "a login failed");
-        }
-        return Err(Error::WrongLogin);
-    };
-    let hash = match verdict {
-        // If the password was changed in the meantime, the login fails because of the former hash.
-        Verdict::Outdated(new)
-            if app
-                .store
-                .set_password(user, hash.clone(), new.clone())
-                .await? =>
-        {
-            new
-        }
-        _ => hash,
-    };
-    let user = app.store.user(user).await?.ok_or(Error::WrongLogin)?;
-    let user_agent = headers
-        .get(header::USER_AGENT)
-        .map(|name| String::from_utf8_lossy(name.as_bytes()))
-        .unwrap_or_default();
-    let (app, user_agent) = (Arc::clone(app), user_agent.into_owned());
-    run_detached(async move {
-        let begun = app.sessions.begin(&user, hash, &user_agent).await?;
-        app.sockets.close_sessions(&begun.ended);
-        if !begun.ended.is_empty() {
-            tracing::info!(%address, user = %user.id, ended = begun.ended.len(), "too many sessions: login ended the oldest");
-        }
-        Ok(opened(&begun, &user))
-    })
-    .await
+    Body(RefreshToken { token }): Body<RefreshToken>,
+) -> Answer<SessionTokens> {
+    let logged_in = app.accounts.refresh(address, token).await?;
+    Ok(success(logged_in.into()))
 }

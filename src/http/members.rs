@@ -1,28 +1,25 @@
 //! Members, name and presence of a room.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Router,
     extract::State,
     routing::{delete, get, post, put},
 };
-use serde_json::json;
+use serde::Serialize;
 
 use super::{
-    PathId, Shared, Success,
+    app::Shared,
     body::{Body, Fields, Input},
-    caller::Authenticated,
     paging::Paging,
-    rooms::{known, room_name},
-    success,
+    path_id::PathId,
+    response::{Answer, success},
 };
 use crate::{
-    access::Action,
-    config::PresenceScope,
-    error::Result,
-    model::UserId,
-    view::{RoomView, present},
+    auth::Caller,
+    chat::{MemberPage, MemberPresence, RoomDetails},
+    model::{Timestamp, User, UserId},
 };
 
 pub fn routes() -> Router<Shared> {
@@ -33,14 +30,21 @@ pub fn routes() -> Router<Shared> {
         .route("/room/{roomId}/presence", get(presence))
 }
 
-struct Added {
-    users: Vec<String>,
+/// A room after a change.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Changed {
+    chat_room: RoomDetails,
 }
 
-impl Input for Added {
+struct NewMembers {
+    user_ids: Vec<String>,
+}
+
+impl Input for NewMembers {
     fn read(fields: &mut Fields) -> Option<Self> {
         Some(Self {
-            users: fields.texts("userIds")?,
+            user_ids: fields.texts("userIds")?,
         })
     }
 }
@@ -48,66 +52,65 @@ impl Input for Added {
 async fn add(
     State(app): State<Shared>,
     PathId(room): PathId,
-    caller: Authenticated,
-    Body(added): Body<Added>,
-) -> Result<Json<Success>> {
-    app.access
-        .authorize(&caller.caller, Action::Change, &room)
-        .await?;
-    let users = known(&app, &added.users).await?;
-    let room = app.chat.add_members(&caller.caller, &room, users).await?;
-    let members = app.chat.present(&room).await?;
-    Ok(success(
-        json!({ "chatRoom": RoomView::new(&room, &members, app.chat.config.listed_members) }),
-    ))
+    caller: Caller,
+    Body(NewMembers { user_ids }): Body<NewMembers>,
+) -> Answer<Changed> {
+    let chat_room = app.chat.add_members(&caller, &room, &user_ids).await?;
+    Ok(success(Changed { chat_room }))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Members {
+    users: Vec<Arc<User>>,
+    member_count: usize,
 }
 
 /// Lists the members, page by page.
 async fn list(
     State(app): State<Shared>,
     PathId(room): PathId,
-    caller: Authenticated,
+    caller: Caller,
     paging: Paging,
-) -> Result<Json<Success>> {
-    let room = app
-        .access
-        .authorize(&caller.caller, Action::Read, &room)
+) -> Answer<Members> {
+    let MemberPage {
+        users,
+        member_count,
+    } = app
+        .chat
+        .member_page(&caller, &room, paging.skip(), paging.limit())
         .await?;
-    let members = app.chat.present(&room).await?;
-    let page = page_of(&members, &paging);
-    // Users deleted since they joined are left out.
-    let users = present(app.store.users_by_id(page).await?);
-    Ok(success(
-        json!({ "users": users, "memberCount": members.len() }),
-    ))
+    Ok(success(Members {
+        users,
+        member_count,
+    }))
 }
 
-fn page_of<'a, T>(all: &'a [T], paging: &Paging) -> &'a [T] {
-    let [skip, limit] =
-        [paging.skip(), paging.limit()].map(|count| usize::try_from(count).unwrap_or(usize::MAX));
-    let rest = all.get(skip..).unwrap_or_default();
-    &rest[..rest.len().min(limit)]
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Removed {
+    removed_members_count: u8,
 }
 
 async fn remove(
     State(app): State<Shared>,
     PathId((room, user)): PathId<(String, String)>,
-    caller: Authenticated,
-) -> Result<Json<Success>> {
-    let removed = app.chat.remove_member(&caller.caller, &room, &user).await?;
-    Ok(success(
-        json!({ "removedMembersCount": u8::from(removed.is_some()) }),
-    ))
+    caller: Caller,
+) -> Answer<Removed> {
+    let removed = app.chat.remove_member(&caller, &room, &user).await?;
+    Ok(success(Removed {
+        removed_members_count: u8::from(removed.is_some()),
+    }))
 }
 
-struct Name {
+struct NewName {
     name: String,
 }
 
-impl Input for Name {
+impl Input for NewName {
     fn read(fields: &mut Fields) -> Option<Self> {
         Some(Self {
-            name: room_name(fields)?,
+            name: fields.room_name("name")?,
         })
     }
 }
@@ -115,50 +118,45 @@ impl Input for Name {
 async fn rename(
     State(app): State<Shared>,
     PathId(room): PathId,
-    caller: Authenticated,
-    Body(new): Body<Name>,
-) -> Result<Json<Success>> {
-    let room = app.chat.rename(&caller.caller, &room, new.name).await?;
-    let members = app.chat.present(&room).await?;
-    Ok(success(
-        json!({ "chatRoom": RoomView::new(&room, &members, app.chat.config.listed_members) }),
-    ))
+    caller: Caller,
+    Body(NewName { name }): Body<NewName>,
+) -> Answer<Changed> {
+    let chat_room = app.chat.rename(&caller, &room, name).await?;
+    Ok(success(Changed { chat_room }))
 }
 
-/// Returns which members are connected, and when the others last were. Members whose presence is
-/// hidden from the caller look as if they had never been connected.
+#[derive(Serialize)]
+struct Presence {
+    users: Vec<PresenceView>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PresenceView {
+    #[serde(rename = "_id")]
+    id: UserId,
+    online: bool,
+    last_seen_at: Option<Timestamp>,
+}
+
+impl From<MemberPresence> for PresenceView {
+    fn from(member: MemberPresence) -> Self {
+        Self {
+            id: member.user,
+            online: member.online,
+            last_seen_at: member.last_seen_at,
+        }
+    }
+}
+
+/// Returns which members are connected, and when the others last were.
 async fn presence(
     State(app): State<Shared>,
     PathId(room): PathId,
-    caller: Authenticated,
-) -> Result<Json<Success>> {
-    let room = app
-        .access
-        .authorize(&caller.caller, Action::Read, &room)
-        .await?;
-    let members = app.chat.present(&room).await?;
-    let writers = match app.chat.config.presence {
-        PresenceScope::Members => None,
-        PresenceScope::Writers => Some(app.store.writers_in(&room).await?),
-    };
-    let is_told = |member: &UserId| {
-        *member == caller.user.id
-            || writers
-                .as_ref()
-                .is_none_or(|writers| writers.binary_search(member).is_ok())
-    };
-    let online = app.sockets.online(&members);
-    let seen: HashMap<_, _> = app.store.last_seen(&members).await?.into_iter().collect();
-    let shown = |(member, online): (&UserId, bool)| {
-        let (is_told, now) = (is_told(member), app.clock.now());
-        let last_seen = if online {
-            Some(now)
-        } else {
-            seen.get(member).copied()
-        };
-        json!({ "_id": member, "online": online && is_told, "lastSeenAt": last_seen.filter(|_| is_told) })
-    };
-    Ok(success(
-        json!({ "users": members.iter().zip(online).map(shown).collect::<Vec<_>>() }),
-    ))
+    caller: Caller,
+) -> Answer<Presence> {
+    let online = |users: &[UserId]| app.sockets.online(users);
+    let members = app.chat.presence(&caller, &room, online).await?;
+    let users = members.into_iter().map(PresenceView::from).collect();
+    Ok(success(Presence { users }))
 }

@@ -50,7 +50,7 @@ impl Memory {
     pub async fn answer(&self, mut request: Request, next: Next) -> Response {
         let reservation = Arc::new(self.budget.begin(ClientAddress::of(request.extensions())));
         if let Err(error) = reservation
-            .take_for_anybody(Self::most_of_body(&request, self.max_body))
+            .take_for_address(Self::most_of_body(&request, self.max_body))
             .await
         {
             return error.into_response();
@@ -74,12 +74,12 @@ impl Memory {
         // Without a token, the handler has not reserved memory for the response.
         if reservation.is_empty()
             && let Err(error) = reservation
-                .take_for_anybody(size.saturating_mul(COPIES_OF_AN_ANSWER))
+                .take_for_address(size.saturating_mul(COPIES_OF_AN_ANSWER))
                 .await
         {
             return error.into_response();
         }
-        reservation.is_unread(size.saturating_mul(COPIES_OF_AN_ANSWER), &connection);
+        reservation.set_unread(size.saturating_mul(COPIES_OF_AN_ANSWER), &connection);
         response.map(|body| held(body, reservation))
     }
 
@@ -157,7 +157,7 @@ impl HttpBody for Arriving {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if frame.is_pending() && !mem::replace(&mut self.is_awaited, true) {
-            self.reservation.closes(&self.connection);
+            self.reservation.allow_close(&self.connection);
         }
         frame
     }
@@ -173,7 +173,7 @@ impl HttpBody for Arriving {
 
 impl Drop for Arriving {
     fn drop(&mut self) {
-        self.reservation.stays();
+        self.reservation.forbid_close();
     }
 }
 

@@ -5,25 +5,23 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::State,
-    http::header,
-    response::{IntoResponse, Response},
     routing::{get, post, put},
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
-    PathId, Shared,
+    app::Shared,
     body::{Body, Fields, Input},
-    caller::Authenticated,
     paging::Paging,
+    path_id::PathId,
 };
 use crate::{
-    access::Action,
-    chat::LOG_BYTES,
+    auth::Caller,
+    chat::RoomDetails,
     error::Result,
     model::{ClientId, Seq, User},
-    view::{LogPage, MarkedView, RoomView},
+    view::{LogPage, MarkedView, Post},
 };
 
 pub fn routes() -> Router<Shared> {
@@ -55,27 +53,25 @@ impl Input for NewMessage {
     }
 }
 
+#[derive(Serialize)]
+struct Posted {
+    success: bool,
+    duplicate: bool,
+    post: Post,
+}
+
 async fn post_message(
     State(app): State<Shared>,
     PathId(room): PathId,
-    caller: Authenticated,
-    Body(new): Body<NewMessage>,
-) -> Result<Response> {
-    let posted = app
-        .chat
-        .post(&caller.caller, &room, new.text, new.client_id)
-        .await?;
-    let duplicate = if posted.duplicate { "true" } else { "false" };
-    // The post is already serialized.
-    let body = [
-        "{\"success\":true,\"duplicate\":",
-        duplicate,
-        ",\"post\":",
-        posted.post.json(),
-        "}",
-    ]
-    .concat();
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    caller: Caller,
+    Body(NewMessage { text, client_id }): Body<NewMessage>,
+) -> Result<Json<Posted>> {
+    let posted = app.chat.post(&caller, &room, text, client_id).await?;
+    Ok(Json(Posted {
+        success: true,
+        duplicate: posted.duplicate,
+        post: posted.post,
+    }))
 }
 
 struct NewText {
@@ -90,80 +86,68 @@ impl Input for NewText {
     }
 }
 
+#[derive(Serialize)]
+struct Edited {
+    success: bool,
+    post: Post,
+}
+
 async fn edit_message(
     State(app): State<Shared>,
     PathId((room, message)): PathId<(String, String)>,
-    caller: Authenticated,
-    Body(new): Body<NewText>,
-) -> Result<Response> {
-    let post = app
-        .chat
-        .edit(&caller.caller, &room, &message, new.text)
-        .await?;
-    let body = ["{\"success\":true,\"post\":", post.json(), "}"].concat();
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    caller: Caller,
+    Body(NewText { text }): Body<NewText>,
+) -> Result<Json<Edited>> {
+    let post = app.chat.edit(&caller, &room, &message, text).await?;
+    Ok(Json(Edited {
+        success: true,
+        post,
+    }))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ConversationPage {
+    success: bool,
+    conversation: Vec<Box<RawValue>>,
+    users: Vec<Arc<User>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member_count: Option<usize>,
+    chat_room: RoomDetails,
+    last_seq: Seq,
+    has_more: bool,
 }
 
 async fn conversation(
     State(app): State<Shared>,
     PathId(room): PathId,
-    caller: Authenticated,
+    caller: Caller,
     paging: Paging,
-) -> Result<Response> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Answer<'a> {
-        success: bool,
-        conversation: Vec<Box<RawValue>>,
-        users: Vec<Arc<User>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        member_count: Option<usize>,
-        chat_room: RoomView<'a>,
-        last_seq: Seq,
-        has_more: bool,
-    }
-    let room = app
-        .access
-        .authorize(&caller.caller, Action::Read, &room)
-        .await?;
+) -> Result<Json<ConversationPage>> {
     let page = app
         .chat
-        .conversation(caller.user.id, &room, paging.of_log(), paging.limit())
+        .conversation(&caller, &room, paging.of_log(), paging.limit())
         .await?;
-    let (users, members) =
-        tokio::try_join!(app.chat.users(&room, &page.people), app.chat.present(&room))?;
-    let answer = Answer {
+    Ok(Json(ConversationPage {
         success: true,
         conversation: page.messages,
-        users: users.listed,
-        member_count: users.count,
-        chat_room: RoomView::new(&room, &members, app.chat.config.listed_members),
+        users: page.users.listed,
+        member_count: page.users.count,
+        chat_room: page.room,
         last_seq: page.last_seq,
         has_more: page.has_more,
-    };
-    Ok(Json(answer).into_response())
+    }))
 }
 
 async fn sync(
     State(app): State<Shared>,
     PathId(room): PathId,
-    caller: Authenticated,
+    caller: Caller,
     paging: Paging,
 ) -> Result<Json<LogPage>> {
-    let room = app
-        .access
-        .authorize(&caller.caller, Action::Read, &room)
-        .await?;
     let page = app
         .chat
-        .log(
-            caller.user.id,
-            &room,
-            paging.since(),
-            None,
-            paging.limit_or_max(),
-            &mut { LOG_BYTES },
-        )
+        .sync(&caller, &room, paging.since(), paging.limit_or_max())
         .await?;
     Ok(Json(LogPage {
         success: Some(true),
@@ -171,11 +155,11 @@ async fn sync(
     }))
 }
 
-struct Read {
+struct ReadUpTo {
     up_to: Option<Seq>,
 }
 
-impl Input for Read {
+impl Input for ReadUpTo {
     fn read(fields: &mut Fields) -> Option<Self> {
         Some(Self {
             up_to: fields.optional_number("upToSeq")?.map(Seq),
@@ -186,15 +170,11 @@ impl Input for Read {
 async fn mark_read(
     State(app): State<Shared>,
     PathId(room): PathId,
-    caller: Authenticated,
-    Body(read): Body<Read>,
+    caller: Caller,
+    Body(ReadUpTo { up_to }): Body<ReadUpTo>,
 ) -> Result<Json<MarkedView>> {
     // Counted here, because the events of sockets are counted before their type is known.
     app.limits.event(caller.user.id)?;
-    Ok(Json(
-        app.chat
-            .mark_read(&caller.caller, &room, read.up_to)
-            .await?
-            .into(),
-    ))
+    let marked = app.chat.mark_read(&caller, &room, up_to).await?;
+    Ok(Json(marked.into()))
 }

@@ -2,6 +2,7 @@
 //! handlers and routes.
 
 mod accounts;
+mod app;
 mod base_path;
 mod body;
 mod caller;
@@ -14,8 +15,10 @@ mod members;
 mod memory;
 mod messages;
 mod paging;
+mod path_id;
 mod polling;
 mod request_context;
+mod response;
 mod rooms;
 mod search;
 mod security_headers;
@@ -27,78 +30,23 @@ mod write_timeout;
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
-    extract::{FromRequestParts, rejection::PathRejection},
-    http::{HeaderName, Method, header, request::Parts},
+    Router,
+    http::{HeaderName, Method, header},
     middleware,
     response::IntoResponse,
 };
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
 use tower::{ServiceBuilder, util::MapResponseLayer};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowHeaders, AllowOrigin, CorsLayer},
 };
 
-use crate::{
-    access::Access,
-    budget::MemoryBudget,
-    chat::Chat,
-    clock::Clock,
-    config::{HttpConfig, Origins},
-    descriptors::Descriptors,
-    error::{Error, Result},
-    limits::Limits,
-    model::{User, UserId},
-    password::Passwords,
-    sessions::Sessions,
-    sockets::{SocketHub, Transport},
-    store::Store,
-};
+use crate::{config::Origins, error::Error, sockets::Transport};
 
-pub use connections::serve;
+pub use app::App;
+pub use connections::{Service, serve};
 use memory::Memory;
 use polling::RequestLimits;
-
-/// The state shared by all handlers.
-pub struct App {
-    /// The database.
-    pub store: Arc<dyn Store>,
-    /// Operations on rooms and messages.
-    pub chat: Chat,
-    /// Access control.
-    pub access: Access,
-    /// Begins and refreshes sessions.
-    pub sessions: Sessions,
-    /// Hashes and verifies passwords.
-    pub passwords: Passwords,
-    /// Rate limits and quotas.
-    pub limits: Arc<Limits>,
-    /// The sockets.
-    pub sockets: Arc<dyn SocketHub>,
-    /// Limits the number of connections by file descriptors.
-    pub descriptors: Arc<Descriptors>,
-    /// The memory limits of requests.
-    pub budget: Arc<MemoryBudget>,
-    /// The clock, which also generates ids.
-    pub clock: Clock,
-    /// Settings of HTTP requests.
-    pub config: HttpConfig,
-}
-
-impl App {
-    /// Returns the user with an id from a path or a body, if there is one.
-    async fn user(&self, id: &str) -> Result<Option<Arc<User>>> {
-        match UserId::parse(id) {
-            Some(id) => Ok(self.store.user(id).await?),
-            None => Ok(None),
-        }
-    }
-}
-
-/// The state as handlers receive it.
-type Shared = Arc<App>;
 
 /// Builds the router of the REST API and the Socket.IO endpoint. `max_packet` is the maximum size
 /// of a packet on that endpoint, in bytes.
@@ -118,11 +66,14 @@ pub fn router(app: App, transport: Transport, max_packet: usize) -> Router {
     // wrapper adds a cost to every request.
     let context = ServiceBuilder::new()
         .option_layer(
-            app.access
+            app.authenticator
                 .is_secure()
                 .then(|| MapResponseLayer::new(security_headers::harden)),
         )
-        .layer(cors(&app.config.cors_origins, app.access.is_secure()))
+        .layer(cors(
+            &app.config.cors_origins,
+            app.authenticator.is_secure(),
+        ))
         .layer(middleware::from_fn_with_state(
             limits,
             request_context::request_context,
@@ -178,33 +129,4 @@ fn cors(origins: &Origins, is_secure: bool) -> CorsLayer {
             header::RETRY_AFTER,
         ])
         .max_age(Duration::from_hours(1))
-}
-
-/// Extracts the decoded parameters of a path. The handler checks whether what they name exists.
-struct PathId<T = String>(T);
-
-impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathId<T> {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
-        let path: std::result::Result<axum::extract::Path<T>, PathRejection> =
-            axum::extract::Path::from_request_parts(parts, state).await;
-        path.map(|path| Self(path.0))
-            .map_err(|_| Error::Malformed("The path of the request is not valid UTF-8".into()))
-    }
-}
-
-/// A response body of `{success: true}` and further fields.
-#[derive(Serialize)]
-struct Success {
-    success: bool,
-    #[serde(flatten)]
-    fields: Value,
-}
-
-fn success(fields: Value) -> Json<Success> {
-    Json(Success {
-        success: true,
-        fields,
-    })
 }

@@ -5,7 +5,7 @@ use axum::{
     http::{Uri, request::Parts},
 };
 
-use super::Shared;
+use super::app::Shared;
 use crate::{
     error::{Error, Result},
     model::{Seq, is_js_space},

@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
+    Json,
     body::{Body, HttpBody},
     extract::Request,
     http::{HeaderValue, Method, StatusCode, header},
@@ -13,6 +14,7 @@ use axum::{
 };
 
 use http_body_util::{BodyExt, Collected};
+use serde::Serialize;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -21,8 +23,8 @@ use super::{
     websocket,
 };
 use crate::{
-    access::authorization,
     address::ClientAddress,
+    auth::authorization,
     descriptors::Descriptors,
     error::{Error, Result},
     limits::Limits,
@@ -60,16 +62,16 @@ pub async fn check(limits: RequestLimits, request: Request, next: Next) -> Respo
         // duplicates.
         return error.into_response();
     }
-    let asked = Asked::of(&request);
-    if !asked.is_known_version {
+    let parameters = Parameters::of(&request);
+    if !parameters.is_known_version {
         return limits.transport.answer(request).await;
     }
-    let answered = match (asked.transport, asked.sid, request.method()) {
-        (Asks::Websocket, None, &Method::GET) => begin_websocket(&limits, request),
-        (Asks::Websocket, Some(sid), &Method::GET) => upgrade(&limits, request, &sid),
-        (Asks::Polling, None, &Method::GET) => begin_polling(&limits, request).await,
-        (Asks::Polling, Some(sid), &Method::GET) => Ok(poll(&limits, request, &sid).await),
-        (Asks::Polling, Some(sid), &Method::POST) => receive(&limits, request, &sid).await,
+    let answered = match (parameters.transport, parameters.sid, request.method()) {
+        (TransportName::Websocket, None, &Method::GET) => begin_websocket(&limits, request),
+        (TransportName::Websocket, Some(sid), &Method::GET) => upgrade(&limits, request, &sid),
+        (TransportName::Polling, None, &Method::GET) => begin_polling(&limits, request).await,
+        (TransportName::Polling, Some(sid), &Method::GET) => Ok(poll(&limits, request, &sid).await),
+        (TransportName::Polling, Some(sid), &Method::POST) => receive(&limits, request, &sid).await,
         _ => Ok(limits.transport.answer(request).await),
     };
     answered.unwrap_or_else(Refusal::into_response)
@@ -117,8 +119,8 @@ fn begin(limits: &RequestLimits, request: &mut Request) -> Result<Arc<Guard>> {
     // The library keeps the request for as long as the connection is open, whether a socket
     // connects on it, is refused, or has disconnected. The permit is stored in the request, so it
     // is held for the same time.
-    let place = limits.rates.socket(address)?;
-    request.extensions_mut().insert(place);
+    let permit = limits.rates.socket(address)?;
+    request.extensions_mut().insert(permit);
     Ok(limits
         .transport
         .guard(address, limits.rates.unconnected(address)?))
@@ -127,7 +129,7 @@ fn begin(limits: &RequestLimits, request: &mut Request) -> Result<Arc<Guard>> {
 fn begin_websocket(limits: &RequestLimits, mut request: Request) -> Answered {
     // The limits by address come first, so that they count requests of any kind.
     let guard = begin(limits, &mut request)?;
-    guard.carried_by(&taken(&request));
+    guard.carried_by(&bytes_written(&request));
     let key = allowed_key(limits, &request)?;
     Ok(limits.transport.upgrade(request, &key, guard, false))
 }
@@ -144,13 +146,13 @@ fn upgrade(limits: &RequestLimits, request: Request, sid: &str) -> Answered {
     let Some(guard) = limits.transport.session(sid) else {
         return Ok(unknown());
     };
-    if !guard.carried_by(&taken(&request)) {
+    if !guard.carried_by(&bytes_written(&request)) {
         return Err(Error::Malformed("This connection has its websocket already".into()).into());
     }
     Ok(limits.transport.upgrade(request, &key, guard, true))
 }
 
-fn taken(request: &Request) -> BytesWritten {
+fn bytes_written(request: &Request) -> BytesWritten {
     request.extensions().get().cloned().unwrap_or_default()
 }
 
@@ -169,18 +171,20 @@ fn allowed_key(
     }
 }
 
+/// An error of Engine.IO, in the form of the library.
+#[derive(Serialize)]
+struct EngineError {
+    code: &'static str,
+    message: &'static str,
+}
+
 /// Returns the response that the library gives for an unknown session.
 fn unknown() -> Response {
-    let json = [(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    )];
-    (
-        StatusCode::BAD_REQUEST,
-        json,
-        r#"{"code":"1","message":"Session ID unknown"}"#,
-    )
-        .into_response()
+    let error = EngineError {
+        code: "1",
+        message: "Session ID unknown",
+    };
+    (StatusCode::BAD_REQUEST, Json(error)).into_response()
 }
 
 /// Answers a poll, and reports to the guard how many bytes the response took to the client.
@@ -261,7 +265,7 @@ async fn receive(limits: &RequestLimits, request: Request, sid: &str) -> Answere
     let most = Memory::most_of_body(&request, limits.bytes as u64);
     match guard.user() {
         Some(user) => memory.take_for_user(user, most).await?,
-        None => memory.take_for_anybody(most).await?,
+        None => memory.take_for_address(most).await?,
     }
     let Connection(connection) = request.extensions().get().cloned().unwrap_or_default();
     let framing = framing(&request);
@@ -308,24 +312,24 @@ fn framing(request: &Request) -> Framing {
 }
 
 /// The parameters of a request, parsed from the query as the library parses them.
-struct Asked {
+struct Parameters {
     is_known_version: bool,
-    transport: Asks,
+    transport: TransportName,
     sid: Option<String>,
 }
 
-enum Asks {
+enum TransportName {
     Polling,
     Websocket,
     Other,
 }
 
-impl Asked {
+impl Parameters {
     fn of(request: &Request) -> Self {
         let transport = match parameter(request, "transport=") {
-            Some("polling") => Asks::Polling,
-            Some("websocket") => Asks::Websocket,
-            _ => Asks::Other,
+            Some("polling") => TransportName::Polling,
+            Some("websocket") => TransportName::Websocket,
+            _ => TransportName::Other,
         };
         let sid = query(request)
             .find_map(|pair| pair.strip_prefix("sid="))

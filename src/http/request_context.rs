@@ -9,11 +9,10 @@ use std::{
 use axum::{
     Json,
     extract::{MatchedPath, Request, State},
-    http::{HeaderValue, Method},
+    http::{HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use serde_json::json;
 use uuid::Uuid;
 
 use super::{
@@ -64,13 +63,13 @@ pub async fn request_context(
 
 /// Returns the error response with the id of its request in the body.
 fn with_id(response: Response, id: &str) -> Response {
-    let mut body = Error::internal("").to_json();
-    if response.status().as_u16() == 503 {
-        body = Error::Unavailable(Fault("".into())).to_json();
-    }
-    body["requestId"] = json!(id);
     let (mut parts, _) = response.into_parts();
-    parts.headers.remove("content-length");
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let error = match parts.status {
+        StatusCode::SERVICE_UNAVAILABLE => Error::Unavailable(Fault("".into())),
+        _ => Error::internal(""),
+    };
+    let body = error.body().with_request_id(id);
     (parts.status, parts.headers, Json(body)).into_response()
 }
 
@@ -140,6 +139,7 @@ mod tests {
 
     use axum::{Router, body::Body, middleware, routing::get};
     use http_body_util::BodyExt;
+    use serde_json::json;
     use socketioxide::SocketIo;
     use tokio_util::sync::CancellationToken;
     use tower::{ServiceBuilder, ServiceExt};
@@ -194,7 +194,12 @@ mod tests {
                 .unwrap();
         assert_eq!(
             body,
-            json!({ "success": false, "message": "Something went wrong on our side", "requestId": id })
+            json!({
+                "success": false,
+                "code": "internal_error",
+                "message": "Something went wrong on our side",
+                "requestId": id,
+            })
         );
     }
 }

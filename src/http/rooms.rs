@@ -1,28 +1,25 @@
 //! Rooms: create or find a room, list the recent conversations of the caller and the unread counts.
 
-use std::sync::Arc;
-
 use axum::{
     Json, Router,
     extract::{FromRequestParts, State},
     http::request::Parts,
-    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
-    App, Shared, Success,
-    body::{Body, Fields, Input, invalid},
-    caller::Authenticated,
+    app::Shared,
+    body::{Body, Fields, Input},
     paging::Paging,
-    success,
+    response::{Answer, success},
 };
 use crate::{
-    chat::Recents,
+    auth::Caller,
+    chat::{NewRoom, Recents},
     error::{Error, Result},
-    model::{EMPTY, NAME_LENGTH, Room, RoomType, User, UserId, name_flaw},
+    model::{RoomId, RoomType, Seq},
     store::Unread,
 };
 
@@ -33,154 +30,90 @@ pub fn routes() -> Router<Shared> {
         .route("/room/unread", get(unread))
 }
 
-struct NewRoom {
-    users: Vec<String>,
-    kind: RoomType,
-    name: Option<String>,
-}
-
 impl Input for NewRoom {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let users = fields.texts("userIds");
+        let user_ids = fields.texts("userIds");
         let kind = fields.one_of("type", RoomType::ALL, RoomType::as_str);
         let name = if fields.is_missing("name") {
             Some(None)
         } else {
-            room_name(fields).map(Some)
+            fields.room_name("name").map(Some)
         };
         Some(Self {
-            users: users?,
+            user_ids: user_ids?,
             kind: kind?,
             name: name?,
         })
     }
 }
 
-/// Reads the name of a room.
-pub fn room_name(fields: &mut Fields) -> Option<String> {
-    let name = fields.parsed("name", Some, NAME_LENGTH)?;
-    match name_flaw(&name) {
-        Some(EMPTY) => fields.wrong("name", NAME_LENGTH),
-        Some(flaw) => fields.wrong("name", flaw),
-        None => Some(name),
-    }
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Initiated {
+    chat_room: InitiatedRoom,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InitiatedRoom {
+    is_new: bool,
+    message: &'static str,
+    chat_room_id: RoomId,
+    #[serde(rename = "type")]
+    kind: RoomType,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
 }
 
 async fn initiate(
     State(app): State<Shared>,
-    caller: Authenticated,
+    caller: Caller,
     Body(new): Body<NewRoom>,
-) -> Result<Json<Success>> {
-    let others = known(&app, &new.users).await?;
-    if !app.access.allows_room(
-        new.kind,
-        others.iter().chain([&caller.user]).map(AsRef::as_ref),
-    ) {
-        return Err(invalid(
-            "userIds",
-            "a consumer-to-support room needs a support user".into(),
-        ));
-    }
-    let mut members: Vec<_> = others
-        .iter()
-        .map(|user| user.id)
-        .chain([caller.user.id])
-        .collect();
-    members.sort_unstable();
-    members.dedup();
-    let now = app.clock.monotonic_now();
-    let (id, kind, name, initiator) = (
-        app.clock.new_id(now).into(),
-        new.kind,
-        new.name,
-        caller.user.id,
-    );
-    let (room, is_new) = app
-        .chat
-        .initiate(Room {
-            id,
-            kind,
-            name,
-            initiator,
-            members,
-            joined: Vec::new(),
-            created_at: now,
-        })
-        .await?;
+) -> Answer<Initiated> {
+    let (room, is_new) = app.chat.initiate(&caller, new).await?;
     let message = if is_new {
         "creating a new chatroom"
     } else {
         "retrieving an old chat room"
     };
-    let mut shown =
-        json!({ "isNew": is_new, "message": message, "chatRoomId": room.id, "type": room.kind });
-    if let Some(name) = &room.name {
-        shown["name"] = json!(name);
-    }
-    Ok(success(json!({ "chatRoom": shown })))
+    let chat_room = InitiatedRoom {
+        is_new,
+        message,
+        chat_room_id: room.id,
+        kind: room.kind,
+        name: room.name.clone(),
+    };
+    Ok(success(Initiated { chat_room }))
 }
 
-/// Returns these users, or an error that names those that do not exist.
-pub async fn known(app: &App, ids: &[String]) -> Result<Vec<Arc<User>>> {
-    let asked: Vec<_> = ids
-        .iter()
-        .map(|text| (text.as_str(), UserId::parse(text)))
-        .collect();
-    let there = app
-        .chat
-        .users_by_id(asked.iter().filter_map(|(_, id)| *id))
-        .await?;
-    let (mut known, mut unknown) = (Vec::with_capacity(ids.len()), Vec::new());
-    for (text, id) in asked {
-        match id
-            .and_then(|id| there.get(&id))
-            .filter(|user| !user.deleted)
-        {
-            Some(user) => known.push(Arc::clone(user)),
-            None => unknown.push(text),
-        }
-    }
-    match unknown[..] {
-        [] => Ok(known),
-        [one] => Err(invalid(
-            "userIds",
-            format!("No user with this id found: {one}"),
-        )),
-        _ => Err(invalid(
-            "userIds",
-            format!("No users with these ids found: {}", unknown.join(", ")),
-        )),
-    }
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RecentRooms {
+    success: bool,
+    conversation: Vec<Box<RawValue>>,
+    has_more: bool,
 }
 
 /// Lists the recent conversations. `empty=include` also lists rooms without a message, and
 /// describes every room.
 async fn recents(
     State(app): State<Shared>,
-    caller: Authenticated,
+    caller: Caller,
     paging: Paging,
     WithEmpty(with_empty): WithEmpty,
-) -> Result<Response> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Answer {
-        success: bool,
-        conversation: Vec<Box<RawValue>>,
-        has_more: bool,
-    }
+) -> Result<Json<RecentRooms>> {
     let Recents {
         conversation,
         has_more,
     } = app
         .chat
-        .recents(caller.user.id, paging.skip(), paging.limit(), with_empty)
+        .recents(&caller, paging.skip(), paging.limit(), with_empty)
         .await?;
-    Ok(Json(Answer {
+    Ok(Json(RecentRooms {
         success: true,
         conversation,
         has_more,
-    })
-    .into_response())
+    }))
 }
 
 /// Whether the query requests rooms without a message.
@@ -197,19 +130,40 @@ impl<S: Sync> FromRequestParts<S> for WithEmpty {
         match empty.as_deref() {
             None => Ok(Self(false)),
             Some("include") => Ok(Self(true)),
-            Some(_) => Err(invalid("empty", "Possible value are include".into())),
+            Some(_) => Err(Error::invalid("empty", "Possible value are include")),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct UnreadCounts {
+    total: u64,
+    rooms: Vec<UnreadRoom>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UnreadRoom {
+    chat_room_id: RoomId,
+    unread_count: u64,
+    last_seq: Seq,
+}
+
+impl From<Unread> for UnreadRoom {
+    fn from(room: Unread) -> Self {
+        Self {
+            chat_room_id: room.room,
+            unread_count: room.unread,
+            last_seq: room.last_seq,
         }
     }
 }
 
 /// Returns the unread counts of all rooms of the caller that have unread messages.
-async fn unread(State(app): State<Shared>, caller: Authenticated) -> Result<Json<Success>> {
-    let mut unread = app.store.unread(caller.user.id, None).await?;
-    unread.retain(|room| room.unread > 0);
-    unread.sort_unstable_by_key(|room| room.room);
-    let total: u64 = unread.iter().map(|room| room.unread).sum();
-    let shown = |room: &Unread| json!({ "chatRoomId": room.room, "unreadCount": room.unread, "lastSeq": room.last_seq });
-    Ok(success(
-        json!({ "total": total, "rooms": unread.iter().map(shown).collect::<Vec<_>>() }),
-    ))
+async fn unread(State(app): State<Shared>, caller: Caller) -> Answer<UnreadCounts> {
+    let rooms = app.chat.unread(&caller).await?;
+    Ok(success(UnreadCounts {
+        total: rooms.iter().map(|room| room.unread).sum(),
+        rooms: rooms.into_iter().map(UnreadRoom::from).collect(),
+    }))
 }

@@ -1,33 +1,31 @@
 //! Users: create, list, get, delete.
 
+use std::{mem, sync::Arc};
+
 use axum::{
-    Json, Router,
+    Router,
     body::{Body as HttpBody, Bytes},
     extract::State,
     http::header,
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures_util::{StreamExt, stream};
-use serde_json::json;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
 
 use super::{
-    App, PathId, Shared, Success,
-    accounts::{self, Login},
+    app::Shared,
     body::{Body, Fields, Input},
-    caller::MaybeAuthenticated,
     paging::Paging,
-    success,
+    path_id::PathId,
+    response::{Answer, success},
 };
 use crate::{
-    chat::run_detached,
-    error::{Error, Result},
-    model::{User, UserType},
-    store::{StoreError, UserCursor},
+    accounts::{NewLogin, NewUser, RegisteredUser, UserChunks, UserList, UserPage},
+    auth::MaybeAuthenticated,
+    error::Result,
+    model::{User, UserType, Username},
 };
-
-/// The number of users per read when all users are listed.
-const CHUNK: u64 = 500;
 
 pub fn routes() -> Router<Shared> {
     Router::new()
@@ -35,19 +33,12 @@ pub fn routes() -> Router<Shared> {
         .route("/users/{userId}", get(find).delete(delete))
 }
 
-struct NewUser {
-    first_name: String,
-    last_name: String,
-    kind: UserType,
-    login: Option<Login>,
-}
-
 impl Input for NewUser {
     fn read(fields: &mut Fields) -> Option<Self> {
         let first_name = fields.name("firstName");
         let last_name = fields.name("lastName");
         let kind = fields.one_of("type", UserType::ALL, UserType::as_str);
-        let login = Login::read(fields);
+        let login = read_login(fields);
         Some(Self {
             first_name: first_name?,
             last_name: last_name?,
@@ -57,130 +48,113 @@ impl Input for NewUser {
     }
 }
 
+/// Reads username and password if either is present. In secure mode both are required.
+fn read_login(fields: &mut Fields) -> Option<NewLogin> {
+    if !fields.is_secure() && fields.is_missing("username") && fields.is_missing("password") {
+        return None;
+    }
+    let username = fields.parsed("username", |text| Username::parse(&text), Username::FORM);
+    let password = fields.new_password("password");
+    Some(NewLogin {
+        username: username?,
+        password: password?,
+    })
+}
+
+#[derive(Serialize)]
+struct Created {
+    user: NamedUser,
+}
+
+/// A user with the username, if there is one.
+#[derive(Serialize)]
+struct NamedUser {
+    #[serde(flatten)]
+    user: User,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<Username>,
+}
+
 async fn create(
     State(app): State<Shared>,
-    MaybeAuthenticated(caller): MaybeAuthenticated,
+    sender: MaybeAuthenticated,
     Body(new): Body<NewUser>,
-) -> Result<Json<Success>> {
-    app.limits.registration(caller.address)?;
-    app.access.authorize_register(&caller, new.kind)?;
-    let now = app.clock.monotonic_now();
-    let user = User {
-        id: app.clock.new_id(now).into(),
-        first_name: new.first_name,
-        last_name: new.last_name,
-        kind: new.kind,
-        created_at: now,
-        updated_at: now,
-        deleted: false,
-    };
-    let credentials = match new.login {
-        Some(login) => Some(login.credentials(&app, &user).await?),
-        None => None,
-    };
-    let mut answer = json!({ "user": user });
-    if let Some(credentials) = &credentials {
-        answer["user"]["username"] = json!(credentials.username);
-    }
-    if !app.store.add_user(user, credentials).await? {
-        return Err(accounts::taken());
-    }
-    Ok(success(answer))
+) -> Answer<Created> {
+    let RegisteredUser { user, username } = app.accounts.register(&sender, new).await?;
+    let user = NamedUser { user, username };
+    Ok(success(Created { user }))
+}
+
+#[derive(Serialize)]
+struct Found {
+    user: Arc<User>,
 }
 
 async fn find(
     State(app): State<Shared>,
-    MaybeAuthenticated(caller): MaybeAuthenticated,
+    sender: MaybeAuthenticated,
     PathId(id): PathId,
-) -> Result<Json<Success>> {
-    app.access.authorize_list_users(&caller)?;
-    Ok(success(
-        json!({ "user": app.user(&id).await?.ok_or(Error::NoUser)? }),
-    ))
+) -> Answer<Found> {
+    let user = app.accounts.find(&sender, &id).await?;
+    Ok(success(Found { user }))
+}
+
+#[derive(Serialize)]
+struct Deleted {
+    message: String,
 }
 
 async fn delete(
     State(app): State<Shared>,
-    MaybeAuthenticated(caller): MaybeAuthenticated,
+    sender: MaybeAuthenticated,
     PathId(id): PathId,
-) -> Result<Json<Success>> {
-    let deleted = match app.access.authorize_delete_user(&caller, &id)? {
-        Some(user) => {
-            let delete = async move {
-                let deleted = app.store.delete_user(user, app.clock.monotonic_now()).await;
-                // Also if the deletion failed halfway: the sockets of a user who still exists
-                // reconnect.
-                app.sockets.close_user(user);
-                let deleted = deleted?;
-                tracing::info!(address = %caller.address, %user, deleted, "user and all sessions deleted");
-                Ok(deleted)
-            };
-            run_detached(delete).await?
-        }
-        None => false,
-    };
-    Ok(success(
-        json!({ "message": format!("Deleted a count of {} user.", u8::from(deleted)) }),
-    ))
+) -> Answer<Deleted> {
+    let deleted = app.accounts.delete(&sender, &id).await?;
+    let message = format!("Deleted a count of {} user.", u8::from(deleted));
+    Ok(success(Deleted { message }))
 }
 
-/// Lists users. In secure mode only page by page: anyone who can register could otherwise request
-/// the list of all users over and over.
+#[derive(Serialize)]
+struct Listed {
+    users: Vec<User>,
+}
+
+/// Lists a page of the users or, in open mode and without `page` and `limit`, all of them.
 async fn list(
     State(app): State<Shared>,
-    MaybeAuthenticated(caller): MaybeAuthenticated,
+    sender: MaybeAuthenticated,
     paging: Paging,
 ) -> Result<Response> {
-    app.access.authorize_list_users(&caller)?;
-    if paging.given || app.access.is_secure() {
-        let limit = if paging.given {
-            paging.limit()
-        } else {
-            app.config.max_page
-        };
-        let users = app.store.list_users(None, paging.skip(), limit).await?;
-        return Ok(success(json!({ "users": users })).into_response());
-    }
-    // Reads the first users before the response begins, so that an unavailable database results in
-    // a 503 instead of a truncated response.
-    let first = app.store.list_users(None, 0, CHUNK).await?;
-    Ok((
-        [(header::CONTENT_TYPE, "application/json")],
-        all_users(app, first),
-    )
-        .into_response())
+    let page = paging.given.then(|| UserPage {
+        skip: paging.skip(),
+        limit: paging.limit(),
+    });
+    let max = app.config.max_page;
+    Ok(match app.accounts.list(&sender, page, max).await? {
+        UserList::Page(users) => success(Listed { users }).into_response(),
+        UserList::All(chunks) => stream_users(chunks),
+    })
 }
 
-/// Streams all users, beginning with `first`, as they are read: they may not all fit into memory.
-fn all_users(app: Shared, first: Vec<User>) -> HttpBody {
-    let chunks = stream::try_unfold((app, Some(first)), async |(app, chunk)| {
-        let Some(chunk) = chunk else { return Ok(None) };
-        let next = match chunk.last() {
-            Some(last) if chunk.len() as u64 == CHUNK => {
-                Some(following(&app, (last.created_at, last.id)).await?)
-            }
-            _ => None,
-        };
-        Ok::<_, StoreError>(Some((as_items(&chunk, next.is_some()), (app, next))))
-    });
+/// Returns a response with all users, which are sent as they are read.
+fn stream_users(chunks: UserChunks) -> Response {
+    let mut is_first = true;
+    let items = chunks.map_ok(move |users| json_items(&users, mem::take(&mut is_first)));
     let opening = stream::iter([Ok(Bytes::from_static(b"{\"success\":true,\"users\":["))]);
     let closing = stream::iter([Ok(Bytes::from_static(b"]}"))]);
-    HttpBody::from_stream(opening.chain(chunks).chain(closing))
+    let body = HttpBody::from_stream(opening.chain(items).chain(closing));
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-async fn following(app: &App, cursor: UserCursor) -> std::result::Result<Vec<User>, StoreError> {
-    app.store
-        .list_users(Some(cursor), 0, CHUNK)
-        .await
-        .inspect_err(|error| tracing::error!(%error, "failed to complete list of users"))
-}
-
-/// Serializes the users as elements of a JSON array, with a trailing comma if more may follow.
-fn as_items(users: &[User], more: bool) -> Bytes {
+/// Serializes the users as elements of a JSON array, with a comma before them unless they are the
+/// first ones.
+fn json_items(users: &[User], is_first: bool) -> Bytes {
     let json = serde_json::to_vec(users).expect("users serialize");
-    let mut items = json[1..json.len() - 1].to_vec();
-    if more {
-        items.push(b',');
-    }
-    items.into()
+    let items = &json[1..json.len() - 1];
+    let separator: &[u8] = if is_first || items.is_empty() {
+        b""
+    } else {
+        b","
+    };
+    [separator, items].concat().into()
 }

@@ -36,7 +36,7 @@ pub fn key(request: &Request) -> Result<HeaderValue, Box<Response>> {
         ];
         let error = Error::Malformed(format!("Sec-WebSocket-Version has to be {VERSION}"));
         return Err(Box::new(
-            (StatusCode::UPGRADE_REQUIRED, told, Json(error.to_json())).into_response(),
+            (StatusCode::UPGRADE_REQUIRED, told, Json(error.body())).into_response(),
         ));
     }
     let key = headers

@@ -19,7 +19,7 @@ use crate::{descriptors::Descriptor, sockets::BytesWritten};
 /// written. Reads have no timeout here; other limits apply to them.
 pub struct WriteTimeout<S> {
     stream: S,
-    taken: BytesWritten,
+    written: BytesWritten,
     timeout: Duration,
     /// Runs while a write is pending and the client accepts no data.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -28,11 +28,11 @@ pub struct WriteTimeout<S> {
 }
 
 impl<S> WriteTimeout<S> {
-    /// Wraps a stream. Writes fail when nothing could be written for `write_timeout`.
-    pub fn new(stream: S, taken: BytesWritten, timeout: Duration) -> Self {
+    /// Wraps a stream. Writes fail when nothing could be written for `timeout`.
+    pub fn new(stream: S, written: BytesWritten, timeout: Duration) -> Self {
         Self {
             stream,
-            taken,
+            written,
             timeout,
             stalled: None,
             _descriptor: None,
@@ -54,7 +54,7 @@ impl<S> WriteTimeout<S> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &written {
-            self.taken.add(*bytes);
+            self.written.add(*bytes);
         }
         self.with_deadline(written, cx)
     }

@@ -13,7 +13,7 @@ use std::{
     hash::Hash,
     net::IpAddr,
     num::{NonZeroU32, NonZeroU64},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use governor::{
     state::{InMemoryState, NotKeyed},
 };
 use moka::{policy::EvictionPolicy, sync::Cache};
+use parking_lot::Mutex;
 
 use crate::{
     address::ClientAddress,
@@ -40,7 +41,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 const BUCKETS: u64 = 50_000;
 /// The retry delay when an address has no socket permits left. The real delay is unknown, because
 /// it depends on when a socket closes.
-const PLACE_RETRY: Duration = Duration::from_secs(10);
+const PERMIT_RETRY: Duration = Duration::from_secs(10);
 
 /// The limits of the server.
 pub struct Limits {
@@ -52,7 +53,7 @@ pub struct Limits {
     events: Option<Rate<UserId>>,
     reads: Option<Rate<UserId>>,
     stored: Option<Quotas>,
-    places: ConnectionLimiter,
+    sockets: ConnectionLimiter,
     unconnected: ConnectionLimiter,
     subscriptions_per_user: usize,
 }
@@ -76,7 +77,7 @@ impl Limits {
             stored: NonZeroU64::new(config.bytes_per_day)
                 .filter(|_| mode == AccessMode::Secure)
                 .map(|most| Quotas::new(most, clock)),
-            places: ConnectionLimiter::new(config.sockets_per_address, mode),
+            sockets: ConnectionLimiter::new(config.sockets_per_address, mode),
             unconnected: ConnectionLimiter::new(config.unconnected_per_address, mode),
             subscriptions_per_user: config.subscriptions_per_user,
         }
@@ -149,16 +150,16 @@ impl Limits {
 
     /// Takes a permit for one more socket from this address.
     pub fn socket(&self, address: ClientAddress) -> Result<Permit> {
-        self.places
+        self.sockets
             .take(address)
-            .ok_or(Error::RateLimited(PLACE_RETRY))
+            .ok_or(Error::RateLimited(PERMIT_RETRY))
     }
 
     /// Takes a permit for one more connection from this address that has no connected socket yet.
     pub fn unconnected(&self, address: ClientAddress) -> Result<Permit> {
         self.unconnected
             .take(address)
-            .ok_or(Error::RateLimited(PLACE_RETRY))
+            .ok_or(Error::RateLimited(PERMIT_RETRY))
     }
 }
 
@@ -244,17 +245,17 @@ impl ConnectionLimiter {
         let Some(counted) = &self.0 else {
             return Some(Permit::default());
         };
-        let from = address.network();
-        let mut taken = counted.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.entry(from).or_default();
+        let network = address.network();
+        let mut taken = counted.taken.lock();
+        let count = taken.entry(network).or_default();
         if *count >= counted.most.get() {
             return None;
         }
         *count += 1;
         Some(Permit {
-            _taken: Some(Arc::new(Slot {
-                places: Arc::clone(counted),
-                from,
+            _slot: Some(Arc::new(Slot {
+                counted: Arc::clone(counted),
+                network,
             })),
         })
     }
@@ -264,22 +265,18 @@ impl ConnectionLimiter {
 /// default permit is not counted.
 #[derive(Clone, Default)]
 pub struct Permit {
-    _taken: Option<Arc<Slot>>,
+    _slot: Option<Arc<Slot>>,
 }
 
 struct Slot {
-    places: Arc<Counted>,
-    from: IpAddr,
+    counted: Arc<Counted>,
+    network: IpAddr,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = self
-            .places
-            .taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = taken.entry(self.from) {
+        let mut taken = self.counted.taken.lock();
+        if let Entry::Occupied(mut count) = taken.entry(self.network) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();

@@ -1,11 +1,8 @@
 //! The quota of bytes that each user may store per day.
 
-use std::{
-    collections::HashMap,
-    num::NonZeroU64,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, num::NonZeroU64, time::Duration};
+
+use parking_lot::Mutex;
 
 use crate::{
     clock::Clock,
@@ -46,7 +43,7 @@ impl Quotas {
     /// Errors: [`Error::QuotaExceeded`].
     pub fn take(&self, user: UserId, bytes: usize) -> Result<()> {
         let now = self.clock.now().0;
-        let mut today = self.today.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut today = self.today.lock();
         if today.day != now.div_euclid(DAY) {
             *today = DayUsage {
                 day: now.div_euclid(DAY),

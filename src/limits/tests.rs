@@ -104,7 +104,7 @@ fn a_place_is_free_again_when_its_socket_is_gone() {
     drop(clone);
     let third = limits.socket(address("192.0.2.1")).unwrap();
     drop([second, third, elsewhere]);
-    assert!(limits.places.0.unwrap().taken.lock().unwrap().is_empty());
+    assert!(limits.sockets.0.unwrap().taken.lock().is_empty());
 }
 
 #[test]

@@ -46,10 +46,10 @@ impl CreateUser {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| format!("the system gives nothing to run on: {error}"))?;
+            .map_err(|error| format!("cannot start the async runtime: {error}"))?;
         let id = runtime
             .block_on(new.add(password, config, &Clock::system()))
-            .map_err(unwrapped)?;
+            .map_err(to_problem)?;
         // An error is ignored: the user has been added even if the id cannot be printed.
         let _ = writeln!(io::stdout(), "{id}");
         Ok(())
@@ -57,7 +57,7 @@ impl CreateUser {
 }
 
 /// Returns an error of opening the database as itself, because the exit code depends on it.
-fn unwrapped(error: NotAdded) -> Problem {
+fn to_problem(error: NotAdded) -> Problem {
     match error {
         NotAdded::Open(error) => error.into(),
         error => error.into(),

@@ -1,15 +1,19 @@
-//! The data types of the chat: ids, times, users, rooms, messages and read marks. Types only; no
-//! I/O.
+//! The data types of the chat: ids, times, users, rooms, messages, log entries and read marks. Types
+//! only; no I/O.
 
 mod account;
+pub(crate) mod entry;
+mod string_enum;
 mod text;
 
 use std::{borrow::Cow, fmt};
 
-use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
+use serde::{Serialize, Serializer, ser::SerializeStruct};
 use uuid::Uuid;
 
 pub use account::{Credentials, PasswordHash, RefreshKey, Session, Username};
+pub use entry::{Entry, EntryKind, LogPosition, NewEntry, NewEntryKind};
+pub(crate) use string_enum::string_enum;
 pub use text::{EMPTY, MAX_NAME, NAME_CHARACTERS, NAME_LENGTH, is_blank, is_js_space, name_flaw};
 
 /// Defines an id: a 128-bit UUID, always written as 32 lower-case hex digits.
@@ -95,6 +99,20 @@ id!(
 #[serde(transparent)]
 pub struct Seq(pub u64);
 
+impl Seq {
+    /// Returns the sequence number of the next entry. Saturates at [`u64::MAX`].
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// Returns the position before the entry with this sequence number. Saturates at 0.
+    #[must_use]
+    pub fn prev(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
 /// A point in time in milliseconds since 1970-01-01 UTC. Written as ISO 8601 with milliseconds and
 /// `Z`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -113,55 +131,25 @@ impl Serialize for Timestamp {
     }
 }
 
-/// Defines a closed set of names that clients send and receive as strings.
-macro_rules! names {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)+
-        }
-
-        impl $name {
-            /// All values, in the order of the API contract.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// Returns the name as clients write it.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $text,)+
-                }
-            }
-
-            /// Returns the value with this name.
-            #[must_use]
-            pub fn parse(text: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|value| value.as_str() == text)
-            }
-        }
-    };
-}
-
-names!(
+string_enum! {
     /// The kind of a user.
-    UserType {
+    pub enum UserType {
         /// A customer.
         Consumer = "consumer",
         /// A support user, who helps customers.
         Support = "support",
     }
-);
+}
 
-names!(
+string_enum! {
     /// The kind of a room.
-    RoomType {
+    pub enum RoomType {
         /// A conversation between customers.
         ConsumerToConsumer = "consumer-to-consumer",
         /// A conversation of a customer with support.
         ConsumerToSupport = "consumer-to-support",
     }
-);
+}
 
 /// A user. A deleted user is kept without names, so that their messages keep an author.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -297,45 +285,6 @@ pub struct Message {
     pub edited_at: Option<Timestamp>,
     /// The id that the author's client gave it, if any.
     pub client_id: Option<ClientId>,
-}
-
-/// A log entry of a room as a client that catches up reads it. Messages are in their current state.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entry {
-    /// The room that the log belongs to.
-    pub room: RoomId,
-    /// The sequence number in the log.
-    pub seq: Seq,
-    /// The user who caused the entry; [`NOBODY`](UserId::NOBODY) if unknown.
-    pub author: UserId,
-    /// When the entry was created; within a room never before the previous entry.
-    pub created_at: Timestamp,
-    /// The event that the entry records.
-    pub what: EntryKind,
-}
-
-/// The event that an entry records.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum EntryKind {
-    /// A message was posted. It is in its current state, edits included.
-    Message(Message),
-    /// A message was posted, and has been deleted since.
-    Deleted(MessageId),
-    /// A message was edited.
-    Edit {
-        /// The message's id.
-        message: MessageId,
-        /// The message in its current state; `None` if it has been deleted since.
-        current: Option<Message>,
-    },
-    /// A message was deleted.
-    Deletion(MessageId),
-    /// A member was added to the room.
-    MemberAdded(UserId),
-    /// A member was removed from the room.
-    MemberRemoved(UserId),
-    /// The room was renamed; `None` if the name was removed.
-    Renamed(Option<String>),
 }
 
 /// Records that a user has read everything in the room up to an entry. Marks are appended, never

@@ -19,6 +19,27 @@ fn only_the_canonical_form_of_an_id_names_anything() {
 }
 
 #[test]
+fn the_name_of_a_value_is_its_text_in_json_and_the_only_one_that_is_parsed() {
+    for kind in RoomType::ALL {
+        let name = kind.as_str();
+        assert_eq!(RoomType::parse(name), Some(*kind));
+        assert_eq!(serde_json::to_value(kind).unwrap(), name);
+        assert_eq!(kind.to_string(), name);
+    }
+    for wrong in ["", "Consumer", "ConsumerToSupport", "consumer-to-support "] {
+        assert_eq!(RoomType::parse(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
+fn a_sequence_number_does_not_wrap_around() {
+    assert_eq!(Seq(7).next(), Seq(8));
+    assert_eq!(Seq(7).prev(), Seq(6));
+    assert_eq!(Seq(u64::MAX).next(), Seq(u64::MAX));
+    assert_eq!(Seq(0).prev(), Seq(0));
+}
+
+#[test]
 fn a_client_id_is_short_and_printable() {
     for right in ["1", " ", "message 7/ä", &"é".repeat(64)] {
         assert_eq!(

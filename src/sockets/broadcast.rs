@@ -16,7 +16,31 @@ use super::{
     socket::room_name,
     subscriptions::unsubscribe,
 };
-use crate::{model::RoomId, view};
+use crate::{
+    accounts::DisconnectUsers,
+    model::{RoomId, UserId},
+    timeline::{RoomEvent, Subscribers},
+    view,
+};
+
+impl Subscribers for Sockets {
+    fn announce(&self, events: &[RoomEvent]) {
+        let events: Vec<_> = events.iter().filter_map(Event::from_room_event).collect();
+        self.broadcast_all(&events);
+    }
+
+    fn has_subscribers(&self, room: RoomId) -> bool {
+        self.are_in(room)
+    }
+
+    fn interrupt(&self, room: RoomId) {
+        self.close_room(room);
+    }
+
+    fn interrupt_user(&self, user: UserId) {
+        self.close_user(user);
+    }
+}
 
 impl Sockets {
     /// Sends each event to its audience, by default every socket in its room.

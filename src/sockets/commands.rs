@@ -98,7 +98,7 @@ impl Command {
                 let token = first.ok_or(Error::BadEvent("refresh token takes an access token, a string"))?;
                 Ok(Self::RefreshToken(token.to_owned()))
             }
-            _ => Err(Error::BadEvent("There is no such event")),
+            _ => Err(Error::UnknownEvent),
         }
     }
 }

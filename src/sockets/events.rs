@@ -4,14 +4,15 @@ use serde::Serialize;
 
 use super::{room_name, user_name};
 use crate::{
-    model::{MessageId, ReadMark, RoomId, Seq, Timestamp, UserId},
+    model::{Entry, EntryKind, MessageId, ReadMark, RoomId, Seq, Timestamp, UserId},
+    timeline::{RoomEvent, Transient},
     view::{Post, RoomView},
 };
 
 /// An event that the server sends to sockets.
 ///
-/// To add one, add the variant with its name, payload and audience here, and document it in the
-/// README.
+/// To add one, add the variant with its name, payload and audience here, and document it in
+/// `docs/sockets.md`. If the timeline announces it, also convert it from the [`RoomEvent`].
 #[derive(Serialize)]
 #[serde(untagged, rename_all_fields = "camelCase")]
 pub enum Event<'a> {
@@ -141,7 +142,80 @@ pub struct Audience {
     pub except: Option<String>,
 }
 
-impl Event<'_> {
+impl<'a> Event<'a> {
+    /// Returns the event that announces a room event; `None` for a message without its post, which
+    /// the timeline does not announce.
+    #[must_use]
+    pub fn from_room_event(event: &'a RoomEvent) -> Option<Self> {
+        match event {
+            RoomEvent::Entry { entry, post } => Self::from_entry(entry, post.as_ref()),
+            RoomEvent::Transient(event) => Some(Self::from_transient(event)),
+        }
+    }
+
+    fn from_entry(entry: &'a Entry, post: Option<&'a Post>) -> Option<Self> {
+        let (chat_room_id, seq) = (entry.room, entry.seq);
+        Some(match &entry.what {
+            EntryKind::Message(_) | EntryKind::Deleted(_) => Self::NewMessage { message: post? },
+            EntryKind::Edit { .. } => Self::MessageEdited {
+                message: post?,
+                seq,
+            },
+            EntryKind::Deletion(message_id) => Self::MessageDeleted {
+                chat_room_id,
+                message_id: *message_id,
+                seq,
+            },
+            EntryKind::MemberAdded(user_id) => Self::MemberAdded {
+                chat_room_id,
+                user_id: *user_id,
+                seq,
+            },
+            EntryKind::MemberRemoved(user_id) => Self::MemberRemoved {
+                chat_room_id,
+                user_id: *user_id,
+                seq,
+            },
+            EntryKind::Renamed(name) => Self::RoomChanged {
+                chat_room_id,
+                name: name.as_deref(),
+                seq,
+            },
+        })
+    }
+
+    fn from_transient(event: &'a Transient) -> Self {
+        match event {
+            Transient::Read {
+                room,
+                mark:
+                    ReadMark {
+                        user,
+                        up_to,
+                        read_at,
+                    },
+                is_large,
+            } => Self::ConversationRead {
+                chat_room_id: *room,
+                user_id: *user,
+                up_to_seq: *up_to,
+                read_at: *read_at,
+                is_private: *is_large,
+            },
+            Transient::RoomCreated {
+                room,
+                listed_members,
+            } => Self::RoomCreated {
+                chat_room: RoomView::new(room, &room.members, *listed_members),
+                members: &room.members,
+            },
+            Transient::RoomDeleted(room) => Self::RoomDeleted {
+                chat_room_id: room.id,
+                members: &room.members,
+            },
+        }
+    }
+
     /// Returns the name of the event.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -228,25 +302,6 @@ impl Event<'_> {
                 Some(to(None, others))
             }
             _ => None,
-        }
-    }
-
-    /// Creates the event for a read mark, sent to the room or, if `is_private`, only to the user's
-    /// own sockets.
-    #[must_use]
-    pub fn read(room: RoomId, mark: ReadMark, is_private: bool) -> Self {
-        let ReadMark {
-            user,
-            up_to,
-            read_at,
-            ..
-        } = mark;
-        Self::ConversationRead {
-            chat_room_id: room,
-            user_id: user,
-            up_to_seq: up_to,
-            read_at,
-            is_private,
         }
     }
 }

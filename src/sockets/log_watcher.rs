@@ -13,7 +13,7 @@ const ROOMS_AT_ONCE: usize = 500;
 /// other servers write to them too. Covers the rooms that have sockets, in turns of
 /// [`ROOMS_AT_ONCE`].
 pub(super) async fn follow_logs(io: SocketIo, chat: Chat) {
-    if !chat.store.is_shared() {
+    if !chat.is_shared() {
         return;
     }
     let mut ticks = tokio::time::interval(TICK);
@@ -27,7 +27,7 @@ pub(super) async fn follow_logs(io: SocketIo, chat: Chat) {
         let rooms = left.split_off(left.len().saturating_sub(ROOMS_AT_ONCE));
         if !rooms.is_empty() {
             // If the database is unavailable, a later tick retries.
-            let _ = chat.timeline.catch_up(chat.store.as_ref(), &rooms).await;
+            let _ = chat.catch_up(&rooms).await;
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The Socket.IO server: connected sockets, their subscriptions and the events they receive. The
-//! rest of the server uses only [`SocketHub`].
+//! The Socket.IO server: connected sockets, their subscriptions and the events they receive. REST
+//! handlers use only [`SocketHub`].
 //!
 //! Most of the state is kept in rooms of the Socket.IO layer: one per chat room, one per user and
 //! one per session. A user's or session's room contains all of its sockets.
@@ -47,6 +47,7 @@ use subscriptions::Subscriptions;
 use typing::Typing;
 
 use crate::{
+    accounts::DisconnectUsers,
     budget::MemoryBudget,
     config::SocketConfig,
     limits::Limits,
@@ -76,18 +77,8 @@ pub fn max_packet(config: &SocketConfig) -> usize {
     usize::try_from(config.max_packet_bytes).unwrap_or(usize::MAX)
 }
 
-/// The operations on sockets that the rest of the server may use.
+/// The operations on sockets that REST handlers may use.
 pub trait SocketHub: Send + Sync + 'static {
-    /// Sends each event to its audience, by default every socket in its room. A socket receives the
-    /// events of a room in the given order, and in the order of the calls.
-    fn announce(&self, events: &[Event<'_>]);
-
-    /// Closes every socket of the given sessions, which have ended.
-    fn close_sessions(&self, sessions: &[SessionId]);
-
-    /// Closes every socket of a deleted user.
-    fn close_user(&self, user: UserId);
-
     /// Returns for each user whether they are connected or were until a moment ago.
     fn online(&self, users: &[UserId]) -> Vec<bool>;
 }
@@ -216,7 +207,7 @@ impl Sockets {
             self.typing.stops(room, user)
         };
         if tell {
-            self.announce(&[Event::Typing {
+            self.broadcast_all(&[Event::Typing {
                 chat_room_id: room,
                 user_id: user,
                 begun,
@@ -226,7 +217,7 @@ impl Sockets {
 
     fn announce_stopped(&self, stopped: Vec<(RoomId, UserId)>) {
         for (chat_room_id, user_id) in stopped {
-            self.announce(&[Event::Typing {
+            self.broadcast_all(&[Event::Typing {
                 chat_room_id,
                 user_id,
                 begun: false,
@@ -284,11 +275,7 @@ impl Sockets {
     }
 }
 
-impl SocketHub for Sockets {
-    fn announce(&self, events: &[Event<'_>]) {
-        self.broadcast_all(events);
-    }
-
+impl DisconnectUsers for Sockets {
     fn close_sessions(&self, sessions: &[SessionId]) {
         for session in sessions {
             self.io
@@ -306,7 +293,9 @@ impl SocketHub for Sockets {
             .iter()
             .for_each(close);
     }
+}
 
+impl SocketHub for Sockets {
     fn online(&self, users: &[UserId]) -> Vec<bool> {
         self.presence.online(users)
     }

@@ -4,13 +4,14 @@
 use std::{
     collections::{BTreeSet, HashMap},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use socketioxide::extract::SocketRef;
 
-use super::{Event, SocketHub, Sockets, is_closing};
+use super::{Event, Sockets, is_closing};
 use crate::{
     clock::Clock,
     config::{PresenceScope, RoomsConfig},
@@ -26,7 +27,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Number of rooms read per page.
 const ROOMS: u64 = 500;
 /// Maximum number of users who are notified when a user goes online or offline.
-const TOLD: usize = 10_000;
+const MAX_NOTIFIED: usize = 10_000;
 
 /// The user that a socket counts for, while it does.
 #[derive(Clone, Copy)]
@@ -34,13 +35,13 @@ struct Present(UserId);
 
 /// Tracks which users are online.
 pub struct Presence {
-    store: Arc<dyn Store>,
+    store: Store,
     clock: Clock,
     /// Maximum number of members in a room for its members to be notified.
     listed: usize,
     /// Whether a room counts only if the user has written in it.
     scope: PresenceScope,
-    here: Mutex<HashMap<UserId, UserPresence>>,
+    users: Mutex<HashMap<UserId, UserPresence>>,
 }
 
 /// A user who is online, or whose going offline was not broadcast yet.
@@ -50,10 +51,10 @@ struct UserPresence {
     left: u64,
     state: State,
     /// The state that was last broadcast.
-    told: State,
+    announced: State,
     /// Whether a task is broadcasting changes. There is at most one per user, so that the last
     /// broadcast always matches the current state.
-    is_told: bool,
+    is_announcing: bool,
 }
 
 /// Whether a user is online.
@@ -66,13 +67,13 @@ enum State {
 
 impl UserPresence {
     fn unknown() -> Self {
-        let away = State::Offline(Timestamp::default());
+        let offline = State::Offline(Timestamp::default());
         Self {
             sockets: 0,
             left: 0,
-            state: away,
-            told: away,
-            is_told: false,
+            state: offline,
+            announced: offline,
+            is_announcing: false,
         }
     }
 }
@@ -80,13 +81,13 @@ impl UserPresence {
 impl Presence {
     /// Creates a tracker in which no user is online.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, clock: Clock, config: &RoomsConfig) -> Self {
+    pub fn new(store: Store, clock: Clock, config: &RoomsConfig) -> Self {
         Self {
             store,
             clock,
             listed: config.listed_members,
             scope: config.presence,
-            here: Mutex::default(),
+            users: Mutex::default(),
         }
     }
 
@@ -102,11 +103,11 @@ impl Presence {
         }
         self.untrack(sockets, socket);
         {
-            let mut here = self.here();
-            let here = here.entry(user).or_insert_with(UserPresence::unknown);
-            here.sockets += 1;
-            if here.state != State::Online {
-                self.ticket(sockets, user, here, State::Online);
+            let mut users = self.users.lock();
+            let tracked = users.entry(user).or_insert_with(UserPresence::unknown);
+            tracked.sockets += 1;
+            if tracked.state != State::Online {
+                self.set_state(sockets, user, tracked, State::Online);
             }
         }
         socket.extensions.insert(Present(user));
@@ -123,8 +124,8 @@ impl Presence {
         };
         let at = self.clock.now();
         let left = {
-            let mut here = self.here();
-            let Some(user) = here.get_mut(&user) else {
+            let mut users = self.users.lock();
+            let Some(user) = users.get_mut(&user) else {
                 return;
             };
             user.sockets -= 1;
@@ -138,33 +139,34 @@ impl Presence {
         tokio::spawn(async move {
             tokio::time::sleep(GRACE).await;
             // Skip if the user has reconnected since, even if they have disconnected again.
-            if let Some(here) = presence
-                .here()
+            if let Some(tracked) = presence
+                .users
+                .lock()
                 .get_mut(&user)
-                .filter(|here| here.sockets == 0 && here.left == left)
+                .filter(|tracked| tracked.sockets == 0 && tracked.left == left)
             {
-                presence.ticket(&sockets, user, here, State::Offline(at));
+                presence.set_state(&sockets, user, tracked, State::Offline(at));
             }
         });
     }
 
     /// Records a change of state and starts a task that broadcasts it, unless one is running.
-    fn ticket(
+    fn set_state(
         self: &Arc<Self>,
         sockets: &Sockets,
         user: UserId,
-        here: &mut UserPresence,
+        tracked: &mut UserPresence,
         state: State,
     ) {
-        here.state = state;
-        if !mem::replace(&mut here.is_told, true) {
+        tracked.state = state;
+        if !mem::replace(&mut tracked.is_announcing, true) {
             let (presence, sockets) = (Arc::clone(self), sockets.clone());
-            tokio::spawn(async move { presence.tell(&sockets, user).await });
+            tokio::spawn(async move { presence.announce(&sockets, user).await });
         }
     }
 
     /// Broadcasts a user's changes of state until the last broadcast is current.
-    async fn tell(&self, sockets: &Sockets, user: UserId) {
+    async fn announce(&self, sockets: &Sockets, user: UserId) {
         while let Some(state) = self.take_unannounced(user) {
             let Ok(others) = self.others(user).await else {
                 tokio::time::sleep(RETRY).await;
@@ -172,13 +174,13 @@ impl Presence {
             };
             // A failed write must not prevent the broadcast.
             if let State::Offline(at) = state
-                && let Err(error) = self.store.update_last_seen(vec![(user, at)]).await
+                && let Err(error) = self.store.presence.update_last_seen(vec![(user, at)]).await
             {
                 tracing::warn!(%error, "updating the last-seen time of a user failed");
             }
             // The state may have changed during the database calls.
             if self.is_still(user, state) {
-                sockets.announce(&[match state {
+                sockets.broadcast_all(&[match state {
                     State::Online => Event::UserOnline {
                         user_id: user,
                         others: &others,
@@ -196,36 +198,40 @@ impl Presence {
     /// Returns a state that was not broadcast yet. If there is none, marks the broadcasting task as
     /// finished.
     fn take_unannounced(&self, user: UserId) -> Option<State> {
-        let mut all = self.here();
-        let here = all.get_mut(&user)?;
-        if here.state != here.told {
-            return Some(here.state);
+        let mut users = self.users.lock();
+        let tracked = users.get_mut(&user)?;
+        if tracked.state != tracked.announced {
+            return Some(tracked.state);
         }
-        here.is_told = false;
-        if here.state != State::Online {
-            all.remove(&user);
+        tracked.is_announcing = false;
+        if tracked.state != State::Online {
+            users.remove(&user);
         }
         None
     }
 
     /// Returns whether the user's state is still this one. If so, marks it as broadcast.
     fn is_still(&self, user: UserId, state: State) -> bool {
-        let mut all = self.here();
-        let Some(here) = all.get_mut(&user).filter(|here| here.state == state) else {
+        let mut users = self.users.lock();
+        let Some(tracked) = users
+            .get_mut(&user)
+            .filter(|tracked| tracked.state == state)
+        else {
             return false;
         };
-        here.told = state;
+        tracked.announced = state;
         true
     }
 
     /// Returns for each of these users whether they are online.
     pub fn online(&self, users: &[UserId]) -> Vec<bool> {
-        let here = self.here();
+        let tracked = self.users.lock();
         users
             .iter()
             .map(|user| {
-                here.get(user)
-                    .is_some_and(|here| here.state == State::Online)
+                tracked
+                    .get(user)
+                    .is_some_and(|presence| presence.state == State::Online)
             })
             .collect()
     }
@@ -233,38 +239,39 @@ impl Presence {
     /// Stores the last-seen time of all tracked users; for online users it is now.
     pub async fn close(&self) {
         let now = self.clock.now();
-        let until = |here: &UserPresence| {
-            if let State::Offline(at) = here.state {
+        let until = |tracked: &UserPresence| {
+            if let State::Offline(at) = tracked.state {
                 at
             } else {
                 now
             }
         };
         let seen: Vec<_> = self
-            .here()
+            .users
+            .lock()
             .drain()
-            .map(|(user, here)| (user, until(&here)))
+            .map(|(user, tracked)| (user, until(&tracked)))
             .collect();
         if !seen.is_empty()
-            && let Err(error) = self.store.update_last_seen(seen).await
+            && let Err(error) = self.store.presence.update_last_seen(seen).await
         {
             tracing::warn!(%error, "updating the last-seen times of online users failed");
         }
     }
 
     /// Returns the users to notify about this user: the members of their rooms, except large rooms.
-    /// At most [`TOLD`].
+    /// At most [`MAX_NOTIFIED`].
     async fn others(&self, user: UserId) -> store::Result<Vec<UserId>> {
         let (mut others, mut after) = (BTreeSet::new(), None);
         loop {
-            let rooms = self.store.rooms_of(user, after, ROOMS).await?;
+            let rooms = self.store.memberships.rooms_of(user, after, ROOMS).await?;
             for room in self.rooms_to_notify(user, &rooms).await? {
                 others.extend(room.members.iter().copied());
             }
             after = rooms.last().copied();
-            if (rooms.len() as u64) < ROOMS || others.len() > TOLD {
+            if (rooms.len() as u64) < ROOMS || others.len() > MAX_NOTIFIED {
                 others.remove(&user);
-                return Ok(others.into_iter().take(TOLD).collect());
+                return Ok(others.into_iter().take(MAX_NOTIFIED).collect());
             }
         }
     }
@@ -276,27 +283,23 @@ impl Presence {
         user: UserId,
         rooms: &[RoomId],
     ) -> store::Result<Vec<Arc<Room>>> {
-        let mut told = Vec::new();
+        let mut notified = Vec::new();
         for id in rooms {
-            let Some(room) = self.store.room(*id).await? else {
+            let Some(room) = self.store.rooms.find(*id).await? else {
                 continue;
             };
             // Deleted members need not be subtracted in a room that is small with them: they
             // receive nothing.
             if room.members.len() <= self.listed
-                || present_members(self.store.as_ref(), &room).await?.len() <= self.listed
+                || present_members(&self.store, &room).await?.len() <= self.listed
             {
-                told.push(room);
+                notified.push(room);
             }
         }
         if self.scope == PresenceScope::Writers {
-            let written = self.store.written_by(user, &told).await?;
-            told.retain(|room| written.contains(&room.id));
+            let written = self.store.memberships.written_by(user, &notified).await?;
+            notified.retain(|room| written.contains(&room.id));
         }
-        Ok(told)
-    }
-
-    fn here(&self) -> MutexGuard<'_, HashMap<UserId, UserPresence>> {
-        self.here.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(notified)
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     chat::Chat,
     model::{RoomId, Timestamp, UserId},
-    store::Departed,
+    store::RemovedMember,
 };
 
 /// Checks for users who were removed from rooms.
@@ -22,7 +22,7 @@ pub struct RemovedMembers {
     until: Option<Timestamp>,
     /// Removals that were handled already. The store returns them several times, and the users may
     /// have been added again by then.
-    seen: HashSet<Departed>,
+    seen: HashSet<RemovedMember>,
 }
 
 impl RemovedMembers {
@@ -40,40 +40,33 @@ impl RemovedMembers {
     /// been broadcast already or the room was not known here, and this server could not know
     /// better. If the database is unavailable, a later sweep retries.
     pub async fn sweep(&mut self, io: &SocketIo) {
-        let Chat {
-            store, timeline, ..
-        } = &self.chat;
-        if !store.is_shared() {
+        let chat = &self.chat;
+        if !chat.is_shared() {
             return;
         }
-        let Ok((departed, until)) = store.departed(self.until).await else {
+        let Ok((removed, until)) = chat.removed_members(self.until).await else {
             return;
         };
-        let new: Vec<_> = departed
+        let new: Vec<_> = removed
             .iter()
-            .filter(|departed| !self.seen.contains(departed))
+            .filter(|removed| !self.seen.contains(removed))
             .collect();
-        let rooms: HashSet<_> = new.iter().map(|departed| departed.room).collect();
-        if !rooms.is_empty()
-            && timeline
-                .catch_up(store.as_ref(), &Vec::from_iter(rooms))
-                .await
-                .is_err()
-        {
+        let rooms: HashSet<_> = new.iter().map(|removed| removed.room).collect();
+        if !rooms.is_empty() && chat.catch_up(&Vec::from_iter(rooms)).await.is_err() {
             return;
         }
-        for Departed { room, user, .. } in new {
+        for RemovedMember { room, user, .. } in new {
             for socket in in_room(io, *room, *user) {
-                let Ok(known) = store.room(*room).await else {
+                let Ok(is_member) = chat.is_member(*room, *user).await else {
                     return;
                 };
                 // A user who was added again may stay.
-                if !known.is_some_and(|room| room.has_member(*user)) {
+                if !is_member {
                     close(&socket);
                 }
             }
         }
-        self.seen = departed.into_iter().collect();
+        self.seen = removed.into_iter().collect();
         self.until = Some(until);
     }
 }

@@ -4,24 +4,21 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
+use parking_lot::Mutex;
 use socketioxide::extract::SocketRef;
 
 use super::{is_closing, room_name};
 use crate::{
-    access::Identity,
-    budget::lock,
+    auth::Caller,
     error::{Error, Result},
     model::{RoomId, UserId},
 };
 
-const TOO_MANY: Error = Error::BadEvent(
-    "Your sockets are in too many rooms together; leave some with unsubscribe, or close a socket",
-);
 /// Number of tracked users before users without sockets are removed.
 const MIN_USERS: usize = 1_024;
 
@@ -68,8 +65,8 @@ impl Subscriptions {
     pub fn begin(&self, socket: &SocketRef) {
         let user = socket
             .extensions
-            .get::<Identity>()
-            .map(|identity| self.of_user(identity.user.id));
+            .get::<Caller>()
+            .map(|caller| self.of_user(caller.user.id));
         socket.extensions.insert(Arc::new(SocketRooms {
             rooms: Mutex::default(),
             all: Arc::clone(&self.all),
@@ -78,7 +75,7 @@ impl Subscriptions {
     }
 
     fn of_user(&self, user: UserId) -> Arc<Count> {
-        let mut users = lock(&self.users);
+        let mut users = self.users.lock();
         if let Some(count) = users.get(&user).and_then(Weak::upgrade) {
             return count;
         }
@@ -123,7 +120,7 @@ impl SocketRooms {
         if let Some(user) = &self.user
             && !user.add_one()
         {
-            return Err(TOO_MANY);
+            return Err(Error::TooManySubscriptions);
         }
         if self.all.add_one() {
             return Ok(());
@@ -138,7 +135,7 @@ impl SocketRooms {
     }
 
     fn leave_all(&self) {
-        let mut rooms = lock(&self.rooms);
+        let mut rooms = self.rooms.lock();
         self.take_off(rooms.ids.len());
         *rooms = Rooms {
             is_closed: true,
@@ -155,14 +152,14 @@ impl Drop for SocketRooms {
 
 /// Checks whether a socket may join these rooms, some of which it may have joined already.
 ///
-/// Errors: [`Error::BadEvent`] if the user's sockets would be in too many rooms,
+/// Errors: [`Error::TooManySubscriptions`] if the user's sockets would be in too many rooms,
 /// [`Error::OutOfMemory`] if all sockets together would.
 pub fn may_subscribe(socket: &SocketRef, rooms: impl IntoIterator<Item = RoomId>) -> Result<()> {
     let Some(own) = own(socket) else {
         return Ok(());
     };
     let more = {
-        let own = lock(&own.rooms);
+        let own = own.rooms.lock();
         rooms
             .into_iter()
             .filter(|room| !own.ids.contains(room))
@@ -173,7 +170,7 @@ pub fn may_subscribe(socket: &SocketRef, rooms: impl IntoIterator<Item = RoomId>
         .as_ref()
         .is_some_and(|user| !user.has_room_for(more))
     {
-        return Err(TOO_MANY);
+        return Err(Error::TooManySubscriptions);
     }
     if own.all.has_room_for(more) {
         Ok(())
@@ -184,12 +181,12 @@ pub fn may_subscribe(socket: &SocketRef, rooms: impl IntoIterator<Item = RoomId>
 
 /// Returns whether a socket is in a room.
 pub fn is_in(socket: &SocketRef, room: RoomId) -> bool {
-    own(socket).is_some_and(|own| lock(&own.rooms).ids.contains(&room))
+    own(socket).is_some_and(|own| own.rooms.lock().ids.contains(&room))
 }
 
 /// Returns the rooms that a socket is in.
 pub fn rooms_of(socket: &SocketRef) -> HashSet<RoomId> {
-    own(socket).map_or_else(HashSet::new, |own| lock(&own.rooms).ids.clone())
+    own(socket).map_or_else(HashSet::new, |own| own.rooms.lock().ids.clone())
 }
 
 /// Joins a room. If the socket closes meanwhile it leaves all rooms again, because nothing else
@@ -203,7 +200,7 @@ pub fn subscribe(socket: &SocketRef, room: RoomId) -> Result<bool> {
     {
         // Held until socketioxide has joined the room too, because another task may be removing the
         // socket from the same room.
-        let mut rooms = lock(&own.rooms);
+        let mut rooms = own.rooms.lock();
         if rooms.is_closed || rooms.ids.contains(&room) {
             return Ok(false);
         }
@@ -221,7 +218,7 @@ pub fn subscribe(socket: &SocketRef, room: RoomId) -> Result<bool> {
 /// Leaves a room.
 pub fn unsubscribe(socket: &SocketRef, room: RoomId) {
     let Some(own) = own(socket) else { return };
-    let mut rooms = lock(&own.rooms);
+    let mut rooms = own.rooms.lock();
     if rooms.ids.remove(&room) {
         own.take_off(1);
         socket.leave(room_name(room));

@@ -1,23 +1,20 @@
 //! Announces committed entries to subscribers, each room in the order of its log, and then
 //! completes the callers' requests.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::HashSet;
 
 use futures_util::future::join_all;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::{
-    Barrier, RoomEvent, RoomEventKind, Subscribers,
-    append::{AppendResult, Edited, PendingAppend},
-    missed::missed,
+    EditMarks, RoomEvent, Subscribers,
+    catch_up::{AnnouncedSeqs, MissedEntries},
+    command::{Barrier, Command, Committed, LogEnds, Outcome, Rendering, Request, Written},
 };
 use crate::{
     error::{Error, Result},
-    model::{MessageId, RoomId, Seq},
-    store::{self, Appended, Store},
+    model::{EntryKind, RoomId, Seq},
+    store::{Appended, LogPosition, NewEntry, Store},
 };
 
 /// The maximum number of missed entries to announce. Clients that missed more must resynchronize.
@@ -25,136 +22,139 @@ const MAX_MISSED: u64 = 20_000;
 /// The maximum number of missed entries to read and announce at once: fewer than may be queued for
 /// a client.
 const BATCH_SIZE: u64 = 500;
-/// The minimum number of rooms whose last announced entry is remembered.
-const MIN_ANNOUNCED_SEQS: usize = 100_000;
-
-/// A batch that is on disk.
-pub type Committed = Vec<(PendingAppend, MessageId, Appended)>;
-
-/// A step of the announcer, processed in order.
-pub enum Step {
-    Announce(Committed),
-    Tell(RoomEvent, oneshot::Sender<()>),
-    /// Includes the ends of the logs.
-    Barrier(Barrier, Vec<(RoomId, Seq)>),
-    /// The logs reach at least up to these entries, written by any server.
-    CatchUp(Vec<(RoomId, Seq)>, oneshot::Sender<()>),
-}
 
 /// The task that announces.
 pub struct Announcer<L> {
-    store: Arc<dyn Store>,
+    store: Store,
     subscribers: L,
-    listed_members: usize,
+    missed: MissedEntries,
     /// `None` if no other server writes to the logs, so that no entry is ever missed.
     announced_seqs: Option<AnnouncedSeqs>,
 }
 
 impl<L: Subscribers> Announcer<L> {
-    pub fn new(store: Arc<dyn Store>, subscribers: L, listed_members: usize) -> Self {
-        let announced_seqs = store.is_shared().then(AnnouncedSeqs::default);
+    /// Creates an announcer whose posts list at most `listed_members` of a room.
+    pub fn new(store: Store, subscribers: L, listed_members: usize) -> Self {
+        let announced_seqs = store.database.is_shared().then(AnnouncedSeqs::default);
         Self {
+            missed: MissedEntries::new(store.clone(), listed_members),
             store,
             subscribers,
-            listed_members,
             announced_seqs,
         }
     }
 
-    /// Announces the steps it receives, until the channel closes.
-    pub async fn run(mut self, mut steps: mpsc::Receiver<Step>) {
-        while let Some(step) = steps.recv().await {
-            match step {
-                Step::Announce(batch) => self.announce(batch).await,
-                Step::Tell(events, reply) => {
-                    self.subscribers.announce(&[events]);
+    /// Processes the commands it receives, in order, until the channel closes.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Written>) {
+        // Dropped when this function ends, which notifies the callers that wait for the end.
+        let mut closers = Vec::new();
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Append(batch) => self.announce_batch(batch).await,
+                Command::Announce(event, reply) => {
+                    self.subscribers.announce(&[RoomEvent::Transient(event)]);
                     let _ = reply.send(());
                 }
-                Step::Barrier(Barrier { act, reply, .. }, mut ends) => {
-                    for (room, end) in &mut ends {
-                        *end = self.announce_up_to(*room, *end).await;
-                    }
-                    act();
-                    let _ = reply.send(Ok(ends));
-                }
-                Step::CatchUp(ends, reply) => {
+                Command::Barrier(barrier) => self.pass_barrier(barrier).await,
+                Command::CatchUp(ends, reply) => {
                     for (room, end) in ends {
                         self.announce_up_to(room, end).await;
                     }
                     let _ = reply.send(());
                 }
+                Command::Close(done) => closers.push(done),
             }
         }
     }
 
-    async fn announce(&mut self, mut batch: Committed) {
-        let unseen = self.load_readers(&mut batch).await;
-        let mut placed = Vec::with_capacity(batch.len());
-        for (mut waiting, id, appended) in batch {
-            if let Some(error) = unseen.get(&id) {
-                // Subscribers will not get this entry, so they must resynchronize.
-                self.subscribers.interrupt(waiting.room);
-                waiting.answer(Err(error.clone().into()));
-                continue;
-            }
+    /// Announces the entries up to the ends of the logs, then runs the action of the barrier.
+    async fn pass_barrier(&mut self, barrier: Barrier<LogEnds>) {
+        let mut ends = barrier.rooms;
+        for (room, end) in &mut ends {
+            *end = self.announce_up_to(*room, *end).await;
+        }
+        (barrier.action)();
+        let _ = barrier.reply.send(Ok(ends));
+    }
+
+    /// Announces the entries of a batch that were appended, and answers the callers.
+    async fn announce_batch(&mut self, mut batch: Vec<Committed>) {
+        self.load_marks(&mut batch).await;
+        let mut entries = Vec::with_capacity(batch.len());
+        for committed in batch {
+            let Committed {
+                entry,
+                appended,
+                request,
+            } = committed;
             match appended {
-                Appended::Placed(at) => placed.push((waiting.events(id, at), waiting)),
-                Appended::Duplicate(earlier) => waiting.answer_with_earlier(*earlier),
-                Appended::Unchanged => waiting.answer(Ok(AppendResult::default())),
-                Appended::NotAMember => waiting.answer(Err(Error::NotAMember)),
-                Appended::NoRequiredMember => waiting.answer(Err(Error::LastSupport)),
-                Appended::NoRoom => waiting.answer(Err(Error::NoRoom)),
+                Appended::Placed(position) => entries.push((entry, position, request)),
+                Appended::Duplicate(earlier) => request.answer(Ok(earlier
+                    .into_message()
+                    .map_or(Outcome::Unchanged, Outcome::Duplicate))),
+                Appended::Unchanged => request.answer(Ok(Outcome::Unchanged)),
+                Appended::NotAMember => request.answer(Err(Error::NotAMember)),
+                Appended::NoRequiredMember => request.answer(Err(Error::LastSupport)),
+                Appended::NoRoom => request.answer(Err(Error::NoRoom)),
                 // If the entry is in the log nevertheless, it is announced with the next one.
-                Appended::Failed(error) => waiting.answer(Err(error.into())),
+                Appended::Failed(error) => request.answer(Err(error.into())),
             }
         }
+        self.announce_appended(entries).await;
+    }
+
+    /// Announces entries that were appended, and then answers their callers.
+    async fn announce_appended(&mut self, mut entries: Vec<(NewEntry, LogPosition, Request)>) {
         // The order may differ, because a store may need several attempts for a batch.
-        placed.sort_by_key(|(events, _)| events.placed.seq);
-        let (events, waiting): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
-        self.announce_new(&events).await;
-        for (waiting, RoomEvent { placed, what, .. }) in waiting.into_iter().zip(events) {
-            let post = match what {
-                RoomEventKind::Posted(post) | RoomEventKind::Edited(post) => Some(post),
-                _ => None,
+        entries.sort_by_key(|(_, position, _)| position.seq);
+        let mut events = Vec::with_capacity(entries.len());
+        let mut answers = Vec::with_capacity(entries.len());
+        for (entry, position, request) in entries {
+            let Request { rendering, reply } = request;
+            let (entry, post) = rendering.render(entry, position);
+            let outcome = Outcome::Appended {
+                position,
+                post: post.clone(),
             };
-            waiting.answer(Ok(AppendResult {
-                placed: Some(placed),
-                post,
-                earlier: None,
-            }));
+            events.push(RoomEvent::Entry { entry, post });
+            answers.push((reply, outcome));
+        }
+        self.announce_new(&events).await;
+        for (reply, outcome) in answers {
+            // The caller may have dropped its future.
+            let _ = reply.send(Ok(outcome));
         }
     }
 
-    /// Looks up the read marks of edited messages. Returns the errors, by entry, for those where
-    /// this failed.
-    async fn load_readers(&self, batch: &mut Committed) -> HashMap<MessageId, store::StoreError> {
-        let edits = batch.iter_mut().filter_map(|(waiting, id, appended)| {
-            let edited = waiting.shown.as_mut()?.edited.as_mut()?;
-            matches!(appended, Appended::Placed(_)).then_some((*id, edited))
+    /// Reads the read marks of edited messages.
+    async fn load_marks(&self, batch: &mut [Committed]) {
+        let edits = batch.iter_mut().filter(|committed| {
+            committed.appended.placed().is_some() && committed.request.rendering.needs_marks()
         });
-        let failed = edits.map(
-            async |(
-                id,
-                Edited {
-                    room,
-                    message,
-                    marks,
-                },
-            )| {
-                if marks.is_none() {
-                    match self
-                        .store
-                        .read_marks(room.id, &room.members, message.seq, message.seq)
-                        .await
-                    {
-                        Ok(found) => *marks = Some(found),
-                        Err(error) => return Some((id, error)),
-                    }
-                }
-                None
-            },
-        );
-        join_all(failed).await.into_iter().flatten().collect()
+        join_all(edits.map(|edit| self.load_marks_of(edit))).await;
+    }
+
+    /// Reads the read marks of an edited message. If this fails, so does the request.
+    async fn load_marks_of(&self, edit: &mut Committed) {
+        let Rendering::Edit { before, marks, .. } = &mut edit.request.rendering else {
+            return;
+        };
+        let EditMarks::Latest(room) = marks else {
+            return;
+        };
+        let latest = self
+            .store
+            .read_marks
+            .between(room.id, &room.members, before.seq, before.seq)
+            .await;
+        match latest {
+            Ok(latest) => *marks = EditMarks::Known(latest),
+            Err(error) => {
+                // Subscribers will not get this entry, so they must resynchronize.
+                self.subscribers.interrupt(room.id);
+                edit.appended = Appended::Failed(error);
+            }
+        }
     }
 
     /// Announces entries, and before them those between the last announced entry and them.
@@ -164,19 +164,23 @@ impl<L: Subscribers> Announcer<L> {
         }
         // Entries without a gap before them are announced in one call.
         let mut first = 0;
-        for (index, RoomEvent { room, placed, .. }) in events.iter().enumerate() {
-            let announced = self.announced(*room);
-            if announced.is_some_and(|announced| Seq(announced.0 + 1) != placed.seq) {
+        for (index, event) in events.iter().enumerate() {
+            let RoomEvent::Entry { entry, .. } = event else {
+                continue;
+            };
+            let (room, seq) = (entry.room, entry.seq);
+            let announced = self.announced(room);
+            if announced.is_some_and(|announced| announced.next() != seq) {
                 self.subscribers.announce(&events[first..index]);
                 first = index;
-                self.announce_up_to(*room, Seq(placed.seq.0 - 1)).await;
-                if announced >= Some(placed.seq) {
+                self.announce_up_to(room, seq.prev()).await;
+                if announced >= Some(seq) {
                     // A catch-up after the commit has already announced it.
                     first += 1;
                     continue;
                 }
             }
-            self.record(*room, placed.seq);
+            self.record(room, seq);
         }
         self.subscribers.announce(&events[first..]);
     }
@@ -188,9 +192,9 @@ impl<L: Subscribers> Announcer<L> {
         if let Some(announced) =
             announced.filter(|announced| *announced < end && self.subscribers.has_subscribers(room))
         {
-            let is_told = end.0 - announced.0 <= MAX_MISSED
+            let is_announced = end.0 - announced.0 <= MAX_MISSED
                 && self.announce_missed(room, announced, end).await.is_ok();
-            if !is_told {
+            if !is_announced {
                 self.subscribers.interrupt(room);
             }
         }
@@ -199,32 +203,28 @@ impl<L: Subscribers> Announcer<L> {
         end
     }
 
-    /// Announces the entries of a room after `announced` and up to `end`. Announcing late that a member
-    /// left removes their subscription, even if they have subscribed again since, and they would
-    /// not notice; so they must resynchronize.
+    /// Announces the entries of a room after `announced` and up to `end`. Announcing late that a
+    /// member left removes their subscription, even if they have subscribed again since, and they
+    /// would not notice; so they must resynchronize.
     async fn announce_missed(&self, room: RoomId, mut announced: Seq, end: Seq) -> Result<()> {
         let mut removed = HashSet::new();
         while announced < end {
-            let piece = Seq(end.0.min(announced.0 + BATCH_SIZE));
-            let events = missed(
-                self.store.as_ref(),
-                self.listed_members,
-                room,
-                announced,
-                piece,
-            )
-            .await?;
+            let batch_end = Seq(end.0.min(announced.0 + BATCH_SIZE));
+            let events = self.missed.read(room, announced, batch_end).await?;
             self.subscribers.announce(&events);
-            for RoomEvent { what, .. } in events {
-                match what {
-                    RoomEventKind::MemberRemoved(user) => _ = removed.insert(user),
-                    RoomEventKind::MemberAdded(user) if removed.contains(&user) => {
+            for event in &events {
+                let RoomEvent::Entry { entry, .. } = event else {
+                    continue;
+                };
+                match entry.what {
+                    EntryKind::MemberRemoved(user) => _ = removed.insert(user),
+                    EntryKind::MemberAdded(user) if removed.contains(&user) => {
                         self.subscribers.interrupt_user(user);
                     }
                     _ => {}
                 }
             }
-            announced = piece;
+            announced = batch_end;
         }
         Ok(())
     }
@@ -239,28 +239,5 @@ impl<L: Subscribers> Announcer<L> {
         if let Some(announced_seqs) = &mut self.announced_seqs {
             announced_seqs.set(room, seq);
         }
-    }
-}
-
-/// The last announced entry of each room. Rooms without events for a long time are dropped.
-#[derive(Default)]
-struct AnnouncedSeqs {
-    latest: HashMap<RoomId, Seq>,
-    earlier: HashMap<RoomId, Seq>,
-}
-
-impl AnnouncedSeqs {
-    fn of(&self, room: RoomId) -> Option<Seq> {
-        self.latest
-            .get(&room)
-            .or_else(|| self.earlier.get(&room))
-            .copied()
-    }
-
-    fn set(&mut self, room: RoomId, seq: Seq) {
-        if self.latest.len() >= MIN_ANNOUNCED_SEQS && !self.latest.contains_key(&room) {
-            self.earlier = std::mem::take(&mut self.latest);
-        }
-        self.latest.insert(room, seq);
     }
 }

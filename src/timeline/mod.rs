@@ -1,14 +1,14 @@
 //! Appends entries to the room logs and announces them. Every entry that this server writes goes
 //! through this module.
 //!
-//! Callers submit a draft and wait. While one batch is being committed, the next one collects:
+//! Callers submit an append and wait. While one batch is being committed, the next one collects:
 //! there is no timer and no added latency when idle. A batch is committed, then announced in the
 //! order of `seq`, then its callers get their results. So nothing is announced or acknowledged that
 //! is not on disk, and subscribers receive the events of each room in order. Two workers share
 //! this, so that a batch can be committed while the previous one is announced to many subscribers:
-//! a task that announces, and a thread that commits. Every post waits for the committing thread, so
-//! it has a thread of its own and does not queue behind requests that keep the runtime's threads
-//! busy.
+//! the writer, a thread that commits, and the announcer, a task that announces. Every post waits
+//! for the writer, so it has a thread of its own and does not queue behind requests that keep the
+//! runtime's threads busy.
 //!
 //! If several servers share a database, other servers append entries too. Entries may also be left
 //! unannounced by a server that was killed, or by a batch with an unknown outcome. The announcer
@@ -16,9 +16,9 @@
 //! [`catch_up`](Timeline::catch_up). All subscribers of a room get every entry once, in order.
 
 mod announcer;
-mod append;
-mod committer;
-mod missed;
+mod catch_up;
+mod command;
+mod writer;
 
 use std::{io, sync::Arc, thread};
 
@@ -28,92 +28,57 @@ use tokio::{
 };
 
 use announcer::Announcer;
-use append::{AppendResult, Edited, PendingAppend, Shown};
-use committer::Committer;
+use command::{Append, Barrier, Command, Outcome, Rendering, Request, Submitted};
+use writer::Writer;
 
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    model::{ClientId, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId},
+    model::{ClientId, Entry, Message, MessageId, ReadMark, Room, RoomId, Seq, User, UserId},
     store::{self, LogPosition, NewEntryKind, Store},
     view::{Members, Post},
 };
 
-/// The number of drafts that may be queued before callers wait to submit theirs.
+/// The number of commands that may be queued before callers wait to submit theirs.
 const QUEUE: usize = 1024;
-
-/// A message to be posted.
-#[derive(Debug)]
-pub struct Draft {
-    /// The room to post in.
-    pub room: Arc<Room>,
-    /// The author.
-    pub author: Arc<User>,
-    /// The members listed with the message.
-    pub members: Members,
-    /// The text.
-    pub text: String,
-    /// The id that the author's client gave the message, so that sending it again posts nothing.
-    pub client_id: Option<ClientId>,
-}
-
-/// An edit of a message by its author.
-#[derive(Debug)]
-pub struct Edit {
-    /// The room of the message.
-    pub room: Arc<Room>,
-    /// The message before the edit.
-    pub message: Message,
-    /// The author.
-    pub author: Arc<User>,
-    /// The members listed with the message.
-    pub members: Members,
-    /// The new text.
-    pub text: String,
-    /// The read marks of the message, for rooms with too many members to look them up during the
-    /// announcement, which would delay all subscribers. If `None`, they are looked up then, so that
-    /// every read mark announced before is included.
-    pub marks: Option<Vec<ReadMark>>,
-}
-
-/// The outcome of a draft.
-#[derive(Debug)]
-pub enum Posted {
-    /// The message was posted.
-    Now(Post),
-    /// The author's client had sent it before: the message in its current state, without its text
-    /// if it has been deleted since.
-    Before(Message),
-}
 
 /// An event in a room, to be announced to subscribers.
 #[derive(Clone, Debug)]
-pub struct RoomEvent {
-    /// The room.
-    pub room: RoomId,
-    /// The position in the room's log and the time.
-    pub placed: LogPosition,
-    /// The user who caused it; [`NOBODY`](UserId::NOBODY) if unknown.
-    pub author: UserId,
-    /// The kind of event.
-    pub what: RoomEventKind,
+pub enum RoomEvent {
+    /// An entry of the room's log.
+    Entry {
+        /// The entry.
+        entry: Entry,
+        /// The post of the message, if the entry posts or edits one.
+        post: Option<Post>,
+    },
+    /// An event outside the log.
+    Transient(Transient),
 }
 
-impl RoomEvent {
-    /// Creates an event that is not a log entry.
-    #[must_use]
-    pub fn transient(room: RoomId, what: RoomEventKind) -> Self {
-        let placed = LogPosition {
-            seq: Seq::default(),
-            created_at: Timestamp::default(),
-        };
-        Self {
-            room,
-            placed,
-            author: UserId::NOBODY,
-            what,
-        }
-    }
+/// An event outside the log. Clients that are not connected miss it.
+///
+/// To add one: add the variant here, and its event in `sockets/events.rs`.
+#[derive(Clone, Debug)]
+pub enum Transient {
+    /// A member has read up to an entry.
+    Read {
+        /// The room.
+        room: RoomId,
+        /// The user and how far they have read.
+        mark: ReadMark,
+        /// Whether the room is too large to broadcast this to all members.
+        is_large: bool,
+    },
+    /// A room was created.
+    RoomCreated {
+        /// The room.
+        room: Arc<Room>,
+        /// The maximum number of members to list.
+        listed_members: usize,
+    },
+    /// A room was deleted. This is its last state.
+    RoomDeleted(Arc<Room>),
 }
 
 /// Receives the events of rooms.
@@ -133,152 +98,117 @@ pub trait Subscribers: Send + Sync + 'static {
     fn interrupt_user(&self, user: UserId);
 }
 
-/// The kind of an event: a log entry, or an event outside the log.
-///
-/// To add one: add the variant here and its event in `lib.rs`; if it is an entry, also its cases in
-/// `PendingAppend::told` and `missed`.
-#[derive(Clone, Debug)]
-pub enum RoomEventKind {
-    /// A message was posted.
-    Posted(Post),
-    /// A message was edited; the post has its current state.
-    Edited(Post),
-    /// A message was deleted.
-    Deleted(MessageId),
-    /// A member was added to the room.
-    MemberAdded(UserId),
-    /// A member was removed from the room.
-    MemberRemoved(UserId),
-    /// The room was renamed; `None` if the name was removed.
-    Renamed(Option<String>),
-    /// A member has read up to an entry. This is not a log entry.
-    Read {
-        /// The user and how far they have read.
-        mark: ReadMark,
-        /// Whether the room is too large to broadcast this to all members.
-        is_large: bool,
-    },
-    /// A room was created.
-    RoomCreated(Arc<Room>),
-    /// A room with these members was deleted.
-    RoomDeleted(Vec<UserId>),
+/// The data that a post shows in addition to its message.
+#[derive(Debug)]
+pub struct PostContext {
+    /// The author.
+    pub author: Arc<User>,
+    /// The members listed with the message.
+    pub members: Members,
 }
 
-enum Job {
-    Commit(Box<PendingAppend>),
-    Tell(RoomEvent, oneshot::Sender<()>),
-    Barrier(Barrier),
-    CatchUp(Vec<(RoomId, Seq)>, oneshot::Sender<()>),
-    Close(oneshot::Sender<()>),
+/// The read marks that the post of an edited message shows.
+#[derive(Debug)]
+pub enum EditMarks {
+    /// The marks of the room's members when the edit is announced, so that every read mark
+    /// announced before is included.
+    Latest(Arc<Room>),
+    /// These marks. For rooms with too many members to read their marks during the announcement,
+    /// which would delay all subscribers.
+    Known(Vec<ReadMark>),
 }
 
-/// An action to run between two announcements.
-struct Barrier {
-    rooms: Vec<RoomId>,
-    act: Box<dyn FnOnce() + Send>,
-    reply: oneshot::Sender<Result<Vec<(RoomId, Seq)>>>,
+/// The outcome of posting a message.
+#[derive(Debug)]
+pub enum Posted {
+    /// The message was posted.
+    New(Post),
+    /// The author's client had sent it before: the message in its current state, without its text
+    /// if it has been deleted since.
+    Duplicate(Message),
 }
 
-/// A handle that submits drafts to the thread that commits them.
+/// A handle that submits entries to the writer.
 #[derive(Clone)]
 pub struct Timeline {
-    queue: mpsc::Sender<Job>,
+    commands: mpsc::Sender<Submitted>,
 }
 
 impl Timeline {
-    /// Starts the announcing task and the committing thread. Subscribers get the events of each
-    /// room in the order of its log; at most `listed_members` of a room are listed. Errors: those
-    /// of the operating system, which may have no more threads.
+    /// Starts the announcer and the writer. Subscribers get the events of each room in the order of
+    /// its log; at most `listed_members` of a room are listed. Errors: those of the operating
+    /// system, which may have no more threads.
     pub fn start(
-        store: Arc<dyn Store>,
+        store: Store,
         clock: Clock,
         subscribers: impl Subscribers,
         listed_members: usize,
     ) -> io::Result<Self> {
-        let (queue, jobs) = mpsc::channel(QUEUE);
-        let (on_disk, steps) = mpsc::channel(1);
-        let announcer = tokio::spawn(
-            Announcer::new(Arc::clone(&store), subscribers, listed_members).run(steps),
-        );
-        let committer = Committer::new(store, clock, on_disk);
+        let (commands, submitted) = mpsc::channel(QUEUE);
+        let (to_announcer, written) = mpsc::channel(1);
+        let announcer = Announcer::new(store.clone(), subscribers, listed_members);
+        tokio::spawn(announcer.run(written));
+        let writer = Writer::new(store, clock, to_announcer);
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         thread::Builder::new()
             .name("timeline".into())
-            .spawn(move || runtime.block_on(committer.run(jobs, announcer)))?;
-        Ok(Self { queue })
+            .spawn(move || runtime.block_on(writer.run(submitted)))?;
+        Ok(Self { commands })
     }
 
     /// Posts a message, unless the author's client has sent it before; returns once it is on disk
-    /// and announced. Dropping the future does not cancel the draft; this holds for the methods
+    /// and announced. Dropping the future does not cancel the append; this holds for the methods
     /// below too. Errors: [`Error::NoRoom`] if the room has been deleted, [`Error::NotAMember`] if
     /// the author has been removed from it, and those of the store.
-    pub async fn post(&self, draft: Draft) -> Result<Posted> {
-        let Draft {
-            room,
-            author,
-            members,
-            text,
-            client_id,
-        } = draft;
-        let by = author.id;
-        let done = self
-            .commit(
-                room.id,
-                by,
-                NewEntryKind::Message { text, client_id },
-                Some(Shown {
-                    author,
-                    members,
-                    edited: None,
-                }),
-            )
+    pub async fn post(
+        &self,
+        room: RoomId,
+        text: String,
+        client_id: Option<ClientId>,
+        context: PostContext,
+    ) -> Result<Posted> {
+        let (author, change) = (context.author.id, NewEntryKind::Message { text, client_id });
+        let outcome = self
+            .append(room, author, change, Rendering::Message(context))
             .await?;
-        done.post
-            .map(Posted::Now)
-            .or(done.earlier.map(Posted::Before))
-            .ok_or_else(closed)
+        match outcome {
+            Outcome::Appended {
+                post: Some(post), ..
+            } => Ok(Posted::New(post)),
+            Outcome::Duplicate(message) => Ok(Posted::Duplicate(message)),
+            Outcome::Appended { post: None, .. } | Outcome::Unchanged => Err(Error::internal(
+                "a message was neither posted nor found to be a duplicate",
+            )),
+        }
     }
 
-    /// Edits a message. `None` if it was deleted in the meantime. Errors: as in
-    /// [`post`](Self::post); a store error may mean that the message was edited but cannot be
-    /// shown.
-    pub async fn edit(&self, edit: Edit) -> Result<Option<(Post, LogPosition)>> {
-        let Edit {
-            room,
-            message,
-            author,
-            members,
-            text,
-            marks,
-        } = edit;
-        let (id, by, change) = (
-            room.id,
-            author.id,
+    /// Edits a message, which is passed in its state before the edit. `None` if it was deleted in
+    /// the meantime. Errors: as in [`post`](Self::post); a store error may mean that the message
+    /// was edited but cannot be shown.
+    pub async fn edit(
+        &self,
+        message: Message,
+        text: String,
+        context: PostContext,
+        marks: EditMarks,
+    ) -> Result<Option<Post>> {
+        let (room, author, change) = (
+            message.room,
+            context.author.id,
             NewEntryKind::Edit {
                 message: message.id,
                 text,
             },
         );
-        let edited = Some(Edited {
-            room,
-            message,
+        let rendering = Rendering::Edit {
+            before: message,
+            context,
             marks,
-        });
-        let done = self
-            .commit(
-                id,
-                by,
-                change,
-                Some(Shown {
-                    author,
-                    members,
-                    edited,
-                }),
-            )
-            .await?;
-        Ok(done.post.zip(done.placed))
+        };
+        let outcome = self.append(room, author, change, rendering).await?;
+        Ok(outcome.into_post())
     }
 
     /// Deletes a message. `None` if it does not exist, or no longer. Errors: as in
@@ -289,10 +219,7 @@ impl Timeline {
         message: MessageId,
         by: UserId,
     ) -> Result<Option<LogPosition>> {
-        Ok(self
-            .commit(room, by, NewEntryKind::Deletion(message), None)
-            .await?
-            .placed)
+        self.change(room, by, NewEntryKind::Deletion(message)).await
     }
 
     /// Adds a member to a room. `None` if the user already is a member. Errors: as in
@@ -303,10 +230,7 @@ impl Timeline {
         user: UserId,
         by: UserId,
     ) -> Result<Option<LogPosition>> {
-        Ok(self
-            .commit(room, by, NewEntryKind::AddMember(user), None)
-            .await?
-            .placed)
+        self.change(room, by, NewEntryKind::AddMember(user)).await
     }
 
     /// Removes a member from a room. If `required_members` is not empty, at least one of them must
@@ -319,18 +243,11 @@ impl Timeline {
         required_members: Vec<UserId>,
         by: UserId,
     ) -> Result<Option<LogPosition>> {
-        Ok(self
-            .commit(
-                room,
-                by,
-                NewEntryKind::RemoveMember {
-                    user,
-                    required_members,
-                },
-                None,
-            )
-            .await?
-            .placed)
+        let change = NewEntryKind::RemoveMember {
+            user,
+            required_members,
+        };
+        self.change(room, by, change).await
     }
 
     /// Renames a room, or removes its name. `None` if the name is unchanged. Errors: as in
@@ -341,19 +258,16 @@ impl Timeline {
         name: Option<String>,
         by: UserId,
     ) -> Result<Option<LogPosition>> {
-        Ok(self
-            .commit(room, by, NewEntryKind::Rename(name), None)
-            .await?
-            .placed)
+        self.change(room, by, NewEntryKind::Rename(name)).await
     }
 
-    /// Broadcasts an event that is not a log entry, after everything that was submitted before it.
+    /// Announces an event that is not a log entry, after everything that was submitted before it.
     /// Returns when it has been announced.
-    pub async fn tell(&self, events: RoomEvent) {
-        let (reply, told) = oneshot::channel();
-        if self.queue.send(Job::Tell(events, reply)).await.is_ok() {
+    pub async fn announce(&self, event: Transient) {
+        let (reply, announced) = oneshot::channel();
+        if self.submit(Command::Announce(event, reply)).await.is_ok() {
             // An error means that the server is stopping and has no subscribers left.
-            let _ = told.await;
+            let _ = announced.await;
         }
     }
 
@@ -363,57 +277,70 @@ impl Timeline {
     pub async fn barrier(
         &self,
         rooms: Vec<RoomId>,
-        act: impl FnOnce() + Send + 'static,
+        action: impl FnOnce() + Send + 'static,
     ) -> Result<Vec<(RoomId, Seq)>> {
         let (reply, ends) = oneshot::channel();
-        let job = Job::Barrier(Barrier {
+        self.submit(Command::Barrier(Barrier {
             rooms,
-            act: Box::new(act),
+            action: Box::new(action),
             reply,
-        });
-        self.queue.send(job).await.map_err(|_| closed())?;
+        }))
+        .await?;
         ends.await.unwrap_or_else(|_| Err(closed()))
     }
 
     /// Announces the entries of these rooms that other servers have appended, if any. For a room
     /// whose last announced entry is unknown, only entries from now on will be announced.
-    pub async fn catch_up(&self, store: &dyn Store, rooms: &[RoomId]) -> Result<()> {
-        let ends = store.last_seqs(rooms).await?;
-        let (reply, told) = oneshot::channel();
-        self.queue
-            .send(Job::CatchUp(ends, reply))
-            .await
-            .map_err(|_| closed())?;
-        told.await.map_err(|_| closed())
-    }
-
-    async fn commit(
-        &self,
-        room: RoomId,
-        author: UserId,
-        change: NewEntryKind,
-        shown: Option<Shown>,
-    ) -> Result<AppendResult> {
-        let (reply, answer) = oneshot::channel();
-        let job = Job::Commit(Box::new(PendingAppend {
-            room,
-            author,
-            change,
-            shown,
-            reply,
-        }));
-        self.queue.send(job).await.map_err(|_| closed())?;
-        answer.await.unwrap_or_else(|_| Err(closed()))
+    pub async fn catch_up(&self, store: &Store, rooms: &[RoomId]) -> Result<()> {
+        let ends = store.history.last_seqs(rooms).await?;
+        let (reply, announced) = oneshot::channel();
+        self.submit(Command::CatchUp(ends, reply)).await?;
+        announced.await.map_err(|_| closed())
     }
 
     /// Commits, announces and acknowledges everything that was submitted before this call, and
     /// accepts nothing more.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        if self.queue.send(Job::Close(done)).await.is_ok() {
-            // An error means that the thread has ended and dropped `done`.
+        if self.submit(Command::Close(done)).await.is_ok() {
+            // An error means that the announcer has ended and dropped `done`.
             let _ = closed.await;
         }
+    }
+
+    /// Appends an entry that is announced without a post. Returns its position, or `None` if there
+    /// is nothing to do.
+    async fn change(
+        &self,
+        room: RoomId,
+        author: UserId,
+        change: NewEntryKind,
+    ) -> Result<Option<LogPosition>> {
+        let outcome = self.append(room, author, change, Rendering::None).await?;
+        Ok(outcome.position())
+    }
+
+    async fn append(
+        &self,
+        room: RoomId,
+        author: UserId,
+        change: NewEntryKind,
+        rendering: Rendering,
+    ) -> Result<Outcome> {
+        let (reply, outcome) = oneshot::channel();
+        let request = Request { rendering, reply };
+        self.submit(Command::Append(Box::new(Append {
+            room,
+            author,
+            change,
+            request,
+        })))
+        .await?;
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    async fn submit(&self, command: Submitted) -> Result<()> {
+        self.commands.send(command).await.map_err(|_| closed())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The JSON shapes of messages that REST responses and socket events share.
 
+mod entry;
 mod post;
 mod room;
 
@@ -9,15 +10,13 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
-    model::{
-        ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp,
-        User, UserId,
-    },
+    model::{ClientId, Message, MessageId, ReadMark, Room, RoomId, Seq, Timestamp, User, UserId},
     store::{self, Marked, Store},
 };
 
+pub use entry::EntryView;
 pub use post::Post;
-pub use room::{RecentConversation, RoomView};
+pub use room::{RecentConversation, RecentRoom, RoomView};
 
 /// The text of a message, in the nested object that clients expect.
 #[derive(Serialize)]
@@ -96,7 +95,7 @@ impl Members {
     /// Returns the members of a room, or `instead` and the member count if there are more than
     /// `most`.
     pub async fn of(
-        store: &dyn Store,
+        store: &Store,
         room: &Arc<Room>,
         most: usize,
         instead: impl FnOnce() -> Vec<Arc<User>>,
@@ -114,7 +113,7 @@ impl Members {
             });
         }
         Ok(Self {
-            listed: present(store.users_by_id(&members).await?),
+            listed: present(store.users.find_many(&members).await?),
             count: None,
             most,
         })
@@ -124,10 +123,10 @@ impl Members {
 /// Returns the members of a room that are not deleted, in ascending order. These are the members
 /// that are listed and counted.
 pub async fn present_members<'a>(
-    store: &dyn Store,
+    store: &Store,
     room: &'a Arc<Room>,
 ) -> store::Result<Cow<'a, [UserId]>> {
-    Ok(room.members_except(&store.absent(room).await?))
+    Ok(room.members_except(&store.rooms.deleted_members(room).await?))
 }
 
 /// Removes deleted users. They may be authors, but they are no longer members.
@@ -210,91 +209,6 @@ impl<'a> ConversationMessage<'a> {
             updated_at,
             edited_at: message.edited_at,
             client_message_id: message.client_id.as_ref(),
-        }
-    }
-}
-
-/// A log entry of a room, named after the event that the client missed.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EntryView<'a> {
-    seq: Seq,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    chat_room_id: RoomId,
-    /// The user who caused the entry.
-    by_user_id: UserId,
-    created_at: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message_id: Option<MessageId>,
-    /// The message in its current state.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<ConversationMessage<'a>>,
-    /// Whether the message has been deleted since.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    deleted: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user_id: Option<UserId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a Option<String>>,
-}
-
-impl<'a> EntryView<'a> {
-    /// Creates the view of an entry, with its message in the current state.
-    #[must_use]
-    pub fn new(entry: &'a Entry, shown: &'a Shown) -> Self {
-        let view = Self {
-            seq: entry.seq,
-            kind: entry.what.event(),
-            chat_room_id: entry.room,
-            by_user_id: entry.author,
-            created_at: entry.created_at,
-            message_id: None,
-            message: None,
-            deleted: None,
-            user_id: None,
-            name: None,
-        };
-        let message = |id, message: Option<&'a Message>| Self {
-            message_id: Some(id),
-            message: message.map(|message| ConversationMessage::new(message, shown)),
-            deleted: message.is_none().then_some(true),
-            ..view
-        };
-        match &entry.what {
-            EntryKind::Message(posted) => message(posted.id, Some(posted)),
-            EntryKind::Deleted(id) => message(*id, None),
-            EntryKind::Edit {
-                message: id,
-                current,
-            } => message(*id, current.as_ref()),
-            EntryKind::Deletion(id) => Self {
-                message_id: Some(*id),
-                ..view
-            },
-            EntryKind::MemberAdded(user) | EntryKind::MemberRemoved(user) => Self {
-                user_id: Some(*user),
-                ..view
-            },
-            EntryKind::Renamed(name) => Self {
-                name: Some(name),
-                ..view
-            },
-        }
-    }
-}
-
-impl EntryKind {
-    /// The name of the socket event that announces this entry.
-    #[must_use]
-    pub fn event(&self) -> &'static str {
-        match self {
-            Self::Message(_) | Self::Deleted(_) => "new message",
-            Self::Edit { .. } => "message edited",
-            Self::Deletion(_) => "message deleted",
-            Self::MemberAdded(_) => "member added",
-            Self::MemberRemoved(_) => "member removed",
-            Self::Renamed(_) => "room changed",
         }
     }
 }

@@ -84,18 +84,34 @@ struct NamedReader<'a> {
     read_by_user: Option<[&'a User; 1]>,
 }
 
+/// What the list of recent conversations shows of a room.
+pub struct RecentRoom<'a> {
+    /// The latest message, if there is one.
+    pub latest: Option<&'a Message>,
+    /// The room.
+    pub room: &'a Room,
+    /// The data shown along with the message.
+    pub shown: &'a Shown,
+    /// At least the members, or in a large room the author, and the readers.
+    pub people: &'a People,
+    /// The unread count of the user.
+    pub unread: Unread,
+    /// The description of the room, if requested.
+    pub chat_room: Option<RoomView<'a>>,
+}
+
 impl<'a> RecentConversation<'a> {
-    /// Creates a room as the list of recent conversations shows it. `people` must contain its
-    /// members, or in a large room the author, and the readers.
+    /// Creates a room as the list of recent conversations shows it.
     #[must_use]
-    pub fn new(
-        latest: Option<&'a Message>,
-        room: &'a Room,
-        shown: &'a Shown,
-        people: &'a People,
-        unread: Unread,
-        chat_room: Option<RoomView<'a>>,
-    ) -> Self {
+    pub fn new(recent: RecentRoom<'a>) -> Self {
+        let RecentRoom {
+            latest,
+            room,
+            shown,
+            people,
+            unread,
+            chat_room,
+        } = recent;
         let most = shown.large.map(|large| large.listed);
         let (readers, read_count) = latest
             .map(|latest| listed_readers(latest, &shown.marks, most))

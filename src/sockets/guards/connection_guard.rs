@@ -7,10 +7,11 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use socketioxide::extract::SocketRef;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -35,9 +36,9 @@ pub const UNCONNECTED_BYTES: usize = 8 * 1024;
 const UNCONNECTED_PACKETS: u32 = 16;
 /// Factor by which those limits rise on a connection that had a connected socket before. Its client
 /// may retry repeatedly until the server has finished with the former socket.
-const KNOWN: u32 = 16;
+const RECONNECT_FACTOR: u32 = 16;
 /// Maximum number of CONNECT packets that a client may send while its socket is connected.
-const CONNECTED_AGAIN: u32 = 16;
+const MAX_EXTRA_CONNECTS: u32 = 16;
 /// How long a client may take to read its pending data after its connection was told to end.
 const LINGER: Duration = Duration::from_secs(10);
 /// How long a client may take to read why its socket was refused. socketioxide sends the reason
@@ -103,11 +104,11 @@ pub struct Guard {
 struct State {
     connected: bool,
     /// Whether the connection ever had a connected socket.
-    known: bool,
+    was_connected: bool,
     /// When the connection last became unconnected.
     since: Instant,
     /// Whether a task is waiting for the connect timeout.
-    timed: bool,
+    has_timer: bool,
     /// The last authenticated user, in secure mode.
     user: Option<UserId>,
     bytes: usize,
@@ -115,7 +116,7 @@ struct State {
     /// Number of announced attachments that have not arrived yet.
     attachments: u32,
     /// Permit for an unconnected connection of this address.
-    _place: Option<Permit>,
+    _permit: Option<Permit>,
 }
 
 impl Guard {
@@ -125,19 +126,19 @@ impl Guard {
         limits: Arc<Limits>,
         budget: Arc<MemoryBudget>,
         address: ClientAddress,
-        place: Permit,
+        permit: Permit,
         all: &CancellationToken,
     ) -> Arc<Self> {
         let state = State {
             connected: false,
-            known: false,
+            was_connected: false,
             since: Instant::now(),
-            timed: false,
+            has_timer: false,
             user: None,
             bytes: 0,
             packets: 0,
             attachments: 0,
-            _place: Some(place),
+            _permit: Some(permit),
         };
         let guard = Arc::new(Self {
             limits,
@@ -149,7 +150,7 @@ impl Guard {
             polling: OnceLock::new(),
             state: Mutex::new(state),
         });
-        Self::time(&guard, &mut guard.state());
+        Self::start_timer(&guard, &mut guard.state.lock());
         guard
     }
 
@@ -191,7 +192,7 @@ impl Guard {
 
     /// Returns the last authenticated user, in secure mode.
     pub fn user(&self) -> Option<UserId> {
-        self.state().user
+        self.state.lock().user
     }
 
     /// Counts a packet of `bytes` bytes that is about to be sent to the client, and holds the
@@ -200,18 +201,21 @@ impl Guard {
     pub fn reserve_send(self: &Arc<Self>, bytes: usize, memory: Option<&Reservation>) -> bool {
         let added = self.outbound.add(bytes as u64, memory, || {
             let reserved = self.budget.wait_for(self.address, self.user());
-            reserved.closes(&self.cut_off);
+            reserved.allow_close(&self.cut_off);
             reserved
         });
         if added == Added::Reserved {
-            tokio::spawn(Self::give_back(Arc::downgrade(self), self.cut_off.clone()));
+            tokio::spawn(Self::release_memory(
+                Arc::downgrade(self),
+                self.cut_off.clone(),
+            ));
         }
         added != Added::Refused
     }
 
     /// Releases memory as the client reads, until it has read nearly all pending data. A client
     /// that does not read is disconnected when the memory is needed elsewhere.
-    async fn give_back(guard: Weak<Self>, cut_off: CancellationToken) {
+    async fn release_memory(guard: Weak<Self>, cut_off: CancellationToken) {
         loop {
             let is_cut_off = timeout(CHECK_INTERVAL, cut_off.cancelled()).await.is_ok();
             let Some(guard) = guard.upgrade() else { return };
@@ -230,7 +234,7 @@ impl Guard {
 
     /// Returns how many bytes the client may send at once, at most `most`.
     pub fn allowance(&self, most: usize) -> usize {
-        let state = self.state();
+        let state = self.state.lock();
         if state.connected {
             most
         } else {
@@ -242,7 +246,7 @@ impl Guard {
     ///
     /// Errors: [`Violation::Unconnected`] above the limit for unconnected clients.
     pub fn receives(&self, bytes: u64) -> Result<(), Violation> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if !state.connected {
             state.bytes = state
                 .bytes
@@ -259,7 +263,7 @@ impl Guard {
         if self.ended.is_cancelled() {
             return Err(Violation::Closed);
         }
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.count(packet)?;
         let verdict = match packet {
             Packet::Transport | Packet::Connect | Packet::Event | Packet::Other => Verdict::Pass,
@@ -299,34 +303,34 @@ impl Guard {
 
     /// Records that a socket is connected, in secure mode with its user.
     pub fn connected(&self, user: Option<UserId>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         *state = State {
             connected: true,
-            known: true,
+            was_connected: true,
             user,
             bytes: 0,
             packets: 0,
-            _place: None,
+            _permit: None,
             ..*state
         };
     }
 
     /// Records that the socket has disconnected.
     pub fn left(self: &Arc<Self>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.connected {
             state.connected = false;
             state.since = Instant::now();
             state.packets = 0;
             state.bytes = 0;
-            Self::time(self, &mut state);
+            Self::start_timer(self, &mut state);
         }
     }
 
     /// Starts a task that ends the connection if it has no connected socket within
     /// [`CONNECT_TIMEOUT`].
-    fn time(guard: &Arc<Self>, state: &mut State) {
-        if mem::replace(&mut state.timed, true) {
+    fn start_timer(guard: &Arc<Self>, state: &mut State) {
+        if mem::replace(&mut state.has_timer, true) {
             return;
         }
         let (guard, mut until) = (Arc::downgrade(guard), state.since + CONNECT_TIMEOUT);
@@ -336,7 +340,7 @@ impl Guard {
                 let Some(guard) = Weak::upgrade(&guard) else {
                     return;
                 };
-                match guard.due() {
+                match guard.check_timeout() {
                     Some(later) => until = later,
                     None => return,
                 }
@@ -346,13 +350,13 @@ impl Guard {
 
     /// Ends the connection if the timeout has passed without a connected socket. Returns when to
     /// check again, or `None` if no check is needed.
-    fn due(self: &Arc<Self>) -> Option<Instant> {
-        let mut state = self.state();
+    fn check_timeout(self: &Arc<Self>) -> Option<Instant> {
+        let mut state = self.state.lock();
         let until = state.since + CONNECT_TIMEOUT;
         if !state.connected && until > Instant::now() {
             return Some(until);
         }
-        state.timed = false;
+        state.has_timer = false;
         let is_due = !state.connected;
         drop(state);
         if is_due {
@@ -414,16 +418,12 @@ impl Guard {
             });
         }
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl State {
     fn most_bytes(&self) -> usize {
-        if self.known {
-            KNOWN as usize * UNCONNECTED_BYTES
+        if self.was_connected {
+            RECONNECT_FACTOR as usize * UNCONNECTED_BYTES
         } else {
             UNCONNECTED_BYTES
         }
@@ -432,8 +432,8 @@ impl State {
     fn count(&mut self, packet: Packet) -> Result<(), Violation> {
         if !self.connected {
             self.packets += 1;
-            let most = if self.known {
-                KNOWN * UNCONNECTED_PACKETS
+            let most = if self.was_connected {
+                RECONNECT_FACTOR * UNCONNECTED_PACKETS
             } else {
                 UNCONNECTED_PACKETS
             };
@@ -445,7 +445,7 @@ impl State {
         }
         if packet == Packet::Connect {
             self.packets += 1;
-            return if self.packets > CONNECTED_AGAIN {
+            return if self.packets > MAX_EXTRA_CONNECTS {
                 Err(Violation::Connects)
             } else {
                 Ok(())

@@ -3,12 +3,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use serde::{
     Deserialize, Deserializer,
     de::{SeqAccess, Visitor},
@@ -155,11 +156,7 @@ impl EventQueue {
         taken.fetch_add(1, Ordering::Relaxed);
         held.fetch_add(bytes, Ordering::Relaxed);
         let (next, waits) = oneshot::channel();
-        let former = self
-            .last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(waits);
+        let former = self.last.lock().replace(waits);
         Some(Ticket {
             former,
             _next: next,

@@ -49,19 +49,18 @@ struct SlotGuard(
 
 /// Acquires the slot of a connection for a socket, as soon as the previous socket is dropped.
 ///
-/// Errors: [`Error::BadEvent`] after [`SLOT_TIMEOUT`].
+/// Errors: [`Error::SocketSlotTaken`] after [`SLOT_TIMEOUT`].
 pub async fn take_slot(socket: &SocketRef) -> Result<()> {
-    const TAKEN: Error = Error::BadEvent("The former socket of this connection is not through yet");
     let ConnectionSlot(slot) = socket
         .req_parts()
         .extensions
         .get::<ConnectionSlot>()
         .cloned()
-        .ok_or(TAKEN)?;
+        .ok_or(Error::SocketSlotTaken)?;
     let guard = tokio::time::timeout(SLOT_TIMEOUT, slot.acquire_owned())
         .await
-        .map_err(|_| TAKEN)?
-        .map_err(|_| TAKEN)?;
+        .map_err(|_| Error::SocketSlotTaken)?
+        .map_err(|_| Error::SocketSlotTaken)?;
     socket.extensions.insert(SlotGuard(Arc::new(guard)));
     Ok(())
 }

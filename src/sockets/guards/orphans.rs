@@ -10,7 +10,7 @@ use socketioxide::{SocketIo, extract::SocketRef, socket::Sid};
 use tracing::field::display;
 
 use crate::{
-    access::Identity,
+    auth::Caller,
     model::{SessionId, Timestamp},
     sockets::{close, is_closing, session_name},
 };
@@ -51,8 +51,8 @@ impl OrphanSweeper {
         for socket in lost {
             let user = socket
                 .extensions
-                .get::<Identity>()
-                .map(|identity| display(identity.user.id));
+                .get::<Caller>()
+                .map(|caller| display(caller.user.id));
             tracing::error!(user, "orphaned socket closed");
             close(&socket);
         }
@@ -67,11 +67,11 @@ fn orphans(io: &SocketIo, now: Timestamp) -> Vec<SocketRef> {
         .into_iter()
         .filter(|socket| socket.connected() && !is_closing(socket));
     let authenticated: Vec<_> = sockets
-        .filter_map(|socket| Some((socket.extensions.get::<Identity>()?.token, socket)))
+        .filter_map(|socket| Some((socket.extensions.get::<Caller>()?.claims, socket)))
         .collect();
     let sessions: HashSet<SessionId> = authenticated
         .iter()
-        .filter_map(|(token, _)| token.session)
+        .filter_map(|(claims, _)| claims.session)
         .collect();
     let of = |session| {
         io.within(session_name(session))
@@ -85,6 +85,6 @@ fn orphans(io: &SocketIo, now: Timestamp) -> Vec<SocketRef> {
     };
     let orphans = authenticated
         .into_iter()
-        .filter(|(token, socket)| is_lost(socket.id, token.session) || token.has_ended(late));
+        .filter(|(claims, socket)| is_lost(socket.id, claims.session) || claims.has_ended(late));
     orphans.map(|(_, socket)| socket).collect()
 }

@@ -5,14 +5,15 @@
 //! taken since. Above a small amount, the bytes are reserved in the memory budget.
 
 use std::sync::{
-    Arc, Mutex, Weak,
+    Arc, Weak,
     atomic::{AtomicU64, Ordering},
 };
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    budget::{COPIES_OF_AN_ANSWER, Reservation, lock},
+    budget::{COPIES_OF_AN_ANSWER, Reservation},
     chat::LOG_BYTES,
 };
 
@@ -79,7 +80,7 @@ impl OutboundBudget {
     /// Records the client's websocket connection, which may not be upgraded yet. Returns false if
     /// the client already has one.
     pub fn carried_by(&self, connection: &BytesWritten) -> bool {
-        let mut counts = lock(&self.0);
+        let mut counts = self.0.lock();
         if counts
             .websocket
             .as_ref()
@@ -96,7 +97,7 @@ impl OutboundBudget {
 
     /// Counts bytes that the client has received in the answer to a poll.
     pub fn polled(&self, bytes: u64) {
-        lock(&self.0).polled += bytes;
+        self.0.lock().polled += bytes;
     }
 
     /// Adds a packet of `bytes` bytes. `memory` is the memory already reserved for it, if the
@@ -107,7 +108,7 @@ impl OutboundBudget {
         memory: Option<&Reservation>,
         reserve: impl FnOnce() -> Reservation,
     ) -> Added {
-        let mut counts = lock(&self.0);
+        let mut counts = self.0.lock();
         counts.count();
         if counts.waiting > MAX_WAITING_BYTES {
             return Added::Refused;
@@ -140,7 +141,7 @@ impl OutboundBudget {
     /// [`STEADY_BYTES`] since the last call, `connection` counts as the newest of those that may be
     /// closed to free memory. Returns false if nothing is reserved any more.
     pub fn give_back(&self, connection: &CancellationToken) -> bool {
-        let mut counts = lock(&self.0);
+        let mut counts = self.0.lock();
         counts.count();
         if counts.waiting <= UNRESERVED {
             counts.reserved = None;
@@ -152,8 +153,8 @@ impl OutboundBudget {
         };
         reserved.resize(counts.waiting.saturating_mul(COPIES_OF_AN_ANSWER));
         if is_steady {
-            reserved.stays();
-            reserved.closes(connection);
+            reserved.forbid_close();
+            reserved.allow_close(connection);
         }
         true
     }

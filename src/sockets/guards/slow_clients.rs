@@ -10,8 +10,8 @@ use tracing::field::display;
 
 use super::Guard;
 use crate::{
-    access::Identity,
     address::ClientAddress,
+    auth::Caller,
     budget::Reservation,
     refusals,
     sockets::{close, is_closing},
@@ -70,8 +70,8 @@ pub fn disconnect_slow(socket: &SocketRef) {
     // Do not log the socket id: anyone who knows it could act for a client that polls.
     let user = socket
         .extensions
-        .get::<Identity>()
-        .map(|identity| display(identity.user.id));
+        .get::<Caller>()
+        .map(|caller| display(caller.user.id));
     if refusals::is_first(
         ClientAddress::of(&socket.req_parts().extensions),
         "clients disconnected that read too slowly",

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     future::{Ready, ready},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 use axum::{
@@ -17,6 +17,7 @@ use axum::{
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use socketioxide::{layer::SocketIoLayer, service::SocketIoService, socket::Sid};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, ServiceExt, service_fn, util::ServiceFn};
@@ -51,12 +52,13 @@ pub struct Transport {
 #[derive(Clone)]
 pub struct Sessions {
     service: SocketIoService<FallbackService>,
-    noted: Arc<Mutex<Noted>>,
+    guards: Arc<Mutex<Guards>>,
 }
 
+/// The guards of the sessions that have not ended.
 #[derive(Default)]
-struct Noted {
-    guards: HashMap<Sid, Weak<Guard>>,
+struct Guards {
+    by_session: HashMap<Sid, Weak<Guard>>,
     /// Number of sessions left after ended ones were last removed.
     left: usize,
 }
@@ -71,10 +73,10 @@ impl Transport {
         budget: Arc<MemoryBudget>,
         stopping: CancellationToken,
     ) -> Self {
-        let nothing: fn(Request) -> _ = |_| ready(Ok(Error::NoEndpoint.into_response()));
+        let fallback: fn(Request) -> _ = |_| ready(Ok(Error::NoEndpoint.into_response()));
         let sessions = Sessions {
-            service: layer.layer(service_fn(nothing)),
-            noted: Arc::default(),
+            service: layer.layer(service_fn(fallback)),
+            guards: Arc::default(),
         };
         Self {
             sessions,
@@ -86,12 +88,12 @@ impl Transport {
 
     /// Creates the guard for a new connection from this address.
     #[must_use]
-    pub fn guard(&self, address: ClientAddress, place: Permit) -> Arc<Guard> {
+    pub fn guard(&self, address: ClientAddress, permit: Permit) -> Arc<Guard> {
         Guard::begin(
             Arc::clone(&self.limits),
             Arc::clone(&self.budget),
             address,
-            place,
+            permit,
             &self.stopping,
         )
     }
@@ -100,8 +102,9 @@ impl Transport {
     #[must_use]
     pub fn session(&self, sid: &str) -> Option<Arc<Guard>> {
         self.sessions
-            .noted()
             .guards
+            .lock()
+            .by_session
             .get(&sid.parse().ok()?)?
             .upgrade()
     }
@@ -116,7 +119,7 @@ impl Transport {
             .map(http_body_util::Collected::to_bytes)
             .unwrap_or_default();
         if let Some(sid) = opened(&body) {
-            self.sessions.note(sid, &guard);
+            self.sessions.add(sid, &guard);
             let sessions = self.sessions.clone();
             guard.polls(Arc::new(move || {
                 let sessions = sessions.clone();
@@ -175,8 +178,9 @@ impl Transport {
     pub async fn close(&self) {
         let sids: Vec<_> = self
             .sessions
-            .noted()
             .guards
+            .lock()
+            .by_session
             .drain()
             .map(|(sid, _)| sid)
             .collect();
@@ -194,26 +198,24 @@ impl Sessions {
         if let Ok(request) = Request::post(uri).body(Body::from("1")) {
             let Ok(_) = self.service.clone().oneshot(request).await;
         }
-        self.noted().guards.remove(&sid);
+        self.guards.lock().by_session.remove(&sid);
     }
 
-    fn note(&self, sid: Sid, guard: &Arc<Guard>) {
-        let mut noted = self.noted();
-        if noted.guards.len() >= MIN_SESSIONS.max(2 * noted.left) {
-            noted.guards.retain(|_, guard| guard.strong_count() > 0);
-            noted.left = noted.guards.len();
+    fn add(&self, sid: Sid, guard: &Arc<Guard>) {
+        let mut guards = self.guards.lock();
+        if guards.by_session.len() >= MIN_SESSIONS.max(2 * guards.left) {
+            guards
+                .by_session
+                .retain(|_, guard| guard.strong_count() > 0);
+            guards.left = guards.by_session.len();
         }
-        noted.guards.insert(sid, Arc::downgrade(guard));
-    }
-
-    fn noted(&self) -> MutexGuard<'_, Noted> {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+        guards.by_session.insert(sid, Arc::downgrade(guard));
     }
 }
 
 /// Returns the id of the session that socketioxide has opened with this answer.
 fn opened(answer: &Bytes) -> Option<Sid> {
     let answer = str::from_utf8(answer).ok()?;
-    let (_, behind) = answer.split_once("\"sid\":\"")?;
-    behind.split('"').next()?.parse().ok()
+    let (_, rest) = answer.split_once("\"sid\":\"")?;
+    rest.split('"').next()?.parse().ok()
 }

@@ -3,9 +3,9 @@
 use serde::Serialize;
 use socketioxide::extract::SocketRef;
 
-use super::{Answer, Handlers, done, id_of};
+use super::{Answer, Handlers, done};
 use crate::{
-    access::{Action, Caller},
+    auth::Caller,
     error::Result,
     model::{ClientId, Seq},
     view::{MarkedView, Post, raw},
@@ -51,13 +51,8 @@ impl Handlers {
         room: &str,
         begun: bool,
     ) -> Result<Answer> {
-        let user = id_of(caller)?;
-        let room = self
-            .chat
-            .access
-            .authorize(caller, Action::Post, room)
-            .await?;
-        self.sockets.types(room.id, user, socket, begun);
+        let room = self.chat.authorize_typing(caller, room).await?;
+        self.sockets.types(room.id, caller.user.id, socket, begun);
         Ok(done())
     }
 }

@@ -7,7 +7,8 @@ mod sync;
 use std::{future::ready, sync::Arc};
 
 use futures_util::future::Either;
-use serde_json::{Value, json, value::RawValue};
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
 use socketioxide::{
     ProtocolVersion,
     extract::{AckSender, Event, SocketRef, TryData},
@@ -25,14 +26,15 @@ use super::{
     user_name,
 };
 use crate::{
-    access::{Caller, Identity, shown},
+    access::deny,
     address::ClientAddress,
+    auth::{Caller, MaybeAuthenticated},
     budget::{MemoryBudget, Reservation},
     chat::Chat,
     error::{Error, Fault, Result},
+    limits::Limits,
     model::UserId,
     refusals,
-    token::Claims,
     view::raw,
 };
 
@@ -44,6 +46,8 @@ pub struct Handlers {
     pub socket_auth: Arc<SocketAuth>,
     /// All connected sockets.
     pub sockets: Sockets,
+    /// Rate limits.
+    pub limits: Arc<Limits>,
     /// The memory budget for answers.
     pub budget: Arc<MemoryBudget>,
 }
@@ -78,7 +82,7 @@ fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
             let refusal = match (handlers.sockets.events.arrives(), ticket, arguments.0) {
                 (Some(arrived), Some(ticket), Ok(Arguments(arguments))) => {
                     return Either::Left(async move {
-                        let answered = async {
+                        let answer = async {
                             let memory = handlers
                                 .budget
                                 .begin(ClientAddress::of(&socket.req_parts().extensions));
@@ -87,15 +91,17 @@ fn listen(handlers: &Arc<Handlers>, socket: &SocketRef) {
                                 Handlers::acknowledge(&socket, ack, outcome, Some(&memory));
                             }
                         };
-                        ticket.wait(answered).await;
+                        ticket.wait(answer).await;
                         drop(arrived);
                     });
                 }
-                (None, ..) => "The server is stopping",
-                (_, Some(_), Err(_)) => "The arguments of the event cannot be read",
-                (_, None, _) => "Too many events at once",
+                (None, ..) => Error::ServerStopping,
+                (_, Some(_), Err(_)) => {
+                    Error::BadEvent("The arguments of the event cannot be read")
+                }
+                (_, None, _) => Error::TooManyEvents,
             };
-            let refused = handlers.count(&socket).and(Err(Error::BadEvent(refusal)));
+            let refused = handlers.count(&socket).and(Err(refusal));
             Handlers::acknowledge(&socket, ack, refused, None);
             Either::Right(ready(()))
         },
@@ -110,8 +116,13 @@ pub fn connected(socket: &SocketRef) {
 /// The serialized acknowledgement of an event.
 type Answer = Box<RawValue>;
 
+/// Returns the acknowledgement of an event that returns no data.
 fn done() -> Answer {
-    raw(&json!({ "success": true }))
+    #[derive(Serialize)]
+    struct Done {
+        success: bool,
+    }
+    raw(&Done { success: true })
 }
 
 impl Handlers {
@@ -132,22 +143,13 @@ impl Handlers {
         // from then on.
         self.sockets.on_disconnect(&self.socket_auth, socket);
         listen(&self, socket);
-        guard.connected(
-            socket
-                .extensions
-                .get::<Identity>()
-                .map(|identity| identity.user.id),
-        );
+        guard.connected(authenticated_user(socket));
         Ok(())
     }
 
     /// Counts an event against the user's rate limit, in secure mode.
     fn count(&self, socket: &SocketRef) -> Result<()> {
-        let user = socket
-            .extensions
-            .get::<Identity>()
-            .map(|identity| identity.user.id);
-        user.map_or(Ok(()), |user| self.chat.limits.event(user))
+        authenticated_user(socket).map_or(Ok(()), |user| self.limits.event(user))
     }
 
     fn acknowledge(
@@ -158,10 +160,7 @@ impl Handlers {
     ) {
         if let Err(Error::Internal(Fault(cause)) | Error::Unavailable(Fault(cause))) = &outcome {
             // Do not log the socket id: anyone who knows it could act for a client that polls.
-            let user = socket
-                .extensions
-                .get::<Identity>()
-                .map(|identity| display(identity.user.id));
+            let user = authenticated_user(socket).map(display);
             if refusals::is_first(
                 ClientAddress::of(&socket.req_parts().extensions),
                 "events not carried out",
@@ -169,7 +168,7 @@ impl Handlers {
                 tracing::error!(user, %cause, "event handler failed");
             }
         }
-        let answer = outcome.unwrap_or_else(|error| raw(&error.to_json()));
+        let answer = outcome.unwrap_or_else(|error| raw(&error.body()));
         if reserve_send(socket, answer.get().len(), memory) {
             // A failure means that the client has disconnected or reads too slowly; it needs no
             // answer.
@@ -187,89 +186,92 @@ impl Handlers {
         memory: &Reservation,
     ) -> Result<Answer> {
         if is_closing(socket) || self.sockets.events.is_over() {
-            return Err(Error::BadEvent("This socket is being closed"));
+            return Err(Error::SocketClosing);
         }
         self.count(socket)?;
         let command = Command::read(event, arguments)?;
         if !socket.connected() && command.concerns_the_socket_alone() {
-            return Err(Error::BadEvent("This socket has left"));
+            return Err(Error::SocketDisconnected);
         }
-        let caller = self
-            .socket_auth
-            .caller(socket, matches!(command, Command::RefreshToken(_)))
-            .await?;
+        let replaces_token = matches!(command, Command::RefreshToken(_));
+        let sender = self.socket_auth.sender(socket, replaces_token).await?;
+        self.execute(socket, sender, command, memory).await
+    }
+
+    async fn execute(
+        &self,
+        socket: &SocketRef,
+        sender: MaybeAuthenticated,
+        command: Command,
+        memory: &Reservation,
+    ) -> Result<Answer> {
         match command {
-            Command::Identity(user) => self.identify(socket, &caller, user).await.map(|()| done()),
-            Command::Subscribe { room, other } => self
-                .subscribe(socket, &caller, &room, other)
-                .await
-                .map(|()| done()),
-            Command::RefreshToken(token) => self
-                .socket_auth
-                .replace(socket, &caller, &token)
-                .await
-                .map(|()| done()),
+            Command::Identity(user) => self.identify(socket, &sender, user).await,
+            Command::Subscribe { room, other } => {
+                self.subscribe(socket, &sender, &room, other).await
+            }
+            Command::RefreshToken(token) => {
+                self.socket_auth.replace(socket, &sender, &token).await?;
+                Ok(done())
+            }
             Command::Unsubscribe(room) => {
                 unsubscribe(socket, room);
                 Ok(done())
             }
             Command::SubscribeToAll => {
-                self.subscribe_to_all(socket, &self.acting(socket, caller).await?, memory)
-                    .await
+                let caller = self.acting(socket, sender).await?;
+                self.subscribe_to_all(socket, &caller, memory).await
             }
             Command::SendMessage {
                 room,
                 text,
                 client_id,
             } => {
-                self.send_message(&self.acting(socket, caller).await?, &room, text, client_id)
-                    .await
+                let caller = self.acting(socket, sender).await?;
+                self.send_message(&caller, &room, text, client_id).await
             }
             Command::Sync(rooms) => {
-                self.sync(socket, &self.acting(socket, caller).await?, rooms, memory)
-                    .await
+                let caller = self.acting(socket, sender).await?;
+                self.sync(socket, &caller, rooms, memory).await
             }
             Command::MarkRead { room, up_to } => {
-                self.mark_read(&self.acting(socket, caller).await?, &room, up_to)
-                    .await
+                let caller = self.acting(socket, sender).await?;
+                self.mark_read(&caller, &room, up_to).await
             }
             Command::Typing { room, begun } => {
-                self.typing(socket, &self.acting(socket, caller).await?, &room, begun)
-                    .await
+                let caller = self.acting(socket, sender).await?;
+                self.typing(socket, &caller, &room, begun).await
             }
         }
     }
 
-    /// Returns the caller with the user they act as: the authenticated user or, in open mode, the
-    /// claimed one.
-    async fn acting(&self, socket: &SocketRef, caller: Caller) -> Result<Caller> {
-        if caller.identity.is_some() {
+    /// Returns the user that the sender acts as: the authenticated user or, in open mode, the
+    /// claimed one. Errors: [`Error::NoIdentity`], [`Error::CallerGone`].
+    async fn acting(&self, socket: &SocketRef, sender: MaybeAuthenticated) -> Result<Caller> {
+        if let Some(caller) = sender.caller {
             return Ok(caller);
         }
-        let Claimed(id) = socket.extensions.get().ok_or(Error::NoIdentity)?;
-        let user = self.chat.store.user(id).await?.ok_or(Error::CallerGone)?;
-        let token = Claims {
-            user: id,
-            session: None,
-            ends: None,
-        };
-        Ok(Caller {
-            identity: Some(Identity { user, token }),
-            ..caller
-        })
+        let Claimed(user) = socket.extensions.get().ok_or(Error::NoIdentity)?;
+        let caller = self.socket_auth.unproven(socket, user).await?;
+        caller.ok_or(Error::CallerGone)
     }
 
     /// Assigns a socket to the user that it claims, in open mode. In secure mode the socket already
     /// belongs to the user of its token, and only that user is accepted.
-    async fn identify(&self, socket: &SocketRef, caller: &Caller, user: UserId) -> Result<()> {
-        let access = &self.chat.access;
-        if let Some(authenticated) = caller.user() {
-            if authenticated.id == user {
-                return Ok(());
+    async fn identify(
+        &self,
+        socket: &SocketRef,
+        sender: &MaybeAuthenticated,
+        user: UserId,
+    ) -> Result<Answer> {
+        if let Some(caller) = &sender.caller {
+            if caller.is(user) {
+                return Ok(done());
             }
-            return Err(access.deny(caller, "be the user", shown(Some(&user)), Error::NotYou));
+            return Err(deny(sender, "be the user", Some(&user), Error::NotYou));
         }
-        self.chat.store.user(user).await?.ok_or(Error::NobodyToBe)?;
+        let caller = self.socket_auth.unproven(socket, user).await?;
+        caller.ok_or(Error::NobodyToBe)?;
         let name = user_name(user);
         let former = socket
             .rooms()
@@ -279,10 +281,11 @@ impl Handlers {
         socket.extensions.insert(Claimed(user));
         join(socket, name);
         self.sockets.track(socket, user);
-        Ok(())
+        Ok(done())
     }
 }
 
-fn id_of(caller: &Caller) -> Result<UserId> {
-    caller.user().map(|user| user.id).ok_or(Error::NoIdentity)
+fn authenticated_user(socket: &SocketRef) -> Option<UserId> {
+    let caller = socket.extensions.get::<Caller>();
+    caller.map(|caller| caller.user.id)
 }

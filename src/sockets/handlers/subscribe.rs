@@ -1,17 +1,17 @@
 //! `subscribe`: joins one room, or all rooms of the user.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use serde::Serialize;
 use socketioxide::extract::SocketRef;
 use tokio::sync::oneshot;
 
-use super::{Answer, Handlers, id_of};
+use super::{Answer, Handlers, done};
 use crate::{
-    access::{Action, Caller, shown},
+    auth::{Caller, MaybeAuthenticated},
     budget::{COPIES_OF_A_PAGE, Reservation},
-    error::{Error, Result},
-    model::{Room, RoomId, Seq, UserId},
+    error::Result,
+    model::{RoomId, Seq, UserId},
     sockets::{
         subscriptions::{may_subscribe, rooms_of, subscribe, unsubscribe},
         user_name,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Maximum number of rooms that are entered in one batch.
-pub(super) const ROOMS_AT_ONCE: u64 = 1_000;
+pub(super) const ROOMS_AT_ONCE: usize = 1_000;
 /// Maximum size of an [`Entered`] in an answer, in bytes.
 const ENTERED_BYTES: u64 = 100;
 
@@ -37,15 +37,16 @@ impl Handlers {
     pub(super) async fn subscribe(
         &self,
         socket: &SocketRef,
-        caller: &Caller,
+        sender: &MaybeAuthenticated,
         id: &str,
         other: Option<UserId>,
-    ) -> Result<()> {
-        let room = self.authorize(caller, id, other).await?;
-        if self.chat.store.is_shared() {
+    ) -> Result<Answer> {
+        let chat = &self.chat;
+        let room = chat.authorize_subscribe(sender, id, other).await?;
+        if chat.is_shared() {
             // With a shared store, the timeline must know a room before it can detect new entries
             // in the room's log.
-            self.chat.timeline.barrier(vec![room.id], || ()).await?;
+            chat.barrier(vec![room.id], || ()).await?;
         }
         may_subscribe(socket, [room.id])?;
         let siblings = other
@@ -60,7 +61,7 @@ impl Handlers {
         subscribe(socket, room.id)?;
         // If the user lost access meanwhile, their sockets were unsubscribed, perhaps before this
         // subscription. Check again.
-        let authorized = self.authorize(caller, id, other).await;
+        let authorized = chat.authorize_subscribe(sender, id, other).await;
         if authorized.is_err() {
             unsubscribe(socket, room.id);
             if !self.is_member(room.id, other).await {
@@ -69,38 +70,15 @@ impl Handlers {
                 }
             }
         }
-        authorized.map(drop)
+        authorized.map(|_| done())
     }
 
     /// Returns whether the other user is a member of the room and so may have subscribed to it
     /// themselves. False if the database does not answer.
     async fn is_member(&self, room: RoomId, other: Option<UserId>) -> bool {
-        let Some(other) = other else { return false };
-        self.chat
-            .store
-            .room(room)
-            .await
-            .is_ok_and(|room| room.is_some_and(|room| room.has_member(other)))
-    }
-
-    /// Returns the room if the caller may subscribe to it. In secure mode, `other` must be a member
-    /// too.
-    async fn authorize(
-        &self,
-        caller: &Caller,
-        room: &str,
-        other: Option<UserId>,
-    ) -> Result<Arc<Room>> {
-        let access = &self.chat.access;
-        let room = access.authorize(caller, Action::Subscribe, room).await?;
         match other {
-            Some(other) if access.is_secure() && !room.has_member(other) => Err(access.deny(
-                caller,
-                "subscribe for the user",
-                shown(Some(&other)),
-                Error::OtherNotAMember,
-            )),
-            _ => Ok(room),
+            Some(other) => self.chat.is_member(room, other).await.unwrap_or(false),
+            None => false,
         }
     }
 
@@ -115,27 +93,16 @@ impl Handlers {
             success: bool,
             rooms: Vec<Entered>,
         }
-        let user = id_of(caller)?;
-        let (mut pieces, mut count, mut after) = (Vec::new(), 0, None);
-        loop {
-            let piece = self.chat.store.rooms_of(user, after, ROOMS_AT_ONCE).await?;
-            after = piece.last().copied();
-            let is_last = (piece.len() as u64) < ROOMS_AT_ONCE;
-            count += piece.len();
-            pieces.push(piece);
-            if is_last {
-                break;
-            }
-        }
-        self.chat.limits.read(user, count)?;
-        may_subscribe(socket, pieces.iter().flatten().copied())?;
+        let ids = self.chat.rooms_of(caller).await?;
+        may_subscribe(socket, ids.iter().copied())?;
+        let user = caller.user.id;
         memory
-            .take_for_user(user, COPIES_OF_A_PAGE * ENTERED_BYTES * count as u64)
+            .take_for_user(user, COPIES_OF_A_PAGE * ENTERED_BYTES * ids.len() as u64)
             .await?;
-        let mut rooms = Vec::with_capacity(count);
+        let mut rooms = Vec::with_capacity(ids.len());
         let before = rooms_of(socket);
-        for piece in pieces {
-            match self.enter(socket, user, piece).await {
+        for piece in ids.chunks(ROOMS_AT_ONCE) {
+            match self.enter(socket, user, piece.to_vec()).await {
                 Ok(entered) => rooms.extend(entered),
                 Err(error) => {
                     // All or nothing: what earlier pieces have entered would count for nothing.
@@ -162,7 +129,7 @@ impl Handlers {
         rooms: Vec<RoomId>,
     ) -> Result<Vec<Entered>> {
         let (joining, names) = (socket.clone(), rooms.clone());
-        let (tell, told) = oneshot::channel();
+        let (reply, joined) = oneshot::channel();
         let join_all = move || {
             let mut entered = HashSet::new();
             let refused = names.into_iter().try_for_each(|room| {
@@ -172,10 +139,10 @@ impl Handlers {
                 Ok(())
             });
             // The receiver is dropped if the client has disconnected.
-            let _ = tell.send((entered, refused));
+            let _ = reply.send((entered, refused));
         };
-        let ends = self.chat.timeline.barrier(rooms, join_all).await?;
-        let (mut unchecked, refused) = told.await.unwrap_or_else(|_| (HashSet::new(), Ok(())));
+        let ends = self.chat.barrier(rooms, join_all).await?;
+        let (mut unchecked, refused) = joined.await.unwrap_or_else(|_| (HashSet::new(), Ok(())));
         let checked = match refused {
             Ok(()) => self.check(socket, user, ends, &mut unchecked).await,
             Err(error) => Err(error),
@@ -200,18 +167,13 @@ impl Handlers {
     ) -> Result<Vec<Entered>> {
         let mut entered = Vec::with_capacity(ends.len());
         for (id, end) in ends {
-            match self
-                .chat
-                .store
-                .room(id)
-                .await?
-                .filter(|room| room.has_member(user))
-            {
-                Some(_) => entered.push(Entered {
+            if self.chat.is_member(id, user).await? {
+                entered.push(Entered {
                     chat_room_id: id,
                     last_seq: end,
-                }),
-                None => unsubscribe(socket, id),
+                });
+            } else {
+                unsubscribe(socket, id);
             }
             unchecked.remove(&id);
         }

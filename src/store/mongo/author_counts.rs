@@ -14,9 +14,9 @@ use tokio::try_join;
 
 use super::{
     connection::Connection,
-    documents::{self, number, number_in},
+    documents::{number, number_in, text_in},
     indexes::{self, by_name},
-    pages::entries_between,
+    read::entries_between,
 };
 use crate::{
     model::{RoomId, Seq, UserId},
@@ -24,36 +24,37 @@ use crate::{
 };
 
 /// The number of entries in a block.
-pub const BLOCK: u64 = 1_000;
+pub const BLOCK_SIZE: u64 = 1_000;
 
 /// Returns the block that ends with this entry, if any.
-pub fn ends_with(last: Seq) -> Option<u64> {
-    (last.0 > 0 && last.0.is_multiple_of(BLOCK)).then(|| last.0 / BLOCK - 1)
+pub fn block_ending_with(last: Seq) -> Option<u64> {
+    (last.0 > 0 && last.0.is_multiple_of(BLOCK_SIZE)).then(|| last.0 / BLOCK_SIZE - 1)
 }
 
 /// Counts the entries in `after < seq <= last` by this author, deleted or not.
-pub async fn posted_by(
+pub async fn count_by_author(
     connection: &Connection,
     author: UserId,
     room: RoomId,
     after: Seq,
     last: Seq,
 ) -> Result<u64> {
-    let blocks = after.0.div_ceil(BLOCK)..last.0 / BLOCK;
+    let blocks = after.0.div_ceil(BLOCK_SIZE)..last.0 / BLOCK_SIZE;
     if blocks.is_empty() {
-        return count(connection, author, room, after, last).await;
+        return count_entries(connection, author, room, after, last).await;
     }
-    let (begin, end) = (Seq(blocks.start * BLOCK), Seq(blocks.end * BLOCK));
-    let (before, within, behind) = try_join!(
-        count(connection, author, room, after, begin),
-        in_blocks(connection, author, room, blocks),
-        count(connection, author, room, end, last)
+    let (first_block, end_of_blocks) =
+        (Seq(blocks.start * BLOCK_SIZE), Seq(blocks.end * BLOCK_SIZE));
+    let (before_blocks, in_blocks, after_blocks) = try_join!(
+        count_entries(connection, author, room, after, first_block),
+        count_in_blocks(connection, author, room, blocks),
+        count_entries(connection, author, room, end_of_blocks, last)
     )?;
-    Ok(before + within + behind)
+    Ok(before_blocks + in_blocks + after_blocks)
 }
 
 /// Counts by reading every entry.
-async fn count(
+async fn count_entries(
     connection: &Connection,
     author: UserId,
     room: RoomId,
@@ -63,74 +64,78 @@ async fn count(
     if after >= last {
         return Ok(0);
     }
-    let mut own = entries_between(room, after, last);
-    own.insert("postedByUser", author.to_string());
+    let mut by_author = entries_between(room, after, last);
+    by_author.insert("postedByUser", author.to_string());
     connection
         .within(
             connection
                 .messages
-                .count_documents(own)
+                .count_documents(by_author)
                 .hint(by_name(indexes::LOG)),
         )
         .await
 }
 
-async fn in_blocks(
+async fn count_in_blocks(
     connection: &Connection,
     author: UserId,
     room: RoomId,
     blocks: Range<u64>,
 ) -> Result<u64> {
-    let (own, tallied) = sum(connection, author, room, &blocks).await?;
-    if tallied == blocks.end - blocks.start {
-        return Ok(own);
+    let (by_author, counted_blocks) = stored_count(connection, author, room, &blocks).await?;
+    if counted_blocks == blocks.end - blocks.start {
+        return Ok(by_author);
     }
-    tally_missing(connection, room, blocks.clone()).await?;
-    let (own, tallied) = sum(connection, author, room, &blocks).await?;
-    if tallied == blocks.end - blocks.start {
-        return Ok(own);
+    count_missing_blocks(connection, room, blocks.clone()).await?;
+    let (by_author, counted_blocks) = stored_count(connection, author, room, &blocks).await?;
+    if counted_blocks == blocks.end - blocks.start {
+        return Ok(by_author);
     }
     // A block could not be counted yet, because the majority is behind.
-    count(
+    count_entries(
         connection,
         author,
         room,
-        Seq(blocks.start * BLOCK),
-        Seq(blocks.end * BLOCK),
+        Seq(blocks.start * BLOCK_SIZE),
+        Seq(blocks.end * BLOCK_SIZE),
     )
     .await
 }
 
 /// Returns the number of the author's entries in the counted ones of the blocks, and how many
 /// blocks are counted.
-async fn sum(
+async fn stored_count(
     connection: &Connection,
     author: UserId,
     room: RoomId,
     blocks: &Range<u64>,
 ) -> Result<(u64, u64)> {
-    let sum = doc! { "$group": { "_id": null, "own": { "$sum": format!("$authors.{author}") }, "tallied": { "$sum": 1 } } };
+    let sum = doc! { "$group": {
+        "_id": null, "byAuthor": { "$sum": format!("$authors.{author}") }, "blocks": { "$sum": 1 },
+    } };
     let sum = connection
         .author_counts
-        .aggregate([doc! { "$match": these(room, blocks) }, sum]);
+        .aggregate([doc! { "$match": block_filter(room, blocks) }, sum]);
     let found = connection
         .all(sum, |sum| {
-            Some((number_in(sum, "own"), number_in(sum, "tallied")))
+            Some((number_in(sum, "byAuthor"), number_in(sum, "blocks")))
         })
         .await?;
     Ok(found.first().copied().unwrap_or_default())
 }
 
 /// Counts the blocks that are not counted yet.
-async fn tally_missing(connection: &Connection, room: RoomId, blocks: Range<u64>) -> Result<()> {
-    let there = connection
+async fn count_missing_blocks(
+    connection: &Connection,
+    room: RoomId,
+    blocks: Range<u64>,
+) -> Result<()> {
+    let counted = connection
         .author_counts
-        .find(these(room, &blocks))
+        .find(block_filter(room, &blocks))
         .projection(doc! { "_id": 1 });
-    let there = connection
-        .all(there, |tally| {
-            Some(documents::text_in(tally, "_id").to_owned())
-        })
+    let counted = connection
+        .all(counted, |counts| Some(text_in(counts, "_id").to_owned()))
         .await?;
     if connection.standalone {
         // A standalone server also returns entries that are only in memory. After the flush they
@@ -138,7 +143,7 @@ async fn tally_missing(connection: &Connection, room: RoomId, blocks: Range<u64>
         connection.flush().await?;
     }
     for block in blocks {
-        if !there.contains(&id(room, block)) {
+        if !counted.contains(&block_id(room, block)) {
             count_block(connection, room, block).await?;
         }
     }
@@ -147,20 +152,20 @@ async fn tally_missing(connection: &Connection, room: RoomId, blocks: Range<u64>
 
 /// Counts a block whose entries are durable. Does nothing if the block is incomplete.
 pub async fn count_block(connection: &Connection, room: RoomId, block: u64) -> Result<()> {
-    let entries = entries_between(room, Seq(block * BLOCK), Seq((block + 1) * BLOCK));
+    let entries = entries_between(room, Seq(block * BLOCK_SIZE), Seq((block + 1) * BLOCK_SIZE));
     let by_author = doc! { "$group": { "_id": "$postedByUser", "count": { "$sum": 1 } } };
     let by_author = connection
         .messages
         .aggregate([doc! { "$match": entries }, by_author])
         .hint(by_name(indexes::LOG));
-    let of_one = |author: &RawDocument| {
+    let author_count = |author: &RawDocument| {
         Some((
-            UserId::parse(documents::text_in(author, "_id")),
+            UserId::parse(text_in(author, "_id")),
             number_in(author, "count"),
         ))
     };
-    let by_author = connection.all(by_author, of_one).await?;
-    if by_author.iter().map(|(_, count)| count).sum::<u64>() < BLOCK {
+    let by_author = connection.all(by_author, author_count).await?;
+    if by_author.iter().map(|(_, count)| count).sum::<u64>() < BLOCK_SIZE {
         return Ok(());
     }
     let authors: Document = by_author
@@ -170,7 +175,7 @@ pub async fn count_block(connection: &Connection, room: RoomId, block: u64) -> R
     connection
         .add(
             &connection.author_counts,
-            &doc! { "_id": id(room, block), "authors": authors },
+            &doc! { "_id": block_id(room, block), "authors": authors },
         )
         .await
         .map(|_| ())
@@ -182,17 +187,18 @@ pub async fn purge(connection: &Connection, room: RoomId) -> Result<()> {
         .within(
             connection
                 .author_counts
-                .delete_many(these(room, &(0..u64::MAX))),
+                .delete_many(block_filter(room, &(0..u64::MAX))),
         )
         .await
         .map(|_| ())
 }
 
-/// Block numbers are padded with zeros, so that ids sort in the order of the blocks.
-fn id(room: RoomId, block: u64) -> String {
+/// Returns the id of the counts of a block. Block numbers are padded with zeros, so that ids sort
+/// in the order of the blocks.
+fn block_id(room: RoomId, block: u64) -> String {
     format!("{room}:{block:020}")
 }
 
-fn these(room: RoomId, blocks: &Range<u64>) -> Document {
-    doc! { "_id": { "$gte": id(room, blocks.start), "$lt": id(room, blocks.end) } }
+fn block_filter(room: RoomId, blocks: &Range<u64>) -> Document {
+    doc! { "_id": { "$gte": block_id(room, blocks.start), "$lt": block_id(room, blocks.end) } }
 }

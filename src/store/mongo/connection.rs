@@ -1,7 +1,7 @@
 //! The connection to MongoDB: its options, the time limit, the classification of errors, and the
 //! wait for the database at start.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
 use mongodb::{
     Client, Collection, Cursor, Database,
@@ -28,17 +28,17 @@ use super::{
 const DEFAULT_DATABASE: &str = "causerie";
 
 /// The maximum length of a database name, in bytes.
-const MAX_NAME: usize = 63;
+const MAX_DATABASE_NAME_BYTES: usize = 63;
 
 /// How long an operation waits for a server that can execute it. A server restart that is shorter
 /// than this causes no error.
-const SELECTION: Duration = Duration::from_secs(2);
+const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// The timeout for establishing a connection.
-const CONNECT: Duration = Duration::from_secs(4);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// The pause between two connection attempts at start.
-const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
+const CONNECT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The maximum size of the connection pool, unless the URL sets one.
-const POOL: u32 = 32;
+const MAX_POOL_SIZE: u32 = 32;
 /// The wire protocol version of MongoDB 4.4, the oldest release that the driver supports.
 const OLDEST_WIRE_VERSION: i32 = 9;
 
@@ -131,9 +131,9 @@ impl Connection {
     async fn wait(
         &mut self,
         url: &DatabaseUrl,
-        patience: Duration,
+        start_timeout: Duration,
     ) -> std::result::Result<(), OpenError> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + start_timeout;
         for attempt in 1.. {
             let problem = match timeout(self.limit, self.handshake()).await {
                 Ok(Ok(())) => return Ok(()),
@@ -144,13 +144,13 @@ impl Connection {
                 Err(_) => format!("no answer within {} ms", self.limit.as_millis()),
             };
             tracing::warn!(attempt, database = %url, problem, "the database is not there yet");
-            if Instant::now() + BETWEEN_ATTEMPTS >= deadline {
-                let waited = patience.as_millis();
+            if Instant::now() + CONNECT_RETRY_INTERVAL >= deadline {
+                let waited = start_timeout.as_millis();
                 return Err(OpenError::Absent(format!(
                     "database: {url} could not be reached within {waited} ms: {problem}"
                 )));
             }
-            sleep(BETWEEN_ATTEMPTS).await;
+            sleep(CONNECT_RETRY_INTERVAL).await;
         }
         unreachable!("attempts have no end but those above")
     }
@@ -246,6 +246,26 @@ impl Connection {
             .and_then(|document| read(&document)))
     }
 
+    /// Returns the results of `read` that are durable. A replica set returns only
+    /// majority-committed data. A standalone server also returns data that is only in memory and
+    /// can be lost in a crash; so the read is repeated after a flush, and only unchanged results
+    /// are returned.
+    pub async fn read_durable<K: Eq + Hash, V: PartialEq, F>(
+        &self,
+        read: impl Fn() -> F,
+    ) -> Result<HashMap<K, V>>
+    where
+        F: Future<Output = Result<HashMap<K, V>>>,
+    {
+        let mut found = read().await?;
+        if self.standalone && !found.is_empty() {
+            self.flush().await?;
+            let found_again = read().await?;
+            found.retain(|key, value| found_again.get(key) == Some(value));
+        }
+        Ok(found)
+    }
+
     /// Inserts a document. Returns false when a document with the same unique key exists.
     pub async fn add(
         &self,
@@ -280,11 +300,10 @@ impl Connection {
 async fn options(url: &str, limit: Duration) -> mongodb::error::Result<ClientOptions> {
     let mut options = ClientOptions::parse(url).await?;
     options.app_name.get_or_insert_with(|| "causerie".into());
-    options.max_pool_size.get_or_insert(POOL);
-    options.server_selection_timeout = Some(SELECTION);
-    options.connect_timeout = Some(CONNECT);
-    // The guarantees of `Store` depend on these options, so they override
-    // the URL.
+    options.max_pool_size.get_or_insert(MAX_POOL_SIZE);
+    options.server_selection_timeout = Some(SERVER_SELECTION_TIMEOUT);
+    options.connect_timeout = Some(CONNECT_TIMEOUT);
+    // The guarantees of the store depend on these options, so they override the URL.
     options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
     options.read_concern = Some(ReadConcern::majority());
     options.write_concern = Some(
@@ -300,9 +319,9 @@ async fn options(url: &str, limit: Duration) -> mongodb::error::Result<ClientOpt
 /// Rejects names that MongoDB does not accept for a database on some operating system:
 /// <https://www.mongodb.com/docs/manual/reference/limits/#naming-restrictions>.
 fn check_name(name: &str) -> std::result::Result<(), String> {
-    let problem = if name.len() > MAX_NAME {
+    let problem = if name.len() > MAX_DATABASE_NAME_BYTES {
         format!(
-            "the name of a database has at most {MAX_NAME} bytes, and this one {}",
+            "the name of a database has at most {MAX_DATABASE_NAME_BYTES} bytes, and this one {}",
             name.len()
         )
     } else if let Some(letter) = name

@@ -5,6 +5,7 @@
 //! missing or have another type. Documents and list items with an invalid id are skipped; for other
 //! fields there is a harmless default.
 
+use data_encoding::HEXLOWER;
 use mongodb::bson::{DateTime, Document, RawDocument, doc};
 
 use crate::{
@@ -23,6 +24,16 @@ pub fn date(at: Timestamp) -> DateTime {
 /// Converts a number to MongoDB's type, capped at `i64::MAX`.
 pub fn number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Converts a number of documents, for `limit` and `skip`, to MongoDB's type, capped at `i32::MAX`.
+pub fn document_count(number: u64) -> i64 {
+    i64::from(i32::try_from(number).unwrap_or(i32::MAX))
+}
+
+/// Returns ids in the form in which they are stored.
+pub fn id_strings<T: ToString>(ids: &[T]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
 }
 
 /// Returns the number in a field, or 0 if there is none.
@@ -89,7 +100,7 @@ pub fn user(document: &RawDocument) -> Option<User> {
 pub fn from_room(room: &Room) -> Document {
     let mut document = doc! {
         "_id": room.id.to_string(),
-        "userIds": room.members.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "userIds": id_strings(&room.members),
         "type": room.kind.as_str(),
         "chatInitiator": room.initiator.to_string(),
         "createdAt": date(room.created_at),
@@ -121,7 +132,7 @@ pub fn room(document: &RawDocument) -> Option<Room> {
     members.sort_unstable();
     members.dedup();
     Some(Room {
-        id: RoomId::parse(text_in(document, "_id"))?,
+        id: room_id(document)?,
         kind: RoomType::parse(text_in(document, "type")).unwrap_or(RoomType::ConsumerToConsumer),
         name: document.get_str("name").ok().map(ToOwned::to_owned),
         initiator: user_in(document, "chatInitiator"),
@@ -129,6 +140,11 @@ pub fn room(document: &RawDocument) -> Option<Room> {
         joined: joined(document),
         created_at: time_in(document, "createdAt"),
     })
+}
+
+/// Reads the id of a room.
+pub fn room_id(room: &RawDocument) -> Option<RoomId> {
+    RoomId::parse(text_in(room, "_id"))
 }
 
 /// Returns the members who joined a room after its creation, each with the entry that added them.
@@ -159,14 +175,12 @@ pub fn user_in(document: &RawDocument, field: &str) -> UserId {
 
 /// Returns the member key of a room, in hex digits.
 pub fn member_key(room: &Room) -> String {
-    store::member_key(room)
-        .iter()
-        .fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
+    HEXLOWER.encode(&store::member_key(room))
 }
 
 /// Returns the document of the entry that closes the log of a deleted room. Its id is not a message
 /// id.
-pub fn closing(room: RoomId, seq: Seq, at: Timestamp) -> Document {
+pub fn closing_entry(room: RoomId, seq: Seq, at: Timestamp) -> Document {
     doc! {
         "_id": format!("{room}:closed"),
         "chatRoomId": room.to_string(),

@@ -13,7 +13,7 @@ use super::{
     changes,
     connection::Connection,
     documents::{number_in, seq_in, text_in},
-    entries::{self, PendingEffect},
+    entries::{PendingEffect, pending_effect},
     indexes::{self, by_name},
 };
 use crate::{
@@ -24,50 +24,53 @@ use crate::{
 /// The most bytes of effects in one command, unless a single effect is larger. MongoDB accepts 16
 /// MiB, but the command has to finish within a part of the time limit. The largest effect is an
 /// edit to a text of 15,000,000 bytes (`http.max_body_bytes`), whose terms take less than 1 MiB.
-const COMMAND: usize = 2 << 20;
+const MAX_COMMAND_BYTES: usize = 2 << 20;
 /// The most effects in one command.
-const BATCH_SIZE: usize = 256;
+const MAX_EFFECTS_PER_COMMAND: usize = 256;
 /// For how long one pass retries pending effects.
-const PASS: Duration = Duration::from_secs(2);
+const RETRY_TIME: Duration = Duration::from_secs(2);
 
 /// Applies effects, those of each room in the order of their sequence numbers. Effects that the
 /// database refuses become [pending](super::pending).
 ///
 /// Errors: the database is unavailable, or did not answer within half of the time limit.
-pub async fn apply(connection: &Connection, dues: &[PendingEffect]) -> Result<()> {
-    let mut group = Group::new(connection, connection.messages.name());
-    for due in dues {
-        if let Some(update) = changes::of_message(due) {
-            group.add(vec![due], &update).await?;
+pub async fn apply(connection: &Connection, effects: &[PendingEffect]) -> Result<()> {
+    let mut command = Command::new(connection, connection.messages.name());
+    for effect in effects {
+        if let Some(update) = changes::message_update(effect) {
+            command.add(vec![effect], &update).await?;
         }
     }
-    group.send().await?;
-    let mut rest: Vec<_> = dues.iter().filter(|due| due.change.is_of_room()).collect();
-    while !rest.is_empty() {
+    command.send().await?;
+    let mut remaining: Vec<_> = effects
+        .iter()
+        .filter(|effect| effect.change.is_of_room())
+        .collect();
+    while !remaining.is_empty() {
         // One update per room and command: which effects an update overtakes is known only after
         // the earlier ones have been tried.
-        let (wave, later) = changes::first_of_each_room(rest);
-        let mut group = Group::new(connection, connection.rooms.name());
-        for together in wave {
-            if let Some(update) = changes::of_room(&together, &connection.pending) {
-                group.add(together, &update).await?;
+        let (first, later) = changes::split_first_groups(remaining);
+        let mut command = Command::new(connection, connection.rooms.name());
+        for group in first {
+            if let Some(update) = changes::room_update(&group, &connection.pending) {
+                command.add(group, &update).await?;
             }
         }
-        group.send().await?;
-        rest = later;
+        command.send().await?;
+        remaining = later;
     }
     Ok(())
 }
 
 /// Updates that are sent in one command.
-struct Group<'a> {
+struct Command<'a> {
     connection: &'a Connection,
     collection: &'a str,
     updates: Vec<(Vec<&'a PendingEffect>, RawDocumentBuf)>,
     bytes: usize,
 }
 
-impl<'a> Group<'a> {
+impl<'a> Command<'a> {
     fn new(connection: &'a Connection, collection: &'a str) -> Self {
         Self {
             connection,
@@ -79,20 +82,21 @@ impl<'a> Group<'a> {
 
     /// Adds the update that applies these effects. Sends the collected updates first if the command
     /// would become too large.
-    async fn add(&mut self, dues: Vec<&'a PendingEffect>, update: &Document) -> Result<()> {
+    async fn add(&mut self, effects: Vec<&'a PendingEffect>, update: &Document) -> Result<()> {
         let update = match RawDocumentBuf::try_from(update) {
             Ok(update) => update,
             Err(error) => {
-                self.connection.pending.failed(dues, &error.to_string());
+                let pending = &self.connection.pending;
+                pending.record_failed(effects, &error.to_string());
                 return Ok(());
             }
         };
         let bytes = update.as_bytes().len();
-        if self.bytes + bytes > COMMAND || self.updates.len() >= BATCH_SIZE {
+        if self.bytes + bytes > MAX_COMMAND_BYTES || self.updates.len() >= MAX_EFFECTS_PER_COMMAND {
             self.send().await?;
         }
         self.bytes += bytes;
-        self.updates.push((dues, update));
+        self.updates.push((effects, update));
         Ok(())
     }
 
@@ -102,7 +106,7 @@ impl<'a> Group<'a> {
         if updates.is_empty() {
             return Ok(());
         }
-        let refused = match send(
+        let refused = match send_updates(
             self.connection,
             self.collection,
             updates.iter().map(|(_, update)| update),
@@ -115,34 +119,40 @@ impl<'a> Group<'a> {
                 .collect(),
             Err(unavailable) => return Err(unavailable),
         };
-        let alone = updates.len() == 1;
-        for (index, (dues, update)) in updates.iter().enumerate() {
-            match (refused.get(&index), dues.as_slice()) {
-                (None, dues) => self.connection.pending.applied(dues),
-                (Some(reason), [due]) if alone => self.connection.pending.failed([*due], reason),
-                (Some(_), [due]) => self.send_alone(due, update).await?,
+        let is_only_one = updates.len() == 1;
+        let pending = &self.connection.pending;
+        for (index, (effects, update)) in updates.iter().enumerate() {
+            match (refused.get(&index), effects.as_slice()) {
+                (None, effects) => pending.remove_applied(effects),
+                (Some(reason), [effect]) if is_only_one => pending.record_failed([*effect], reason),
+                (Some(_), [effect]) => self.send_alone(effect, update).await?,
                 // Only some of these effects may be the reason for the refusal.
-                (Some(_), dues) => {
-                    for due in dues {
-                        if let Some(update) = changes::of_room(&[due], &self.connection.pending) {
-                            let update = RawDocumentBuf::try_from(&update)
-                                .map_err(|error| StoreError::Fault(error.to_string()))?;
-                            self.send_alone(due, &update).await?;
-                        }
-                    }
-                }
+                (Some(_), effects) => self.send_each(effects).await?,
             }
         }
         Ok(())
     }
 
-    async fn send_alone(&self, due: &PendingEffect, update: &RawDocumentBuf) -> Result<()> {
-        match send(self.connection, self.collection, std::iter::once(update)).await {
+    /// Sends an update of its own for each of these effects on a room.
+    async fn send_each(&self, effects: &[&PendingEffect]) -> Result<()> {
+        for effect in effects {
+            if let Some(update) = changes::room_update(&[effect], &self.connection.pending) {
+                let update = RawDocumentBuf::try_from(&update)
+                    .map_err(|error| StoreError::Fault(error.to_string()))?;
+                self.send_alone(effect, &update).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_alone(&self, effect: &PendingEffect, update: &RawDocumentBuf) -> Result<()> {
+        let pending = &self.connection.pending;
+        match send_updates(self.connection, self.collection, std::iter::once(update)).await {
             Ok(refused) => match refused.get(&0) {
-                None => self.connection.pending.applied(&[due]),
-                Some(reason) => self.connection.pending.failed([due], reason),
+                None => pending.remove_applied(&[effect]),
+                Some(reason) => pending.record_failed([effect], reason),
             },
-            Err(StoreError::Fault(reason)) => self.connection.pending.failed([due], &reason),
+            Err(StoreError::Fault(reason)) => pending.record_failed([effect], &reason),
             Err(unavailable) => return Err(unavailable),
         }
         Ok(())
@@ -151,7 +161,7 @@ impl<'a> Group<'a> {
 
 /// Sends updates and waits until they are on disk on the majority. Returns the indices of the
 /// refused updates, with the reasons.
-async fn send(
+async fn send_updates(
     connection: &Connection,
     collection: &str,
     updates: impl Iterator<Item = &RawDocumentBuf>,
@@ -198,29 +208,33 @@ async fn send(
 }
 
 /// Marks entries as applied.
-pub async fn mark_applied(connection: &Connection, dues: &[PendingEffect]) -> Result<()> {
-    let ids: Vec<_> = dues.iter().map(|due| due.id.to_string()).collect();
-    let done = doc! { "$unset": { "pending": "", "newText": "" } };
+pub async fn mark_applied(connection: &Connection, effects: &[PendingEffect]) -> Result<()> {
+    let ids: Vec<_> = effects.iter().map(|effect| effect.id.to_string()).collect();
+    let applied = doc! { "$unset": { "pending": "", "newText": "" } };
     connection
         .within(
             connection
                 .messages
-                .update_many(doc! { "_id": { "$in": ids } }, done),
+                .update_many(doc! { "_id": { "$in": ids } }, applied),
         )
         .await
         .map(|_| ())
 }
 
 /// An entry that is marked as pending, without the text that it may hold.
-struct Found {
+struct PendingEntry {
     room: RoomId,
     seq: Seq,
     bytes: usize,
-    due: Option<PendingEffect>,
+    /// `None` if the entry cannot be read.
+    effect: Option<PendingEffect>,
 }
 
 /// Returns the entries that are marked as pending, in these rooms or in all.
-async fn find(connection: &Connection, rooms: Option<Vec<String>>) -> Result<Vec<Found>> {
+async fn find_pending(
+    connection: &Connection,
+    rooms: Option<Vec<String>>,
+) -> Result<Vec<PendingEntry>> {
     let mut pending = doc! { "pending": true };
     if let Some(rooms) = rooms {
         pending.insert("chatRoomId", doc! { "$in": rooms });
@@ -231,17 +245,17 @@ async fn find(connection: &Connection, rooms: Option<Vec<String>>) -> Result<Vec
         .find(pending)
         .sort(doc! { "chatRoomId": 1, "seq": 1 })
         .projection(fields);
-    let found = |entry: &RawDocument| {
+    let pending_entry = |entry: &RawDocument| {
         let bytes = usize::try_from(number_in(entry, "bytes")).unwrap_or(usize::MAX);
-        Some(Found {
+        Some(PendingEntry {
             room: RoomId::parse(text_in(entry, "chatRoomId"))?,
             seq: seq_in(entry, "seq"),
             bytes,
-            due: entries::due(entry),
+            effect: pending_effect(entry),
         })
     };
     connection
-        .all(pending.hint(by_name(indexes::PENDING)), found)
+        .all(pending.hint(by_name(indexes::PENDING)), pending_entry)
         .await
 }
 
@@ -249,97 +263,105 @@ async fn find(connection: &Connection, rooms: Option<Vec<String>>) -> Result<Vec
 /// fail, or that take longer than half of the time limit, are left to [`retry`], so that the caller
 /// does not wait for them.
 pub async fn apply_pending(connection: &Connection, rooms: Option<Vec<String>>) -> Result<()> {
-    let found = find(connection, rooms).await?;
-    apply_new(connection, &found).await;
+    let entries = find_pending(connection, rooms).await?;
+    apply_new(connection, &entries).await;
     Ok(())
 }
 
-async fn apply_new(connection: &Connection, found: &[Found]) {
-    let is_new = |found: &&Found| !connection.pending.has(found.room, found.seq);
-    let new: Vec<_> = found
+async fn apply_new(connection: &Connection, entries: &[PendingEntry]) {
+    let is_new = |entry: &&PendingEntry| !connection.pending.has(entry.room, entry.seq);
+    let new: Vec<_> = entries
         .iter()
         .filter(is_new)
-        .filter_map(|found| readable(connection, found))
+        .filter_map(|entry| readable(connection, entry))
         .collect();
-    let mut done = 0;
-    let all = async {
-        while done < new.len() {
+    let mut applied = 0;
+    let apply_all = async {
+        while applied < new.len() {
             let mut bytes = 0;
             let fits = |(bytes_of_one, _): &&(usize, &PendingEffect)| {
                 bytes += bytes_of_one;
-                bytes <= COMMAND
+                bytes <= MAX_COMMAND_BYTES
             };
-            let some = new[done..]
+            let count = new[applied..]
                 .iter()
-                .take(BATCH_SIZE)
+                .take(MAX_EFFECTS_PER_COMMAND)
                 .take_while(fits)
                 .count()
                 .max(1);
-            mark_batch_applied(connection, &new[done..done + some]).await?;
-            done += some;
+            apply_batch(connection, &new[applied..applied + count]).await?;
+            applied += count;
         }
         Ok(())
     };
-    let problem = match timeout(connection.limit / 2, all).await {
+    let problem = match timeout(connection.limit / 2, apply_all).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => StoreError::to_string(&error),
         Err(_) => "there was not enough time".into(),
     };
     connection
         .pending
-        .failed(new[done..].iter().map(|(_, due)| *due), &problem);
+        .record_failed(new[applied..].iter().map(|(_, effect)| *effect), &problem);
 }
 
-fn readable<'a>(connection: &Connection, found: &'a Found) -> Option<(usize, &'a PendingEffect)> {
-    if found.due.is_none() {
-        connection.pending.unreadable(found.room, found.seq);
+fn readable<'a>(
+    connection: &Connection,
+    entry: &'a PendingEntry,
+) -> Option<(usize, &'a PendingEffect)> {
+    if entry.effect.is_none() {
+        connection.pending.record_unreadable(entry.room, entry.seq);
     }
-    found.due.as_ref().map(|due| (found.bytes, due))
+    entry.effect.as_ref().map(|effect| (entry.bytes, effect))
 }
 
 /// Applies these effects, and marks the entries whose effects are applied. The texts are read only
 /// now.
-async fn mark_batch_applied(
-    connection: &Connection,
-    some: &[(usize, &PendingEffect)],
-) -> Result<()> {
-    let ids: Vec<_> = some.iter().map(|(_, due)| due.id.to_string()).collect();
+async fn apply_batch(connection: &Connection, batch: &[(usize, &PendingEffect)]) -> Result<()> {
+    let ids: Vec<_> = batch
+        .iter()
+        .map(|(_, effect)| effect.id.to_string())
+        .collect();
     let still_pending = connection
         .messages
         .find(doc! { "_id": { "$in": ids }, "pending": true });
-    let mut dues = connection.all(still_pending, entries::due).await?;
-    dues.sort_unstable_by_key(|due| (due.room, due.seq));
-    apply(connection, &dues).await?;
-    dues.retain(|due| !connection.pending.has(due.room, due.seq));
-    if !dues.is_empty()
-        && let Err(error) = mark_applied(connection, &dues).await
+    let mut effects = connection.all(still_pending, pending_effect).await?;
+    effects.sort_unstable_by_key(|effect| (effect.room, effect.seq));
+    apply(connection, &effects).await?;
+    effects.retain(|effect| !connection.pending.has(effect.room, effect.seq));
+    if !effects.is_empty()
+        && let Err(error) = mark_applied(connection, &effects).await
     {
         tracing::debug!(%error, "failed to mark entries as applied; they are applied again later");
     }
     Ok(())
 }
 
-/// Applies all new pending effects, and retries failed ones one by one when their pause is over.
+/// Applies all new pending effects, and retries failed ones one by one when their delay is over.
 pub async fn retry(connection: &Connection) -> Result<()> {
     let as_of = Instant::now();
-    let found = find(connection, None).await?;
-    connection.pending.keep_only(
-        &found
+    let entries = find_pending(connection, None).await?;
+    connection.pending.retain_found(
+        &entries
             .iter()
-            .map(|found| (found.room, found.seq))
+            .map(|entry| (entry.room, entry.seq))
             .collect::<HashSet<_>>(),
         as_of,
     );
-    apply_new(connection, &found).await;
-    let begin = Instant::now();
-    for due in found.iter().filter_map(|found| readable(connection, found)) {
-        if begin.elapsed() > PASS {
+    apply_new(connection, &entries).await;
+    let started_at = Instant::now();
+    for effect in entries
+        .iter()
+        .filter_map(|entry| readable(connection, entry))
+    {
+        if started_at.elapsed() > RETRY_TIME {
             break;
         }
-        if connection.pending.is_time(due.1.room, due.1.seq)
-            && let Err(error) = mark_batch_applied(connection, &[due]).await
+        if connection.pending.is_retry_due(effect.1.room, effect.1.seq)
+            && let Err(error) = apply_batch(connection, &[effect]).await
         {
-            connection.pending.failed([due.1], &error.to_string());
+            connection
+                .pending
+                .record_failed([effect.1], &error.to_string());
         }
     }
     Ok(())

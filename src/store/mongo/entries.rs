@@ -7,12 +7,9 @@
 use mongodb::bson::{RawDocument, RawDocumentBuf, raw::cstr};
 
 use super::documents::{self, date, flag_in, number, seq_in, text_in, time_in, user_in};
-use crate::{
-    model::{Entry, EntryKind, MessageId, RoomId, Seq, Timestamp, UserId},
-    store::{
-        NewEntry, NewEntryKind,
-        entry::{DELETION, EDIT, MEMBER_ADDED, MEMBER_REMOVED, RENAMED},
-    },
+use crate::model::{
+    Entry, EntryKind, MessageId, NewEntry, NewEntryKind, RoomId, Seq, Timestamp, UserId,
+    entry::{DELETION, EDIT, MEMBER_ADDED, MEMBER_REMOVED, RENAMED},
 };
 
 /// Returns the document of an entry at this position in the log. It is built directly as raw BSON,
@@ -76,11 +73,11 @@ pub fn entry(document: &RawDocument) -> Option<Entry> {
         seq,
         author,
         created_at,
-        what: what(document)?,
+        what: kind(document)?,
     })
 }
 
-fn what(document: &RawDocument) -> Option<EntryKind> {
+fn kind(document: &RawDocument) -> Option<EntryKind> {
     let message = |field| MessageId::parse(text_in(document, field));
     Some(match text_in(document, "type") {
         EDIT => EntryKind::Edit {
@@ -110,7 +107,7 @@ pub struct PendingEffect {
 }
 
 /// Reads the effect of a pending entry.
-pub fn due(document: &RawDocument) -> Option<PendingEffect> {
+pub fn pending_effect(document: &RawDocument) -> Option<PendingEffect> {
     let message = || MessageId::parse(text_in(document, "target"));
     let user = || UserId::parse(text_in(document, "target"));
     let change = match text_in(document, "type") {

@@ -14,10 +14,10 @@ pub mod code {
     pub const INVALID_NAMESPACE: i32 = 73;
     pub const DUPLICATE_KEY: i32 = 11_000;
     /// A database exists whose name differs only in case.
-    pub const OTHER_CASE: i32 = 13_297;
+    pub const DATABASE_DIFFERS_IN_CASE: i32 = 13_297;
     /// Transient errors: the server is not, or no longer, the primary; it is stopping or
     /// recovering; it could not be reached; or the majority did not answer in time.
-    pub const PASSING: [i32; 14] = [
+    pub const TRANSIENT: [i32; 14] = [
         6, 7, 50, 64, 89, 91, 112, 189, 9001, 10_107, 11_600, 11_602, 13_435, 13_436,
     ];
 }
@@ -49,12 +49,13 @@ pub fn refusal(error: &Error) -> Option<String> {
             Some(TOO_OLD.into())
         }
         ErrorKind::Command(command)
-            if [code::INVALID_NAMESPACE, code::OTHER_CASE].contains(&command.code) =>
+            if [code::INVALID_NAMESPACE, code::DATABASE_DIFFERS_IN_CASE]
+                .contains(&command.code) =>
         {
             Some(command.message.clone())
         }
         ErrorKind::Write(WriteFailure::WriteError(write))
-            if [code::INVALID_NAMESPACE, code::OTHER_CASE].contains(&write.code) =>
+            if [code::INVALID_NAMESPACE, code::DATABASE_DIFFERS_IN_CASE].contains(&write.code) =>
         {
             Some(write.message.clone())
         }
@@ -75,6 +76,7 @@ fn unauthorized(message: &str) -> String {
     .into()
 }
 
+/// Returns the error for a database that cannot be used, for this reason.
 pub fn unusable(url: &DatabaseUrl, reason: &str) -> OpenError {
     OpenError::Unusable(format!(
         "database: cannot use {url}: {}",
@@ -92,9 +94,10 @@ pub fn plain(error: &Error) -> String {
         .join(" ")
 }
 
+/// Converts an error of the driver: `Unavailable` if it is transient, else `Fault`.
 pub fn failure(error: &Error) -> StoreError {
     let text = plain(error);
-    let passing = match error.kind.as_ref() {
+    let is_transient = match error.kind.as_ref() {
         ErrorKind::Io(_)
         | ErrorKind::ServerSelection { .. }
         | ErrorKind::ConnectionPoolCleared { .. }
@@ -102,16 +105,17 @@ pub fn failure(error: &Error) -> StoreError {
         | ErrorKind::Authentication { .. }
         | ErrorKind::Shutdown
         | ErrorKind::Write(WriteFailure::WriteConcernError(_)) => true,
-        ErrorKind::Command(command) => code::PASSING.contains(&command.code),
+        ErrorKind::Command(command) => code::TRANSIENT.contains(&command.code),
         _ => error.contains_label("RetryableWriteError"),
     };
-    if passing {
+    if is_transient {
         StoreError::Unavailable(text)
     } else {
         StoreError::Fault(text)
     }
 }
 
+/// Returns whether an insert failed because a document with the same unique key exists.
 pub fn is_duplicate(error: &Error) -> bool {
     matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == code::DUPLICATE_KEY)
 }

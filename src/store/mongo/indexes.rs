@@ -32,7 +32,7 @@ pub const BY_TERM: &str = "byTerm";
 pub const UNFINISHED: &str = "unfinished";
 
 /// The search index before schema version 3.
-const BY_WORD: &str = "byWord";
+const FORMER_BY_WORD: &str = "byWord";
 
 /// The entries of each author in each room. Built only on request, since it costs about a sixth of
 /// every post.
@@ -52,7 +52,7 @@ pub const BY_USERNAME: &str = "byUsername";
 pub const BY_MEMBER: &str = "byMember";
 
 /// The rooms by the time when a member was last removed.
-pub const BY_DEPARTURE: &str = "byDeparture";
+pub const BY_REMOVAL: &str = "byDeparture";
 
 /// The sessions of each user, oldest first.
 pub const BY_USER: &str = "byUser";
@@ -65,47 +65,40 @@ pub fn by_name(index: &str) -> Hint {
     Hint::Name(index.to_owned())
 }
 
-/// Returns the pipeline for the last entry of each of these rooms. It takes one index step per
-/// room: with the descending order, MongoDB skips from room to room.
-pub fn last_entry_of_each(rooms: Vec<String>) -> [Document; 3] {
-    [
-        doc! { "$match": { "chatRoomId": { "$in": rooms } } },
-        doc! { "$sort": { "chatRoomId": -1, "seq": -1 } },
-        doc! { "$group": {
-            "_id": "$chatRoomId",
-            "id": { "$first": "$_id" },
-            "seq": { "$first": "$seq" },
-            "createdAt": { "$first": "$createdAt" },
-            "deleted": { "$first": "$deleted" },
-            "closed": { "$first": "$closed" },
-        } },
-    ]
+/// Builds the indexes that every database has. The search indexes are built in the background.
+pub async fn create_all(connection: &Connection) -> Result<()> {
+    build(&connection.users, user_indexes()).await?;
+    build(&connection.rooms, room_indexes()).await?;
+    build(&connection.messages, message_indexes()).await?;
+    build(&connection.marks, read_mark_indexes()).await?;
+    build(&connection.sessions, session_indexes()).await
 }
 
-pub async fn create_all(connection: &Connection) -> Result<()> {
-    let users = vec![
+fn user_indexes() -> Vec<IndexModel> {
+    vec![
         index(BY_AGE, doc! { "deleted": 1, "createdAt": 1, "_id": 1 }),
         partial(
             index(DELETED_USERS, doc! { "deleted": 1, "_id": 1 }),
             doc! { "deleted": true },
         ),
         unique(sparse(BY_USERNAME, doc! { "username": 1 })),
-    ];
-    build(&connection.users, users).await?;
-    build(
-        &connection.rooms,
-        vec![
-            member_key_index(),
-            index(
-                BY_MEMBER,
-                doc! { "userIds": 1, "large": 1, "activeUntil": -1 },
-            ),
-            sparse("going", doc! { "deletedAt": 1 }),
-            sparse(BY_DEPARTURE, doc! { "leftAt": 1 }),
-        ],
-    )
-    .await?;
-    let messages = vec![
+    ]
+}
+
+fn room_indexes() -> Vec<IndexModel> {
+    vec![
+        member_key_index(),
+        index(
+            BY_MEMBER,
+            doc! { "userIds": 1, "large": 1, "activeUntil": -1 },
+        ),
+        sparse("going", doc! { "deletedAt": 1 }),
+        sparse(BY_REMOVAL, doc! { "leftAt": 1 }),
+    ]
+}
+
+fn message_indexes() -> Vec<IndexModel> {
+    vec![
         unique(index(LOG, doc! { "chatRoomId": 1, "seq": 1 })),
         partial(
             index(
@@ -125,25 +118,25 @@ pub async fn create_all(connection: &Connection) -> Result<()> {
             ),
             has_client_id(),
         )),
-    ];
-    build(&connection.messages, messages).await?;
-    build(
-        &connection.marks,
-        vec![index(
-            BY_READER,
-            doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 },
-        )],
-    )
-    .await?;
-    let sessions = vec![
+    ]
+}
+
+fn read_mark_indexes() -> Vec<IndexModel> {
+    vec![index(
+        BY_READER,
+        doc! { "chatRoomId": 1, "readByUserId": 1, "upToSeq": 1 },
+    )]
+}
+
+fn session_indexes() -> Vec<IndexModel> {
+    vec![
         index(BY_USER, doc! { "userId": 1, "createdAt": 1, "_id": 1 }),
         expiring(index("byEnd", doc! { "expiresAt": 1 })),
-    ];
-    build(&connection.sessions, sessions).await
+    ]
 }
 
 /// Builds the index [`BY_AUTHOR`].
-pub async fn index_authors(connection: &Connection) -> Result<()> {
+pub async fn build_author_index(connection: &Connection) -> Result<()> {
     build(
         &connection.messages,
         vec![index(
@@ -155,7 +148,7 @@ pub async fn index_authors(connection: &Connection) -> Result<()> {
 }
 
 /// Builds the search indexes, without a time limit.
-pub async fn search_indexes(connection: &Connection) -> Result<()> {
+pub async fn build_search_indexes(connection: &Connection) -> Result<()> {
     let by_term = index(
         BY_TERM,
         doc! { "chatRoomId": 1, "terms": 1, "createdAt": -1, "seq": -1 },
@@ -174,11 +167,11 @@ pub async fn search_indexes(connection: &Connection) -> Result<()> {
 
 /// Drops the search index of schema versions before 3, if it exists.
 pub async fn drop_former_search_index(connection: &Connection) -> Result<()> {
-    drop(connection, &connection.messages, BY_WORD).await
+    drop(connection, &connection.messages, FORMER_BY_WORD).await
 }
 
 /// Returns the filter for messages with a client id, as [`BY_CLIENT_ID`] requires it.
-pub fn has_client_id() -> Document {
+fn has_client_id() -> Document {
     doc! { "clientMessageId": { "$exists": true } }
 }
 
@@ -199,7 +192,7 @@ pub async fn build(
         .write_concern(durable)
         .await
         .map(|_| ())
-        .map_err(|error| super::failure::failure(&error))
+        .map_err(|error| failure(&error))
 }
 
 /// Returns an index with this name over these fields.

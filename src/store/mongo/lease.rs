@@ -7,26 +7,27 @@ use mongodb::{bson::doc, options::ReturnDocument};
 use super::{connection::Connection, documents::text_in};
 use crate::store::Result;
 
-/// How long a lock is held unless it is renewed, by the database's clock.
-const TURN: Duration = Duration::from_secs(10);
+/// How long a lease is held unless it is renewed, by the database's clock.
+const LEASE_DURATION: Duration = Duration::from_secs(10);
 
-/// Acquires or renews the lock in this metadata document. Returns false when another owner holds
+/// Acquires or renews the lease in this metadata document. Returns false when another owner holds
 /// it.
-pub async fn renew(connection: &Connection, note: &str, owner: &str) -> Result<bool> {
-    let free_or_mine =
+pub async fn renew(connection: &Connection, document: &str, owner: &str) -> Result<bool> {
+    let is_available =
         doc! { "$or": [{ "$eq": ["$owner", owner] }, { "$lt": ["$until", "$$NOW"] }] };
-    let until = doc! { "$add": ["$$NOW", i64::try_from(TURN.as_millis()).unwrap_or(i64::MAX)] };
-    let turn = doc! { "$set": {
-        "owner": { "$cond": [&free_or_mine, owner, "$owner"] },
-        "until": { "$cond": [&free_or_mine, until, "$until"] },
+    let until =
+        doc! { "$add": ["$$NOW", i64::try_from(LEASE_DURATION.as_millis()).unwrap_or(i64::MAX)] };
+    let lease = doc! { "$set": {
+        "owner": { "$cond": [&is_available, owner, "$owner"] },
+        "until": { "$cond": [&is_available, until, "$until"] },
     } };
-    let taken = connection
+    let lease = connection
         .metadata
-        .find_one_and_update(doc! { "_id": note }, vec![turn])
+        .find_one_and_update(doc! { "_id": document }, vec![lease])
         .upsert(true)
         .return_document(ReturnDocument::After);
-    let mine = connection
-        .one(taken, |turn| Some(text_in(turn, "owner") == owner))
+    let is_owner = connection
+        .one(lease, |lease| Some(text_in(lease, "owner") == owner))
         .await?;
-    Ok(mine == Some(true))
+    Ok(is_owner == Some(true))
 }

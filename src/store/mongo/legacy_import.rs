@@ -26,17 +26,17 @@ use crate::{
 /// How many changes are sent in one batch.
 const BATCH_SIZE: usize = 1_000;
 /// How many messages are processed between two progress lines in the log.
-const PROGRESS: u64 = 20_000;
+const PROGRESS_INTERVAL: u64 = 20_000;
 /// The temporary index for reading all messages or rooms in order.
-const PASSAGE: &str = "takeover";
+const IMPORT_INDEX: &str = "takeover";
 
 /// Imports all data of the original application. Does nothing in an empty database.
 pub async fn import(connection: &Connection) -> Result<()> {
     if !is_empty(connection, &connection.rooms).await? {
-        take_over_rooms(connection).await?;
+        import_rooms(connection).await?;
     }
     if !is_empty(connection, &connection.messages).await? {
-        take_over_messages(connection).await?;
+        import_messages(connection).await?;
     }
     Ok(())
 }
@@ -76,20 +76,20 @@ pub async fn record_deleted_members(connection: &Connection) -> Result<()> {
 
 /// Gives every room its member key, the oldest first. Of several rooms with the same members, the
 /// unique index lets only the oldest have the key.
-async fn take_over_rooms(connection: &Connection) -> Result<()> {
-    let passage = indexes::index(PASSAGE, doc! { "createdAt": 1, "_id": 1 });
+async fn import_rooms(connection: &Connection) -> Result<()> {
+    let import_index = indexes::index(IMPORT_INDEX, doc! { "createdAt": 1, "_id": 1 });
     indexes::build(
         &connection.rooms,
-        vec![indexes::member_key_index(), passage],
+        vec![indexes::member_key_index(), import_index],
     )
     .await?;
     let all = connection
         .rooms
         .find(doc! {})
         .sort(doc! { "createdAt": 1, "_id": 1 })
-        .hint(by_name(PASSAGE));
+        .hint(by_name(IMPORT_INDEX));
     let mut rooms = connection.within(all).await?;
-    let (mut updates, mut taken_over) = (Vec::new(), 0_u64);
+    let (mut updates, mut imported) = (Vec::new(), 0_u64);
     while rooms.advance().await.map_err(|error| failure(&error))? {
         let without_key =
             Some(rooms.current()).filter(|room| text_in(room, "memberKey").is_empty());
@@ -100,30 +100,33 @@ async fn take_over_rooms(connection: &Connection) -> Result<()> {
             updates.push(
                 doc! { "q": { "_id": id }, "u": { "$set": { "memberKey": member_key(&room) } } },
             );
-            taken_over += 1;
+            imported += 1;
         }
         if updates.len() >= BATCH_SIZE {
             update(connection, &connection.rooms, std::mem::take(&mut updates)).await?;
         }
     }
     update(connection, &connection.rooms, updates).await?;
-    indexes::drop(connection, &connection.rooms, PASSAGE).await?;
+    indexes::drop(connection, &connection.rooms, IMPORT_INDEX).await?;
     tracing::info!(
-        rooms = taken_over,
+        rooms = imported,
         "took over the rooms of the original application"
     );
     Ok(())
 }
 
-async fn take_over_messages(connection: &Connection) -> Result<()> {
+async fn import_messages(connection: &Connection) -> Result<()> {
     let count = async { connection.messages.estimated_document_count().await };
     let total = connection.within(count).await?;
     tracing::info!(
         messages = total,
         "taking over the messages of the original application"
     );
-    let passage = indexes::index(PASSAGE, doc! { "chatRoomId": 1, "createdAt": 1, "_id": 1 });
-    indexes::build(&connection.messages, vec![passage]).await?;
+    let import_index = indexes::index(
+        IMPORT_INDEX,
+        doc! { "chatRoomId": 1, "createdAt": 1, "_id": 1 },
+    );
+    indexes::build(&connection.messages, vec![import_index]).await?;
     let order = doc! { "chatRoomId": 1, "createdAt": 1, "_id": 1 };
     let fields = doc! { "chatRoomId": 1, "seq": 1, "postedByUser": 1, "readByRecipients": 1, "createdAt": 1 };
     let all = connection
@@ -131,16 +134,16 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
         .find(doc! {})
         .sort(order)
         .projection(fields)
-        .hint(by_name(PASSAGE));
+        .hint(by_name(IMPORT_INDEX));
     let mut messages = connection.within(all).await?;
-    let (mut work, mut done) = (Progress::default(), 0_u64);
+    let (mut changes, mut done) = (MessageChanges::default(), 0_u64);
     while messages.advance().await.map_err(|error| failure(&error))? {
-        work.take(messages.current());
+        changes.add(messages.current());
         done += 1;
-        if work.size() >= BATCH_SIZE {
-            work.send(connection).await?;
+        if changes.size() >= BATCH_SIZE {
+            changes.send(connection).await?;
         }
-        if done.is_multiple_of(PROGRESS) {
+        if done.is_multiple_of(PROGRESS_INTERVAL) {
             tracing::info!(
                 done,
                 of = total,
@@ -148,10 +151,10 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
             );
         }
     }
-    work.end_room();
-    work.send(connection).await?;
-    record_deleted_users(connection, &work.people).await?;
-    indexes::drop(connection, &connection.messages, PASSAGE).await?;
+    changes.end_room();
+    changes.send(connection).await?;
+    record_deleted_users(connection, &changes.users).await?;
+    indexes::drop(connection, &connection.messages, IMPORT_INDEX).await?;
     tracing::info!(
         messages = done,
         "took over the messages of the original application"
@@ -161,34 +164,34 @@ async fn take_over_messages(connection: &Connection) -> Result<()> {
 
 /// The changes for the messages, collected in the order of rooms and times and not sent yet.
 #[derive(Default)]
-struct Progress {
+struct MessageChanges {
     /// The room of the current messages. `None` if `chatRoomId` is not a string; such messages are
     /// numbered together, as if in one room.
     room: Option<String>,
     last: Seq,
     last_at: Timestamp,
     /// The latest mark of each reader, and the sequence number where the mark before it ends.
-    reading: HashMap<UserId, (Seq, ReadMark)>,
+    latest_marks: HashMap<UserId, (Seq, ReadMark)>,
     numbers: Vec<Document>,
     marks: Vec<Document>,
     /// The updates of `activeUntil` of the rooms.
     activity: Vec<Document>,
     /// All authors and readers.
-    people: HashSet<UserId>,
+    users: HashSet<UserId>,
 }
 
-impl Progress {
+impl MessageChanges {
     fn size(&self) -> usize {
         self.numbers.len() + self.marks.len() + self.activity.len()
     }
 
-    fn take(&mut self, message: &RawDocument) {
+    fn add(&mut self, message: &RawDocument) {
         let room = message.get_str("chatRoomId").ok();
         if room != self.room.as_deref() {
             self.end_room();
             self.room = room.map(ToOwned::to_owned);
         }
-        self.last = Seq(self.last.0 + 1);
+        self.last = self.last.next();
         self.last_at = time_in(message, "createdAt");
         let seq = seq_in(message, "seq");
         if seq != self.last
@@ -199,29 +202,29 @@ impl Progress {
                 .and_then(|id| Bson::try_from(id).ok())
         {
             // Does not match if another server has set the number meanwhile.
-            let as_it_was = Some(number(seq.0)).filter(|seq| *seq > 0);
-            self.numbers.push(doc! { "q": { "_id": id, "seq": as_it_was }, "u": { "$set": { "seq": number(self.last.0) } } });
+            let former = Some(number(seq.0)).filter(|seq| *seq > 0);
+            self.numbers.push(doc! { "q": { "_id": id, "seq": former }, "u": { "$set": { "seq": number(self.last.0) } } });
         }
         let author = UserId::parse(text_in(message, "postedByUser"));
-        self.people.extend(author);
+        self.users.extend(author);
         for (reader, read_at) in readers(message) {
-            self.people.insert(reader);
+            self.users.insert(reader);
             if Some(reader) != author {
-                self.read(reader, read_at);
+                self.mark_read(reader, read_at);
             }
         }
     }
 
     /// Notes that the user read the latest message at this time. Messages that were read at the
     /// same time share one mark.
-    fn read(&mut self, user: UserId, read_at: Timestamp) {
+    fn mark_read(&mut self, user: UserId, read_at: Timestamp) {
         let mark = ReadMark {
             user,
             up_to: self.last,
             read_at,
         };
-        let Some((after, latest)) = self.reading.get_mut(&user) else {
-            self.reading.insert(user, (Seq(0), mark));
+        let Some((after, latest)) = self.latest_marks.get_mut(&user) else {
+            self.latest_marks.insert(user, (Seq(0), mark));
             return;
         };
         if latest.read_at != read_at {
@@ -233,7 +236,7 @@ impl Progress {
     }
 
     fn end_room(&mut self) {
-        for (_, (after, mark)) in self.reading.drain() {
+        for (_, (after, mark)) in self.latest_marks.drain() {
             self.marks
                 .extend(mark_document(self.room.as_deref(), after, &mark));
         }
@@ -298,25 +301,25 @@ fn readers(message: &RawDocument) -> Vec<(UserId, Timestamp)> {
 }
 
 /// Adds authors and readers who no longer exist, as deleted users.
-async fn record_deleted_users(connection: &Connection, people: &HashSet<UserId>) -> Result<()> {
-    let ids: Vec<_> = people.iter().map(ToString::to_string).collect();
+async fn record_deleted_users(connection: &Connection, users: &HashSet<UserId>) -> Result<()> {
+    let ids: Vec<_> = users.iter().map(ToString::to_string).collect();
     for ids in ids.chunks(BATCH_SIZE) {
-        let known = connection
+        let existing = connection
             .users
             .find(doc! { "_id": { "$in": ids } })
             .projection(doc! { "_id": 1 });
-        let known: HashSet<_> = connection
-            .all(known, |user| Some(text_in(user, "_id").to_owned()))
+        let existing: HashSet<_> = connection
+            .all(existing, |user| Some(text_in(user, "_id").to_owned()))
             .await?
             .into_iter()
             .collect();
-        let gone = ids.iter().filter(|id| !known.contains(*id)).map(|id| {
+        let missing = ids.iter().filter(|id| !existing.contains(*id)).map(|id| {
             doc! {
                 "_id": id, "firstName": "", "lastName": "", "type": "consumer",
                 "createdAt": DateTime::now(), "updatedAt": DateTime::now(), "deleted": true,
             }
         });
-        insert(connection, &connection.users, gone.collect()).await?;
+        insert(connection, &connection.users, missing.collect()).await?;
     }
     Ok(())
 }

@@ -15,68 +15,46 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
+
 use super::entries::PendingEffect;
 use crate::{
-    model::{MessageId, RoomId, Seq, UserId},
+    model::{MessageId, RoomId, Seq, UserId, entry::Subject},
     store::NewEntryKind,
 };
 
-/// The first and the longest pause between two attempts.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// The first and the longest delay between two attempts.
+const RETRY_DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
-/// The change that an effect makes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Effect {
-    Edit(MessageId),
-    Deletion(MessageId),
-    Addition(UserId),
-    Removal(UserId),
-    Name,
-    /// The entry cannot be read.
-    Unknown,
+/// A pending effect, without its text, and when it is retried.
+struct Retry {
+    /// What the effect changes; `None` if the entry cannot be read.
+    subject: Option<Subject>,
+    /// Whether the effect is a deletion or a removal, which counts already.
+    counts: bool,
+    /// When the effect was first recorded.
+    recorded_at: Instant,
+    /// The delay before the attempt after the next one.
+    delay: Duration,
+    /// When the effect is retried next.
+    next_at: Instant,
 }
 
-impl Effect {
-    fn of(change: &NewEntryKind) -> Self {
-        match change {
-            NewEntryKind::Edit { message, .. } => Self::Edit(*message),
-            NewEntryKind::Deletion(message) => Self::Deletion(*message),
-            NewEntryKind::AddMember(user) => Self::Addition(*user),
-            NewEntryKind::RemoveMember { user, .. } => Self::Removal(*user),
-            NewEntryKind::Rename(_) => Self::Name,
-            NewEntryKind::Message { .. } => Self::Unknown,
-        }
+impl Retry {
+    fn is_of_room(&self) -> bool {
+        self.subject.is_some_and(Subject::is_of_room)
     }
 
-    fn is_of_room(self) -> bool {
-        matches!(self, Self::Addition(_) | Self::Removal(_) | Self::Name)
-    }
-
-    /// Returns whether this effect on a room makes an earlier one unnecessary.
-    fn supersedes(self, earlier: Self) -> bool {
-        match (self, earlier) {
-            (
-                Self::Addition(user) | Self::Removal(user),
-                Self::Addition(before) | Self::Removal(before),
-            ) => user == before,
-            (Self::Name, Self::Name) => true,
-            _ => false,
-        }
+    /// Returns the subject that the effect deletes or removes.
+    fn removed(&self) -> Option<Subject> {
+        self.subject.filter(|_| self.counts)
     }
 }
 
-struct Waiting {
-    effect: Effect,
-    since: Instant,
-    pause: Duration,
-    again: Instant,
-}
-
-type Rooms = HashMap<RoomId, BTreeMap<Seq, Waiting>>;
+type Rooms = HashMap<RoomId, BTreeMap<Seq, Retry>>;
 
 /// The pending effects that this server knows.
 #[derive(Default)]
@@ -84,7 +62,7 @@ pub struct Pending(Mutex<Rooms>);
 
 impl Pending {
     fn rooms(&self) -> MutexGuard<'_, Rooms> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Returns how many effects are pending.
@@ -93,112 +71,115 @@ impl Pending {
     }
 
     /// Records effects that could not be applied. Logs one line per room for those that are new.
-    pub fn failed<'a>(&self, dues: impl IntoIterator<Item = &'a PendingEffect>, reason: &str) {
+    pub fn record_failed<'a>(
+        &self,
+        effects: impl IntoIterator<Item = &'a PendingEffect>,
+        reason: &str,
+    ) {
         let mut new: BTreeMap<RoomId, Vec<u64>> = BTreeMap::new();
-        for due in dues {
-            if self.note(due.room, due.seq, Effect::of(&due.change)) {
-                new.entry(due.room).or_default().push(due.seq.0);
+        for effect in effects {
+            if self.record(effect.room, effect.seq, Some(&effect.change)) {
+                new.entry(effect.room).or_default().push(effect.seq.0);
             }
         }
         for (room, seqs) in new {
-            report(room, &seqs, reason);
+            log_failed(room, &seqs, reason);
         }
     }
 
     /// Records an entry that cannot be read.
-    pub fn unreadable(&self, room: RoomId, seq: Seq) {
-        if self.note(room, seq, Effect::Unknown) {
-            report(room, &[seq.0], "the entry cannot be read");
+    pub fn record_unreadable(&self, room: RoomId, seq: Seq) {
+        if self.record(room, seq, None) {
+            log_failed(room, &[seq.0], "the entry cannot be read");
         }
     }
 
     /// Records an effect. Returns true when it was not recorded before.
-    fn note(&self, room: RoomId, seq: Seq, effect: Effect) -> bool {
+    fn record(&self, room: RoomId, seq: Seq, change: Option<&NewEntryKind>) -> bool {
         let now = Instant::now();
         let mut rooms = self.rooms();
-        let waiting = rooms.entry(room).or_default();
-        let is_new = !waiting.contains_key(&seq);
-        let entry = waiting.entry(seq).or_insert(Waiting {
-            effect,
-            since: now,
-            pause: PAUSES.0,
-            again: now,
+        let retries = rooms.entry(room).or_default();
+        let is_new = !retries.contains_key(&seq);
+        let retry = retries.entry(seq).or_insert(Retry {
+            subject: change.and_then(NewEntryKind::subject),
+            counts: change.is_some_and(counts_at_once),
+            recorded_at: now,
+            delay: RETRY_DELAYS.0,
+            next_at: now,
         });
-        entry.again = now + entry.pause;
-        entry.pause = (entry.pause * 2).min(PAUSES.1);
+        retry.next_at = now + retry.delay;
+        retry.delay = (retry.delay * 2).min(RETRY_DELAYS.1);
         is_new
     }
 
     /// Removes effects that have been applied.
-    pub fn applied(&self, dues: &[&PendingEffect]) {
+    pub fn remove_applied(&self, effects: &[&PendingEffect]) {
         let mut rooms = self.rooms();
         if rooms.is_empty() {
             return;
         }
-        for due in dues {
-            let Some(waiting) = rooms.get_mut(&due.room) else {
+        for effect in effects {
+            let Some(retries) = rooms.get_mut(&effect.room) else {
                 continue;
             };
-            if waiting.remove(&due.seq).is_some() {
-                tracing::info!(room = %due.room, seq = due.seq.0, "pending effect applied");
+            if retries.remove(&effect.seq).is_some() {
+                tracing::info!(room = %effect.room, seq = effect.seq.0, "pending effect applied");
             }
-            if waiting.is_empty() {
-                rooms.remove(&due.room);
+            if retries.is_empty() {
+                rooms.remove(&effect.room);
             }
         }
     }
 
     /// Removes effects that are no longer pending: all that were recorded before `as_of` and are
     /// not in `found`.
-    pub fn keep_only(&self, found: &HashSet<(RoomId, Seq)>, as_of: Instant) {
+    pub fn retain_found(&self, found: &HashSet<(RoomId, Seq)>, as_of: Instant) {
         let mut rooms = self.rooms();
-        for (room, waiting) in rooms.iter_mut() {
-            waiting.retain(|seq, waiting| waiting.since >= as_of || found.contains(&(*room, *seq)));
+        for (room, retries) in rooms.iter_mut() {
+            retries
+                .retain(|seq, retry| retry.recorded_at >= as_of || found.contains(&(*room, *seq)));
         }
-        rooms.retain(|_, waiting| !waiting.is_empty());
+        rooms.retain(|_, retries| !retries.is_empty());
     }
 
     /// Returns whether the effect of this entry is pending.
     pub fn has(&self, room: RoomId, seq: Seq) -> bool {
         self.rooms()
             .get(&room)
-            .is_some_and(|waiting| waiting.contains_key(&seq))
+            .is_some_and(|retries| retries.contains_key(&seq))
     }
 
-    /// Returns whether the pause before the next attempt to apply this effect is over.
-    pub fn is_time(&self, room: RoomId, seq: Seq) -> bool {
+    /// Returns whether the delay before the next attempt to apply this effect is over.
+    pub fn is_retry_due(&self, room: RoomId, seq: Seq) -> bool {
         self.rooms()
             .get(&room)
-            .and_then(|waiting| waiting.get(&seq))
-            .is_some_and(|waiting| waiting.again <= Instant::now())
+            .and_then(|retries| retries.get(&seq))
+            .is_some_and(|retry| retry.next_at <= Instant::now())
     }
 
-    /// Returns the earlier pending effects on the room of `due`: first those that must still be
+    /// Returns the earlier pending effects on the room of `effect`: first those that must still be
     /// applied after it, then those that it makes unnecessary.
-    pub fn superseded_by(&self, due: &PendingEffect) -> (Vec<Seq>, Vec<Seq>) {
+    pub fn overtaken_by(&self, effect: &PendingEffect) -> (Vec<Seq>, Vec<Seq>) {
         let rooms = self.rooms();
-        let Some(waiting) = rooms.get(&due.room) else {
+        let Some(retries) = rooms.get(&effect.room) else {
             return (Vec::new(), Vec::new());
         };
-        let effect = Effect::of(&due.change);
-        let earlier = waiting
-            .range(..due.seq)
-            .filter(|(_, waiting)| waiting.effect.is_of_room());
-        let (moot, overtaken): (Vec<_>, Vec<_>) =
-            earlier.partition(|(_, earlier)| effect.supersedes(earlier.effect));
+        let subject = effect.change.subject();
+        let earlier = retries
+            .range(..effect.seq)
+            .filter(|(_, retry)| retry.is_of_room());
+        let (superseded, overtaken): (Vec<_>, Vec<_>) =
+            earlier.partition(|(_, earlier)| earlier.subject == subject);
         let seqs =
-            |effects: Vec<(&Seq, &Waiting)>| effects.into_iter().map(|(seq, _)| *seq).collect();
-        (seqs(overtaken), seqs(moot))
+            |effects: Vec<(&Seq, &Retry)>| effects.into_iter().map(|(seq, _)| *seq).collect();
+        (seqs(overtaken), seqs(superseded))
     }
 
     /// Returns the messages of a room whose deletion is pending.
     pub fn deleted_in(&self, room: RoomId) -> HashSet<MessageId> {
-        let deleted = |waiting: &Waiting| {
-            if let Effect::Deletion(message) = waiting.effect {
-                Some(message)
-            } else {
-                None
-            }
+        let deleted = |retry: &Retry| match retry.removed() {
+            Some(Subject::Message(message)) => Some(message),
+            _ => None,
         };
         self.rooms()
             .get(&room)
@@ -210,21 +191,18 @@ impl Pending {
 
     /// Returns whether the deletion of this message is pending.
     pub fn is_deleted(&self, room: RoomId, message: MessageId) -> bool {
-        self.rooms().get(&room).is_some_and(|waiting| {
-            waiting
+        self.rooms().get(&room).is_some_and(|retries| {
+            retries
                 .values()
-                .any(|waiting| waiting.effect == Effect::Deletion(message))
+                .any(|retry| retry.removed() == Some(Subject::Message(message)))
         })
     }
 
     /// Returns the users whose removal from a room is pending.
     pub fn removed_from(&self, room: RoomId) -> HashSet<UserId> {
-        let removed = |waiting: &Waiting| {
-            if let Effect::Removal(user) = waiting.effect {
-                Some(user)
-            } else {
-                None
-            }
+        let removed = |retry: &Retry| match retry.removed() {
+            Some(Subject::Member(user)) => Some(user),
+            _ => None,
         };
         self.rooms()
             .get(&room)
@@ -236,14 +214,14 @@ impl Pending {
 
     /// Returns the rooms from which the removal of a user is pending.
     pub fn left_by(&self, user: UserId) -> HashSet<RoomId> {
-        let left = |waiting: &BTreeMap<Seq, Waiting>| {
-            waiting
+        let is_left = |retries: &BTreeMap<Seq, Retry>| {
+            retries
                 .values()
-                .any(|waiting| waiting.effect == Effect::Removal(user))
+                .any(|retry| retry.removed() == Some(Subject::Member(user)))
         };
         self.rooms()
             .iter()
-            .filter(|(_, waiting)| left(waiting))
+            .filter(|(_, retries)| is_left(retries))
             .map(|(room, _)| *room)
             .collect()
     }
@@ -251,14 +229,11 @@ impl Pending {
 
 /// Returns whether a change is a deletion or a removal, which counts at once although the database
 /// is not updated yet.
-pub fn takes_away(change: &NewEntryKind) -> bool {
-    matches!(
-        change,
-        NewEntryKind::Deletion(_) | NewEntryKind::RemoveMember { .. }
-    )
+pub fn counts_at_once(change: &NewEntryKind) -> bool {
+    change.is_removal()
 }
 
-fn report(room: RoomId, seqs: &[u64], reason: &str) {
+fn log_failed(room: RoomId, seqs: &[u64], reason: &str) {
     let (seq, count) = (seqs.first().copied().unwrap_or_default(), seqs.len());
     tracing::warn!(%room, seq, count, reason, "failed to apply effects of entries; retrying");
 }
@@ -268,7 +243,7 @@ mod tests {
     use super::*;
     use crate::model::Timestamp;
 
-    fn due(seq: u64, change: NewEntryKind) -> PendingEffect {
+    fn effect(seq: u64, change: NewEntryKind) -> PendingEffect {
         PendingEffect {
             id: MessageId::from_bytes([9; 16]),
             room: RoomId::from_bytes([1; 16]),
@@ -279,42 +254,43 @@ mod tests {
     }
 
     #[test]
-    fn a_later_change_of_the_same_member_or_name_leaves_nothing_to_do_for_an_earlier_one() {
+    fn a_later_change_of_the_same_member_or_name_supersedes_an_earlier_one() {
         let (one, two) = (UserId::from_bytes([1; 16]), UserId::from_bytes([2; 16]));
         let pending = Pending::default();
-        let waiting = [
-            due(5, NewEntryKind::Rename(None)),
-            due(6, NewEntryKind::AddMember(one)),
-            due(7, NewEntryKind::Deletion(MessageId::from_bytes([3; 16]))),
+        let effects = [
+            effect(5, NewEntryKind::Rename(None)),
+            effect(6, NewEntryKind::AddMember(one)),
+            effect(7, NewEntryKind::Deletion(MessageId::from_bytes([3; 16]))),
         ];
-        pending.failed(&waiting, "refused");
+        pending.record_failed(&effects, "refused");
         let removal = |user| NewEntryKind::RemoveMember {
             user,
             required_members: Vec::new(),
         };
         assert_eq!(
-            pending.superseded_by(&due(8, removal(one))),
+            pending.overtaken_by(&effect(8, removal(one))),
             (vec![Seq(5)], vec![Seq(6)])
         );
         assert_eq!(
-            pending.superseded_by(&due(8, removal(two))),
+            pending.overtaken_by(&effect(8, removal(two))),
             (vec![Seq(5), Seq(6)], vec![])
         );
         assert_eq!(
-            pending.superseded_by(&due(6, NewEntryKind::Rename(None))),
+            pending.overtaken_by(&effect(6, NewEntryKind::Rename(None))),
             (vec![], vec![Seq(5)])
         );
     }
 
     #[test]
-    fn what_was_noted_after_the_database_was_asked_is_kept() {
+    fn an_effect_that_was_recorded_after_the_query_is_kept() {
         let pending = Pending::default();
-        pending.failed(&[due(5, NewEntryKind::Rename(None))], "refused");
+        pending.record_failed(&[effect(5, NewEntryKind::Rename(None))], "refused");
         let as_of = Instant::now();
-        pending.failed(&[due(6, NewEntryKind::Rename(None))], "refused");
-        pending.keep_only(&HashSet::new(), as_of);
+        pending.record_failed(&[effect(6, NewEntryKind::Rename(None))], "refused");
+        pending.retain_found(&HashSet::new(), as_of);
         assert!(
-            !pending.has(due(5, NewEntryKind::Rename(None)).room, Seq(5)) && pending.count() == 1
+            !pending.has(effect(5, NewEntryKind::Rename(None)).room, Seq(5))
+                && pending.count() == 1
         );
     }
 }

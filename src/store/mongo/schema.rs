@@ -11,18 +11,19 @@ use mongodb::bson::doc;
 use tokio::{task::AbortHandle, time::sleep};
 
 use super::{
-    connection::Connection, documents::number_in, indexes, lease::renew, legacy_import, search,
+    connection::Connection, documents::number_in, indexes, lease::renew, legacy_import,
+    search_index,
 };
 use crate::store::{OpenError, Result, StoreError};
 
 /// How often the owner of the lock renews it.
-const RENEWAL: Duration = Duration::from_secs(3);
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How often a server that waits for the lock tries again.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
+const RETRY_INTERVAL: Duration = Duration::from_millis(300);
 
 /// The id of the metadata document with the migration lock.
-const MIGRATION_LOCK_KEY: &str = "turn";
+const MIGRATION_LOCK_ID: &str = "turn";
 
 /// The current schema version.
 const VERSION: u64 = 3;
@@ -31,18 +32,23 @@ const VERSION: u64 = 3;
 /// the indexes. Several servers may do this at once.
 pub async fn prepare(connection: &Connection) -> std::result::Result<(), OpenError> {
     let unusable = |problem: String| OpenError::Unusable(format!("database: {problem}"));
-    match version(connection).await.map_err(|error| stopped(&error))? {
-        known if known > VERSION => Err(unusable(format!(
-            "it was written by a newer Causerie (schema {known}; this one knows {VERSION})"
+    match version(connection)
+        .await
+        .map_err(|error| interrupted(&error))?
+    {
+        stored if stored > VERSION => Err(unusable(format!(
+            "it was written by a newer Causerie (schema {stored}; this one knows {VERSION})"
         ))),
         VERSION => indexes::create_all(connection)
             .await
-            .map_err(|error| stopped(&error)),
-        _ => migrate(connection).await.map_err(|error| stopped(&error)),
+            .map_err(|error| interrupted(&error)),
+        _ => migrate(connection)
+            .await
+            .map_err(|error| interrupted(&error)),
     }
 }
 
-fn stopped(error: &StoreError) -> OpenError {
+fn interrupted(error: &StoreError) -> OpenError {
     OpenError::because(
         error,
         format!(
@@ -52,15 +58,15 @@ fn stopped(error: &StoreError) -> OpenError {
 }
 
 async fn version(connection: &Connection) -> Result<u64> {
-    let note = connection.metadata.find_one(doc! { "_id": "schema" });
+    let schema = connection.metadata.find_one(doc! { "_id": "schema" });
     let version = connection
-        .one(note, |note| Some(number_in(note, "version")))
+        .one(schema, |schema| Some(number_in(schema, "version")))
         .await?;
     Ok(version.unwrap_or_default())
 }
 
 async fn migrate(connection: &Connection) -> Result<()> {
-    let Some(turn) = MigrationLock::take(connection).await? else {
+    let Some(lock) = MigrationLock::take(connection).await? else {
         return Ok(());
     };
     let from = version(connection).await?;
@@ -72,18 +78,18 @@ async fn migrate(connection: &Connection) -> Result<()> {
     }
     indexes::create_all(connection).await?;
     if legacy_import::is_empty(connection, &connection.rooms).await? {
-        search::start_complete(connection).await?;
+        search_index::build_complete(connection).await?;
     }
-    let done = doc! { "$set": { "version": i64::try_from(VERSION).unwrap_or_default() }, "$currentDate": { "since": true } };
+    let current = doc! { "$set": { "version": i64::try_from(VERSION).unwrap_or_default() }, "$currentDate": { "since": true } };
     connection
         .within(
             connection
                 .metadata
-                .update_one(doc! { "_id": "schema" }, done)
+                .update_one(doc! { "_id": "schema" }, current)
                 .upsert(true),
         )
         .await?;
-    turn.give_back(connection).await
+    lock.release(connection).await
 }
 
 /// The lock for migrations, held for as long as it is renewed. It only saves work: running a
@@ -97,12 +103,12 @@ impl MigrationLock {
     /// Waits for the lock. Returns `None` when another server has finished the migration meanwhile.
     async fn take(connection: &Connection) -> Result<Option<Self>> {
         let owner = uuid::Uuid::new_v4().simple().to_string();
-        let mut told = false;
-        while !renew(connection, MIGRATION_LOCK_KEY, &owner).await? {
-            if !std::mem::replace(&mut told, true) {
+        let mut is_logged = false;
+        while !renew(connection, MIGRATION_LOCK_ID, &owner).await? {
+            if !std::mem::replace(&mut is_logged, true) {
                 tracing::info!("another server is preparing the database; waiting");
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(RETRY_INTERVAL).await;
             if version(connection).await? >= VERSION {
                 return Ok(None);
             }
@@ -110,11 +116,11 @@ impl MigrationLock {
         if version(connection).await? >= VERSION {
             return Ok(None);
         }
-        let (renewing, name) = (connection.clone(), owner.clone());
+        let (connection, name) = (connection.clone(), owner.clone());
         let renewal = tokio::spawn(async move {
             loop {
-                sleep(RENEWAL).await;
-                if let Err(error) = renew(&renewing, MIGRATION_LOCK_KEY, &name).await {
+                sleep(RENEWAL_INTERVAL).await;
+                if let Err(error) = renew(&connection, MIGRATION_LOCK_ID, &name).await {
                     tracing::warn!(%error, "failed to renew the migration lock");
                 }
             }
@@ -125,13 +131,13 @@ impl MigrationLock {
         }))
     }
 
-    async fn give_back(self, connection: &Connection) -> Result<()> {
+    async fn release(self, connection: &Connection) -> Result<()> {
         self.renewal.abort();
         connection
             .within(
                 connection
                     .metadata
-                    .delete_one(doc! { "_id": MIGRATION_LOCK_KEY, "owner": &self.owner }),
+                    .delete_one(doc! { "_id": MIGRATION_LOCK_ID, "owner": &self.owner }),
             )
             .await
             .map(|_| ())

@@ -1,5 +1,8 @@
 //! Sessions in MongoDB, which deletes expired ones by itself.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use mongodb::{
     bson::{Binary, Document, RawDocument, doc, spec::BinarySubtype},
     options::ReturnDocument,
@@ -7,14 +10,113 @@ use mongodb::{
 
 use super::{
     connection::Connection,
-    documents::{date, text_in, time_in},
+    documents::{date, document_count, id_strings, text_in, time_in},
     indexes::{self, by_name},
-    rows, users,
+    store::Mongo,
 };
 use crate::{
     model::{PasswordHash, RefreshKey, Session, SessionId, Timestamp, UserId},
-    store::{MAX_SESSIONS, Refresh, Result, Rotation, SessionSelector},
+    store::{Accounts, MAX_SESSIONS, Refresh, Result, Rotation, SessionSelector, Sessions},
 };
+
+#[async_trait]
+impl Sessions for Mongo {
+    /// The session is inserted before the password is compared. A password change updates the
+    /// password first and then ends the sessions, so either this check sees the new password, or
+    /// the change ends this session.
+    async fn add(
+        &self,
+        session: Session,
+        key: RefreshKey,
+        password: PasswordHash,
+    ) -> Result<Option<Vec<SessionId>>> {
+        let connection = &self.connection;
+        connection
+            .add(&connection.sessions, &from_session(&session, &key))
+            .await?;
+        let credentials = Accounts::credentials(self, session.user).await?;
+        if credentials.is_none_or(|credentials| credentials.password.0 != password.0) {
+            self.end(session.user, SessionSelector::One(session.id))
+                .await?;
+            return Ok(None);
+        }
+        let oldest = connection
+            .sessions
+            .find(doc! { "userId": session.user.to_string() })
+            .projection(doc! { "_id": 1 })
+            .sort(doc! { "createdAt": -1, "_id": -1 })
+            .skip(MAX_SESSIONS as u64)
+            .hint(by_name(indexes::BY_USER));
+        let too_many = connection.all(oldest, session_id).await?;
+        if !too_many.is_empty() {
+            remove(connection, &too_many).await?;
+        }
+        Ok(Some(too_many))
+    }
+
+    async fn find(&self, id: SessionId) -> Result<Option<Arc<Session>>> {
+        let connection = &self.connection;
+        let found = connection.sessions.find_one(doc! { "_id": id.to_string() });
+        Ok(connection.one(found, session).await?.map(Arc::new))
+    }
+
+    async fn refresh(&self, rotation: Rotation) -> Result<Refresh> {
+        let connection = &self.connection;
+        if let Some(renewed) = renew(connection, &rotation).await? {
+            return Ok(renewed);
+        }
+        if let Some(repeated) = find_repeated(connection, &rotation).await? {
+            return Ok(repeated);
+        }
+        let replayed = connection
+            .sessions
+            .find_one_and_delete(line_filter(&rotation));
+        let replayed = connection.one(replayed, session).await?;
+        Ok(replayed.map_or(Refresh::Unknown, |session| {
+            Refresh::Replayed(session.into())
+        }))
+    }
+
+    async fn end(&self, user: UserId, which: SessionSelector) -> Result<Vec<SessionId>> {
+        let connection = &self.connection;
+        let mut selected = doc! { "userId": user.to_string() };
+        match which {
+            SessionSelector::One(id) => _ = selected.insert("_id", id.to_string()),
+            SessionSelector::All => {}
+            SessionSelector::AllBut(id) => {
+                _ = selected.insert("_id", doc! { "$ne": id.to_string() });
+            }
+        }
+        let selected = connection
+            .sessions
+            .find(selected)
+            .projection(doc! { "_id": 1 })
+            .hint(by_name(indexes::BY_USER));
+        let ended = connection.all(selected, session_id).await?;
+        remove(connection, &ended).await?;
+        Ok(ended)
+    }
+
+    async fn list(&self, user: UserId, at: Timestamp) -> Result<Vec<Session>> {
+        let connection = &self.connection;
+        let of_user = connection
+            .sessions
+            .find(doc! { "userId": user.to_string(), "expiresAt": { "$gt": date(at) } })
+            .sort(doc! { "createdAt": -1, "_id": -1 })
+            .hint(by_name(indexes::BY_USER));
+        connection.all(of_user, session).await
+    }
+
+    async fn live(&self, ids: Vec<SessionId>) -> Result<Vec<SessionId>> {
+        let connection = &self.connection;
+        let live = connection
+            .sessions
+            .find(doc! { "_id": { "$in": id_strings(&ids) } })
+            .projection(doc! { "_id": 1 })
+            .limit(document_count(ids.len() as u64));
+        connection.all(live, session_id).await
+    }
+}
 
 fn hash(bytes: [u8; 32]) -> Binary {
     Binary {
@@ -23,7 +125,7 @@ fn hash(bytes: [u8; 32]) -> Binary {
     }
 }
 
-fn document(session: &Session, key: &RefreshKey) -> Document {
+fn from_session(session: &Session, key: &RefreshKey) -> Document {
     doc! {
         "_id": session.id.to_string(),
         "userId": session.user.to_string(),
@@ -38,7 +140,7 @@ fn document(session: &Session, key: &RefreshKey) -> Document {
 
 fn session(document: &RawDocument) -> Option<Session> {
     Some(Session {
-        id: id(document)?,
+        id: session_id(document)?,
         user: UserId::parse(text_in(document, "userId"))?,
         user_agent: text_in(document, "userAgent").to_owned(),
         created_at: time_in(document, "createdAt"),
@@ -47,142 +149,56 @@ fn session(document: &RawDocument) -> Option<Session> {
     })
 }
 
-fn id(document: &RawDocument) -> Option<SessionId> {
+fn session_id(document: &RawDocument) -> Option<SessionId> {
     SessionId::parse(text_in(document, "_id"))
 }
 
-/// Adds a session if the password is still current. Returns the older sessions that were ended
-/// because the user had too many, or `None` if the password is wrong.
-///
-/// The session is inserted before the password is compared. A password change updates the password
-/// first and then ends the sessions, so either this check sees the new password, or the change ends
-/// this session.
-pub async fn add(
-    connection: &Connection,
-    session: &Session,
-    key: &RefreshKey,
-    password: &PasswordHash,
-) -> Result<Option<Vec<SessionId>>> {
-    connection
-        .add(&connection.sessions, &document(session, key))
-        .await?;
-    let credentials = users::credentials(connection, session.user).await?;
-    if credentials.is_none_or(|credentials| credentials.password.0 != password.0) {
-        end(connection, session.user, SessionSelector::One(session.id)).await?;
+/// Returns the filter for the session that the token belongs to, unless it has expired.
+fn line_filter(rotation: &Rotation) -> Document {
+    doc! {
+        "_id": rotation.session.to_string(),
+        "line": hash(rotation.key.line),
+        "expiresAt": { "$gt": date(rotation.at) },
+    }
+}
+
+/// Replaces the token if it is the latest one of its session.
+async fn renew(connection: &Connection, rotation: &Rotation) -> Result<Option<Refresh>> {
+    let Some(next) = rotation.successors.first() else {
         return Ok(None);
-    }
-    let of_user = connection
+    };
+    let mut with_latest = line_filter(rotation);
+    with_latest.insert("secret", hash(rotation.key.secret));
+    let renew = doc! { "$set": { "secret": hash(*next), "usedAt": date(rotation.at), "expiresAt": date(rotation.expires_at) } };
+    let renew = connection
         .sessions
-        .find(doc! { "userId": session.user.to_string() })
-        .projection(doc! { "_id": 1 });
-    let oldest = of_user
-        .sort(doc! { "createdAt": -1, "_id": -1 })
-        .skip(MAX_SESSIONS as u64)
-        .hint(by_name(indexes::BY_USER));
-    let too_many = connection.all(oldest, id).await?;
-    if !too_many.is_empty() {
-        remove(connection, &too_many).await?;
-    }
-    Ok(Some(too_many))
+        .find_one_and_update(with_latest, renew)
+        .return_document(ReturnDocument::After);
+    let renewed = connection.one(renew, session).await?;
+    Ok(renewed.map(|session| Refresh::Renewed(session.into(), *next)))
 }
 
-pub async fn find(connection: &Connection, id: SessionId) -> Result<Option<Session>> {
-    connection
-        .one(
-            connection.sessions.find_one(doc! { "_id": id.to_string() }),
-            session,
-        )
-        .await
-}
-
-pub async fn of_user(connection: &Connection, user: UserId, at: Timestamp) -> Result<Vec<Session>> {
-    let of_user = connection
-        .sessions
-        .find(doc! { "userId": user.to_string(), "expiresAt": { "$gt": date(at) } });
-    connection
-        .all(
-            of_user
-                .sort(doc! { "createdAt": -1, "_id": -1 })
-                .hint(by_name(indexes::BY_USER)),
-            session,
-        )
-        .await
-}
-
-pub async fn refresh(connection: &Connection, rotation: &Rotation) -> Result<Refresh> {
-    let Rotation {
-        session: id,
-        key,
-        successors,
-        at,
-        expires_at,
-    } = rotation;
-    let known =
-        doc! { "_id": id.to_string(), "line": hash(key.line), "expiresAt": { "$gt": date(*at) } };
-    if let Some(next) = successors.first() {
-        let mut latest = known.clone();
-        latest.insert("secret", hash(key.secret));
-        let renew = doc! { "$set": { "secret": hash(*next), "usedAt": date(*at), "expiresAt": date(*expires_at) } };
-        let renew = connection
-            .sessions
-            .find_one_and_update(latest, renew)
-            .return_document(ReturnDocument::After);
-        if let Some(renewed) = connection.one(renew, session).await? {
-            return Ok(Refresh::Renewed(renewed.into(), *next));
-        }
-    }
+/// Returns the latest token if the presented one is the token before it.
+async fn find_repeated(connection: &Connection, rotation: &Rotation) -> Result<Option<Refresh>> {
     let (from, to) = rotation.window();
-    let mut repeated = known.clone();
-    repeated.insert(
-        "secret",
-        doc! { "$in": successors.iter().copied().map(hash).collect::<Vec<_>>() },
-    );
+    let successors: Vec<_> = rotation.successors.iter().copied().map(hash).collect();
+    let mut repeated = line_filter(rotation);
+    repeated.insert("secret", doc! { "$in": successors });
     repeated.insert("usedAt", doc! { "$gte": date(from), "$lte": date(to) });
     // The update changes nothing. A read could miss the replacement that made the token stale
     // above, until the majority has it.
-    let repeated = connection
-        .sessions
-        .find_one_and_update(repeated, doc! { "$set": { "line": hash(key.line) } });
-    let latest = |document: &RawDocument| {
+    let repeated = connection.sessions.find_one_and_update(
+        repeated,
+        doc! { "$set": { "line": hash(rotation.key.line) } },
+    );
+    let with_latest = |document: &RawDocument| {
         Some((
             session(document)?,
             document.get_binary("secret").ok()?.bytes.try_into().ok()?,
         ))
     };
-    if let Some((session, latest)) = connection.one(repeated, latest).await? {
-        return Ok(Refresh::Repeated(session.into(), latest));
-    }
-    let replayed = connection
-        .one(connection.sessions.find_one_and_delete(known), session)
-        .await?;
-    Ok(replayed.map_or(Refresh::Unknown, |session| {
-        Refresh::Replayed(session.into())
-    }))
-}
-
-pub async fn end(
-    connection: &Connection,
-    user: UserId,
-    which: SessionSelector,
-) -> Result<Vec<SessionId>> {
-    let mut those = doc! { "userId": user.to_string() };
-    match which {
-        SessionSelector::One(id) => _ = those.insert("_id", id.to_string()),
-        SessionSelector::All => {}
-        SessionSelector::AllBut(id) => _ = those.insert("_id", doc! { "$ne": id.to_string() }),
-    }
-    let ended = connection
-        .all(
-            connection
-                .sessions
-                .find(those)
-                .projection(doc! { "_id": 1 })
-                .hint(by_name(indexes::BY_USER)),
-            id,
-        )
-        .await?;
-    remove(connection, &ended).await?;
-    Ok(ended)
+    let repeated = connection.one(repeated, with_latest).await?;
+    Ok(repeated.map(|(session, latest)| Refresh::Repeated(session.into(), latest)))
 }
 
 async fn remove(connection: &Connection, ids: &[SessionId]) -> Result<()> {
@@ -190,20 +206,8 @@ async fn remove(connection: &Connection, ids: &[SessionId]) -> Result<()> {
         .within(
             connection
                 .sessions
-                .delete_many(doc! { "_id": { "$in": texts(ids) } }),
+                .delete_many(doc! { "_id": { "$in": id_strings(ids) } }),
         )
         .await
         .map(|_| ())
-}
-
-pub async fn live(connection: &Connection, ids: &[SessionId]) -> Result<Vec<SessionId>> {
-    let live = connection
-        .sessions
-        .find(doc! { "_id": { "$in": texts(ids) } })
-        .projection(doc! { "_id": 1 });
-    connection.all(live.limit(rows(ids.len() as u64)), id).await
-}
-
-fn texts(ids: &[SessionId]) -> Vec<String> {
-    ids.iter().map(ToString::to_string).collect()
 }

@@ -13,24 +13,22 @@ mod emoji;
 mod fold;
 mod terms;
 
-use std::{
-    collections::HashSet,
-    mem,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, mem, time::Duration};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
 
 pub(super) use terms::{Query, terms};
 
-use super::NewEntry;
+use super::{Limit, NewEntry, Result};
 use crate::model::{Message, RoomId, Seq, Timestamp, UserId};
 
 /// How often the indexer checks for new messages after it found none.
 pub(super) const INDEX_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A search for messages.
+/// What to search for, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Search {
+pub struct SearchQuery {
     /// The rooms to search.
     pub scope: Scope,
     /// The words to search for. A message has to contain all of them, in any order; case and
@@ -39,8 +37,8 @@ pub struct Search {
     /// Only returns messages before this position. In a single room, only its sequence number is
     /// compared.
     pub before: Option<EntryPosition>,
-    /// The maximum number of messages.
-    pub limit: u64,
+    /// The maximum number of messages and of bytes of their texts.
+    pub limit: Limit,
 }
 
 /// The rooms in which to search.
@@ -93,9 +91,19 @@ pub struct Found {
     /// The messages, the newest first.
     pub messages: Vec<Message>,
     /// The position before which to continue the search. There may be more messages before it: the
-    /// search stopped because it found enough messages or because it reached the work limit of one
-    /// call.
+    /// search stopped because it reached the limit of the query or the work limit of one call.
     pub next: Option<EntryPosition>,
+}
+
+/// Finding messages by their words.
+#[async_trait]
+pub trait Search: Send + Sync {
+    /// Searches for messages that contain all the given words, newest first, ordered by
+    /// [position](EntryPosition). Every message that was posted before the call is searched in its
+    /// current state: deleted messages and texts replaced by an edit are not found. The cost
+    /// depends on the number of rooms searched and of matches in them, not on messages in other
+    /// rooms.
+    async fn search(&self, query: SearchQuery) -> Result<Found>;
 }
 
 /// What has to be indexed. It is lost when the server stops, and determined again at the next
@@ -115,27 +123,23 @@ pub(super) struct Changes {
 impl IndexQueue {
     /// Records the changes of a batch.
     pub fn note(&self, batch: &[NewEntry]) {
-        let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = self.0.lock();
         changes.rooms.extend(batch.iter().map(|entry| entry.room));
         changes.erased |= batch.iter().any(|entry| entry.change.erases());
     }
 
     /// Records rooms with messages that are not indexed.
     pub fn note_rooms(&self, rooms: impl Iterator<Item = RoomId>) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .rooms
-            .extend(rooms);
+        self.0.lock().rooms.extend(rooms);
     }
 
     /// Records that something was edited or deleted.
     pub fn note_erased(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).erased = true;
+        self.0.lock().erased = true;
     }
 
     /// Takes the recorded changes.
     pub fn take(&self) -> Changes {
-        mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        mem::take(&mut *self.0.lock())
     }
 }

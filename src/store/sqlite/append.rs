@@ -1,21 +1,43 @@
 //! Appending entries to the logs and applying their effects, in SQLite.
 
-use std::collections::{HashMap, hash_map};
-
-use rusqlite::{Connection, Result, params};
-
-use super::{log, rooms, search};
-use crate::{
-    model::{MessageId, Room, RoomId, Seq, UserId},
-    store::{Appended, LogPosition, NewEntry, NewEntryKind},
+use std::{
+    collections::{HashMap, hash_map},
+    sync::Arc,
 };
 
+use async_trait::async_trait;
+use rusqlite::{Connection, params};
+
+use super::{Sqlite, head::Head, log, rooms, search::indexed::mark_stale};
+use crate::{
+    model::{MessageId, Room, RoomId, Seq, UserId},
+    store::{Appended, Limit, Log, LogPosition, NewEntry, NewEntryKind, Result},
+};
+
+#[async_trait]
+impl Log for Sqlite {
+    async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>> {
+        let erases = batch.iter().any(|entry| entry.change.erases());
+        let batch = Arc::new(batch);
+        let entries = Arc::clone(&batch);
+        let append = move |connection: &Connection| append(connection, &entries);
+        let appended = if erases {
+            self.threads.write_and_scrub(append).await
+        } else {
+            self.threads.write(append).await
+        };
+        // After the write: before it, the indexer would find nothing to index.
+        self.to_index.note(&batch);
+        appended
+    }
+}
+
 /// The end of a room's log while a batch is appended.
-struct Tail {
-    head: log::Head,
+struct LogEnd {
+    head: Head,
     /// The last sequence number before the batch.
-    was: Seq,
-    /// The number of entries of each author in the batch.
+    last_seq_before: Seq,
+    /// The number of entries that each author has added since joining the room, in the batch.
     posted: Vec<(UserId, u64)>,
     /// The room, once it is needed. Cached because a large room is expensive: it is read and
     /// written once for the whole batch.
@@ -23,31 +45,31 @@ struct Tail {
     members_changed: bool,
 }
 
-pub fn append(connection: &Connection, batch: &[NewEntry]) -> Result<Vec<Appended>> {
-    let mut tails: HashMap<RoomId, Option<Tail>> = HashMap::new();
+fn append(connection: &Connection, batch: &[NewEntry]) -> rusqlite::Result<Vec<Appended>> {
+    let mut ends: HashMap<RoomId, Option<LogEnd>> = HashMap::new();
     let mut appended = Vec::with_capacity(batch.len());
     for entry in batch {
-        let tail = match tails.entry(entry.room) {
-            hash_map::Entry::Occupied(known) => known.into_mut(),
-            hash_map::Entry::Vacant(unknown) => unknown.insert(Tail::find(connection, entry.room)?),
+        let end = match ends.entry(entry.room) {
+            hash_map::Entry::Occupied(occupied) => occupied.into_mut(),
+            hash_map::Entry::Vacant(vacant) => vacant.insert(LogEnd::find(connection, entry.room)?),
         };
-        appended.push(match tail {
-            Some(tail) => tail.append(connection, entry)?,
+        appended.push(match end {
+            Some(end) => end.append(connection, entry)?,
             None => Appended::NoRoom,
         });
     }
-    for (room, tail) in tails {
-        if let Some(tail) = tail.filter(|tail| tail.head.last_seq > tail.was) {
-            tail.save(connection, room)?;
+    for (room, end) in ends {
+        if let Some(end) = end.filter(|end| end.head.last_seq > end.last_seq_before) {
+            end.save(connection, room)?;
         }
     }
     Ok(appended)
 }
 
-impl Tail {
-    fn find(connection: &Connection, room: RoomId) -> Result<Option<Self>> {
-        Ok(log::head(connection, room)?.map(|head| Self {
-            was: head.last_seq,
+impl LogEnd {
+    fn find(connection: &Connection, room: RoomId) -> rusqlite::Result<Option<Self>> {
+        Ok(Head::find(connection, room)?.map(|head| Self {
+            last_seq_before: head.last_seq,
             head,
             posted: Vec::new(),
             room: None,
@@ -55,12 +77,35 @@ impl Tail {
         }))
     }
 
-    fn append(&mut self, connection: &Connection, entry: &NewEntry) -> Result<Appended> {
+    fn append(&mut self, connection: &Connection, entry: &NewEntry) -> rusqlite::Result<Appended> {
+        if let Some(refused) = self.check(connection, entry)? {
+            return Ok(refused);
+        }
+        let position = self.next(entry);
+        if !self.apply(connection, entry, position)? {
+            return Ok(Appended::Unchanged);
+        }
+        insert(connection, entry, position)?;
+        self.count(entry.author, position);
+        if let NewEntryKind::AddMember(user) = entry.change {
+            // Only entries after a user joined count as theirs.
+            self.posted.retain(|(author, _)| *author != user);
+        }
+        Ok(Appended::Placed(position))
+    }
+
+    /// Returns the result for an entry that is not permitted or was appended before; `None` for
+    /// other entries.
+    fn check(
+        &mut self,
+        connection: &Connection,
+        entry: &NewEntry,
+    ) -> rusqlite::Result<Option<Appended>> {
         if self.head.members_changed
             && entry.change.is_for_members()
             && !rooms::is_member(connection, entry.room, entry.author)?
         {
-            return Ok(Appended::NotAMember);
+            return Ok(Some(Appended::NotAMember));
         }
         let required_members = entry.change.required_members();
         if !required_members.is_empty()
@@ -68,76 +113,78 @@ impl Tail {
                 .room(connection, entry.room)?
                 .is_some_and(|room| !required_members.iter().any(|user| room.has_member(*user)))
         {
-            return Ok(Appended::NoRequiredMember);
+            return Ok(Some(Appended::NoRequiredMember));
         }
-        let next = self.next(entry);
-        let changed = match &entry.change {
-            NewEntryKind::Message { text, client_id } => {
-                if let Some(client_id) = client_id
-                    && let Some(earlier) =
-                        log::sent(connection, entry.room, entry.author, client_id)?
-                {
-                    return Ok(Appended::Duplicate(Box::new(earlier)));
-                }
-                connection
-                    .prepare_cached(
-                        "INSERT INTO entries (room, seq, id, author, text, created_at, client_id) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    )?
-                    .execute(params![entry.room, next.seq, entry.id, entry.author, text, next.created_at, client_id])?;
-                self.head.latest = Some(entry.id);
-                self.count(entry.author, next);
-                return Ok(Appended::Placed(next));
-            }
-            NewEntryKind::Edit { message, text } => {
-                edit(connection, entry.room, *message, text, next)?
-            }
-            NewEntryKind::Deletion(message) => self.delete(connection, entry.room, *message)?,
-            NewEntryKind::AddMember(user) => {
-                self.add_member(connection, entry.room, *user, next)?
-            }
-            NewEntryKind::RemoveMember { user, .. } => {
-                self.remove_member(connection, entry.room, *user)?
-            }
-            NewEntryKind::Rename(name) => self.rename(connection, entry.room, name.as_deref())?,
+        let NewEntryKind::Message {
+            client_id: Some(client_id),
+            ..
+        } = &entry.change
+        else {
+            return Ok(None);
         };
-        if !changed {
-            return Ok(Appended::Unchanged);
-        }
-        insert(connection, entry, next)?;
-        self.count(entry.author, next);
-        if let NewEntryKind::AddMember(user) = entry.change {
-            // Only entries after a user joined count as theirs.
-            self.posted.retain(|(author, _)| *author != user);
-        }
-        Ok(Appended::Placed(next))
+        let earlier = log::with_client_id(connection, entry.room, entry.author, client_id)?;
+        Ok(earlier.map(|earlier| Appended::Duplicate(Box::new(earlier))))
     }
 
+    /// Applies the effect of an entry. Returns false if it would change nothing.
+    fn apply(
+        &mut self,
+        connection: &Connection,
+        entry: &NewEntry,
+        position: LogPosition,
+    ) -> rusqlite::Result<bool> {
+        match &entry.change {
+            NewEntryKind::Message { .. } => {
+                self.head.latest = Some(entry.id);
+                Ok(true)
+            }
+            NewEntryKind::Edit { message, text } => {
+                edit(connection, entry.room, *message, text, position)
+            }
+            NewEntryKind::Deletion(message) => self.delete(connection, entry.room, *message),
+            NewEntryKind::AddMember(user) => {
+                self.add_member(connection, entry.room, *user, position)
+            }
+            NewEntryKind::RemoveMember { user, .. } => {
+                self.remove_member(connection, entry.room, *user)
+            }
+            NewEntryKind::Rename(name) => self.rename(connection, entry.room, name.as_deref()),
+        }
+    }
+
+    /// Returns the position of the next entry.
     fn next(&self, entry: &NewEntry) -> LogPosition {
         LogPosition {
-            seq: Seq(self.head.last_seq.0 + 1),
+            seq: self.head.last_seq.next(),
             created_at: self.head.last_at.max(entry.created_at),
         }
     }
 
-    fn count(&mut self, author: UserId, placed: LogPosition) {
-        self.head.last_seq = placed.seq;
-        self.head.last_at = placed.created_at;
+    /// Counts an appended entry.
+    fn count(&mut self, author: UserId, position: LogPosition) {
+        self.head.last_seq = position.seq;
+        self.head.last_at = position.created_at;
         match self.posted.iter_mut().find(|(known, _)| *known == author) {
             Some((_, posted)) => *posted += 1,
             None => self.posted.push((author, 1)),
         }
     }
 
-    fn delete(&mut self, connection: &Connection, room: RoomId, id: MessageId) -> Result<bool> {
+    fn delete(
+        &mut self,
+        connection: &Connection,
+        room: RoomId,
+        id: MessageId,
+    ) -> rusqlite::Result<bool> {
         let Some(message) = log::in_room(connection, room, id)? else {
             return Ok(false);
         };
         connection
             .prepare_cached("UPDATE entries SET text = NULL WHERE room = ? AND seq = ?")?
             .execute(params![room, message.seq])?;
-        search::changed(connection, room, message.seq)?;
+        mark_stale(connection, room, message.seq)?;
         if self.head.latest == Some(id) {
-            self.head.latest = log::newest(connection, room, message.seq, 1)?
+            self.head.latest = log::newest(connection, room, message.seq, Limit::items(1))?
                 .pop()
                 .map(|message| message.id);
         }
@@ -145,7 +192,7 @@ impl Tail {
     }
 
     /// Returns the room in its state after the entries appended so far.
-    fn room(&mut self, connection: &Connection, id: RoomId) -> Result<Option<&mut Room>> {
+    fn room(&mut self, connection: &Connection, id: RoomId) -> rusqlite::Result<Option<&mut Room>> {
         if self.room.is_none() {
             self.room = rooms::find(connection, id)?;
         }
@@ -157,8 +204,8 @@ impl Tail {
         connection: &Connection,
         id: RoomId,
         user: UserId,
-        next: LogPosition,
-    ) -> Result<bool> {
+        position: LogPosition,
+    ) -> rusqlite::Result<bool> {
         let latest = self.head.latest;
         let Some(room) = self
             .room(connection, id)?
@@ -166,12 +213,17 @@ impl Tail {
         else {
             return Ok(false);
         };
-        rooms::add_member(connection, room, user, next.seq, latest)?;
+        rooms::add_member(connection, room, user, position.seq, latest)?;
         (self.head.members_changed, self.members_changed) = (true, true);
         Ok(true)
     }
 
-    fn remove_member(&mut self, connection: &Connection, id: RoomId, user: UserId) -> Result<bool> {
+    fn remove_member(
+        &mut self,
+        connection: &Connection,
+        id: RoomId,
+        user: UserId,
+    ) -> rusqlite::Result<bool> {
         let latest = self.head.latest;
         let Some(room) = self
             .room(connection, id)?
@@ -184,7 +236,12 @@ impl Tail {
         Ok(true)
     }
 
-    fn rename(&mut self, connection: &Connection, id: RoomId, name: Option<&str>) -> Result<bool> {
+    fn rename(
+        &mut self,
+        connection: &Connection,
+        id: RoomId,
+        name: Option<&str>,
+    ) -> rusqlite::Result<bool> {
         let Some(room) = self
             .room(connection, id)?
             .filter(|room| room.name.as_deref() != name)
@@ -196,7 +253,8 @@ impl Tail {
         Ok(true)
     }
 
-    fn save(self, connection: &Connection, room: RoomId) -> Result<()> {
+    /// Writes what the batch has changed besides the entries.
+    fn save(self, connection: &Connection, room: RoomId) -> rusqlite::Result<()> {
         if let Some(room) = self.room.filter(|_| self.members_changed) {
             rooms::set_members(connection, &room)?;
         }
@@ -220,22 +278,32 @@ fn edit(
     room: RoomId,
     id: MessageId,
     text: &str,
-    at: LogPosition,
-) -> Result<bool> {
+    position: LogPosition,
+) -> rusqlite::Result<bool> {
     let Some(message) = log::in_room(connection, room, id)? else {
         return Ok(false);
     };
     connection
         .prepare_cached("UPDATE entries SET text = ?, edited_at = ? WHERE room = ? AND seq = ?")?
-        .execute(params![text, at.created_at, room, message.seq])?;
-    search::changed(connection, room, message.seq)?;
+        .execute(params![text, position.created_at, room, message.seq])?;
+    mark_stale(connection, room, message.seq)?;
     Ok(true)
 }
 
-/// Inserts an entry that is not a message.
-fn insert(connection: &Connection, entry: &NewEntry, placed: LogPosition) -> Result<()> {
+fn insert(
+    connection: &Connection,
+    entry: &NewEntry,
+    position: LogPosition,
+) -> rusqlite::Result<()> {
     let (target, name) = match &entry.change {
-        NewEntryKind::Message { .. } => (None, None),
+        NewEntryKind::Message { text, client_id } => {
+            return connection
+                .prepare_cached(
+                    "INSERT INTO entries (room, seq, id, author, text, created_at, client_id) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                )?
+                .execute(params![entry.room, position.seq, entry.id, entry.author, text, position.created_at, client_id])
+                .map(drop);
+        }
         NewEntryKind::Edit { message, .. } | NewEntryKind::Deletion(message) => {
             (Some(*message.as_bytes()), None)
         }
@@ -246,6 +314,6 @@ fn insert(connection: &Connection, entry: &NewEntry, placed: LogPosition) -> Res
     };
     connection
         .prepare_cached("INSERT INTO entries (room, seq, id, author, created_at, kind, target, name) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?
-        .execute(params![entry.room, placed.seq, entry.id, entry.author, placed.created_at, entry.change.kind(), target, name])
+        .execute(params![entry.room, position.seq, entry.id, entry.author, position.created_at, entry.change.kind(), target, name])
         .map(drop)
 }

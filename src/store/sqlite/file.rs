@@ -8,29 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags};
 
 use super::{
-    READERS,
     lock::{self, Lock, OWN_FILE, Refused, beside},
-    threads::{self, Threads},
+    migrations::{self, APPLICATION_ID, CURRENT_VERSION},
+    threads::{self, READERS, Threads},
 };
 use crate::store::OpenError;
 
-/// The `application_id` that identifies our database files: "Caus" in ASCII.
-const APPLICATION_ID: i64 = 0x4361_7573;
-/// The migrations. The number of applied migrations is the version of a database (SQLite's
-/// `user_version`).
-///
-/// To change the schema, add a migration; never change an existing one.
-const SCHEMA: [&str; 6] = [
-    include_str!("schema.sql"),
-    include_str!("accounts.sql"),
-    include_str!("sessions.sql"),
-    include_str!("changes.sql"),
-    include_str!("sigma.sql"),
-    include_str!("terms.sql"),
-];
 /// Files of up to this many bytes are checked completely at startup, which takes less than a tenth
 /// of a second. For larger files, only the first and last rows are checked.
 const CHECK_WHOLE: u64 = 16 << 20;
@@ -42,9 +28,16 @@ const OTHERS_READ: u32 = 0o004;
 
 /// Opens or creates the database and starts its threads.
 pub fn open(path: &Path) -> Result<Threads, OpenError> {
-    let file = find_or_make(path)?;
+    let file = find_or_create(path)?;
     match lock::take(&file) {
-        Ok(lock) => start(path, &file, READERS, prepare, Some(lock)),
+        Ok(lock) => {
+            let options = StartOptions {
+                readers: READERS,
+                prepare,
+                lock: Some(lock),
+            };
+            start(path, &file, options)
+        }
         Err(refused) => Err(explain_refusal(path, refused)),
     }
 }
@@ -53,12 +46,18 @@ pub fn open(path: &Path) -> Result<Threads, OpenError> {
 /// schema. Writing at the same time as the server is safe: SQLite allows one writer at a time, and
 /// the others wait.
 pub fn open_shared(path: &Path) -> Result<Threads, OpenError> {
-    let file = find_or_make(path)?;
-    match lock::take(&file) {
-        Ok(lock) => start(path, &file, 1, prepare, Some(lock)),
-        Err(Refused::InUse) => start(path, &file, 1, prepare_shared, None),
-        Err(refused) => Err(explain_refusal(path, refused)),
-    }
+    let file = find_or_create(path)?;
+    let (prepare, lock): (Prepare, _) = match lock::take(&file) {
+        Ok(lock) => (prepare, Some(lock)),
+        Err(Refused::InUse) => (prepare_shared, None),
+        Err(refused) => return Err(explain_refusal(path, refused)),
+    };
+    let options = StartOptions {
+        readers: 1,
+        prepare,
+        lock,
+    };
+    start(path, &file, options)
 }
 
 fn unusable(mut problem: String) -> OpenError {
@@ -76,7 +75,7 @@ fn explain_refusal(path: &Path, refused: Refused) -> OpenError {
 
 /// Returns the path of the database file without symbolic links, and creates the file and its
 /// folder if missing. SQLite gives the accompanying files the same mode.
-fn find_or_make(path: &Path) -> Result<PathBuf, OpenError> {
+fn find_or_create(path: &Path) -> Result<PathBuf, OpenError> {
     if path.as_os_str().is_empty() {
         return Err(unusable(
             "'sqlite:' needs the path of a file after it".into(),
@@ -84,7 +83,7 @@ fn find_or_make(path: &Path) -> Result<PathBuf, OpenError> {
     }
     let found = match fs::canonicalize(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_folder(path)?;
+            create_folder(path)?;
             OpenOptions::new()
                 .write(true)
                 .create(true)
@@ -105,7 +104,7 @@ fn find_or_make(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(file)
 }
 
-fn make_folder(path: &Path) -> Result<(), OpenError> {
+fn create_folder(path: &Path) -> Result<(), OpenError> {
     if let Some(folder) = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
@@ -137,15 +136,21 @@ fn warn_if_readable(path: &Path) {
     }
 }
 
-/// Starts the threads on `file`; `path` is the path that the operator configured.
-fn start(
-    path: &Path,
-    file: &Path,
+/// How to open a database file.
+struct StartOptions {
+    /// The number of reader threads.
     readers: usize,
     prepare: Prepare,
+    /// The lock on the file; `None` if a server is running on it.
     lock: Option<Lock>,
-) -> Result<Threads, OpenError> {
-    if lock.is_some() {
+}
+
+/// Prepares a database for use.
+type Prepare = fn(&Connection, &Path) -> Result<(), Problem>;
+
+/// Starts the threads on `file`; `path` is the path that the operator configured.
+fn start(path: &Path, file: &Path, options: StartOptions) -> Result<Threads, OpenError> {
+    if options.lock.is_some() {
         check_access(file)?;
     }
     let open = || {
@@ -156,12 +161,12 @@ fn start(
         if writer.is_readonly(MAIN_DB)? {
             return Err(Problem::ReadOnly);
         }
-        prepare(&writer, file)?;
+        (options.prepare)(&writer, file)?;
         Ok(writer)
     };
     // The order matters: an error closes the connection before the lock is released.
     let writer = open().map_err(|problem| problem.explain(path))?;
-    let threads = Threads::start(file, writer, readers, lock)
+    let threads = Threads::start(file, writer, options.readers, options.lock)
         .map_err(|error| Problem::from(error).explain(path))?;
     warn_if_readable(file);
     Ok(threads)
@@ -183,9 +188,6 @@ fn check_access(file: &Path) -> Result<(), OpenError> {
     }
     Ok(())
 }
-
-/// Prepares a database for use.
-type Prepare = fn(&Connection, &Path) -> Result<(), Problem>;
 
 /// A problem with a database file.
 enum Problem {
@@ -212,13 +214,11 @@ impl Problem {
             }
             Self::Newer(version) => {
                 format!(
-                    "database: {name} was written by a newer Causerie (schema {version}; this one knows {})",
-                    SCHEMA.len()
+                    "database: {name} was written by a newer Causerie (schema {version}; this one knows {CURRENT_VERSION})"
                 )
             }
             Self::Other(version) => format!(
-                "database: {name} is in use by a server of another version (schema {version}; this one knows {}): take that server's program",
-                SCHEMA.len()
+                "database: {name} is in use by a server of another version (schema {version}; this one knows {CURRENT_VERSION}): take that server's program"
             ),
             Self::ReadOnly => format!("database: cannot write {name}"),
             Self::Damaged(detail) => format!("database: {name} is damaged: {detail}"),
@@ -238,17 +238,14 @@ impl Problem {
 
 fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     threads::prepare(connection)?;
-    let (application, version) = marks(connection)?;
+    let (application, version) = migrations::application_and_version(connection)?;
     let empty = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| {
         row.get::<_, bool>(0)
     })?;
     if application != APPLICATION_ID && !empty {
         return Err(Problem::Foreign);
     }
-    let steps = usize::try_from(version)
-        .ok()
-        .and_then(|version| SCHEMA.get(version..))
-        .ok_or(Problem::Newer(version))?;
+    let pending = migrations::pending(version).ok_or(Problem::Newer(version))?;
     check(connection, path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     write_safely(connection)?;
@@ -256,31 +253,18 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     // checkpoints mean less work. But all posts wait for a checkpoint; one with this many pages
     // takes some ten milliseconds.
     connection.pragma_update(None, "wal_autocheckpoint", 2_000)?;
-    if !steps.is_empty() {
-        connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}; COMMIT;",
-            steps.concat(),
-            SCHEMA.len()
-        ))?;
-    }
-    Ok(())
+    Ok(migrations::apply(connection, pending)?)
 }
 
 /// Prepares a database on which a server is running: only checks that its version is ours.
 fn prepare_shared(connection: &Connection, _: &Path) -> Result<(), Problem> {
     threads::prepare(connection)?;
-    match marks(connection)? {
-        (APPLICATION_ID, version) if usize::try_from(version) == Ok(SCHEMA.len()) => {
+    match migrations::application_and_version(connection)? {
+        (APPLICATION_ID, version) if usize::try_from(version) == Ok(CURRENT_VERSION) => {
             Ok(write_safely(connection)?)
         }
         (_, version) => Err(Problem::Other(version)),
     }
-}
-
-/// Returns the application id and the version of the database.
-fn marks(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
-    Ok((pragma("application_id")?, pragma("user_version")?))
 }
 
 fn write_safely(connection: &Connection) -> rusqlite::Result<()> {
@@ -322,24 +306,4 @@ fn check(connection: &Connection, path: &Path) -> Result<(), Problem> {
         )?;
     }
     Ok(())
-}
-
-/// Returns the stored secret, or stores and returns `candidate` if there is none.
-pub fn token_secret(connection: &Connection, candidate: [u8; 32]) -> rusqlite::Result<[u8; 32]> {
-    connection.execute(
-        "INSERT OR IGNORE INTO secrets (name, value) VALUES ('token', ?)",
-        params![candidate],
-    )?;
-    kept_token_secret(connection)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
-}
-
-/// Returns the stored secret, if any.
-pub fn kept_token_secret(connection: &Connection) -> rusqlite::Result<Option<[u8; 32]>> {
-    connection
-        .query_row(
-            "SELECT value FROM secrets WHERE name = 'token'",
-            [],
-            |row| row.get(0),
-        )
-        .optional()
 }

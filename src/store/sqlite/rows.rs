@@ -1,16 +1,19 @@
 //! Conversions between model types and columns.
 
 use rusqlite::{
-    Row,
+    Row, Rows,
     types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef},
 };
 
 use crate::{
     model::{
         ClientId, Entry, EntryKind, Message, MessageId, ReadMark, Room, RoomId, RoomType, Seq,
-        SessionId, Timestamp, User, UserId, UserType,
+        SessionId, Timestamp, User, UserId, UserType, entry,
     },
-    store::entry,
+    store::{
+        Limit,
+        limit::{PageBuilder, PageItem},
+    },
 };
 
 macro_rules! id_column {
@@ -207,6 +210,22 @@ pub fn read_mark(row: &Row<'_>) -> rusqlite::Result<ReadMark> {
         up_to: row.get(1)?,
         read_at: row.get(2)?,
     })
+}
+
+/// Reads rows until the page is full. SQLite computes a row when it is read, so the others are not
+/// loaded.
+pub fn page<T: PageItem>(
+    mut rows: Rows<'_>,
+    limit: Limit,
+    read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    let mut page = PageBuilder::new(limit);
+    while !page.is_full()
+        && let Some(row) = rows.next()?
+    {
+        page.push(read(row)?);
+    }
+    Ok(page.into_items())
 }
 
 /// Converts a count for SQLite. A count beyond its range is replaced by the maximum, which exceeds

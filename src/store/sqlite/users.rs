@@ -1,38 +1,143 @@
-//! Users in SQLite.
+//! Users, their accounts and their presence, in SQLite.
 
-use rusqlite::{Connection, OptionalExtension, Result, params};
+use std::sync::Arc;
 
-use super::rows::{self, count};
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    Sqlite,
+    rows::{self, count},
+};
 use crate::{
     model::{Credentials, PasswordHash, Timestamp, User, UserId, Username},
-    store::{UserCursor, UserUpdate},
+    store::{Accounts, Presence, Result, UserCursor, UserUpdate, Users},
 };
 
-pub fn add(
-    connection: &Connection,
-    user: &User,
-    credentials: Option<&Credentials>,
-) -> Result<bool> {
-    if let Some(Credentials { username, password }) = credentials {
-        let added = connection
-            .prepare_cached("INSERT INTO accounts (user, username, password) VALUES (?, ?, ?) ON CONFLICT (username) DO NOTHING")?
-            .execute(params![user.id, username.as_str(), password.0])?;
-        if added == 0 {
-            return Ok(false);
-        }
+#[async_trait]
+impl Users for Sqlite {
+    async fn find(&self, id: UserId) -> Result<Option<Arc<User>>> {
+        let user = self.find_many(&[id]).await?.pop();
+        Ok(user.filter(|user| !user.deleted))
     }
-    connection
-        .prepare_cached("INSERT INTO users (id, first_name, last_name, type, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)")?
-        .execute(params![user.id, user.first_name, user.last_name, user.kind, user.created_at, user.updated_at])?;
-    Ok(true)
+
+    async fn find_many(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
+        let ids = ids.to_vec();
+        let users = self
+            .threads
+            .read(move |connection| find_many(connection, &ids))
+            .await?;
+        Ok(users.into_iter().map(Arc::new).collect())
+    }
+
+    async fn rename(
+        &self,
+        id: UserId,
+        names: UserUpdate,
+        at: Timestamp,
+    ) -> Result<Option<Arc<User>>> {
+        let renamed = self
+            .threads
+            .write(move |connection| rename(connection, id, &names, at))
+            .await?;
+        Ok(renamed.map(Arc::new))
+    }
+
+    async fn delete(&self, id: UserId, at: Timestamp) -> Result<bool> {
+        self.threads
+            .write_and_scrub(move |connection| delete(connection, id, at))
+            .await
+    }
 }
 
-pub fn rename(
+#[async_trait]
+impl Accounts for Sqlite {
+    async fn add(&self, user: User, credentials: Option<Credentials>) -> Result<bool> {
+        self.threads
+            .write(move |connection| add(connection, &user, credentials.as_ref()))
+            .await
+    }
+
+    async fn list(&self, after: Option<UserCursor>, skip: u64, limit: u64) -> Result<Vec<User>> {
+        self.threads
+            .read(move |connection| list(connection, after, skip, limit))
+            .await
+    }
+
+    async fn find_by_username(
+        &self,
+        username: &Username,
+    ) -> Result<Option<(UserId, PasswordHash)>> {
+        let username = username.clone();
+        self.threads
+            .read(move |connection| {
+                connection
+                    .prepare_cached("SELECT user, password FROM accounts WHERE username = ?")?
+                    .query_row([username.as_str()], |row| {
+                        Ok((row.get(0)?, PasswordHash(row.get(1)?)))
+                    })
+                    .optional()
+            })
+            .await
+    }
+
+    async fn credentials(&self, user: UserId) -> Result<Option<Credentials>> {
+        self.threads
+            .read(move |connection| credentials(connection, user))
+            .await
+    }
+
+    async fn set_password(
+        &self,
+        user: UserId,
+        former: PasswordHash,
+        password: PasswordHash,
+    ) -> Result<bool> {
+        self.threads
+            .write(move |connection| {
+                let changed = connection
+                    .prepare_cached(
+                        "UPDATE accounts SET password = ? WHERE user = ? AND password = ?",
+                    )?
+                    .execute(params![password.0, user, former.0])?;
+                Ok(changed > 0)
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl Presence for Sqlite {
+    async fn update_last_seen(&self, users: Vec<(UserId, Timestamp)>) -> Result<()> {
+        self.threads
+            .write(move |connection| update_last_seen(connection, &users))
+            .await
+    }
+
+    async fn last_seen(&self, users: &[UserId]) -> Result<Vec<(UserId, Timestamp)>> {
+        let users = users.to_vec();
+        self.threads
+            .read(move |connection| last_seen(connection, &users))
+            .await
+    }
+}
+
+fn find_many(connection: &Connection, ids: &[UserId]) -> rusqlite::Result<Vec<User>> {
+    let mut by_id =
+        connection.prepare_cached(&format!("SELECT {} FROM users WHERE id = ?", rows::USER))?;
+    let mut users = Vec::with_capacity(ids.len());
+    for id in ids {
+        users.extend(by_id.query_row([id], rows::user).optional()?);
+    }
+    Ok(users)
+}
+
+fn rename(
     connection: &Connection,
     id: UserId,
     names: &UserUpdate,
     at: Timestamp,
-) -> Result<Option<User>> {
+) -> rusqlite::Result<Option<User>> {
     connection
         .prepare_cached(&format!(
             "UPDATE users SET first_name = coalesce(?, first_name), last_name = coalesce(?, last_name), updated_at = ?
@@ -43,83 +148,7 @@ pub fn rename(
         .optional()
 }
 
-pub fn account(
-    connection: &Connection,
-    username: &Username,
-) -> Result<Option<(UserId, PasswordHash)>> {
-    connection
-        .prepare_cached("SELECT user, password FROM accounts WHERE username = ?")?
-        .query_row([username.as_str()], |row| {
-            Ok((row.get(0)?, PasswordHash(row.get(1)?)))
-        })
-        .optional()
-}
-
-pub fn credentials(connection: &Connection, user: UserId) -> Result<Option<Credentials>> {
-    let found: Option<(String, String)> = connection
-        .prepare_cached("SELECT username, password FROM accounts WHERE user = ?")?
-        .query_row([user], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    Ok(found.and_then(|(name, hash)| {
-        Some(Credentials {
-            username: Username::parse(&name)?,
-            password: PasswordHash(hash),
-        })
-    }))
-}
-
-pub fn set_password(
-    connection: &Connection,
-    user: UserId,
-    former: &PasswordHash,
-    password: &PasswordHash,
-) -> Result<bool> {
-    let changed = connection
-        .prepare_cached("UPDATE accounts SET password = ? WHERE user = ? AND password = ?")?
-        .execute(params![password.0, user, former.0])?;
-    Ok(changed > 0)
-}
-
-pub fn users_by_id(connection: &Connection, ids: &[UserId]) -> Result<Vec<User>> {
-    let mut by_id =
-        connection.prepare_cached(&format!("SELECT {} FROM users WHERE id = ?", rows::USER))?;
-    let mut people = Vec::with_capacity(ids.len());
-    for id in ids {
-        people.extend(by_id.query_row([id], rows::user).optional()?);
-    }
-    Ok(people)
-}
-
-/// Returns those of the given users who were deleted.
-pub fn deleted_among(connection: &Connection, ids: &[UserId]) -> Result<Vec<UserId>> {
-    let mut is_deleted =
-        connection.prepare_cached("SELECT 1 FROM users WHERE id = ? AND deleted")?;
-    let mut deleted = Vec::new();
-    for id in ids {
-        if is_deleted.exists([id])? {
-            deleted.push(*id);
-        }
-    }
-    Ok(deleted)
-}
-
-pub fn list(
-    connection: &Connection,
-    after: Option<UserCursor>,
-    skip: u64,
-    limit: u64,
-) -> Result<Vec<User>> {
-    let after = after.unwrap_or((Timestamp(i64::MIN), UserId::from_bytes([0; 16])));
-    connection
-        .prepare_cached(&format!(
-            "SELECT {} FROM users WHERE NOT deleted AND (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ? OFFSET ?",
-            rows::USER
-        ))?
-        .query_map(params![after.0, after.1, count(limit), count(skip)], rows::user)?
-        .collect()
-}
-
-pub fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool> {
+fn delete(connection: &Connection, id: UserId, at: Timestamp) -> rusqlite::Result<bool> {
     let deleted = connection
         .prepare_cached("UPDATE users SET first_name = '', last_name = '', updated_at = ?, deleted = 1 WHERE id = ? AND NOT deleted")?
         .execute(params![at, id])?;
@@ -135,23 +164,78 @@ pub fn delete(connection: &Connection, id: UserId, at: Timestamp) -> Result<bool
     Ok(deleted > 0)
 }
 
-pub fn update_last_seen(connection: &Connection, seen: &[(UserId, Timestamp)]) -> Result<()> {
-    let mut note = connection.prepare_cached(
+fn add(
+    connection: &Connection,
+    user: &User,
+    credentials: Option<&Credentials>,
+) -> rusqlite::Result<bool> {
+    if let Some(Credentials { username, password }) = credentials {
+        let added = connection
+            .prepare_cached("INSERT INTO accounts (user, username, password) VALUES (?, ?, ?) ON CONFLICT (username) DO NOTHING")?
+            .execute(params![user.id, username.as_str(), password.0])?;
+        if added == 0 {
+            return Ok(false);
+        }
+    }
+    connection
+        .prepare_cached("INSERT INTO users (id, first_name, last_name, type, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)")?
+        .execute(params![user.id, user.first_name, user.last_name, user.kind, user.created_at, user.updated_at])?;
+    Ok(true)
+}
+
+fn list(
+    connection: &Connection,
+    after: Option<UserCursor>,
+    skip: u64,
+    limit: u64,
+) -> rusqlite::Result<Vec<User>> {
+    let after = after.unwrap_or((Timestamp(i64::MIN), UserId::from_bytes([0; 16])));
+    connection
+        .prepare_cached(&format!(
+            "SELECT {} FROM users WHERE NOT deleted AND (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ? OFFSET ?",
+            rows::USER
+        ))?
+        .query_map(params![after.0, after.1, count(limit), count(skip)], rows::user)?
+        .collect()
+}
+
+fn credentials(connection: &Connection, user: UserId) -> rusqlite::Result<Option<Credentials>> {
+    let found: Option<(String, String)> = connection
+        .prepare_cached("SELECT username, password FROM accounts WHERE user = ?")?
+        .query_row([user], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(found.and_then(|(name, hash)| {
+        Some(Credentials {
+            username: Username::parse(&name)?,
+            password: PasswordHash(hash),
+        })
+    }))
+}
+
+fn update_last_seen(
+    connection: &Connection,
+    users: &[(UserId, Timestamp)],
+) -> rusqlite::Result<()> {
+    let mut update = connection.prepare_cached(
         "INSERT INTO presence (user, last_seen_at) VALUES (?, ?)
          ON CONFLICT (user) DO UPDATE SET last_seen_at = max(last_seen_at, excluded.last_seen_at)",
     )?;
-    seen.iter()
-        .try_for_each(|(user, at)| note.execute(params![user, at]).map(drop))
+    users
+        .iter()
+        .try_for_each(|(user, at)| update.execute(params![user, at]).map(drop))
 }
 
-pub fn last_seen(connection: &Connection, ids: &[UserId]) -> Result<Vec<(UserId, Timestamp)>> {
-    let mut by_id =
+fn last_seen(
+    connection: &Connection,
+    users: &[UserId],
+) -> rusqlite::Result<Vec<(UserId, Timestamp)>> {
+    let mut by_user =
         connection.prepare_cached("SELECT user, last_seen_at FROM presence WHERE user = ?")?;
-    let mut seen = Vec::with_capacity(ids.len());
-    for id in ids {
+    let mut seen = Vec::with_capacity(users.len());
+    for user in users {
         seen.extend(
-            by_id
-                .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+            by_user
+                .query_row([user], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?,
         );
     }

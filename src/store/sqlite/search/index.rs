@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::{BLOCK, IndexedRange, in_block, indexed_range};
+use super::indexed::{BLOCK, IndexedRange, in_block};
 use crate::{
     model::{RoomId, Seq},
-    store::{search::terms, sqlite::log},
+    store::{search::terms, sqlite::head::Head},
 };
 
 /// A slice ends once it has this many postings, bytes of text or entries.
@@ -22,7 +22,7 @@ const ROWS: u64 = 2_000;
 #[derive(Default)]
 pub struct Indexer {
     /// Rooms with entries after their indexed range.
-    behind: HashSet<RoomId>,
+    to_index: HashSet<RoomId>,
     /// Whether no room has entries before its indexed range that still have to be indexed.
     is_complete: bool,
     /// The block from which outdated text is being removed.
@@ -48,17 +48,17 @@ type Postings = BTreeMap<(u64, String), Vec<u8>>;
 impl Indexer {
     /// Adds rooms with new messages.
     pub fn add(&mut self, rooms: impl IntoIterator<Item = RoomId>) {
-        self.behind.extend(rooms);
+        self.to_index.extend(rooms);
     }
 
     /// Indexes some new messages, or else some old ones that an earlier version indexed
     /// differently. Returns false if there were none.
     pub fn index(&mut self, connection: &Connection) -> Result<bool> {
-        while let Some(room) = self.behind.iter().next().copied() {
+        while let Some(room) = self.to_index.iter().next().copied() {
             if index_new(connection, room)? {
                 return Ok(true);
             }
-            self.behind.remove(&room);
+            self.to_index.remove(&room);
         }
         self.is_complete = self.is_complete || !index_old(connection)?;
         Ok(!self.is_complete)
@@ -66,29 +66,29 @@ impl Indexer {
 
     /// Returns whether there is nothing to index.
     pub fn is_idle(&self) -> bool {
-        self.behind.is_empty() && self.is_complete
+        self.to_index.is_empty() && self.is_complete
     }
 
     /// Erases some deleted or edited text from the index: in existing rooms, in deleted rooms, or
     /// in the index of an earlier version. Returns false if there was none.
     pub fn erase(&mut self, connection: &Connection) -> Result<bool> {
-        Ok(self.follow_changes(connection)?
+        Ok(self.update_stale(connection)?
             || erase_deleted_room(connection)?
             || erase_former_index(connection)?)
     }
 
     /// Updates the index for changed messages, one block at a time. Returns false if there were
     /// none.
-    fn follow_changes(&mut self, connection: &Connection) -> Result<bool> {
+    fn update_stale(&mut self, connection: &Connection) -> Result<bool> {
         if self.clearing.is_none() {
             self.clearing = Clearing::next(connection)?;
         }
         let Some(clearing) = &mut self.clearing else {
             return Ok(false);
         };
-        let is_there = indexed_range(connection, clearing.room)?
-            .is_some_and(|indexed_range| indexed_range.log == clearing.log);
-        if !is_there || clearing.step(connection)? {
+        let exists = IndexedRange::find(connection, clearing.room)?
+            .is_some_and(|indexed| indexed.log == clearing.log);
+        if !exists || clearing.step(connection)? {
             self.clearing = None;
         }
         Ok(true)
@@ -96,7 +96,7 @@ impl Indexer {
 }
 
 /// Returns the rooms with entries after their indexed range.
-pub fn behind(connection: &Connection) -> Result<Vec<RoomId>> {
+pub fn unindexed_rooms(connection: &Connection) -> Result<Vec<RoomId>> {
     connection
         .prepare("SELECT heads.room FROM heads LEFT JOIN search_logs ON search_logs.room = heads.room WHERE last_seq > coalesce(up_to, 0)")?
         .query_map([], |row| row.get(0))?
@@ -105,11 +105,11 @@ pub fn behind(connection: &Connection) -> Result<Vec<RoomId>> {
 
 /// Indexes entries after the indexed range of a room. Returns false if there are none.
 fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
-    let Some(head) = log::head(connection, room)? else {
+    let Some(head) = Head::find(connection, room)? else {
         return Ok(false);
     };
-    let indexed_range = match indexed_range(connection, room)? {
-        Some(indexed_range) => indexed_range,
+    let indexed = match IndexedRange::find(connection, room)? {
+        Some(indexed) => indexed,
         None => IndexedRange {
             log: connection
                 .prepare_cached("INSERT INTO search_logs (room, above, up_to) VALUES (?, 0, 0) RETURNING number")?
@@ -117,21 +117,19 @@ fn index_new(connection: &Connection, room: RoomId) -> Result<bool> {
             up_to: Seq(0),
         },
     };
-    let range = "seq > ? AND seq <= ? ORDER BY seq";
-    let Some(last) = index_some(
-        connection,
+    let new = Unindexed {
         room,
-        indexed_range.log,
-        range,
-        indexed_range.up_to,
-        head.last_seq,
-    )?
-    else {
+        log: indexed.log,
+        after: indexed.up_to,
+        up_to: head.last_seq,
+        order: "ASC",
+    };
+    let Some(last) = new.index_slice(connection)? else {
         return Ok(false);
     };
     connection
         .prepare_cached("UPDATE search_logs SET up_to = ? WHERE number = ?")?
-        .execute(params![last, indexed_range.log])?;
+        .execute(params![last, indexed.log])?;
     Ok(true)
 }
 
@@ -144,49 +142,58 @@ fn index_old(connection: &Connection) -> Result<bool> {
     let Some((log, room, above)) = unfinished else {
         return Ok(false);
     };
-    let first = index_some(
-        connection,
+    let old = Unindexed {
         room,
         log,
-        "seq > ? AND seq <= ? ORDER BY seq DESC",
-        Seq(0),
-        above,
-    )?;
-    let above = Seq(first.unwrap_or(Seq(1)).0.saturating_sub(1));
+        after: Seq(0),
+        up_to: above,
+        order: "DESC",
+    };
+    let first = old.index_slice(connection)?;
+    let above = first.unwrap_or(Seq(1)).prev();
     connection
         .prepare_cached("UPDATE search_logs SET above = ? WHERE number = ?")?
         .execute(params![above, log])?;
     Ok(true)
 }
 
-/// Indexes entries of this range until the slice is full. Returns the last entry that was examined.
-fn index_some(
-    connection: &Connection,
+/// A range of a log that is not indexed yet.
+struct Unindexed {
     room: RoomId,
+    /// The number of the room in the index.
     log: i64,
-    range: &str,
+    /// The entry before the range.
     after: Seq,
+    /// The last entry of the range.
     up_to: Seq,
-) -> Result<Option<Seq>> {
-    let mut entries = connection.prepare_cached(&format!(
-        "SELECT seq, text FROM entries WHERE room = ? AND {range}"
-    ))?;
-    let mut entries = entries.query(params![room, after, up_to])?;
-    let (mut postings, mut last) = (Postings::new(), None);
-    let (mut count, mut bytes, mut looked_at) = (0, 0, 0);
-    while count < POSTINGS && bytes < BYTES && looked_at < ENTRIES {
-        let Some(row) = entries.next()? else { break };
-        let (seq, text) = (
-            row.get(0)?,
-            row.get_ref(1)?.as_str_or_null()?.unwrap_or_default(),
-        );
-        count += collect(&mut postings, seq, text);
-        bytes += text.len();
-        looked_at += 1;
-        last = Some(seq);
+    /// The order in which to index the entries: `ASC` or `DESC`.
+    order: &'static str,
+}
+
+impl Unindexed {
+    /// Indexes entries until the slice is full. Returns the last entry that was examined.
+    fn index_slice(&self, connection: &Connection) -> Result<Option<Seq>> {
+        let mut entries = connection.prepare_cached(&format!(
+            "SELECT seq, text FROM entries WHERE room = ? AND seq > ? AND seq <= ? ORDER BY seq {}",
+            self.order
+        ))?;
+        let mut entries = entries.query(params![self.room, self.after, self.up_to])?;
+        let (mut postings, mut last) = (Postings::new(), None);
+        let (mut count, mut bytes, mut examined) = (0, 0, 0);
+        while count < POSTINGS && bytes < BYTES && examined < ENTRIES {
+            let Some(row) = entries.next()? else { break };
+            let (seq, text) = (
+                row.get(0)?,
+                row.get_ref(1)?.as_str_or_null()?.unwrap_or_default(),
+            );
+            count += collect(&mut postings, seq, text);
+            bytes += text.len();
+            examined += 1;
+            last = Some(seq);
+        }
+        write(connection, self.log, postings)?;
+        Ok(last)
     }
-    write(connection, log, postings)?;
-    Ok(last)
 }
 
 /// Adds the postings of a text. Returns their number.
@@ -235,7 +242,7 @@ impl Clearing {
                 row.get(0)
             })?
             .collect::<Result<_>>()?;
-        let Some(indexed_range) = indexed_range(connection, room)? else {
+        let Some(indexed) = IndexedRange::find(connection, room)? else {
             connection
                 .prepare_cached("DELETE FROM search_stale WHERE room = ?")?
                 .execute([room])?;
@@ -243,7 +250,7 @@ impl Clearing {
         };
         Ok(Some(Self {
             room,
-            log: indexed_range.log,
+            log: indexed.log,
             block,
             seqs,
             after: String::new(),
@@ -311,9 +318,9 @@ impl Clearing {
 
 /// Erases some of the index of a deleted room. Returns false if there is none.
 fn erase_deleted_room(connection: &Connection) -> Result<bool> {
-    let gone =
+    let deleted =
         connection.prepare_cached("SELECT number FROM search_logs WHERE room IS NULL LIMIT 1")?;
-    let Some(log) = { gone }
+    let Some(log) = { deleted }
         .query_row([], |row| row.get::<_, i64>(0))
         .optional()?
     else {
@@ -351,15 +358,15 @@ const FORMER: [(&str, &str, u64); 5] = [
 
 /// Erases some of the index of an earlier version. Returns false if there is none.
 fn erase_former_index(connection: &Connection) -> Result<bool> {
-    let is_there = connection
+    let exists = connection
         .prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = 'search_numbers'")?
         .exists([])?;
-    if !is_there {
+    if !exists {
         return Ok(false);
     }
-    for (table, key, most) in FORMER {
+    for (table, key, limit) in FORMER {
         let some = format!(
-            "DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} LIMIT {most})"
+            "DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} LIMIT {limit})"
         );
         if connection.execute(&some, [])? > 0 {
             return Ok(true);

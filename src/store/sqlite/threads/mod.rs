@@ -12,30 +12,33 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, InterruptHandle, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Result, StoreError,
     job::{BUSY_TIMEOUT, Job, explain},
     lock::Lock,
     writer::write_all,
 };
+use crate::store::{Result, StoreError};
 
+/// The number of reader threads. Reads are short, so more threads than cores only add switching.
+pub const READERS: usize = 2;
 /// How many jobs may wait for the writer, and for the readers, before callers have to wait to add
 /// theirs.
 const QUEUE: usize = 1024;
 /// How long the readers, and then the writer, may take to finish when the database is closed. After
 /// that, their statements are interrupted.
-const READERS_END: Duration = Duration::from_millis(500);
-const WRITER_END: Duration = Duration::from_secs(5);
+const READERS_TIMEOUT: Duration = Duration::from_millis(500);
+const WRITER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often `stop` checks whether a thread has finished.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 struct Task<F, T> {
     work: Option<F>,
@@ -101,12 +104,7 @@ impl Pool {
         erases: bool,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let queue = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map(|(queue, _)| queue.clone());
+        let queue = self.0.lock().as_ref().map(|(queue, _)| queue.clone());
         let (reply, answer) = oneshot::channel();
         let job = Task {
             work: Some(work),
@@ -122,21 +120,20 @@ impl Pool {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Lets the threads finish the queued jobs and waits until they end; after `patience`, their
+    /// Lets the threads finish the queued jobs and waits until they end; after `timeout`, their
     /// statements are interrupted. Blocks.
-    fn stop(&self, patience: Duration) {
-        let Some((queue, threads)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-        else {
+    fn stop(&self, timeout: Duration) {
+        let Some((queue, threads)) = self.0.lock().take() else {
             return;
         };
         drop(queue);
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         for Thread { handle, interrupt } in threads {
             while !handle.is_finished() {
                 if Instant::now() >= deadline {
                     interrupt.interrupt();
                 }
-                thread::sleep(LOOK_AGAIN);
+                thread::sleep(POLL_INTERVAL);
             }
             // If the thread panicked, the panic hook has already reported it.
             let _ = handle.join();
@@ -227,9 +224,9 @@ impl Threads {
         self.slices.stop(Duration::ZERO);
         // The writer stops last: only the last connection to close cleans up the write-ahead log,
         // and only the writer is allowed to.
-        self.readers.stop(READERS_END);
-        self.reader_ahead.stop(READERS_END);
-        self.writer.stop(WRITER_END);
+        self.readers.stop(READERS_TIMEOUT);
+        self.reader_ahead.stop(READERS_TIMEOUT);
+        self.writer.stop(WRITER_TIMEOUT);
     }
 }
 
@@ -286,10 +283,7 @@ fn closed() -> StoreError {
 
 fn read_all(connection: &Connection, jobs: &Mutex<mpsc::Receiver<Box<dyn Job>>>) {
     loop {
-        let next = jobs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .blocking_recv();
+        let next = jobs.lock().blocking_recv();
         let Some(mut job) = next else { return };
         if !job.is_wanted() {
             // The caller has given up, which happens when there is too much to read: running its

@@ -9,10 +9,10 @@ use tokio::{
 use super::*;
 use crate::{
     model::{RoomId, Timestamp, User, UserId, UserType},
-    store::{Cached, Sqlite, Store, sqlite::READERS},
+    store::{History, Sqlite, Store, cached::cached},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A thread that is blocked until it is released.
 struct Held {
@@ -71,7 +71,7 @@ impl Wait {
 
 impl Pool {
     fn waiting(&self) -> usize {
-        let queue = self.0.lock().unwrap();
+        let queue = self.0.lock();
         queue
             .as_ref()
             .map_or(0, |(queue, _)| queue.max_capacity() - queue.capacity())
@@ -86,7 +86,7 @@ async fn open(folder: &TempDir) -> Sqlite {
 
 /// In this module because it has to block reads.
 #[tokio::test]
-async fn what_was_erased_leaves_the_log_once_nobody_reads_it_and_no_write_waits_for_that() {
+async fn erased_data_leaves_the_wal_once_no_reader_uses_it_and_no_write_waits_for_that() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder).await;
     let emptied = async || {
@@ -126,19 +126,19 @@ async fn what_was_erased_leaves_the_log_once_nobody_reads_it_and_no_write_waits_
         .unwrap();
     timeout(Duration::from_millis(1_500), emptied())
         .await
-        .expect_err("it is still read");
-    timeout(PATIENCE, add("later"))
+        .expect_err("a reader still uses it");
+    timeout(TIMEOUT, add("later"))
         .await
-        .expect("it waits for whoever reads")
+        .expect("the write waits for a reader")
         .unwrap();
     reader.release().await;
-    timeout(PATIENCE, emptied())
+    timeout(TIMEOUT, emptied())
         .await
-        .expect("nobody reads it any more");
+        .expect("no reader uses it any more");
 }
 
 #[tokio::test]
-async fn nothing_is_read_for_those_who_have_gone_away() {
+async fn a_read_is_skipped_if_its_caller_was_dropped() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder).await;
     let held = Held::readers(&store.threads).await;
@@ -165,12 +165,12 @@ async fn nothing_is_read_for_those_who_have_gone_away() {
 }
 
 #[tokio::test]
-async fn where_logs_end_is_known_however_long_others_read() {
+async fn last_seqs_do_not_wait_for_other_reads() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder).await;
     let held = Held::readers(&store.threads).await;
-    let ends = timeout(PATIENCE, store.last_seqs(&[RoomId::from_bytes([1; 16])])).await;
-    assert_eq!(ends.expect("it waits for those who read").unwrap(), []);
+    let ends = timeout(TIMEOUT, store.last_seqs(&[RoomId::from_bytes([1; 16])])).await;
+    assert_eq!(ends.expect("it waits for other reads").unwrap(), []);
     for reader in held {
         reader.release().await;
     }
@@ -178,11 +178,11 @@ async fn where_logs_end_is_known_however_long_others_read() {
 
 /// In this module because it has to block reads and writes.
 #[tokio::test]
-async fn a_user_read_just_before_they_were_erased_is_not_kept() {
+async fn a_user_read_just_before_being_deleted_is_not_cached() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder).await;
     let threads = Arc::clone(&store.threads);
-    let cached = Arc::new(Cached::new(store));
+    let store = cached(Store::new(store));
     let (id, at) = (UserId::from_bytes([1; 16]), Timestamp(1));
     let (first_name, last_name) = ("Ada".to_owned(), "Test".to_owned());
     let ada = User {
@@ -194,18 +194,18 @@ async fn a_user_read_just_before_they_were_erased_is_not_kept() {
         updated_at: at,
         deleted: false,
     };
-    cached.add_user(ada, None).await.unwrap();
+    store.accounts.add(ada, None).await.unwrap();
     let (writer, mut readers) = (Held::writer(&threads).await, Held::readers(&threads).await);
     let erasing = tokio::spawn({
-        let cached = Arc::clone(&cached);
-        async move { cached.delete_user(id, at).await }
+        let users = Arc::clone(&store.users);
+        async move { users.delete(id, at).await }
     });
     while threads.writer.waiting() < 1 {
         yield_now().await;
     }
     let reading = tokio::spawn({
-        let cached = Arc::clone(&cached);
-        async move { cached.user(id).await }
+        let users = Arc::clone(&store.users);
+        async move { users.find(id).await }
     });
     while threads.readers.waiting() < 1 {
         yield_now().await;
@@ -220,7 +220,7 @@ async fn a_user_read_just_before_they_were_erased_is_not_kept() {
         reading.await.unwrap().unwrap().is_some(),
         "it was read before"
     );
-    assert_eq!(cached.user(id).await.unwrap(), None);
+    assert_eq!(store.users.find(id).await.unwrap(), None);
     for reader in readers {
         reader.release().await;
     }

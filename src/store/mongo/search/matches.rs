@@ -1,0 +1,82 @@
+//! The results of search queries, merged and ordered.
+
+use mongodb::bson::{Document, RawDocument, doc};
+
+use crate::{
+    model::{RoomId, Seq, Timestamp},
+    store::{
+        EntryPosition,
+        mongo::documents::{date, seq_in, text_in, time_in},
+    },
+};
+
+/// The position and the id of a message.
+pub type Match = (EntryPosition, String);
+
+/// The results of one or more queries.
+#[derive(Default)]
+pub struct Matches {
+    pub found: Vec<Match>,
+    /// The limit of the results: messages at this time and sequence number, or before it, may be
+    /// missing.
+    pub cutoff: Option<(Timestamp, Seq)>,
+}
+
+impl Matches {
+    /// Adds the results of other queries.
+    pub fn add(&mut self, more: Self) {
+        self.found.extend(more.found);
+        self.cutoff = self.cutoff.max(more.cutoff);
+    }
+
+    /// Returns the results of all these queries.
+    pub fn merge(all: Vec<Self>) -> Self {
+        let mut merged = Self::default();
+        for matches in all {
+            merged.add(matches);
+        }
+        merged
+    }
+
+    /// Returns the newest results, and the position from which the next page continues.
+    pub fn newest(mut self, limit: u64) -> (Vec<Match>, Option<EntryPosition>) {
+        self.found
+            .retain(|(position, _)| Some((position.at, position.seq)) > self.cutoff);
+        self.found
+            .sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
+        self.found.dedup_by_key(|(position, _)| *position);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let has_more = self.found.len() > limit;
+        self.found.truncate(limit);
+        let last = self
+            .found
+            .last()
+            .map(|(position, _)| *position)
+            .filter(|_| has_more);
+        // All results with the time and sequence number of the cutoff were removed, so the next
+        // page starts just after them.
+        let after_cutoff = self.cutoff.map(|(at, seq)| EntryPosition {
+            at,
+            seq: seq.next(),
+            room: RoomId::from_bytes([0; 16]),
+        });
+        (self.found, last.or(after_cutoff))
+    }
+}
+
+/// Reads the position and the id of a message.
+pub fn read_match(entry: &RawDocument) -> Option<Match> {
+    let room = RoomId::parse(text_in(entry, "chatRoomId"))?;
+    let position = EntryPosition {
+        at: time_in(entry, "createdAt"),
+        seq: seq_in(entry, "seq"),
+        room,
+    };
+    Some((position, text_in(entry, "_id").to_owned()))
+}
+
+/// Returns a filter that limits the part of the index that is read to the messages that are not
+/// after the position.
+pub fn not_after(position: EntryPosition) -> Document {
+    doc! { "createdAt": { "$lte": date(position.at) } }
+}
