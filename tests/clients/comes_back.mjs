@@ -1,4 +1,4 @@
-// The clients that the README shows, as they stand there, while the network fails and their tokens expire:
+// The clients that docs/sockets.md shows, verbatim, while the network fails and their tokens expire:
 //
 //   node comes_back.mjs http://127.0.0.1:3000 secure|open
 //
@@ -10,7 +10,7 @@ import { io as io4 } from 'socket.io-client-4';
 import { check, expect, expectEqual, finish, until } from './check.mjs';
 import { Network } from './network.mjs';
 import { Members, People } from './people.mjs';
-import { blocks, replaced } from './readme.mjs';
+import { blocks, replaced } from './documents.mjs';
 
 const [baseUrl, mode] = process.argv.slice(2);
 if (!baseUrl || !['secure', 'open'].includes(mode)) {
@@ -19,12 +19,12 @@ if (!baseUrl || !['secure', 'open'].includes(mode)) {
 }
 
 const PATIENCE = 40_000;
-const [ofSession, ofSocket, ofRequests, ofSocket2, inOpenMode] = blocks('A client that comes back');
-const [ofCatchingUp, ofAsking] = blocks('Catching up exactly');
+const [ofSession, ofSocket, ofRequests, ofSocket2, inOpenMode] = blocks('Reconnect');
+const [ofCatchingUp, ofAsking] = blocks('Catch up');
 const afterwards = ofSocket.slice(ofSocket.indexOf("socket.on('disconnect'"));
 const withoutAsk = replaced(ofCatchingUp, ofCatchingUp.match(/^async function ask\(.*?^}\n/ms)[0], ofAsking);
 
-/** What the README says of each generation of the client. */
+/** What docs/sockets.md says of each generation of the client. */
 const SECURE = {
   2: [ofSession, ofSocket2, afterwards, ofRequests, withoutAsk],
   3: [ofSession, replaced(ofSocket, 'socket.active', 'error.type'), ofRequests, withoutAsk],
@@ -62,7 +62,7 @@ class Browser {
   }
 }
 
-/** A page that runs the README's client, and shows what that has it show. */
+/** A page that runs the client of docs/sockets.md, and shows what that has it show. */
 class Page {
   /** Room → id of the message → [seq, id, text]. */
   rooms = new Map();

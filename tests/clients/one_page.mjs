@@ -7,7 +7,7 @@ import { io } from 'socket.io-client-4';
 import { check, expect, expectEqual, finish, until } from './check.mjs';
 import { Network } from './network.mjs';
 import { Members, PASSWORD, People } from './people.mjs';
-import { blocks } from './readme.mjs';
+import { blocks } from './documents.mjs';
 
 const [baseUrl, mode] = process.argv.slice(2);
 const PATIENCE = 40_000;
@@ -69,7 +69,7 @@ const texts = (window) => window.messages.children.map(({ textContent }) => text
 const people = new (mode === 'secure' ? Members : People)(baseUrl);
 const network = await Network.to(baseUrl);
 
-await check('the README shows the page as it is', () => expectEqual(blocks('A whole client in one page', 'html'), [page], 'the block'));
+await check('docs/sockets.md shows the page as it is', () => expectEqual(blocks('A whole client in one page', 'html'), [page], 'the block'));
 
 await check('everything here could be tried', async () => {
   const alice = await people.arrive('Alice');

@@ -1,4 +1,4 @@
-//! The clients of the README reconnect without help: its code, verbatim, runs with the official
+//! The clients of docs/sockets.md reconnect without help: its code, verbatim, runs with the official
 //! libraries while the network fails and tokens expire.
 
 use crate::support::{

@@ -23,7 +23,7 @@ use crate::{
 };
 
 const TEXT: u8 = 0x81;
-/// The maximum memory of the server with one attacking account, in MiB, as stated in SECURITY.md:
+/// The maximum memory of the server with one attacking account, in MiB, as stated in docs/security.md:
 /// the account's budget plus the server's base usage.
 const MOST_OF_ONE: u64 = 300;
 /// The maximum memory with all accounts together, in MiB.

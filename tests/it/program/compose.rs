@@ -1,4 +1,4 @@
-//! The docker-compose files: docker-compose accepts them, and they match what the README says.
+//! The docker-compose files: docker-compose accepts them, and they match what docs/operations.md says.
 
 use std::{
     collections::HashMap,
