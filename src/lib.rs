@@ -3,7 +3,7 @@
 //! Modules, from the top down. A module imports only from those below it:
 //!
 //! - `main` (the binary): arguments, settings, log, signals. Starts a [`Server`]. [`operator`]:
-//!   operator commands that change the database directly.
+//!   operator commands that work on the database directly.
 //! - [`http`]: the REST API. [`sockets`]: Socket.IO. REST handlers access the sockets only through
 //!   [`sockets::SocketHub`].
 //! - [`chat`]: operations on rooms and messages, shared by REST and sockets. [`accounts`]:
@@ -15,7 +15,7 @@
 //! - [`view`]: messages as clients see them.
 //! - [`store`]: the stored data, and the databases that store it.
 //! - [`model`], [`clock`], [`address`]: data types, time, and client addresses. [`config`],
-//!   [`error`]: settings and errors.
+//!   [`error`]: settings and errors. `new_file`: files that appear once they are complete.
 //!
 //! A room is a log. Every event in it, such as a message, is an entry with the next sequence number
 //! (`seq`), without gaps or repeats. History is a range of the log, a read mark is a position in
@@ -36,11 +36,13 @@ pub mod error;
 pub mod http;
 pub mod limits;
 pub mod model;
+mod new_file;
 pub mod number;
 pub mod operator;
 pub mod refusals;
 pub mod sockets;
 pub mod store;
+mod string_enum;
 pub mod timeline;
 pub mod view;
 

@@ -2,6 +2,8 @@
 
 #[path = "main/create_user.rs"]
 mod create_user;
+#[path = "main/data.rs"]
+mod data;
 #[path = "main/log.rs"]
 mod log;
 
@@ -19,6 +21,7 @@ use causerie::{
     clock::Clock,
     config::{AccessMode, Config},
     descriptors::{self, RaisedLimit},
+    operator::DataError,
     store::OpenError,
 };
 use clap::{Parser, Subcommand};
@@ -29,6 +32,7 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use create_user::CreateUser;
+use data::{Backup, Check, Export, Import, Restore};
 use log::Log;
 
 /// A post makes many small allocations on one thread that another thread frees, which is slow with
@@ -40,9 +44,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// is not usable.
 const CANNOT_START: u8 = 2;
 /// Exit code if a later attempt may succeed: the database was not reachable in time, or the server
-/// that was probed is not ready.
+/// that was probed is not ready. Also if a check of the database found something.
 const TRY_LATER: u8 = 1;
 
+/// How long the program waits for its tasks after the server has stopped.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(500);
 /// Timeouts of a health check: to connect to the server, and then to receive its response. Together
 /// they are shorter than the time that a container gives its health check, which would otherwise be
 /// killed before it reports the error.
@@ -75,6 +81,31 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     CreateUser(CreateUser),
+    Backup(Backup),
+    Restore(Restore),
+    Export(Export),
+    Import(Import),
+    Check(Check),
+}
+
+impl Command {
+    fn run(self, config: &Config) -> Result<(), Problem> {
+        let runtime = || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| format!("cannot start the async runtime: {error}"))
+        };
+        match self {
+            Self::CreateUser(user) => return user.run(config),
+            Self::Backup(backup) => backup.run(config)?,
+            Self::Restore(restore) => restore.run(config)?,
+            Self::Export(export) => export.run(config, &runtime()?)?,
+            Self::Import(import) => import.run(config, &runtime()?)?,
+            Self::Check(_) => Check::run(config, &runtime()?)?,
+        }
+        Ok(())
+    }
 }
 
 fn main() -> ExitCode {
@@ -87,15 +118,25 @@ fn main() -> ExitCode {
                 "causerie: {}",
                 printable(&problem.to_string())
             );
-            let may_pass = problem.is::<NotReady>()
-                || matches!(problem.downcast_ref(), Some(OpenError::Absent(_)));
-            ExitCode::from(if may_pass { TRY_LATER } else { CANNOT_START })
+            ExitCode::from(exit_code(problem.as_ref()))
         }
     }
 }
 
-/// The reason why the server cannot start, as a single line.
+/// The reason why the program ends, as a single line.
 type Problem = Box<dyn Error>;
+
+fn exit_code(problem: &(dyn Error + 'static)) -> u8 {
+    let may_pass =
+        problem.is::<NotReady>() || matches!(problem.downcast_ref(), Some(OpenError::Absent(_)));
+    let of_command = problem.downcast_ref::<DataError>();
+    let has_findings = matches!(of_command, Some(DataError::Findings(_)));
+    if may_pass || has_findings || of_command.is_some_and(DataError::may_pass) {
+        TRY_LATER
+    } else {
+        CANNOT_START
+    }
+}
 
 fn start() -> Result<(), Problem> {
     let arguments = Arguments::parse();
@@ -111,8 +152,8 @@ fn start() -> Result<(), Problem> {
     if arguments.health {
         return Ok(check_health(config.listen, config.http.base_path.as_str())?);
     }
-    if let Some(Command::CreateUser(user)) = arguments.command {
-        return user.run(&config);
+    if let Some(command) = arguments.command {
+        return command.run(&config);
     }
     let log = Log::start(filter, config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -121,8 +162,9 @@ fn start() -> Result<(), Problem> {
         .map_err(|error| format!("cannot start the async runtime: {error}"))?;
     runtime.spawn(log.keep_flushing());
     let outcome = runtime.block_on(run(config));
-    // Does not wait for a database that could not be closed in time.
-    runtime.shutdown_background();
+    // Waits for the tasks of the database driver, which may panic if the runtime ends under them, but
+    // not for a database that could not be closed in time.
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     outcome
 }
 

@@ -260,6 +260,69 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        self.check_sizes()?;
+        self.check_secrets()?;
+        self.check_network()?;
+        self.check_positive()
+    }
+
+    fn check_sizes(&self) -> Result<(), ConfigError> {
+        if self.http.max_body_bytes > MAX_BODY {
+            return Err(ConfigError(format!(
+                "http.max_body_bytes: a message of more than {MAX_BODY} bytes cannot be kept"
+            )));
+        }
+        if self.socket.max_packet_bytes > MAX_BODY as u64 {
+            return Err(ConfigError(format!(
+                "socket.max_packet_bytes: a message of more than {MAX_BODY} bytes cannot be kept"
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_secrets(&self) -> Result<(), ConfigError> {
+        let earlier = self
+            .token
+            .earlier_secrets
+            .bytes()
+            .map(|key| ("token.earlier_secrets", Some(key)));
+        for (name, key) in [("token_secret", self.token_secret.bytes())]
+            .into_iter()
+            .chain(earlier)
+        {
+            if let Some(key) = key.filter(|key| key.len() < SHORTEST_SECRET) {
+                let problem = format!(
+                    "{name}: a key of {} bytes can be guessed, please take at least {SHORTEST_SECRET}",
+                    key.len()
+                );
+                return Err(ConfigError(problem));
+            }
+        }
+        if !self.token_secret.can_be_listed() {
+            let problem = "token_secret: a key with a comma in it could never be moved to token.earlier_secrets";
+            return Err(ConfigError(problem.into()));
+        }
+        Ok(())
+    }
+
+    fn check_network(&self) -> Result<(), ConfigError> {
+        if self.access == AccessMode::Open
+            && !self.listen.ip().is_loopback()
+            && !self.allow_open_network
+        {
+            return Err(ConfigError(format!(
+                "listen: whoever reaches {} could act as anyone, since access is \"open\"; take secure mode (CAUSERIE_ACCESS=secure), listen on 127.0.0.1, or allow it with \
+                 allow_open_network = true (CAUSERIE_ALLOW_OPEN_NETWORK=true) where nobody else can reach it",
+                self.listen
+            )));
+        }
+        if self.access == AccessMode::Secure && self.http.cors_origins == Origins::Any {
+            return Err(ConfigError("http.cors_origins: secure mode takes a list of origins, or \"none\", but not \"any\"".into()));
+        }
+        Ok(())
+    }
+
+    fn check_positive(&self) -> Result<(), ConfigError> {
         let positive = [
             ("http.max_body_bytes", self.http.max_body_bytes as u64),
             ("http.max_page", self.http.max_page),
@@ -277,50 +340,6 @@ impl Config {
                 self.session.refresh_lifetime_seconds.into(),
             ),
         ];
-        let earlier = self
-            .token
-            .earlier_secrets
-            .bytes()
-            .map(|key| ("token.earlier_secrets", Some(key)));
-        if self.http.max_body_bytes > MAX_BODY {
-            return Err(ConfigError(format!(
-                "http.max_body_bytes: a message of more than {MAX_BODY} bytes cannot be kept"
-            )));
-        }
-        if self.socket.max_packet_bytes > MAX_BODY as u64 {
-            return Err(ConfigError(format!(
-                "socket.max_packet_bytes: a message of more than {MAX_BODY} bytes cannot be kept"
-            )));
-        }
-        for (name, key) in [("token_secret", self.token_secret.bytes())]
-            .into_iter()
-            .chain(earlier)
-        {
-            if let Some(key) = key.filter(|key| key.len() < SHORTEST_SECRET) {
-                let problem = format!(
-                    "{name}: a key of {} bytes can be guessed, please take at least {SHORTEST_SECRET}",
-                    key.len()
-                );
-                return Err(ConfigError(problem));
-            }
-        }
-        if !self.token_secret.can_be_listed() {
-            let problem = "token_secret: a key with a comma in it could never be moved to token.earlier_secrets";
-            return Err(ConfigError(problem.into()));
-        }
-        if self.access == AccessMode::Open
-            && !self.listen.ip().is_loopback()
-            && !self.allow_open_network
-        {
-            return Err(ConfigError(format!(
-                "listen: whoever reaches {} could act as anyone, since access is \"open\"; take secure mode (CAUSERIE_ACCESS=secure), listen on 127.0.0.1, or allow it with \
-                 allow_open_network = true (CAUSERIE_ALLOW_OPEN_NETWORK=true) where nobody else can reach it",
-                self.listen
-            )));
-        }
-        if self.access == AccessMode::Secure && self.http.cors_origins == Origins::Any {
-            return Err(ConfigError("http.cors_origins: secure mode takes a list of origins, or \"none\", but not \"any\"".into()));
-        }
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(ConfigError(format!("{name}: 0 allows nothing at all"))),
             None => Ok(()),

@@ -262,63 +262,66 @@ mod tests {
         assert!(!allows("https://a.example", "null"));
     }
 
+    /// Allowed origins, an origin, and whether it is allowed.
+    const WILDCARDS: &[(&str, &str, bool)] = &[
+        ("https://*.example.com", "https://chat.example.com", true),
+        ("https://*.example.com", "https://a.b.example.com", true),
+        (
+            "https://*.Example.com:443/",
+            "https://chat.example.com",
+            true,
+        ),
+        ("https://*.example.com", "https://example.com", false),
+        ("https://*.example.com", "https://.example.com", false),
+        ("https://*.example.com", "https://evil-example.com", false),
+        ("https://*.example.com", "https://a..example.com", false),
+        (
+            "https://*.example.com",
+            "https://evil.example/.example.com",
+            false,
+        ),
+        (
+            "https://*.example.com",
+            "https://evil.example:80@x.example.com",
+            false,
+        ),
+        ("https://*.example.com", "http://chat.example.com", false),
+        (
+            "https://*.example.com",
+            "https://chat.example.com:8443",
+            false,
+        ),
+        (
+            "https://*.example.com",
+            "https://chat.example.com.evil.example",
+            false,
+        ),
+        (
+            "https://*.example.com:8443",
+            "https://chat.example.com:8443",
+            true,
+        ),
+        (
+            "https://*.example.com:8443",
+            "https://chat.example.com",
+            false,
+        ),
+        (
+            "https://*.bücher.example",
+            "https://a.xn--bcher-kva.example",
+            true,
+        ),
+        ("http://*.localhost:3000", "http://a.localhost:3000", true),
+        (
+            "https://*.example.com,https://example.com",
+            "https://example.com",
+            true,
+        ),
+    ];
+
     #[test]
     fn a_star_stands_for_every_name_below_a_domain_and_for_nothing_else() {
-        for (text, origin, allowed) in [
-            ("https://*.example.com", "https://chat.example.com", true),
-            ("https://*.example.com", "https://a.b.example.com", true),
-            (
-                "https://*.Example.com:443/",
-                "https://chat.example.com",
-                true,
-            ),
-            ("https://*.example.com", "https://example.com", false),
-            ("https://*.example.com", "https://.example.com", false),
-            ("https://*.example.com", "https://evil-example.com", false),
-            ("https://*.example.com", "https://a..example.com", false),
-            (
-                "https://*.example.com",
-                "https://evil.example/.example.com",
-                false,
-            ),
-            (
-                "https://*.example.com",
-                "https://evil.example:80@x.example.com",
-                false,
-            ),
-            ("https://*.example.com", "http://chat.example.com", false),
-            (
-                "https://*.example.com",
-                "https://chat.example.com:8443",
-                false,
-            ),
-            (
-                "https://*.example.com",
-                "https://chat.example.com.evil.example",
-                false,
-            ),
-            (
-                "https://*.example.com:8443",
-                "https://chat.example.com:8443",
-                true,
-            ),
-            (
-                "https://*.example.com:8443",
-                "https://chat.example.com",
-                false,
-            ),
-            (
-                "https://*.bücher.example",
-                "https://a.xn--bcher-kva.example",
-                true,
-            ),
-            ("http://*.localhost:3000", "http://a.localhost:3000", true),
-            (
-                "https://*.example.com,https://example.com",
-                "https://example.com",
-                true,
-            ),
-        ] {
+        for &(text, origin, allowed) in WILDCARDS {
             assert_eq!(allows(text, origin), allowed, "{text}: {origin}");
         }
     }

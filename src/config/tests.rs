@@ -22,33 +22,35 @@ fn the_defaults_are_valid() {
     );
 }
 
+/// Environment variables of every kind of setting, and unrelated ones.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("CAUSERIE_LISTEN", "0.0.0.0:80"),
+    ("CAUSERIE_ALLOW_OPEN_NETWORK", "true"),
+    ("PORT", "8080"),
+    (
+        "CAUSERIE_TOKEN_SECRET",
+        "the key of today with many bytes in it",
+    ),
+    (
+        "CAUSERIE_TOKEN__EARLIER_SECRETS",
+        "the key of yesterday is just as long ,the key of the day before is longer",
+    ),
+    ("CAUSERIE_SOCKET__PING_INTERVAL_MS", "300"),
+    (
+        "CAUSERIE_HTTP__CORS_ORIGINS",
+        "https://a.example, https://b.example:8443",
+    ),
+    (
+        "CAUSERIE_HTTP__TRUSTED_PROXIES",
+        "10.0.0.0/8, 192.0.2.7,fd00::/8",
+    ),
+    ("CAUSERIE_CONFIG", "elsewhere.toml"),
+    ("CAUSERIE_TEST_MONGODB", "mongodb://localhost"),
+];
+
 #[test]
 fn the_environment_reaches_every_setting() {
-    let config = load(&[
-        ("CAUSERIE_LISTEN", "0.0.0.0:80"),
-        ("CAUSERIE_ALLOW_OPEN_NETWORK", "true"),
-        ("PORT", "8080"),
-        (
-            "CAUSERIE_TOKEN_SECRET",
-            "the key of today with many bytes in it",
-        ),
-        (
-            "CAUSERIE_TOKEN__EARLIER_SECRETS",
-            "the key of yesterday is just as long ,the key of the day before is longer",
-        ),
-        ("CAUSERIE_SOCKET__PING_INTERVAL_MS", "300"),
-        (
-            "CAUSERIE_HTTP__CORS_ORIGINS",
-            "https://a.example, https://b.example:8443",
-        ),
-        (
-            "CAUSERIE_HTTP__TRUSTED_PROXIES",
-            "10.0.0.0/8, 192.0.2.7,fd00::/8",
-        ),
-        ("CAUSERIE_CONFIG", "elsewhere.toml"),
-        ("CAUSERIE_TEST_MONGODB", "mongodb://localhost"),
-    ])
-    .unwrap();
+    let config = load(ENVIRONMENT).unwrap();
     assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
     assert_eq!(
         config.token_secret.bytes(),

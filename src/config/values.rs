@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::model::string_enum;
+use crate::string_enum::string_enum;
 
 string_enum! {
     /// Whether users have to authenticate.

@@ -2,6 +2,7 @@
 //! of a socket event.
 
 mod body;
+mod token;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -13,8 +14,9 @@ use axum::{
 use validator::{ValidationError, ValidationErrors};
 
 pub use body::ErrorBody;
+pub use token::TokenError;
 
-use crate::{auth::token::TokenError, model::MAX_ROOM, store::StoreError};
+use crate::{model::MAX_ROOM, store::StoreError};
 
 /// The result of a handler.
 pub type Result<T> = std::result::Result<T, Error>;

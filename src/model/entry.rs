@@ -53,6 +53,11 @@ pub struct Entry {
 /// - MongoDB: its effect and when it has none in `changes.rs`, its format in `entries.rs`.
 /// - Clients: its view in `view/entry.rs`, its event in `sockets/events.rs`.
 /// - `timeline/mod.rs`: the method that appends it.
+///
+/// If the entry changes a stored property of the room, also: the property in `model/mod.rs`, in
+/// SQLite a migration and `rooms.rs`, in MongoDB `documents.rs` and the projections in `checks.rs`
+/// and `effects.rs`, and for clients `view/room.rs`. The log of a new kind is not readable for an
+/// older server on the same MongoDB database, so raise the version in `mongo/schema.rs`.
 #[derive(Clone, Debug)]
 pub enum NewEntryKind {
     /// Posts a message.
@@ -274,6 +279,18 @@ impl Entry {
                 ..
             } => Some(message),
             _ => self.message().map(Cow::into_owned),
+        }
+    }
+
+    /// Removes the text of the message, if there is one, to free its memory.
+    pub(crate) fn clear_text(&mut self) {
+        if let EntryKind::Message(message)
+        | EntryKind::Edit {
+            current: Some(message),
+            ..
+        } = &mut self.what
+        {
+            message.text = String::new();
         }
     }
 

@@ -3,18 +3,20 @@
 
 mod account;
 pub(crate) mod entry;
-mod string_enum;
 mod text;
 
 use std::{borrow::Cow, fmt};
 
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeStruct,
+};
 use uuid::Uuid;
 
 pub use account::{Credentials, PasswordHash, RefreshKey, Session, Username};
 pub use entry::{Entry, EntryKind, LogPosition, NewEntry, NewEntryKind};
-pub(crate) use string_enum::string_enum;
 pub use text::{EMPTY, MAX_NAME, NAME_CHARACTERS, NAME_LENGTH, is_blank, is_js_space, name_flaw};
+
+use crate::string_enum::string_enum;
 
 /// Defines an id: a 128-bit UUID, always written as 32 lower-case hex digits.
 macro_rules! id {
@@ -66,6 +68,14 @@ macro_rules! id {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.serialize_str(self.0.simple().encode_lower(&mut Uuid::encode_buffer()))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = Cow::<str>::deserialize(deserializer)?;
+                Self::parse(&text)
+                    .ok_or_else(|| D::Error::custom("an id has 32 lower-case hex digits"))
             }
         }
     };

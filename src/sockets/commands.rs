@@ -60,7 +60,7 @@ pub enum Command {
 
 impl Command {
     /// Returns whether the command has no useful effect once the socket has disconnected.
-    pub fn concerns_the_socket_alone(&self) -> bool {
+    pub fn is_dropped_after_disconnect(&self) -> bool {
         matches!(
             self,
             Self::SubscribeToAll | Self::Unsubscribe(_) | Self::Sync(_) | Self::Typing { .. }

@@ -301,7 +301,12 @@ impl<'a> Event<'a> {
             Self::UserOnline { others, .. } | Self::UserOffline { others, .. } => {
                 Some(to(None, others))
             }
-            _ => None,
+            Self::NewMessage { .. }
+            | Self::MessageEdited { .. }
+            | Self::MessageDeleted { .. }
+            | Self::RoomChanged { .. }
+            | Self::ConversationRead { .. }
+            | Self::TokenExpired { .. } => None,
         }
     }
 }

@@ -10,6 +10,7 @@
 //! contract suite in the tests against it.
 
 mod cached;
+mod check;
 mod database;
 mod entry;
 mod error;
@@ -22,6 +23,7 @@ mod rooms;
 mod search;
 mod sessions;
 mod sqlite;
+mod transfer;
 mod users;
 
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use futures_util::future::BoxFuture;
 
 use crate::config::{DatabaseUrl, MongoConfig};
 
+pub use check::Check;
 pub use database::{Database, Presence};
 pub use entry::{Appended, LogPosition, NewEntry, NewEntryKind};
 pub use error::{OpenError, Result, StoreError};
@@ -40,7 +43,11 @@ pub use read_marks::{Marked, ReadMarks, Unread};
 pub use rooms::{Memberships, RemovedMember, Rooms};
 pub use search::{EntryPosition, Found, Scope, Search, SearchQuery};
 pub use sessions::{MAX_SESSIONS, REPEAT_WINDOW, Refresh, Rotation, SessionSelector, Sessions};
-pub use sqlite::Sqlite;
+pub use sqlite::{Sqlite, back_up, restore};
+pub use transfer::{
+    ChangeRecord, EntryRecord, Export, Import, ImportStart, ImportedLog, MarkRecord, RoomRecord,
+    RoomTotals, Transfer, UserRecord,
+};
 pub use users::{Accounts, UserCursor, UserUpdate, Users};
 
 use rooms::{is_large, member_key};
@@ -68,6 +75,10 @@ pub struct Store {
     pub search: Arc<dyn Search>,
     /// When users were last seen.
     pub presence: Arc<dyn Presence>,
+    /// Exporting and importing all data.
+    pub transfer: Arc<dyn Transfer>,
+    /// Checking all data.
+    pub check: Arc<dyn Check>,
     /// The database as a whole.
     pub database: Arc<dyn Database>,
 }
@@ -77,7 +88,7 @@ impl Store {
     pub fn new<D>(database: D) -> Self
     where
         D: Users + Accounts + Sessions + Rooms + Memberships + Log + History,
-        D: ReadMarks + Search + Presence + Database + 'static,
+        D: ReadMarks + Search + Presence + Transfer + Check + Database + 'static,
     {
         let database = Arc::new(database);
         Self {
@@ -91,9 +102,22 @@ impl Store {
             read_marks: database.clone(),
             search: database.clone(),
             presence: database.clone(),
+            transfer: database.clone(),
+            check: database.clone(),
             database,
         }
     }
+}
+
+/// How a database is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OpenMode {
+    /// By a server.
+    Server,
+    /// While a server may be running on it.
+    Shared,
+    /// For an import, while no server may be running on it.
+    Import,
 }
 
 /// Opens the store at `url`, with a cache for users, rooms and sessions in front of it.
@@ -101,16 +125,40 @@ pub async fn open(
     url: &DatabaseUrl,
     mongodb: &MongoConfig,
 ) -> std::result::Result<Store, OpenError> {
-    open_uncached(url, mongodb, false).await.map(cached::cached)
+    let store = open_uncached(url, mongodb, OpenMode::Server).await?;
+    refuse_unfinished_import(store).await.map(cached::cached)
 }
 
-/// Opens the store at `url` while a server may be running on it, in order to add data. Nothing is
-/// cached.
+/// Opens the store at `url` while a server may be running on it, in order to read or add data.
+/// Nothing is cached.
 pub async fn open_shared(
     url: &DatabaseUrl,
     mongodb: &MongoConfig,
 ) -> std::result::Result<Store, OpenError> {
-    open_uncached(url, mongodb, true).await
+    let store = open_uncached(url, mongodb, OpenMode::Shared).await?;
+    refuse_unfinished_import(store).await
+}
+
+/// Opens the store at `url` in order to import data. A server on a SQLite database prevents this; a
+/// server on a MongoDB database is not noticed.
+pub async fn open_for_import(
+    url: &DatabaseUrl,
+    mongodb: &MongoConfig,
+) -> std::result::Result<Store, OpenError> {
+    open_uncached(url, mongodb, OpenMode::Import).await
+}
+
+/// Returns the store, or closes it if only a part of its data has been imported.
+async fn refuse_unfinished_import(store: Store) -> std::result::Result<Store, OpenError> {
+    let problem = match store.transfer.is_importing().await {
+        Ok(false) => return Ok(store),
+        Ok(true) => OpenError::Unusable(
+            "database: an import into it has not finished: run the same import again".into(),
+        ),
+        Err(error) => OpenError::because(&error, format!("database: {error}")),
+    };
+    store.database.close().await;
+    Err(problem)
 }
 
 /// The future is boxed so that the code of both stores is generated in this crate only; otherwise
@@ -118,14 +166,19 @@ pub async fn open_shared(
 fn open_uncached<'a>(
     url: &'a DatabaseUrl,
     mongodb: &'a MongoConfig,
-    shared: bool,
+    mode: OpenMode,
 ) -> BoxFuture<'a, std::result::Result<Store, OpenError>> {
     Box::pin(async move {
         match url.reveal().split_once(':') {
-            Some(("sqlite", path)) if shared => {
-                Ok(Store::new(Sqlite::open_shared(path.into()).await?))
+            Some(("sqlite", path)) => {
+                let path = path.into();
+                let opened = match mode {
+                    OpenMode::Server => Sqlite::open(path).await,
+                    OpenMode::Shared => Sqlite::open_shared(path).await,
+                    OpenMode::Import => Sqlite::open_for_import(path).await,
+                };
+                opened.map(Store::new)
             }
-            Some(("sqlite", path)) => Ok(Store::new(Sqlite::open(path.into()).await?)),
             Some(("mongodb" | "mongodb+srv", _)) => {
                 Ok(Store::new(Mongo::open(url, mongodb).await?))
             }

@@ -77,8 +77,9 @@ impl MissedEntries {
             renderer.marks = renderer.marks(after.next(), up_to).await?;
         }
         let mut events = Vec::with_capacity(entries.len());
-        for entry in entries {
+        for mut entry in entries {
             let post = renderer.post(&entry).await?;
+            entry.clear_text();
             events.push(RoomEvent::Entry { entry, post });
         }
         Ok(events)

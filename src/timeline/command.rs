@@ -110,10 +110,12 @@ impl Rendering {
                 EditMarks::Latest(_) => (context, Some(before), Vec::new()),
             },
         };
-        let entry = entry.into_entry(position, before);
+        let mut entry = entry.into_entry(position, before);
         let post = entry
             .message()
             .map(|message| Post::new(&message, &context.author, &context.members, &marks));
+        // The post has it, and is all that the sockets need.
+        entry.clear_text();
         (entry, post)
     }
 

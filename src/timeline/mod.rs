@@ -47,7 +47,7 @@ const QUEUE: usize = 1024;
 pub enum RoomEvent {
     /// An entry of the room's log.
     Entry {
-        /// The entry.
+        /// The entry, without the text of its message.
         entry: Entry,
         /// The post of the message, if the entry posts or edits one.
         post: Option<Post>,
@@ -147,14 +147,19 @@ impl Timeline {
         let (commands, submitted) = mpsc::channel(QUEUE);
         let (to_announcer, written) = mpsc::channel(1);
         let announcer = Announcer::new(store.clone(), subscribers, listed_members);
-        tokio::spawn(announcer.run(written));
+        let announcing = tokio::spawn(announcer.run(written));
         let writer = Writer::new(store, clock, to_announcer);
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         thread::Builder::new()
             .name("timeline".into())
-            .spawn(move || runtime.block_on(writer.run(submitted)))?;
+            .spawn(move || {
+                runtime.block_on(writer.run(submitted));
+                // Until everything is announced, so that work that the store has begun on this
+                // runtime can end. If the announcer panicked, the panic hook has reported that.
+                let _ = runtime.block_on(announcing);
+            })?;
         Ok(Self { commands })
     }
 

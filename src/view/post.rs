@@ -17,6 +17,35 @@ pub struct Post {
     json: Arc<RawValue>,
 }
 
+/// The JSON of a [`Post`].
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape<'a> {
+    #[serde(rename = "_id")]
+    id: RoomId,
+    post_id: MessageId,
+    chat_room_id: RoomId,
+    seq: Seq,
+    message: Content<'a>,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    posted_by_user: &'a User,
+    read_by_recipients: &'a [Reader],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_count: Option<usize>,
+    chat_room_info: &'a [Arc<User>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member_count: Option<usize>,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edited_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_message_id: Option<&'a ClientId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted: Option<bool>,
+}
+
 impl Post {
     /// Creates the post of a message with these read marks, which are empty for a new message.
     ///
@@ -24,33 +53,6 @@ impl Post {
     /// Never: the shape has only strings, numbers and lists.
     #[must_use]
     pub fn new(message: &Message, author: &User, members: &Members, marks: &[ReadMark]) -> Self {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Shape<'a> {
-            #[serde(rename = "_id")]
-            id: RoomId,
-            post_id: MessageId,
-            chat_room_id: RoomId,
-            seq: Seq,
-            message: Content<'a>,
-            #[serde(rename = "type")]
-            kind: &'static str,
-            posted_by_user: &'a User,
-            read_by_recipients: &'a [Reader],
-            #[serde(skip_serializing_if = "Option::is_none")]
-            read_count: Option<usize>,
-            chat_room_info: &'a [Arc<User>],
-            #[serde(skip_serializing_if = "Option::is_none")]
-            member_count: Option<usize>,
-            created_at: Timestamp,
-            updated_at: Timestamp,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            edited_at: Option<Timestamp>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            client_message_id: Option<&'a ClientId>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            deleted: Option<bool>,
-        }
         let (readers, read_count) =
             listed_readers(message, marks, members.count.map(|_| members.most));
         let shape = Shape {
@@ -80,14 +82,6 @@ impl Post {
                 .expect("strings, numbers and lists serialize")
                 .into(),
         }
-    }
-}
-
-impl Post {
-    /// The serialized post.
-    #[must_use]
-    pub fn json(&self) -> &str {
-        self.json.get()
     }
 }
 

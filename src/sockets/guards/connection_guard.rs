@@ -1,9 +1,8 @@
-//! Limits on what a client may send on its connection, before and after its socket is connected,
-//! and on how long a connection may exist without a connected socket.
+//! The guard of a client connection: how long it may exist without a connected socket, and how it
+//! ends, whatever its transport.
 //!
-//! Every packet is counted here before socketioxide reads it. A connection without a connected
-//! socket has low limits on bytes, packets and time. A violation ends the connection, whatever its
-//! transport.
+//! Every packet is counted ([`InputLimits`]) before socketioxide reads it, and every byte sent
+//! ([`OutboundBudget`]). A violation ends the connection.
 
 use std::{
     mem,
@@ -17,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    input_limits::{InputLimits, Verdict, Violation},
     outbound_budget::{Added, BytesWritten, OutboundBudget},
     packets::Packet,
 };
@@ -30,15 +30,6 @@ use crate::{
 
 /// How long a connection may exist without a connected socket.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum number of bytes and packets that a client may send while it has no connected socket. A
-/// token may take several thousand bytes.
-pub const UNCONNECTED_BYTES: usize = 8 * 1024;
-const UNCONNECTED_PACKETS: u32 = 16;
-/// Factor by which those limits rise on a connection that had a connected socket before. Its client
-/// may retry repeatedly until the server has finished with the former socket.
-const RECONNECT_FACTOR: u32 = 16;
-/// Maximum number of CONNECT packets that a client may send while its socket is connected.
-const MAX_EXTRA_CONNECTS: u32 = 16;
 /// How long a client may take to read its pending data after its connection was told to end.
 const LINGER: Duration = Duration::from_secs(10);
 /// How long a client may take to read why its socket was refused. socketioxide sends the reason
@@ -46,41 +37,6 @@ const LINGER: Duration = Duration::from_secs(10);
 const REFUSED_LINGER: Duration = Duration::from_millis(500);
 /// Interval between checks whether a client has read its pending data.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The reason why a connection is ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Violation {
-    /// The client sent more than is allowed before its socket is connected.
-    #[error("too much was sent before a socket was connected")]
-    Unconnected,
-    /// The client sent too many CONNECT packets.
-    #[error("too many CONNECT packets")]
-    Connects,
-    /// The client sent more packets that are not events than the event rate limit allows.
-    #[error("too many packets")]
-    Packets,
-    /// The client sent a binary packet that was not announced, or an invalid attachment count.
-    #[error("no packet of the protocol")]
-    Broken,
-    /// The connection is being closed.
-    #[error("the connection is being closed")]
-    Closed,
-}
-
-/// What to do with a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// Pass the packet to socketioxide.
-    Pass,
-    /// Pass the packet as an event without attachments: `announced` characters after its type hold
-    /// the attachment count.
-    Plain {
-        /// Length of the attachment count and its separator, in characters.
-        announced: usize,
-    },
-    /// Discard the packet.
-    Drop,
-}
 
 /// Ends a polling session.
 pub type EndSession = Arc<dyn Fn() + Send + Sync>;
@@ -101,50 +57,55 @@ pub struct Guard {
     state: Mutex<State>,
 }
 
+/// A new connection, as [`Guard::begin`] takes it.
+pub struct NewConnection<'a> {
+    /// The rate limits of the user's events.
+    pub limits: Arc<Limits>,
+    /// The memory that pending data is reserved from.
+    pub budget: Arc<MemoryBudget>,
+    /// The address of the client.
+    pub address: ClientAddress,
+    /// Permit for an unconnected connection of this address.
+    pub permit: Permit,
+    /// Ends the connection when it is cancelled.
+    pub stopping: &'a CancellationToken,
+}
+
 struct State {
-    connected: bool,
-    /// Whether the connection ever had a connected socket.
-    was_connected: bool,
+    input: InputLimits,
     /// When the connection last became unconnected.
     since: Instant,
     /// Whether a task is waiting for the connect timeout.
     has_timer: bool,
     /// The last authenticated user, in secure mode.
     user: Option<UserId>,
-    bytes: usize,
-    packets: u32,
-    /// Number of announced attachments that have not arrived yet.
-    attachments: u32,
     /// Permit for an unconnected connection of this address.
     _permit: Option<Permit>,
 }
 
 impl Guard {
-    /// Starts guarding a new connection. Cancelling `all` ends it.
+    /// Starts guarding a new connection.
     #[must_use]
-    pub fn begin(
-        limits: Arc<Limits>,
-        budget: Arc<MemoryBudget>,
-        address: ClientAddress,
-        permit: Permit,
-        all: &CancellationToken,
-    ) -> Arc<Self> {
+    pub fn begin(connection: NewConnection) -> Arc<Self> {
+        let NewConnection {
+            limits,
+            budget,
+            address,
+            permit,
+            stopping,
+        } = connection;
         let state = State {
-            connected: false,
-            was_connected: false,
+            input: InputLimits::default(),
             since: Instant::now(),
             has_timer: false,
             user: None,
-            bytes: 0,
-            packets: 0,
-            attachments: 0,
             _permit: Some(permit),
         };
         let guard = Arc::new(Self {
             limits,
             budget,
             address,
-            ended: all.child_token(),
+            ended: stopping.child_token(),
             cut_off: CancellationToken::new(),
             outbound: OutboundBudget::default(),
             polling: OnceLock::new(),
@@ -234,28 +195,14 @@ impl Guard {
 
     /// Returns how many bytes the client may send at once, at most `most`.
     pub fn allowance(&self, most: usize) -> usize {
-        let state = self.state.lock();
-        if state.connected {
-            most
-        } else {
-            state.most_bytes().saturating_sub(state.bytes).min(most)
-        }
+        self.state.lock().input.allowance(most)
     }
 
     /// Counts `bytes` more bytes of an incoming message.
     ///
     /// Errors: [`Violation::Unconnected`] above the limit for unconnected clients.
     pub fn receives(&self, bytes: u64) -> Result<(), Violation> {
-        let mut state = self.state.lock();
-        if !state.connected {
-            state.bytes = state
-                .bytes
-                .saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX));
-            if state.bytes > state.most_bytes() {
-                return Err(Violation::Unconnected);
-            }
-        }
-        Ok(())
+        self.state.lock().input.receives(bytes)
     }
 
     /// Counts a packet and returns what to do with it.
@@ -264,26 +211,7 @@ impl Guard {
             return Err(Violation::Closed);
         }
         let mut state = self.state.lock();
-        state.count(packet)?;
-        let verdict = match packet {
-            Packet::Transport | Packet::Connect | Packet::Event | Packet::Other => Verdict::Pass,
-            Packet::BinaryEvent {
-                attachments,
-                announced,
-            } => {
-                state.attachments = attachments;
-                Verdict::Plain { announced }
-            }
-            Packet::Ignored { attachments } => {
-                state.attachments = attachments;
-                Verdict::Drop
-            }
-            Packet::Binary => {
-                state.attachments = state.attachments.checked_sub(1).ok_or(Violation::Broken)?;
-                Verdict::Drop
-            }
-            Packet::Broken => return Err(Violation::Broken),
-        };
+        let verdict = state.input.packet(packet)?;
         let user = state.user;
         drop(state);
         // Events are counted when they are processed, where they can be refused with an answer.
@@ -305,11 +233,8 @@ impl Guard {
     pub fn connected(&self, user: Option<UserId>) {
         let mut state = self.state.lock();
         *state = State {
-            connected: true,
-            was_connected: true,
+            input: state.input.connected(),
             user,
-            bytes: 0,
-            packets: 0,
             _permit: None,
             ..*state
         };
@@ -318,11 +243,9 @@ impl Guard {
     /// Records that the socket has disconnected.
     pub fn left(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        if state.connected {
-            state.connected = false;
+        if state.input.is_connected() {
+            state.input.disconnected();
             state.since = Instant::now();
-            state.packets = 0;
-            state.bytes = 0;
             Self::start_timer(self, &mut state);
         }
     }
@@ -353,11 +276,11 @@ impl Guard {
     fn check_timeout(self: &Arc<Self>) -> Option<Instant> {
         let mut state = self.state.lock();
         let until = state.since + CONNECT_TIMEOUT;
-        if !state.connected && until > Instant::now() {
+        if !state.input.is_connected() && until > Instant::now() {
             return Some(until);
         }
         state.has_timer = false;
-        let is_due = !state.connected;
+        let is_due = !state.input.is_connected();
         drop(state);
         if is_due {
             self.close();
@@ -417,40 +340,5 @@ impl Guard {
                 end();
             });
         }
-    }
-}
-
-impl State {
-    fn most_bytes(&self) -> usize {
-        if self.was_connected {
-            RECONNECT_FACTOR as usize * UNCONNECTED_BYTES
-        } else {
-            UNCONNECTED_BYTES
-        }
-    }
-
-    fn count(&mut self, packet: Packet) -> Result<(), Violation> {
-        if !self.connected {
-            self.packets += 1;
-            let most = if self.was_connected {
-                RECONNECT_FACTOR * UNCONNECTED_PACKETS
-            } else {
-                UNCONNECTED_PACKETS
-            };
-            return if self.packets > most {
-                Err(Violation::Unconnected)
-            } else {
-                Ok(())
-            };
-        }
-        if packet == Packet::Connect {
-            self.packets += 1;
-            return if self.packets > MAX_EXTRA_CONNECTS {
-                Err(Violation::Connects)
-            } else {
-                Ok(())
-            };
-        }
-        Ok(())
     }
 }

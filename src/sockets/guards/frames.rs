@@ -3,7 +3,8 @@
 use tokio::io::ReadBuf;
 
 use super::{
-    connection_guard::{Guard, Verdict, Violation},
+    connection_guard::Guard,
+    input_limits::{Verdict, Violation},
     packets::{MAX_BEGINNING, Packet, sort},
 };
 

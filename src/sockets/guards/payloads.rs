@@ -10,7 +10,8 @@ use std::borrow::Cow;
 use axum::body::Bytes;
 
 use super::{
-    connection_guard::{Guard, Verdict, Violation},
+    connection_guard::Guard,
+    input_limits::{Verdict, Violation},
     packets::{Packet, sort},
 };
 

@@ -23,7 +23,11 @@ use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, ServiceExt, service_fn, util::ServiceFn};
 use tungstenite::handshake::derive_accept_key;
 
-use super::{connection_guard::Guard, frame_filter::FilteredStream, handshake::compact_request};
+use super::{
+    connection_guard::{Guard, NewConnection},
+    frame_filter::FilteredStream,
+    handshake::compact_request,
+};
 use crate::{
     address::ClientAddress,
     budget::MemoryBudget,
@@ -89,13 +93,13 @@ impl Transport {
     /// Creates the guard for a new connection from this address.
     #[must_use]
     pub fn guard(&self, address: ClientAddress, permit: Permit) -> Arc<Guard> {
-        Guard::begin(
-            Arc::clone(&self.limits),
-            Arc::clone(&self.budget),
+        Guard::begin(NewConnection {
+            limits: Arc::clone(&self.limits),
+            budget: Arc::clone(&self.budget),
             address,
             permit,
-            &self.stopping,
-        )
+            stopping: &self.stopping,
+        })
     }
 
     /// Returns the guard of the session with this id.

@@ -190,7 +190,7 @@ impl Handlers {
         }
         self.count(socket)?;
         let command = Command::read(event, arguments)?;
-        if !socket.connected() && command.concerns_the_socket_alone() {
+        if !socket.connected() && command.is_dropped_after_disconnect() {
             return Err(Error::SocketDisconnected);
         }
         let replaces_token = matches!(command, Command::RefreshToken(_));

@@ -49,7 +49,8 @@ const MAX_CACHED_HEADS: usize = 200_000;
 const HEAD_LEASE: Duration = Duration::from_secs(8);
 /// A margin that is longer than the database takes to execute a request that was sent in time.
 const EXECUTION_MARGIN: Duration = Duration::from_secs(2);
-/// The first and the longest delay between attempts.
+/// The first and the longest delay between attempts to append or to close a log, whatever made the
+/// last one fail.
 const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
 
 /// The reason for a timeout after conflicts.
@@ -112,24 +113,24 @@ impl Appender {
         entries: &[NewEntry],
     ) -> Result<Vec<Appended>> {
         let mut batch = Batch::new(entries);
-        let mut retry_reason = format!("no answer within {} ms", connection.limit.as_millis());
+        let mut timeout_reason = format!("no answer within {} ms", connection.limit.as_millis());
         match timeout(
             connection.limit,
-            self.append_with_retry(connection, &mut batch, &mut retry_reason),
+            self.append_with_retry(connection, &mut batch, &mut timeout_reason),
         )
         .await
         {
             Ok(outcome) => outcome.map(|()| batch.into_answers()),
-            Err(_) => Err(StoreError::Unavailable(retry_reason)),
+            Err(_) => Err(StoreError::Unavailable(timeout_reason)),
         }
     }
 
-    /// Retries until every entry has its answer. Sets `retry_reason` before each retry.
+    /// Retries until every entry has its answer. Sets `timeout_reason` before each retry.
     async fn append_with_retry(
         &self,
         connection: &Connection,
         batch: &mut Batch<'_>,
-        retry_reason: &mut String,
+        timeout_reason: &mut String,
     ) -> Result<()> {
         let mut cache = self.cache.lock().await;
         if cache.heads.len() > MAX_CACHED_HEADS || cache.as_of.elapsed() > HEAD_LEASE {
@@ -140,10 +141,10 @@ impl Appender {
         while !batch.is_done() {
             match batch.try_append(connection, heads).await {
                 Ok(Progress::Complete) => continue,
-                Ok(Progress::Conflict) => CONFLICT.clone_into(retry_reason),
+                Ok(Progress::Conflict) => CONFLICT.clone_into(timeout_reason),
                 Err(StoreError::Unavailable(reason)) => {
                     batch.set_outcome_unknown();
-                    *retry_reason = reason;
+                    *timeout_reason = reason;
                 }
                 Err(error) => return Err(error),
             }

@@ -7,9 +7,9 @@
 //! background, or, if that did not happen because the server was killed or the log was imported, by
 //! the server that needs the count. An entry never changes its author, so the counts stay valid.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
-use mongodb::bson::{Document, RawDocument, doc};
+use mongodb::bson::{Bson, Document, RawDocument, doc};
 use tokio::try_join;
 
 use super::{
@@ -148,6 +148,29 @@ async fn count_missing_blocks(
         }
     }
     Ok(())
+}
+
+/// Returns the stored counts of a block by author, unless the block is not counted yet.
+pub async fn stored_block(
+    connection: &Connection,
+    room: RoomId,
+    block: u64,
+) -> Result<Option<HashMap<UserId, u64>>> {
+    let stored = connection
+        .author_counts
+        .find_one(doc! { "_id": block_id(room, block) });
+    let by_author = |counts: &RawDocument| {
+        let authors = Document::try_from(counts.get_document("authors").ok()?).ok()?;
+        let count = |(author, count): (String, Bson)| {
+            let count = count
+                .as_i64()
+                .or_else(|| count.as_i32().map(i64::from))
+                .and_then(|count| u64::try_from(count).ok());
+            Some((UserId::parse(&author)?, count?))
+        };
+        Some(authors.into_iter().filter_map(count).collect())
+    };
+    connection.one(stored, by_author).await
 }
 
 /// Counts a block whose entries are durable. Does nothing if the block is incomplete.

@@ -47,7 +47,9 @@ pub struct Batch<'a> {
 pub enum Progress {
     /// All entries of the insert are in their logs.
     Complete,
-    /// Another server appended to the same rooms.
+    /// Some entries wait for another attempt, with the heads read anew: another server appended to
+    /// the same rooms, or an entry of the insert was refused. Effects have been applied or recorded
+    /// as pending, so only waiting entries lack an answer.
     Conflict,
 }
 

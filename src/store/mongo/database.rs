@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The id of the metadata document with the key that signs tokens.
-const TOKEN_SECRET_ID: &str = "tokenSecret";
+pub const TOKEN_SECRET_ID: &str = "tokenSecret";
 /// How far ahead of the database's clock an id may be, in milliseconds, when random ids have to be
 /// excluded.
 const MAX_AHEAD_MS: i64 = 366 * 86_400_000;

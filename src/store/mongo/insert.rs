@@ -11,7 +11,7 @@ use crate::store::{Result, StoreError};
 /// The reason why an entry was not inserted.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// The sequence number is taken.
+    /// The sequence number is taken, or the entry itself is in the log from an earlier attempt.
     NumberTaken,
     /// The log has a message with the same client id already.
     DuplicateClientId,

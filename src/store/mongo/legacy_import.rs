@@ -325,7 +325,7 @@ async fn record_deleted_users(connection: &Connection, users: &HashSet<UserId>) 
 }
 
 /// Sends updates. Those that a unique index refuses are skipped.
-async fn update(
+pub async fn update(
     connection: &Connection,
     collection: &Collection<RawDocumentBuf>,
     updates: Vec<Document>,
@@ -339,7 +339,7 @@ async fn update(
 }
 
 /// Inserts documents. Those that exist already are skipped.
-async fn insert(
+pub async fn insert(
     connection: &Connection,
     collection: &Collection<RawDocumentBuf>,
     documents: Vec<Document>,

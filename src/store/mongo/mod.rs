@@ -6,8 +6,8 @@
 //!
 //! The files, from the bottom up; each imports only from files above it in this list:
 //!
-//! - [`failure`] classifies the errors of the driver. [`documents`] and [`entries`] define the
-//!   document format.
+//! - [`failure`] classifies the errors of the driver. [`documents`], [`entries`] and [`records`]
+//!   define the document format.
 //! - [`pending`] holds the effects of entries that could not be applied yet. [`connection`] talks
 //!   to the database.
 //! - [`indexes`] builds the indexes, and [`lease`] lets one server at a time do something.
@@ -23,8 +23,8 @@
 //!   migrations.
 //! - [`background`] runs the tasks of a store, and [`store`] opens it.
 //! - The traits are implemented in one file per noun: [`users`], [`sessions`], [`rooms`],
-//!   [`memberships`], [`log`], [`history`] with [`recents`], [`read_marks`], [`search`] and
-//!   [`database`].
+//!   [`memberships`], [`log`], [`history`] with [`recents`], [`read_marks`], [`search`],
+//!   [`database`], [`export`], [`import`] and [`check`].
 //!
 //! In a sharded cluster, `chatmessages` can be sharded by `{chatRoomId: 1, seq: 1}` and `readmarks`
 //! by `{chatRoomId: 1}`.
@@ -35,6 +35,7 @@ mod author_counts;
 mod background;
 mod batch;
 mod changes;
+mod check;
 mod checks;
 mod connection;
 mod database;
@@ -43,9 +44,11 @@ mod documents;
 mod effects;
 mod entries;
 mod existing_entries;
+mod export;
 mod failure;
 mod heads;
 mod history;
+mod import;
 mod indexes;
 mod insert;
 mod joined;
@@ -57,6 +60,7 @@ mod pending;
 mod read;
 mod read_marks;
 mod recents;
+mod records;
 mod rooms;
 mod schema;
 mod search;

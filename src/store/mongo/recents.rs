@@ -1,6 +1,9 @@
 //! The rooms of a user, ordered by their latest messages, in MongoDB.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+};
 
 use mongodb::bson::{Document, RawDocument, doc};
 
@@ -118,6 +121,9 @@ async fn add_active(
             .unwrap_or_default();
         ranked.extend(rank(connection, page, &rooms).await?);
         ranked.sort_unstable_by_key(RankedRoom::position);
+        // A room whose first message was posted between two of the queries is in both.
+        let mut seen = HashSet::new();
+        ranked.retain(|room| seen.insert(room.room));
         let is_complete = wanted
             .checked_sub(1)
             .is_none_or(|last| ranked.get(last).is_some_and(|room| room.at > last_active));

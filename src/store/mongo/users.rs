@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The pattern of a valid id. Users of the original application with other ids are ignored.
-const VALID_ID: &str = "^[0-9a-f]{32}$";
+pub const VALID_ID: &str = "^[0-9a-f]{32}$";
 /// How many users one command updates.
 const BATCH_SIZE: usize = 1_000;
 

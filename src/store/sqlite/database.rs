@@ -64,7 +64,7 @@ impl Database for Sqlite {
 }
 
 /// Returns the stored secret, if any.
-fn find_token_secret(connection: &Connection) -> rusqlite::Result<Option<[u8; 32]>> {
+pub fn find_token_secret(connection: &Connection) -> rusqlite::Result<Option<[u8; 32]>> {
     connection
         .query_row(
             "SELECT value FROM secrets WHERE name = 'token'",

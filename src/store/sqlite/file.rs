@@ -28,18 +28,24 @@ const OTHERS_READ: u32 = 0o004;
 
 /// Opens or creates the database and starts its threads.
 pub fn open(path: &Path) -> Result<Threads, OpenError> {
+    open_locked(path, prepare)
+}
+
+/// Like [`open`], for an import: a power cut may undo its last transactions, but not leave gaps.
+/// What has been imported is on disk once the database is closed.
+pub fn open_for_import(path: &Path) -> Result<Threads, OpenError> {
+    open_locked(path, prepare_import)
+}
+
+fn open_locked(path: &Path, prepare: Prepare) -> Result<Threads, OpenError> {
     let file = find_or_create(path)?;
-    match lock::take(&file) {
-        Ok(lock) => {
-            let options = StartOptions {
-                readers: READERS,
-                prepare,
-                lock: Some(lock),
-            };
-            start(path, &file, options)
-        }
-        Err(refused) => Err(explain_refusal(path, refused)),
-    }
+    let lock = lock::take(&file).map_err(|refused| explain_refusal(path, refused))?;
+    let options = StartOptions {
+        readers: READERS,
+        prepare,
+        lock: Some(lock),
+    };
+    start(path, &file, options)
 }
 
 /// Like [`open`], but if a server is already running on the database, opens it without changing the
@@ -65,7 +71,7 @@ fn unusable(mut problem: String) -> OpenError {
     OpenError::Unusable(problem)
 }
 
-fn explain_refusal(path: &Path, refused: Refused) -> OpenError {
+pub fn explain_refusal(path: &Path, refused: Refused) -> OpenError {
     unusable(match refused {
         Refused::InUse => format!("{} is in use by another server", path.display()),
         Refused::NoAccess(error) => format!("cannot read and write {}: {error}", path.display()),
@@ -75,7 +81,7 @@ fn explain_refusal(path: &Path, refused: Refused) -> OpenError {
 
 /// Returns the path of the database file without symbolic links, and creates the file and its
 /// folder if missing. SQLite gives the accompanying files the same mode.
-fn find_or_create(path: &Path) -> Result<PathBuf, OpenError> {
+pub fn find_or_create(path: &Path) -> Result<PathBuf, OpenError> {
     if path.as_os_str().is_empty() {
         return Err(unusable(
             "'sqlite:' needs the path of a file after it".into(),
@@ -190,7 +196,7 @@ fn check_access(file: &Path) -> Result<(), OpenError> {
 }
 
 /// A problem with a database file.
-enum Problem {
+pub enum Problem {
     Foreign,
     Newer(i64),
     Other(i64),
@@ -206,7 +212,8 @@ impl From<rusqlite::Error> for Problem {
 }
 
 impl Problem {
-    fn explain(self, path: &Path) -> OpenError {
+    /// Describes the problem of the file that the operator knows as `path`.
+    pub fn explain(self, path: &Path) -> OpenError {
         let name = path.display();
         OpenError::Unusable(match self {
             Self::Foreign => {
@@ -254,6 +261,13 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Problem> {
     // takes some ten milliseconds.
     connection.pragma_update(None, "wal_autocheckpoint", 2_000)?;
     Ok(migrations::apply(connection, pending)?)
+}
+
+/// Prepares a database for an import. Commits are not written to disk one by one, which would take
+/// longer than the import itself if there are many small rooms.
+fn prepare_import(connection: &Connection, path: &Path) -> Result<(), Problem> {
+    prepare(connection, path)?;
+    Ok(connection.pragma_update(None, "synchronous", "NORMAL")?)
 }
 
 /// Prepares a database on which a server is running: only checks that its version is ours.

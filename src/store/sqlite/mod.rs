@@ -10,18 +10,26 @@
 //! - `users`: `Users`, `Accounts` and `Presence`. `sessions`: `Sessions`. `rooms`: `Rooms` and
 //!   `Memberships`. `database`: `Database`.
 //! - `append`: `Log`. `log`: `History`. `read_marks`: `ReadMarks`. `search`: `Search`.
+//! - `export` and `import`: `Transfer`. `check`: `Check`; it compares what is stored with a [`recount`].
+//!
+//! [`backup`] copies and replaces whole files.
 
 mod append;
 mod background;
+mod backup;
+mod check;
 mod database;
+mod export;
 mod file;
 mod head;
+mod import;
 mod job;
 mod lock;
 mod log;
 mod migrations;
 mod purge;
 mod read_marks;
+mod recount;
 mod rooms;
 mod rows;
 mod search;
@@ -41,6 +49,8 @@ use super::{OpenError, search::IndexQueue};
 use background::{index_in_background, purge_in_background};
 use search::index::Indexer;
 use threads::Threads;
+
+pub use backup::{back_up, restore};
 
 /// A store in one SQLite file.
 pub struct Sqlite {
@@ -79,6 +89,11 @@ impl Sqlite {
     /// server would not notice a change of data that it has cached.
     pub async fn open_shared(path: PathBuf) -> Result<Self, OpenError> {
         Self::with_threads(move || file::open_shared(&path)).await
+    }
+
+    /// Opens or creates the database at `path` for an import, while no server is running on it.
+    pub async fn open_for_import(path: PathBuf) -> Result<Self, OpenError> {
+        Self::with_threads(move || file::open_for_import(&path)).await
     }
 
     /// Creates a store on the threads that `open` starts, without background tasks.

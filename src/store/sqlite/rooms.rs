@@ -163,7 +163,8 @@ fn add(connection: &Connection, room: &Room) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn no_key(room: RoomId) -> Vec<u8> {
+/// Returns the member key of a room that is not found by its members.
+pub fn no_key(room: RoomId) -> Vec<u8> {
     room.as_bytes().to_vec()
 }
 

@@ -1,6 +1,8 @@
 //! What the tests share: servers, databases, users, sockets, and bytes that no client would send.
 
 pub mod answer;
+pub mod commands;
+pub mod conversation;
 pub mod costs;
 pub mod databases;
 pub mod entries;

@@ -1,5 +1,4 @@
-//! Commands of the operator that change the database directly, even while a server is running on
-//! it.
+//! `causerie create-user`: adding a user with a password.
 
 use crate::{
     auth::password::{self, Passwords},
