@@ -186,13 +186,7 @@ async fn check_reading(
                     .map(|what| format!("room {room}, client {index}: {what}")),
             );
             let expected = known.unread(person.id, read.max(joined));
-            let of_room = |answer: &Value, field: &str| {
-                list(answer, field)
-                    .iter()
-                    .find(|shown| Id::of(&shown["chatRoomId"]) == Some(*room))
-                    .cloned()
-            };
-            let told = of_room(&unread, "rooms")
+            let told = of_room(&unread, "rooms", *room)
                 .map_or(0, |shown| shown["unreadCount"].as_u64().unwrap_or_default());
             if told != expected || answer["unreadCount"] != expected {
                 let marked = &answer["unreadCount"];
@@ -200,7 +194,7 @@ async fn check_reading(
                     "room {room}, client {index}: {expected} are unread behind {read}; unread says {told}, mark-read {marked}"
                 ));
             }
-            let Some(recent) = of_room(&recents, "conversation") else {
+            let Some(recent) = of_room(&recents, "conversation", *room) else {
                 continue;
             };
             if recent["unreadCount"] != expected || recent["lastSeq"] != known.log.position() {
@@ -215,6 +209,13 @@ async fn check_reading(
         }
     }
     Ok(reads)
+}
+
+/// Returns the item about a room in a list of the answer.
+fn of_room<'a>(answer: &'a Value, field: &str, room: Id) -> Option<&'a Value> {
+    list(answer, field)
+        .iter()
+        .find(|shown| Id::of(&shown["chatRoomId"]) == Some(room))
 }
 
 fn check_mark(world: &World, room: Id, user: Id, joined: u64, read: u64) -> Option<String> {

@@ -17,6 +17,7 @@ mod mongod;
 mod operations;
 mod report;
 mod rest;
+mod room_operations;
 mod run;
 mod servers;
 mod view;

@@ -1,4 +1,5 @@
-//! The operations of a client, and how their outcomes are recorded in the history.
+//! The random choice of a client's operations, and the operations on messages, whose outcomes are
+//! recorded in the history. Those on rooms are in [`room_operations`](crate::room_operations).
 
 use std::time::Duration;
 
@@ -65,14 +66,14 @@ impl Client {
 
     /// Returns after how long the client drops its connection during the current operation; mostly
     /// `None`.
-    fn cut(&mut self) -> Option<Duration> {
+    pub fn cut(&mut self) -> Option<Duration> {
         self.rng
             .random_bool(0.05)
             .then(|| Duration::from_micros(self.rng.random_range(0..8_000)))
     }
 
     /// Returns a random room of which the client is a member.
-    fn some_room(&mut self) -> Option<Id> {
+    pub fn some_room(&mut self) -> Option<Id> {
         let rooms: Vec<_> = {
             let views = self.views();
             self.rooms
@@ -321,204 +322,6 @@ impl Client {
         }
     }
 
-    async fn marks_read(&mut self) {
-        let Some(room) = self.some_room() else { return };
-        let position = self
-            .views()
-            .get(&room)
-            .map_or(0, |view| view.log.position());
-        let up_to = self
-            .rng
-            .random_bool(0.5)
-            .then(|| self.rng.random_range(0..=position));
-        self.notes(format!("mark {room} as read up to {up_to:?}"));
-        let known = self
-            .world
-            .history()
-            .room(room)
-            .marks
-            .entry(self.id)
-            .or_default()
-            .up_to;
-        let cut = self.cut();
-        let outcome = if self.socket.is_some() && self.rng.random_bool(0.5) {
-            self.asks(
-                "mark read",
-                &[json!({ "chatRoomId": room.to_string(), "upToSeq": up_to })],
-                cut,
-            )
-            .await
-        } else {
-            let body = up_to.map_or_else(|| json!({}), |up_to| json!({ "upToSeq": up_to }));
-            self.requests(
-                Method::PUT,
-                &format!("/room/{room}/mark-read"),
-                Some(body),
-                cut,
-            )
-            .await
-        };
-        self.world.report.operation("mark read", &outcome);
-        match outcome {
-            Outcome::Done(answer) => {
-                let read = answer["lastReadSeq"].as_u64().unwrap_or_default();
-                self.world
-                    .history()
-                    .room(room)
-                    .marks
-                    .entry(self.id)
-                    .or_default()
-                    .learn(read);
-                if read < known.max(up_to.unwrap_or(position)) {
-                    self.complains(Some(room), &format!("it had read up to {known}, has read up to {up_to:?}, and is told {read}"));
-                }
-            }
-            Outcome::Refused(..) => {}
-            Outcome::Unsure | Outcome::Broken(_) => self
-                .world
-                .history()
-                .room(room)
-                .marks
-                .entry(self.id)
-                .or_default()
-                .doubt(),
-        }
-    }
-
-    /// Adds a user to the room whose keeper is this client, or removes one.
-    async fn changes_members(&mut self) {
-        let Some(room) = self
-            .rooms
-            .iter()
-            .find(|room| room.keeper == Some(self.index))
-            .map(|room| room.id)
-        else {
-            return;
-        };
-        let other = self.rng.random_range(0..self.world.people.len());
-        if other == self.index {
-            return;
-        }
-        let (other, adds, cut) = (
-            self.world.people[other].id,
-            self.rng.random_bool(0.6),
-            self.cut(),
-        );
-        self.notes(format!(
-            "{} {other} in {room}",
-            if adds { "add" } else { "remove" }
-        ));
-        let attempt = self
-            .world
-            .history()
-            .room(room)
-            .members
-            .entry(other)
-            .or_default()
-            .begin();
-        let outcome = if adds {
-            let body = json!({ "userIds": [other.to_string()] });
-            self.requests(
-                Method::POST,
-                &format!("/room/{room}/members"),
-                Some(body),
-                cut,
-            )
-            .await
-        } else {
-            self.requests(
-                Method::DELETE,
-                &format!("/room/{room}/members/{other}"),
-                None,
-                cut,
-            )
-            .await
-        };
-        self.world.report.operation(
-            if adds {
-                "add a member"
-            } else {
-                "remove a member"
-            },
-            &outcome,
-        );
-        self.ends_attempt(
-            room,
-            other,
-            attempt,
-            matches!(outcome, Outcome::Done(_)).then_some(adds),
-        );
-    }
-
-    fn ends_attempt(&self, room: Id, user: Id, attempt: u64, outcome: Option<bool>) {
-        self.world
-            .history()
-            .room(room)
-            .members
-            .entry(user)
-            .or_default()
-            .end(attempt, outcome);
-    }
-
-    /// Leaves a room whose keeper is another client.
-    async fn leaves(&mut self) {
-        let others: Vec<_> = self
-            .rooms
-            .iter()
-            .filter(|room| room.keeper.is_some_and(|keeper| keeper != self.index))
-            .collect();
-        if others.is_empty() {
-            return;
-        }
-        let room = others[self.rng.random_range(0..others.len())].id;
-        self.notes(format!("leave {room}"));
-        let attempt = self
-            .world
-            .history()
-            .room(room)
-            .members
-            .entry(self.id)
-            .or_default()
-            .begin();
-        let cut = self.cut();
-        let outcome = self
-            .requests(
-                Method::DELETE,
-                &format!("/room/{room}/members/{}", self.id),
-                None,
-                cut,
-            )
-            .await;
-        self.world.report.operation("leave", &outcome);
-        let left = matches!(outcome, Outcome::Done(_));
-        self.ends_attempt(room, self.id, attempt, left.then_some(false));
-    }
-
-    async fn renames(&mut self) {
-        let Some(room) = self.some_room() else { return };
-        self.named += 1;
-        let name = format!("name {} of client {}", self.named, self.index);
-        self.notes(format!("rename {room}"));
-        self.world
-            .history()
-            .room(room)
-            .names
-            .insert(name.clone(), false);
-        let cut = self.cut();
-        let outcome = self
-            .requests(
-                Method::PUT,
-                &format!("/room/{room}"),
-                Some(json!({ "name": name })),
-                cut,
-            )
-            .await;
-        self.world.report.operation("rename", &outcome);
-        if matches!(outcome, Outcome::Done(_)) {
-            self.world.history().room(room).names.insert(name, true);
-        }
-    }
-
     /// Sends a random read request, as additional load.
     async fn looks(&mut self) {
         let path = match self.rng.random_range(0..4) {
@@ -532,55 +335,5 @@ impl Client {
         };
         let outcome = self.requests(Method::GET, &path, None, None).await;
         self.world.report.operation("look", &outcome);
-    }
-
-    /// Unsubscribes from a room for a while.
-    async fn mutes(&mut self) {
-        let Some(room) = self.some_room().filter(|_| self.socket.is_some()) else {
-            return;
-        };
-        self.notes(format!("unsubscribe from {room}"));
-        if let Some(view) = self.views().get_mut(&room) {
-            (view.muted, view.live, view.subscribed) = (true, false, false);
-        }
-        let outcome = self
-            .asks("unsubscribe", &[json!(room.to_string())], None)
-            .await;
-        self.world.report.operation("unsubscribe", &outcome);
-    }
-
-    /// Ends the muting of all rooms: by a later `sync`, or by subscribing first and reading
-    /// afterwards.
-    async fn unmutes(&mut self) {
-        let muted: Vec<_> = self
-            .views()
-            .iter()
-            .filter(|(_, view)| view.muted)
-            .map(|(room, _)| *room)
-            .collect();
-        for room in muted {
-            if let Some(view) = self.views().get_mut(&room) {
-                view.muted = false;
-            }
-            // In open mode any user may subscribe to any room, members or not. So this subscribes
-            // only to rooms from which no member is ever removed.
-            let is_for_all = self
-                .rooms
-                .iter()
-                .any(|other| other.id == room && other.keeper.is_none());
-            if self.socket.is_none() || !is_for_all || self.rng.random_bool(0.5) {
-                continue;
-            }
-            let outcome = self
-                .asks("subscribe", &[json!(room.to_string())], None)
-                .await;
-            self.world.report.operation("subscribe", &outcome);
-            if matches!(outcome, Outcome::Done(_)) {
-                if let Some(view) = self.views().get_mut(&room) {
-                    view.subscribed = true;
-                }
-                self.reads_up(room).await;
-            }
-        }
     }
 }

@@ -263,7 +263,27 @@ impl Config {
         self.check_sizes()?;
         self.check_secrets()?;
         self.check_network()?;
-        self.check_positive()
+        let positive = [
+            ("http.max_body_bytes", self.http.max_body_bytes as u64),
+            ("http.max_page", self.http.max_page),
+            (
+                "socket.max_waiting_events",
+                self.socket.max_waiting_events as u64,
+            ),
+            ("socket.max_packet_bytes", self.socket.max_packet_bytes),
+            (
+                "session.access_lifetime_seconds",
+                self.session.access_lifetime_seconds.into(),
+            ),
+            (
+                "session.refresh_lifetime_seconds",
+                self.session.refresh_lifetime_seconds.into(),
+            ),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(ConfigError(format!("{name}: 0 allows nothing at all"))),
+            None => Ok(()),
+        }
     }
 
     fn check_sizes(&self) -> Result<(), ConfigError> {
@@ -320,30 +340,6 @@ impl Config {
             return Err(ConfigError("http.cors_origins: secure mode takes a list of origins, or \"none\", but not \"any\"".into()));
         }
         Ok(())
-    }
-
-    fn check_positive(&self) -> Result<(), ConfigError> {
-        let positive = [
-            ("http.max_body_bytes", self.http.max_body_bytes as u64),
-            ("http.max_page", self.http.max_page),
-            (
-                "socket.max_waiting_events",
-                self.socket.max_waiting_events as u64,
-            ),
-            ("socket.max_packet_bytes", self.socket.max_packet_bytes),
-            (
-                "session.access_lifetime_seconds",
-                self.session.access_lifetime_seconds.into(),
-            ),
-            (
-                "session.refresh_lifetime_seconds",
-                self.session.refresh_lifetime_seconds.into(),
-            ),
-        ];
-        match positive.iter().find(|(_, value)| *value == 0) {
-            Some((name, _)) => Err(ConfigError(format!("{name}: 0 allows nothing at all"))),
-            None => Ok(()),
-        }
     }
 
     /// Returns the effective settings as TOML, with secrets masked.

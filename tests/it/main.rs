@@ -44,6 +44,7 @@ fn each_deployment_slow_on_mongodb(#[case] kind: Kind) {}
 fn each_mongodb(#[values(Kind::ReplicaSet, Kind::Standalone)] kind: Kind) {}
 
 mod clients;
+mod documents;
 mod hostile;
 mod http;
 mod measured;

@@ -19,6 +19,13 @@ async fn hash_of(passwords: &Passwords, password: &str) -> Result<Option<Passwor
     passwords.hash(password.to_owned(), &username, &user).await
 }
 
+async fn verify(passwords: &Passwords, password: &str, hash: Option<&PasswordHash>) -> Verdict {
+    passwords
+        .verify(password.to_owned(), hash.cloned())
+        .await
+        .unwrap()
+}
+
 #[tokio::test]
 async fn a_password_is_known_again_and_no_other() {
     let passwords = Passwords::new();
@@ -34,15 +41,18 @@ async fn a_password_is_known_again_and_no_other() {
         hash.0,
         "each has its own salt"
     );
-    let verify = async |password: &str, hash: Option<&PasswordHash>| {
-        passwords
-            .verify(password.to_owned(), hash.cloned())
-            .await
-            .unwrap()
-    };
-    assert!(matches!(verify(&one, Some(&hash)).await, Verdict::Right));
-    assert!(matches!(verify(&other, Some(&hash)).await, Verdict::Wrong));
-    assert!(matches!(verify(&one, None).await, Verdict::Wrong));
+    assert!(matches!(
+        verify(&passwords, &one, Some(&hash)).await,
+        Verdict::Right
+    ));
+    assert!(matches!(
+        verify(&passwords, &other, Some(&hash)).await,
+        Verdict::Wrong
+    ));
+    assert!(matches!(
+        verify(&passwords, &one, None).await,
+        Verdict::Wrong
+    ));
 }
 
 #[tokio::test]
@@ -56,13 +66,7 @@ async fn a_password_is_the_same_in_every_form_in_which_it_is_typed() {
         let hash = hash_of(&passwords, registered).await.unwrap().unwrap();
         for typed in forms {
             assert!(
-                matches!(
-                    passwords
-                        .verify(typed.into(), Some(hash.clone()))
-                        .await
-                        .unwrap(),
-                    Verdict::Right
-                ),
+                matches!(verify(&passwords, typed, Some(&hash)).await, Verdict::Right),
                 "{typed:?}"
             );
         }
@@ -72,13 +76,7 @@ async fn a_password_is_the_same_in_every_form_in_which_it_is_typed() {
             "ｇrüner Kessel 가 Å",
         ] {
             assert!(
-                matches!(
-                    passwords
-                        .verify(wrong.into(), Some(hash.clone()))
-                        .await
-                        .unwrap(),
-                    Verdict::Wrong
-                ),
+                matches!(verify(&passwords, wrong, Some(&hash)).await, Verdict::Wrong),
                 "{wrong:?}"
             );
         }
@@ -86,29 +84,20 @@ async fn a_password_is_the_same_in_every_form_in_which_it_is_typed() {
     // A hash made without normalization verifies for the same spelling, and is then replaced.
     let old = hash(forms[1]).unwrap();
     assert!(matches!(
-        passwords
-            .verify(forms[0].into(), Some(old.clone()))
-            .await
-            .unwrap(),
+        verify(&passwords, forms[0], Some(&old)).await,
         Verdict::Wrong
     ));
-    let Verdict::Outdated(new) = passwords.verify(forms[1].into(), Some(old)).await.unwrap() else {
+    let Verdict::Outdated(new) = verify(&passwords, forms[1], Some(&old)).await else {
         panic!("it is the password")
     };
     for typed in forms {
         assert!(
-            matches!(
-                passwords
-                    .verify(typed.into(), Some(new.clone()))
-                    .await
-                    .unwrap(),
-                Verdict::Right
-            ),
+            matches!(verify(&passwords, typed, Some(&new)).await, Verdict::Right),
             "{typed:?}"
         );
     }
     assert!(matches!(
-        passwords.verify(forms[1].into(), None).await.unwrap(),
+        verify(&passwords, forms[1], None).await,
         Verdict::Wrong
     ));
 }

@@ -86,7 +86,7 @@ struct State {
 impl Guard {
     /// Starts guarding a new connection.
     #[must_use]
-    pub fn begin(connection: NewConnection) -> Arc<Self> {
+    pub fn begin(connection: NewConnection<'_>) -> Arc<Self> {
         let NewConnection {
             limits,
             budget,

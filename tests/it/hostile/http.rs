@@ -11,83 +11,41 @@ use crate::support::{
     raw::Connection,
 };
 
+/// More than the 64 KiB that a request head may have, and than hyper reads before it notices.
+const TOO_LONG: usize = 200_000;
+
+const WRONG_REQUEST_LINES: &[&str] = &[
+    "GET /health\r\n",
+    "GET /health HTTP/0.9\r\n\r\n",
+    "GET /health HTTP/2.0\r\n\r\n",
+    "GET /health HTTP/9.9\r\n\r\n",
+    "GET /health HTTP/1.1x\r\n\r\n",
+    "GET /health http/1.1\r\n\r\n",
+    "GET  /health HTTP/1.1\r\n\r\n",
+    "GET /he alth HTTP/1.1\r\n\r\n",
+    "GET\t/health\tHTTP/1.1\r\n\r\n",
+    "GET HTTP/1.1\r\n\r\n",
+    " GET /health HTTP/1.1\r\n\r\n",
+    "G\0T /health HTTP/1.1\r\n\r\n",
+    "GET /he\0lth HTTP/1.1\r\n\r\n",
+    "G(T /health HTTP/1.1\r\n\r\n",
+    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    "\x16\x03\x01\x02\0\x01\0\x01\u{fc}\x03\x03",
+    "\0\0\0\0\0\0\0\0",
+    "SSH-2.0-OpenSSH_9.0\r\n",
+];
+
 #[tokio::test]
-async fn invalid_http_is_refused() {
+async fn invalid_request_lines_are_refused() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
-    // More than the 64 KiB that a request head may have, and than hyper reads before it notices.
-    let long = "a".repeat(200_000);
-    let with = |header: &str| format!("GET /health HTTP/1.1\r\nhost: x\r\n{header}\r\n\r\n");
+    for bytes in WRONG_REQUEST_LINES {
+        loaded.refuses(bytes).await;
+    }
+    let long = "a".repeat(TOO_LONG);
     for bytes in [
-        "GET /health\r\n",
-        "GET /health HTTP/0.9\r\n\r\n",
-        "GET /health HTTP/2.0\r\n\r\n",
-        "GET /health HTTP/9.9\r\n\r\n",
-        "GET /health HTTP/1.1x\r\n\r\n",
-        "GET /health http/1.1\r\n\r\n",
-        "GET  /health HTTP/1.1\r\n\r\n",
-        "GET /he alth HTTP/1.1\r\n\r\n",
-        "GET\t/health\tHTTP/1.1\r\n\r\n",
-        "GET HTTP/1.1\r\n\r\n",
-        " GET /health HTTP/1.1\r\n\r\n",
-        "G\0T /health HTTP/1.1\r\n\r\n",
-        "GET /he\0lth HTTP/1.1\r\n\r\n",
-        "G(T /health HTTP/1.1\r\n\r\n",
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
-        "\x16\x03\x01\x02\0\x01\0\x01\u{fc}\x03\x03",
-        "\0\0\0\0\0\0\0\0",
-        "SSH-2.0-OpenSSH_9.0\r\n",
-        &with("no colon"),
-        &with(": no name"),
-        &with("na me: x"),
-        &with("name : x"),
-        &with("name\0: x"),
-        &with("name: x\0y"),
-        &with("name: x\ry"),
-        &with("näme: x"),
-        &with(&format!("name: {long}")),
-        &with(&format!("{long}: x")),
-        &with(
-            &(0..20_000)
-                .map(|n| format!("name{n}: x"))
-                .collect::<Vec<_>>()
-                .join("\r\n"),
-        ),
-        &with(&"name: x\r\n".repeat(200)),
-        &get(&format!("/{long}")),
-        &get(&format!("/users?{long}")),
-        &format!("{long} /health HTTP/1.1\r\n\r\n"),
-        &create("content-length: -1\r\n", USER),
-        &create("content-length: +59\r\n", USER),
-        &create("content-length: 0x3b\r\n", USER),
-        &create("content-length: 59, 60\r\n", USER),
-        &create("content-length: 59 59\r\n", USER),
-        &create("content-length: 59\r\ncontent-length: 60\r\n", USER),
-        &create("content-length: 99999999999999999999\r\n", USER),
-        &create("content-length: 18446744073709551615\r\n", USER),
-        &create("content-length: nine\r\n", USER),
-        &create("transfer-encoding: gzip\r\n", USER),
-        &create("transfer-encoding: chunked, gzip\r\n", USER),
-        &create("transfer-encoding: chunked\r\n", USER),
-        &create(
-            "transfer-encoding: chunked\r\n",
-            &format!("3b\r\n{USER}x\r\n0\r\n\r\n"),
-        ),
-        &create(
-            "transfer-encoding: chunked\r\n",
-            &format!("3c\r\n{USER}\r\n0\r\n\r\n"),
-        ),
-        &create("transfer-encoding: chunked\r\n", "-1\r\n\r\n"),
-        &create("transfer-encoding: chunked\r\n", "fffffffffffffffff\r\n{}"),
-        &create(
-            "transfer-encoding: chunked\r\n",
-            &format!("3b;{long}\r\n{USER}\r\n0\r\n\r\n"),
-        ),
-        &create(
-            "transfer-encoding: chunked\r\n",
-            &format!("3b\r\n{USER}\r\n0\r\n{}\r\n", "name: x\r\n".repeat(20_000)),
-        ),
-        // The four bytes `{"fi` do not create a user, and the rest is not a valid request.
-        &create("content-length: 4\r\n", USER),
+        get(&format!("/{long}")),
+        get(&format!("/users?{long}")),
+        format!("{long} /health HTTP/1.1\r\n\r\n"),
     ] {
         loaded.refuses(bytes).await;
     }
@@ -95,6 +53,78 @@ async fn invalid_http_is_refused() {
         &b"GET /\xff\xfe HTTP/1.1\r\n\r\n"[..],
         b"GET /users?\xc3\x28 HTTP/1.1\r\n\r\n",
         b"GET /health HTTP/1.1\r\n\xff: x\r\n\r\n",
+    ] {
+        loaded.refuses(bytes).await;
+    }
+    loaded.ends_well().await;
+}
+
+#[tokio::test]
+async fn invalid_headers_are_refused() {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let long = "a".repeat(TOO_LONG);
+    let with = |header: &str| format!("GET /health HTTP/1.1\r\nhost: x\r\n{header}\r\n\r\n");
+    for bytes in [
+        with("no colon"),
+        with(": no name"),
+        with("na me: x"),
+        with("name : x"),
+        with("name\0: x"),
+        with("name: x\0y"),
+        with("name: x\ry"),
+        with("näme: x"),
+        with(&format!("name: {long}")),
+        with(&format!("{long}: x")),
+        with(
+            &(0..20_000)
+                .map(|n| format!("name{n}: x"))
+                .collect::<Vec<_>>()
+                .join("\r\n"),
+        ),
+        with(&"name: x\r\n".repeat(200)),
+    ] {
+        loaded.refuses(bytes).await;
+    }
+    loaded.ends_well().await;
+}
+
+#[tokio::test]
+async fn invalid_lengths_and_encodings_of_a_body_are_refused() {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let long = "a".repeat(TOO_LONG);
+    for bytes in [
+        create("content-length: -1\r\n", USER),
+        create("content-length: +59\r\n", USER),
+        create("content-length: 0x3b\r\n", USER),
+        create("content-length: 59, 60\r\n", USER),
+        create("content-length: 59 59\r\n", USER),
+        create("content-length: 59\r\ncontent-length: 60\r\n", USER),
+        create("content-length: 99999999999999999999\r\n", USER),
+        create("content-length: 18446744073709551615\r\n", USER),
+        create("content-length: nine\r\n", USER),
+        create("transfer-encoding: gzip\r\n", USER),
+        create("transfer-encoding: chunked, gzip\r\n", USER),
+        create("transfer-encoding: chunked\r\n", USER),
+        create(
+            "transfer-encoding: chunked\r\n",
+            &format!("3b\r\n{USER}x\r\n0\r\n\r\n"),
+        ),
+        create(
+            "transfer-encoding: chunked\r\n",
+            &format!("3c\r\n{USER}\r\n0\r\n\r\n"),
+        ),
+        create("transfer-encoding: chunked\r\n", "-1\r\n\r\n"),
+        create("transfer-encoding: chunked\r\n", "fffffffffffffffff\r\n{}"),
+        create(
+            "transfer-encoding: chunked\r\n",
+            &format!("3b;{long}\r\n{USER}\r\n0\r\n\r\n"),
+        ),
+        create(
+            "transfer-encoding: chunked\r\n",
+            &format!("3b\r\n{USER}\r\n0\r\n{}\r\n", "name: x\r\n".repeat(20_000)),
+        ),
+        // The four bytes `{"fi` do not create a user, and the rest is not a valid request.
+        create("content-length: 4\r\n", USER),
     ] {
         loaded.refuses(bytes).await;
     }

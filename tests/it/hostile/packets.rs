@@ -60,6 +60,41 @@ const EVENTS: [&str; 15] = [
     "",
 ];
 
+/// Arguments of an event, after its name.
+const PAYLOADS: [&str; 22] = [
+    "",
+    "null",
+    "true",
+    "0",
+    "-0",
+    "1e308",
+    "1e400",
+    "99999999999999999999",
+    "\"\"",
+    "\"\\u0000\"",
+    "\"\\ud800\"",
+    "\"\\ud83d\\ude00\"",
+    "{}",
+    "[]",
+    r#"{"$gt":""}"#,
+    r#"{"_placeholder":true,"num":0}"#,
+    r#"{"_placeholder":true,"num":-1}"#,
+    r#"{"\u005fplaceholder":true}"#,
+    r#"{"__proto__":{},"__proto__":[]}"#,
+    "[[[[]]]]",
+    "\"a\",\"b\",\"c\"",
+    "null,null",
+];
+
+const ACK_IDS: [&str; 6] = [
+    "",
+    "1",
+    "007",
+    "9223372036854775807",
+    "9223372036854775808",
+    "99999999999999999999999999",
+];
+
 #[tokio::test]
 async fn no_payload_of_an_event_ends_the_connection() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
@@ -67,44 +102,15 @@ async fn no_payload_of_an_event_ends_the_connection() {
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let deep_object = format!("{}0{}", "{\"a\":".repeat(10_000), "}".repeat(10_000));
     let wide = "0,".repeat(49_000) + "0";
-    let payloads = [
-        "",
-        "null",
-        "true",
-        "0",
-        "-0",
-        "1e308",
-        "1e400",
-        "99999999999999999999",
-        "\"\"",
-        "\"\\u0000\"",
-        "\"\\ud800\"",
-        "\"\\ud83d\\ude00\"",
-        "{}",
-        "[]",
-        r#"{"$gt":""}"#,
-        r#"{"_placeholder":true,"num":0}"#,
-        r#"{"_placeholder":true,"num":-1}"#,
-        r#"{"\u005fplaceholder":true}"#,
-        r#"{"__proto__":{},"__proto__":[]}"#,
-        "[[[[]]]]",
-        "\"a\",\"b\",\"c\"",
-        "null,null",
-        &deep,
-        &deep_object,
-        &wide,
-    ];
+    let large = [deep, deep_object, wide];
     for event in EVENTS {
-        for payload in payloads {
+        for payload in PAYLOADS
+            .iter()
+            .copied()
+            .chain(large.iter().map(String::as_str))
+        {
             let comma = if payload.is_empty() { "" } else { "," };
-            for ack in [
-                "",
-                "1",
-                "007",
-                "9223372036854775807",
-                "9223372036854775808",
-                "99999999999999999999999999",
-            ] {
+            for ack in ACK_IDS {
                 let packet = format!("42{ack}[\"{event}\"{comma}{payload}]");
                 assert!(
                     sockets.survive(vec![Message::text(packet)]).await,
@@ -121,6 +127,13 @@ async fn no_payload_of_an_event_ends_the_connection() {
             );
         }
     }
+    loaded.ends_well().await;
+}
+
+#[tokio::test]
+async fn no_unusual_packet_ends_the_connection() {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let mut sockets = Sockets::of(&loaded).await;
     for packet in [
         "420[\"identity\",5]",
         "450-[\"identity\",{\"_placeholder\":true,\"num\":0}]",

@@ -29,58 +29,62 @@ async fn a_payload_length_inside_a_character_does_not_loop_forever() {
     loaded.ends_well().await;
 }
 
+/// Text payloads of version 3 with a wrong length or type.
+const WRONG_TEXTS: [&[u8]; 24] = [
+    b":",
+    b"1",
+    b"1:",
+    b"0:",
+    b"-1:2",
+    b"+1:",
+    b"2:2",
+    b"5:2",
+    b"x:2",
+    b"1:22",
+    b"1:\xff",
+    b"1:\xf0\x9f\x98\x80",
+    b"2:\xf0\x9f\x98\x80",
+    b"3:4\xf0\x9f\x98\x80x",
+    b"2:4\xf0\x9f\x98\x80x1:2",
+    b"1:21:",
+    b"1:21:5",
+    b"99999999999999999999:2",
+    b"18446744073709551615:2",
+    b"4294967296:2",
+    b"1 :2",
+    b" 1:2",
+    b"\x001\xff2",
+    b"{}",
+];
+
+/// Binary payloads of version 3 with a wrong length or type.
+const WRONG_BINARY: [&[u8]; 16] = [
+    b"\x00\x01\xff",
+    b"\x00\xff",
+    b"\x00\x00\xff2",
+    b"\x00\x01\xff2",
+    b"\x00\x02\xff2",
+    b"\x01\x01\xff\x04",
+    b"\x01\x01\xff",
+    b"\x01\x00\xff",
+    b"\x02\x01\xff2",
+    b"\xff",
+    b"\x00",
+    b"\x00\x09\x09\x09\x09\x09\x09\x09\x09\xff2",
+    b"\x00\x09\x09\x09\x09\x09\x09\x09\x09\x09\xff2",
+    b"\x00\x0a\xff2",
+    b"\x00\x01\xff\xff",
+    b"\x01\x03\xff\xff\xff\xff",
+];
+
 #[tokio::test]
 async fn version_3_payloads_with_wrong_lengths_are_refused() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
-    let texts: [&[u8]; 24] = [
-        b":",
-        b"1",
-        b"1:",
-        b"0:",
-        b"-1:2",
-        b"+1:",
-        b"2:2",
-        b"5:2",
-        b"x:2",
-        b"1:22",
-        b"1:\xff",
-        b"1:\xf0\x9f\x98\x80",
-        b"2:\xf0\x9f\x98\x80",
-        b"3:4\xf0\x9f\x98\x80x",
-        b"2:4\xf0\x9f\x98\x80x1:2",
-        b"1:21:",
-        b"1:21:5",
-        b"99999999999999999999:2",
-        b"18446744073709551615:2",
-        b"4294967296:2",
-        b"1 :2",
-        b" 1:2",
-        b"\x001\xff2",
-        b"{}",
-    ];
-    let binary: [&[u8]; 16] = [
-        b"\x00\x01\xff",
-        b"\x00\xff",
-        b"\x00\x00\xff2",
-        b"\x00\x01\xff2",
-        b"\x00\x02\xff2",
-        b"\x01\x01\xff\x04",
-        b"\x01\x01\xff",
-        b"\x01\x00\xff",
-        b"\x02\x01\xff2",
-        b"\xff",
-        b"\x00",
-        b"\x00\x09\x09\x09\x09\x09\x09\x09\x09\xff2",
-        b"\x00\x09\x09\x09\x09\x09\x09\x09\x09\x09\xff2",
-        b"\x00\x0a\xff2",
-        b"\x00\x01\xff\xff",
-        b"\x01\x03\xff\xff\xff\xff",
-    ];
     for (kind, payloads) in [
-        ("text/plain;charset=UTF-8", &texts[..]),
-        (BINARY, &binary),
-        (BINARY, &texts),
-        ("text/plain", &binary),
+        ("text/plain;charset=UTF-8", &WRONG_TEXTS[..]),
+        (BINARY, &WRONG_BINARY),
+        (BINARY, &WRONG_TEXTS),
+        ("text/plain", &WRONG_BINARY),
     ] {
         for payload in payloads {
             let session = loaded.session(3).await;
@@ -160,6 +164,13 @@ async fn invalid_version_4_payloads_are_refused() {
             session.sends(kind, "40").await;
         }
     }
+    loaded.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_payload_that_is_too_large_is_refused() {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let long = "4".repeat(100_000);
     for (version, too_large) in [
         (3, format!("100000:{long}")),
         (4, format!("{long}4")),

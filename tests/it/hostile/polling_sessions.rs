@@ -10,34 +10,35 @@ use crate::support::{
     raw::{Connection, TEXT, WEBSOCKET, frame},
 };
 
+/// Paths and queries, after `/socket.io`, that name no session and begin none.
+const WRONG_QUERIES: [&str; 19] = [
+    "",
+    "?",
+    "?EIO=4",
+    "?transport=polling",
+    "?EIO=&transport=",
+    "?EIO&transport",
+    "?EIO=99&transport=polling",
+    "?EIO=-4&transport=polling",
+    "?EIO=4&transport=carrier-pigeon",
+    "?EIO=4&transport=polling&sid=",
+    "?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAHs",
+    "?EIO=4&transport=polling&sid=%00",
+    "?EIO=4&transport=websocket",
+    "?EIO=3&transport=websocket&sid=x",
+    "?EIO=2&transport=polling",
+    "?EIO=4;transport=polling",
+    "?eio=4&TRANSPORT=polling",
+    "/nowhere?x",
+    "/?EIO=4&transport=polling&sid=../../users",
+];
+
 #[tokio::test]
 async fn requests_without_a_session_are_refused() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let session = loaded.session(4).await;
     let sid = session.path.rsplit('=').next().unwrap();
-    let mut queries: Vec<String> = [
-        "",
-        "?",
-        "?EIO=4",
-        "?transport=polling",
-        "?EIO=&transport=",
-        "?EIO&transport",
-        "?EIO=99&transport=polling",
-        "?EIO=-4&transport=polling",
-        "?EIO=4&transport=carrier-pigeon",
-        "?EIO=4&transport=polling&sid=",
-        "?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAHs",
-        "?EIO=4&transport=polling&sid=%00",
-        "?EIO=4&transport=websocket",
-        "?EIO=3&transport=websocket&sid=x",
-        "?EIO=2&transport=polling",
-        "?EIO=4;transport=polling",
-        "?eio=4&TRANSPORT=polling",
-        "/nowhere?x",
-        "/?EIO=4&transport=polling&sid=../../users",
-    ]
-    .map(str::to_owned)
-    .into();
+    let mut queries = WRONG_QUERIES.map(str::to_owned).to_vec();
     queries.push(format!("?EIO=4&transport=carrier-pigeon&sid={sid}"));
     queries.push(format!("?EIO=4&transport=websocket&sid={sid}"));
     queries.push(format!("?EIO=99&transport=polling&sid={sid}"));
@@ -59,6 +60,18 @@ async fn requests_without_a_session_are_refused() {
             assert_eq!(status, 400, "{method} {query:.100}: {answer}");
         }
     }
+    assert_eq!(
+        session.sends("text/plain", "40").await,
+        200,
+        "the session is as it was"
+    );
+    loaded.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_session_is_only_read_by_get_and_written_by_post() {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let session = loaded.session(4).await;
     for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::HEAD] {
         assert_eq!(
             loaded
@@ -68,7 +81,17 @@ async fn requests_without_a_session_are_refused() {
             400
         );
     }
-    // A path that only begins like the Socket.IO path.
+    assert_eq!(
+        session.sends("text/plain", "40").await,
+        200,
+        "the session is as it was"
+    );
+    loaded.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_path_that_only_begins_like_that_of_sockets_is_unknown() {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     assert_eq!(
         loaded
             .polls(
@@ -80,11 +103,6 @@ async fn requests_without_a_session_are_refused() {
             .await
             .0,
         404
-    );
-    assert_eq!(
-        session.sends("text/plain", "40").await,
-        200,
-        "the session is as it was"
     );
     loaded.ends_well().await;
 }

@@ -13,17 +13,19 @@ use crate::{
     },
 };
 
+/// Returns the body of a registration, with these bytes at the end of the first name.
+fn user_with(text: &[u8]) -> Vec<u8> {
+    [
+        br#"{"firstName":"Mallory"#,
+        text,
+        br#"","lastName":"Test","type":"consumer"}"#,
+    ]
+    .concat()
+}
+
 #[tokio::test]
 async fn bytes_that_are_not_text_are_refused() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
-    let body = |text: &[u8]| {
-        [
-            br#"{"firstName":"Mallory"#,
-            text,
-            br#"","lastName":"Test","type":"consumer"}"#,
-        ]
-        .concat()
-    };
     let refused: [&[u8]; 17] = [
         b"\0",
         b"\x1f",
@@ -46,7 +48,7 @@ async fn bytes_that_are_not_text_are_refused() {
     for text in refused {
         assert_eq!(
             loaded
-                .sends(Method::POST, "/users", JSON, body(text))
+                .sends(Method::POST, "/users", JSON, user_with(text))
                 .await
                 .status,
             400,
@@ -54,8 +56,28 @@ async fn bytes_that_are_not_text_are_refused() {
             text.escape_ascii()
         );
     }
+    let utf16: Vec<u8> = String::from_utf8(user_with(b""))
+        .unwrap()
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    assert_eq!(
+        loaded
+            .sends(Method::POST, "/users", JSON, utf16)
+            .await
+            .status,
+        400
+    );
+    loaded.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_name_has_no_control_characters_and_may_have_any_others() {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     for text in [&br"\u0000"[..], br"\u001f", br"\u202e", b"\xe2\x80\xa8"] {
-        let refused = loaded.sends(Method::POST, "/users", JSON, body(text)).await;
+        let refused = loaded
+            .sends(Method::POST, "/users", JSON, user_with(text))
+            .await;
         assert!(
             refused.body["errors"]["firstName"].is_string(),
             "a name holds no {}",
@@ -68,13 +90,19 @@ async fn bytes_that_are_not_text_are_refused() {
     ] {
         assert_eq!(
             loaded
-                .sends(Method::POST, "/users", JSON, body(text))
+                .sends(Method::POST, "/users", JSON, user_with(text))
                 .await
                 .ok()["user"]["firstName"],
             name
         );
     }
-    let valid = body(b"");
+    loaded.ends_well().await;
+}
+
+#[tokio::test]
+async fn one_byte_order_mark_of_utf_8_before_a_body_is_ignored() {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let valid = user_with(b"");
     for (mark, status) in [
         (&b"\xef\xbb\xbf"[..], 200),
         (b"\xef\xbb\xbf\xef\xbb\xbf", 400),
@@ -92,57 +120,49 @@ async fn bytes_that_are_not_text_are_refused() {
             mark.escape_ascii()
         );
     }
-    let utf16: Vec<u8> = String::from_utf8(valid)
-        .unwrap()
-        .encode_utf16()
-        .flat_map(u16::to_le_bytes)
-        .collect();
-    assert_eq!(
-        loaded
-            .sends(Method::POST, "/users", JSON, utf16)
-            .await
-            .status,
-        400
-    );
     loaded.ends_well().await;
 }
+
+/// Forms that are refused as a body of any request.
+const WRONG_FORMS: [&str; 11] = [
+    "",
+    "&",
+    "=",
+    "%",
+    "%f",
+    "%zz",
+    "%00=%00",
+    "=&=&=",
+    "a[b][c]=d",
+    "firstName[$gt]=",
+    "__proto__=x",
+];
+
+/// Parts of forms that are refused as a body of any request when they are repeated.
+const FORM_PIECES: [&str; 8] = [
+    "&",
+    "a=&",
+    "userIds=x&",
+    "userIds=&",
+    "type=consumer&",
+    "messageText=a&",
+    "%ff=%fe&",
+    "a[]=1&",
+];
 
 #[tokio::test]
 async fn unusual_forms_are_answered() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let full = "a".repeat(MAX_BODY);
     for (path, _) in loaded.bodies() {
-        let forms = [
-            "",
-            "&",
-            "=",
-            "%",
-            "%f",
-            "%zz",
-            "%00=%00",
-            "=&=&=",
-            "a[b][c]=d",
-            "firstName[$gt]=",
-            "__proto__=x",
-            &full,
-        ];
-        for form in forms {
+        for form in WRONG_FORMS.into_iter().chain([full.as_str()]) {
             assert_eq!(
                 loaded.sends(Method::POST, &path, FORM, form).await.status,
                 400,
                 "{form:.20}"
             );
         }
-        for piece in [
-            "&",
-            "a=&",
-            "userIds=x&",
-            "userIds=&",
-            "type=consumer&",
-            "messageText=a&",
-            "%ff=%fe&",
-            "a[]=1&",
-        ] {
+        for piece in FORM_PIECES {
             assert_eq!(
                 loaded
                     .sends(Method::POST, &path, FORM, full_of(piece, ""))
@@ -214,6 +234,14 @@ fn escaped(text: &str) -> String {
     format!("\"{}\"", units.collect::<String>())
 }
 
+/// Returns a name of as many characters of the text as a name may have, spread evenly. The leading
+/// letter is the base of a combining mark.
+fn name_of(text: &str) -> String {
+    let allowed: Vec<_> = text.chars().filter(|c| !is_disruptive(*c)).collect();
+    let some = allowed.iter().step_by(allowed.len().div_ceil(199));
+    ['a'].iter().chain(some).collect()
+}
+
 fn as_form(text: &str) -> String {
     text.bytes()
         .map(|byte| format!("%{byte:02X}"))
@@ -250,33 +278,34 @@ async fn every_message_is_returned_as_it_was_sent(kind: Kind) {
     loaded.ends_well().await;
 }
 
+/// Creates a support user and checks that the names are returned as they were sent.
+async fn add_user(loaded: &LoadedServer, first: &str, last: &str) -> Value {
+    let body = json!({ "firstName": first, "lastName": last, "type": "support" });
+    let user = loaded
+        .sends(Method::POST, "/users", JSON, body.to_string())
+        .await
+        .ok()["user"]
+        .clone();
+    assert_eq!(
+        (&user["firstName"], &user["lastName"]),
+        (&json!(first), &json!(last))
+    );
+    let path = format!("/users/{}", user["_id"].as_str().unwrap());
+    assert_eq!(
+        loaded.sends(Method::GET, &path, JSON, "").await.ok()["user"],
+        user
+    );
+    user
+}
+
 #[tokio::test]
 async fn every_name_is_returned_as_it_was_sent() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
     let mut users = Vec::new();
     for text in all_kinds_of_texts() {
-        let allowed: Vec<_> = text.chars().filter(|c| !is_disruptive(*c)).collect();
-        // Takes as many characters of a long text as a name may have, spread evenly. The leading
-        // letter is the base of a combining mark.
-        let some = allowed.iter().step_by(allowed.len().div_ceil(199));
-        let text: String = ['a'].iter().chain(some).collect();
+        let text = name_of(&text);
         for (first, last) in [(text.as_str(), "x"), ("x", text.as_str())] {
-            let body = json!({ "firstName": first, "lastName": last, "type": "support" });
-            let user = loaded
-                .sends(Method::POST, "/users", JSON, body.to_string())
-                .await
-                .ok()["user"]
-                .clone();
-            assert_eq!(
-                (&user["firstName"], &user["lastName"]),
-                (&json!(first), &json!(last))
-            );
-            let path = format!("/users/{}", user["_id"].as_str().unwrap());
-            assert_eq!(
-                loaded.sends(Method::GET, &path, JSON, "").await.ok()["user"],
-                user
-            );
-            users.push(user);
+            users.push(add_user(&loaded, first, last).await);
         }
     }
     let ids: Vec<_> = users.iter().map(|user| &user["_id"]).collect();

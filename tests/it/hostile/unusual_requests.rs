@@ -9,77 +9,95 @@ use crate::support::{
     raw::Connection,
 };
 
+/// Requests without a JSON body, and the status of the answer.
+const UNUSUAL_REQUESTS: &[(&str, u16)] = &[
+    ("GET /health HTTP/1.0\r\n\r\n", 200),
+    ("GET /health HTTP/1.1\r\n\r\n", 200),
+    ("GET /health HTTP/1.1\n\n", 200),
+    ("\r\n\r\nGET /health HTTP/1.1\r\n\r\n", 200),
+    ("GET /health HTTP/1.1\r\nhost: \r\nhost: x y\r\n\r\n", 200),
+    ("GET http://elsewhere.example/health HTTP/1.1\r\n\r\n", 200),
+    (
+        "GET https://user:password@elsewhere.example:1/health/?x HTTP/1.1\r\n\r\n",
+        200,
+    ),
+    ("GET http://elsewhere.example HTTP/1.1\r\n\r\n", 404),
+    ("GET //health HTTP/1.1\r\n\r\n", 200),
+    ("GET /health// HTTP/1.1\r\n\r\n", 200),
+    ("CONNECT elsewhere.example:443 HTTP/1.1\r\n\r\n", 404),
+    ("GET health HTTP/1.1\r\n\r\n", 404),
+    ("BREW /users HTTP/1.1\r\n\r\n", 405),
+    ("BREW /coffee HTTP/1.1\r\n\r\n", 404),
+    ("get /health HTTP/1.1\r\n\r\n", 405),
+    ("TRACE /health HTTP/1.1\r\n\r\n", 405),
+    (
+        "GET /health HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello",
+        200,
+    ),
+    (
+        "GET /health HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        200,
+    ),
+    (
+        "GET /health HTTP/1.1\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+        200,
+    ),
+    (
+        "GET /health HTTP/1.1\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\nconnection: upgrade, http2-settings\r\n\r\n",
+        200,
+    ),
+];
+
 #[tokio::test]
 async fn unusual_requests_are_answered_with_json() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    for &(bytes, status) in UNUSUAL_REQUESTS {
+        assert_eq!(
+            loaded.answer_to(bytes).await.0,
+            status,
+            "{}",
+            beginning(bytes.as_bytes())
+        );
+    }
+    loaded.ends_well().await;
+}
+
+#[tokio::test]
+async fn unusual_headers_of_a_body_are_answered_with_json() {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
     for (bytes, status) in [
-        ("GET /health HTTP/1.0\r\n\r\n", 200),
-        ("GET /health HTTP/1.1\r\n\r\n", 200),
-        ("GET /health HTTP/1.1\n\n", 200),
-        ("\r\n\r\nGET /health HTTP/1.1\r\n\r\n", 200),
-        ("GET /health HTTP/1.1\r\nhost: \r\nhost: x y\r\n\r\n", 200),
-        ("GET http://elsewhere.example/health HTTP/1.1\r\n\r\n", 200),
         (
-            "GET https://user:password@elsewhere.example:1/health/?x HTTP/1.1\r\n\r\n",
-            200,
-        ),
-        ("GET http://elsewhere.example HTTP/1.1\r\n\r\n", 404),
-        ("GET //health HTTP/1.1\r\n\r\n", 200),
-        ("GET /health// HTTP/1.1\r\n\r\n", 200),
-        ("CONNECT elsewhere.example:443 HTTP/1.1\r\n\r\n", 404),
-        ("GET health HTTP/1.1\r\n\r\n", 404),
-        ("BREW /users HTTP/1.1\r\n\r\n", 405),
-        ("BREW /coffee HTTP/1.1\r\n\r\n", 404),
-        ("get /health HTTP/1.1\r\n\r\n", 405),
-        ("TRACE /health HTTP/1.1\r\n\r\n", 405),
-        (
-            "GET /health HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello",
+            create("content-length: 59\r\nexpect: 100-continue\r\n", USER),
             200,
         ),
         (
-            "GET /health HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            create("content-length: 59\r\nexpect: a miracle\r\n", USER),
             200,
         ),
         (
-            "GET /health HTTP/1.1\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+            create("content-length: 59\r\ncontent-length: 59\r\n", USER),
             200,
         ),
         (
-            "GET /health HTTP/1.1\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\nconnection: upgrade, http2-settings\r\n\r\n",
+            create("content-length: 59\r\nconnection: close\r\n", USER),
             200,
         ),
         (
-            &create("content-length: 59\r\nexpect: 100-continue\r\n", USER),
-            200,
-        ),
-        (
-            &create("content-length: 59\r\nexpect: a miracle\r\n", USER),
-            200,
-        ),
-        (
-            &create("content-length: 59\r\ncontent-length: 59\r\n", USER),
-            200,
-        ),
-        (
-            &create("content-length: 59\r\nconnection: close\r\n", USER),
-            200,
-        ),
-        (
-            &create(
+            create(
                 "transfer-encoding: chunked\r\n",
                 &format!("3B;a=\"b\"\r\n{USER}\r\n0\r\nx-trailer: y\r\n\r\n"),
             ),
             200,
         ),
-        (&create("content-length: 0\r\n", ""), 400),
-        (&create("", ""), 400),
+        (create("content-length: 0\r\n", ""), 400),
+        (create("", ""), 400),
         (
-            &create("content-encoding: gzip\r\ncontent-length: 59\r\n", USER),
+            create("content-encoding: gzip\r\ncontent-length: 59\r\n", USER),
             415,
         ),
     ] {
         assert_eq!(
-            loaded.answer_to(bytes).await.0,
+            loaded.answer_to(&bytes).await.0,
             status,
             "{}",
             beginning(bytes.as_bytes())
@@ -153,21 +171,21 @@ async fn every_options_request_is_answered_as_a_preflight() {
     loaded.ends_well().await;
 }
 
-#[tokio::test]
-async fn every_authorization_header_is_answered() {
-    let loaded = LoadedServer::begins(Kind::Sqlite).await;
-    let token = &loaded.alice.token;
-    let ask = |headers: &[&[u8]]| {
-        let headers = headers
-            .iter()
-            .flat_map(|value| [b"authorization: ", *value, b"\r\n"].concat());
-        [
-            b"GET /room HTTP/1.1\r\nhost: x\r\n".to_vec(),
-            headers.collect(),
-            b"\r\n".to_vec(),
-        ]
-        .concat()
-    };
+/// Returns a request with these Authorization headers.
+fn authorized(headers: &[&[u8]]) -> Vec<u8> {
+    let headers = headers
+        .iter()
+        .flat_map(|value| [b"authorization: ", *value, b"\r\n"].concat());
+    [
+        b"GET /room HTTP/1.1\r\nhost: x\r\n".to_vec(),
+        headers.collect(),
+        b"\r\n".to_vec(),
+    ]
+    .concat()
+}
+
+/// Returns Authorization headers that resemble the one with this token.
+fn wrong_authorizations(token: &str) -> Vec<Vec<u8>> {
     let good = format!("Bearer {token}");
     let [header, claims, signature] = token.split('.').collect::<Vec<_>>()[..] else {
         panic!("{token}")
@@ -212,15 +230,28 @@ async fn every_authorization_header_is_answered() {
         )
         .into(),
     ]);
-    for value in wrong {
+    wrong
+}
+
+#[tokio::test]
+async fn every_authorization_header_is_answered() {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    for value in wrong_authorizations(&loaded.alice.token) {
         assert_eq!(
-            loaded.answer_to(ask(&[&value])).await.0,
+            loaded.answer_to(authorized(&[&value])).await.0,
             401,
             "{}",
             beginning(&value)
         );
     }
-    assert_eq!(loaded.answer_to(ask(&[b""])).await.0, 400);
+    assert_eq!(loaded.answer_to(authorized(&[b""])).await.0, 400);
+    loaded.ends_well().await;
+}
+
+#[tokio::test]
+async fn two_authorization_headers_are_refused() {
+    let loaded = LoadedServer::begins(Kind::Sqlite).await;
+    let good = format!("Bearer {}", loaded.alice.token);
     // A proxy in front of the server may check one header while the server uses the other.
     for two in [
         [good.as_bytes(), b"Bearer x"],
@@ -228,7 +259,7 @@ async fn every_authorization_header_is_answered() {
         [good.as_bytes(), good.as_bytes()],
         [b"", good.as_bytes()],
     ] {
-        let (status, body) = loaded.answer_to(ask(&two)).await;
+        let (status, body) = loaded.answer_to(authorized(&two)).await;
         assert_eq!(
             (status, &body["message"]),
             (

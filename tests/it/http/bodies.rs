@@ -29,17 +29,23 @@ async fn forms_are_accepted_like_json() {
         .invalid(json!({ "firstName": "please provide a string" }));
 }
 
+/// Registers a user with a body of this content type.
+async fn registers_with(
+    server: &TestServer,
+    kind: Option<&str>,
+    body: impl Into<Vec<u8>>,
+) -> Answer {
+    let request = server.request(Method::POST, "/users").body(body.into());
+    Answer::of(match kind {
+        Some(kind) => request.header("content-type", kind),
+        None => request,
+    })
+    .await
+}
+
 #[tokio::test]
 async fn unreadable_bodies_are_refused_with_json() {
     let server = TestServer::start(Kind::Sqlite).await;
-    let send = |kind: Option<&'static str>, body: Vec<u8>| {
-        let request = server.request(Method::POST, "/users").body(body);
-        Answer::of(match kind {
-            Some(kind) => request.header("content-type", kind),
-            None => request,
-        })
-    };
-    let json_type = Some("application/json");
     for body in [
         "{",
         "\"text\"",
@@ -49,7 +55,7 @@ async fn unreadable_bodies_are_refused_with_json() {
         "{\"a\":1}x",
         "{\"firstName\":\"\\ud800\"}",
     ] {
-        let answer = send(json_type, body.into()).await;
+        let answer = registers_with(&server, Some("application/json"), body).await;
         assert_eq!(
             (answer.status, &answer.body["success"]),
             (400, &json!(false)),
@@ -65,24 +71,37 @@ async fn unreadable_bodies_are_refused_with_json() {
             answer.body
         );
     }
+}
+
+#[tokio::test]
+async fn only_bodies_with_a_content_type_of_json_in_utf_8_are_read_as_json() {
+    let server = TestServer::start(Kind::Sqlite).await;
     let valid = br#"{"firstName":"a","lastName":"b","type":"consumer"}"#.to_vec();
-    send(Some("application/json; charset=utf-8"), valid.clone())
-        .await
-        .ok();
-    send(
-        Some("Application/JSON"),
-        [b"\xef\xbb\xbf".to_vec(), valid.clone()].concat(),
+    let with_mark = [b"\xef\xbb\xbf".to_vec(), valid.clone()].concat();
+    for (kind, body) in [
+        ("application/json; charset=utf-8", &valid),
+        ("Application/JSON", &with_mark),
+    ] {
+        registers_with(&server, Some(kind), body.as_slice())
+            .await
+            .ok();
+    }
+    registers_with(
+        &server,
+        Some("application/json; charset=utf-16"),
+        valid.as_slice(),
     )
     .await
-    .ok();
-    send(Some("application/json; charset=utf-16"), valid.clone())
-        .await
-        .refused(415, "The request body is in 'utf-16'; please send UTF-8");
+    .refused(415, "The request body is in 'utf-16'; please send UTF-8");
     let missing = json!({ "firstName": "please provide a string", "lastName": "please provide a string", "type": "Possible value are consumer,support" });
     for kind in [None, Some("text/plain"), Some("application/vnd.api+json")] {
-        send(kind, valid.clone()).await.invalid(missing.clone());
+        registers_with(&server, kind, valid.as_slice())
+            .await
+            .invalid(missing.clone());
     }
-    send(json_type, Vec::new()).await.invalid(missing);
+    registers_with(&server, Some("application/json"), "")
+        .await
+        .invalid(missing);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use axum::{
+    Router,
     body::Body,
     http::{Request, header},
 };
@@ -22,7 +23,7 @@ use causerie::{
     descriptors::Descriptors,
     http::{self, App},
     limits::Limits,
-    model::{Credentials, RoomId, RoomType, SessionId, UserId, Username},
+    model::{Credentials, PasswordHash, RoomId, RoomType, SessionId, User, UserId, Username},
     sockets::{Presence, Sockets},
     store::Store,
     timeline::{RoomEvent, Subscribers, Timeline, Transient},
@@ -179,68 +180,90 @@ impl DisconnectUsers for Closed {
     fn close_user(&self, _: UserId) {}
 }
 
-#[tokio::test]
-async fn a_password_change_is_completed_after_the_caller_is_gone() {
-    let database = Database::new(Kind::Sqlite).await;
-    let (services, _announced) = Services::open(&database).await;
-    let Services {
-        config,
-        store,
-        clock,
-        access,
-        limits,
-        chat,
-    } = services;
-    let (tokens, passwords) = (Arc::new(Tokens::new(&[0; 32], [])), Passwords::new());
-    let (carol, username) = (user(1), Username::parse("carol").unwrap());
-    let former = passwords
-        .hash("tall green kettle".into(), &username, &carol)
+impl Services {
+    /// Returns the REST API, which uses these tokens and hashes and reports ended sessions to
+    /// `closing`.
+    fn router(self, tokens: Arc<Tokens>, passwords: Passwords, closing: Closed) -> Router {
+        let Self {
+            config,
+            store,
+            clock,
+            access,
+            limits,
+            chat,
+        } = self;
+        let presence = Presence::new(store.clone(), clock.clone(), &config.rooms);
+        let budget = MemoryBudget::new(&config.memory, config.access);
+        let sockets = Sockets::new(
+            &config.socket,
+            presence,
+            Arc::clone(&limits),
+            Arc::clone(&budget),
+        );
+        let sessions = Sessions::new(store.clone(), Arc::clone(&tokens), clock.clone(), &config);
+        let app = App {
+            accounts: Accounts::new(accounts::Dependencies {
+                store: store.clone(),
+                access,
+                limits: Arc::clone(&limits),
+                clock: clock.clone(),
+                passwords,
+                sessions,
+                sockets: Arc::new(closing),
+            }),
+            chat,
+            authenticator: Authenticator::new(config.access, store.clone(), tokens, clock),
+            limits,
+            sockets: Arc::new(sockets.clone()),
+            database: Arc::clone(&store.database),
+            descriptors: Descriptors::new(),
+            budget,
+            config: config.http,
+        };
+        http::router(app, sockets.transport(), 1_000_000)
+    }
+}
+
+/// Adds a user with the username `carol` and this password, and returns the hash of the password.
+async fn add_carol(
+    store: &Store,
+    passwords: &Passwords,
+    user: &User,
+    password: &str,
+) -> PasswordHash {
+    let username = Username::parse("carol").unwrap();
+    let hash = passwords
+        .hash(password.into(), &username, user)
         .await
         .unwrap()
         .unwrap();
     let credentials = Credentials {
         username,
-        password: former.clone(),
+        password: hash.clone(),
     };
-    let added = store.accounts.add(carol.clone(), Some(credentials)).await;
+    let added = store.accounts.add(user.clone(), Some(credentials)).await;
     assert!(added.unwrap());
-    let token = tokens.sign(&carol, None, clock.now(), None);
-    let presence = Presence::new(store.clone(), clock.clone(), &config.rooms);
-    let budget = MemoryBudget::new(&config.memory, config.access);
-    let sockets = Sockets::new(
-        &config.socket,
-        presence,
-        Arc::clone(&limits),
-        Arc::clone(&budget),
-    );
+    hash
+}
+
+#[tokio::test]
+async fn a_password_change_is_completed_after_the_caller_is_gone() {
+    let database = Database::new(Kind::Sqlite).await;
+    let (services, _announced) = Services::open(&database).await;
+    let store = services.store.clone();
+    let (tokens, passwords) = (Arc::new(Tokens::new(&[0; 32], [])), Passwords::new());
+    let carol = user(1);
+    let former = add_carol(&store, &passwords, &carol, "tall green kettle").await;
+    let token = tokens.sign(&carol, None, services.clock.now(), None);
     let (closing, mut closed) = mpsc::unbounded_channel();
-    let sessions = Sessions::new(store.clone(), Arc::clone(&tokens), clock.clone(), &config);
-    let app = App {
-        accounts: Accounts::new(accounts::Dependencies {
-            store: store.clone(),
-            access,
-            limits: Arc::clone(&limits),
-            clock: clock.clone(),
-            passwords,
-            sessions,
-            sockets: Arc::new(Closed(closing)),
-        }),
-        chat,
-        authenticator: Authenticator::new(config.access, store.clone(), tokens, clock),
-        limits,
-        sockets: Arc::new(sockets.clone()),
-        database: Arc::clone(&store.database),
-        descriptors: Descriptors::new(),
-        budget,
-        config: config.http,
-    };
+    let router = services.router(tokens, passwords, Closed(closing));
     let change = json!({ "oldPassword": "tall green kettle", "newPassword": "short red kettle" });
     let request = Request::put(format!("/users/{}/password", carol.id))
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .header(header::CONTENT_TYPE, "application/json")
         .body(Body::from(change.to_string()))
         .unwrap();
-    let mut request = Box::pin(http::router(app, sockets.transport(), 1_000_000).oneshot(request));
+    let mut request = Box::pin(router.oneshot(request));
     // Drops the request after the former sessions have ended and before it is polled again.
     tokio::select! {
         biased;

@@ -42,6 +42,15 @@ async fn all_members_see_an_edited_message() {
         );
         socket.hears_nothing_more().await;
     }
+}
+
+#[tokio::test]
+async fn an_edit_is_shown_in_all_lists_and_makes_nothing_unread() {
+    let server = TestServer::start(Kind::Sqlite).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let post = alice.says(&room, "frist").await;
+    server.turn_clock(60_000);
+    let edited = alice.edits(&room, &post["postId"], "first").await.ok()["post"].take();
     let body = bob.get(&format!("/room/{room}")).await.ok();
     let message = &body["conversation"][0];
     assert_eq!(
@@ -123,6 +132,23 @@ async fn only_the_author_edits_and_only_existing_messages() {
             .await
             .refused(400, "No room exists for this id");
     }
+    socket.hears_nothing_more().await;
+    let body = bob.get(&format!("/room/{room}")).await.ok();
+    assert_eq!(
+        (
+            &body["conversation"][0]["message"]["messageText"],
+            &body["lastSeq"]
+        ),
+        (&json!("mine"), &json!(3))
+    );
+}
+
+#[tokio::test]
+async fn an_edit_without_a_text_or_an_access_token_is_refused() {
+    let server = TestServer::start(Kind::Sqlite).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    let post = alice.says(&room, "mine").await;
+    let mut socket = Socket::of(&bob, &room).await;
     let path = format!("/room/{room}/message/{}", post["postId"].as_str().unwrap());
     for (body, error) in [
         (json!({}), "please provide a string"),
@@ -154,7 +180,7 @@ async fn only_the_author_edits_and_only_existing_messages() {
             &body["conversation"][0]["message"]["messageText"],
             &body["lastSeq"]
         ),
-        (&json!("mine"), &json!(3))
+        (&json!("mine"), &json!(1))
     );
 }
 

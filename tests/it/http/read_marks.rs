@@ -155,6 +155,15 @@ async fn a_whole_number_may_be_written_as_a_float() {
             .await
             .invalid(json!({ "upToSeq": text }));
     }
+}
+
+#[tokio::test]
+async fn a_whole_number_in_an_event_may_be_written_as_a_float() {
+    let server = TestServer::start(Kind::Sqlite).await;
+    let (alice, bob, room) = server.two_in_a_room().await;
+    for n in 1..=4 {
+        alice.says(&room, &n.to_string()).await;
+    }
     let mut socket = Socket::by(&bob).await;
     let refusal = socket
         .is_refused(

@@ -52,6 +52,49 @@ async fn words_are_found_in_any_order_without_case_and_accents() {
     assert_eq!(message["readByRecipients"][0]["readByUserId"], *alice.id);
 }
 
+/// Searches with operators of the databases that find the text with all words.
+const WITH_OPERATORS: [&str; 21] = [
+    "OR",
+    "this OR that",
+    "AND",
+    "NOT",
+    "NEAR",
+    "\"that this\"",
+    "-this",
+    "+this",
+    "this*",
+    "^this",
+    "words:this",
+    "(this",
+    "this)",
+    "'this",
+    "this;--",
+    "{this}",
+    "this\\",
+    "\"this",
+    "NEAR(this that, 42)",
+    "this\u{0}that",
+    "$this",
+];
+
+/// Searches with operators of the databases and with words that are in no text.
+fn with_absent_words() -> Vec<String> {
+    let long = ["x ".repeat(2_000), "y".repeat(4_000)];
+    [
+        "this OR missing",
+        "missing -this",
+        "NOT missing",
+        "{\"$ne\": 1}",
+        "th*",
+        "text:this",
+        "' OR 1=1 --",
+    ]
+    .map(str::to_owned)
+    .into_iter()
+    .chain(long)
+    .collect()
+}
+
 #[tokio::test]
 async fn operators_of_the_database_are_ordinary_words() {
     let server = TestServer::start(Kind::Sqlite).await;
@@ -60,46 +103,14 @@ async fn operators_of_the_database_are_ordinary_words() {
     alice.says(&room, text).await;
     let here = format!("{room}/search");
     for scope in [here.as_str(), "search"] {
-        for words in [
-            "OR",
-            "this OR that",
-            "AND",
-            "NOT",
-            "NEAR",
-            "\"that this\"",
-            "-this",
-            "+this",
-            "this*",
-            "^this",
-            "words:this",
-            "(this",
-            "this)",
-            "'this",
-            "this;--",
-            "{this}",
-            "this\\",
-            "\"this",
-            "NEAR(this that, 42)",
-            "this\u{0}that",
-            "$this",
-        ] {
+        for words in WITH_OPERATORS {
             assert_eq!(
                 bob.finds(scope, words).await,
                 [text],
                 "{words:?} in {scope}"
             );
         }
-        for words in [
-            "this OR missing",
-            "missing -this",
-            "NOT missing",
-            "{\"$ne\": 1}",
-            "th*",
-            "text:this",
-            "' OR 1=1 --",
-            &"x ".repeat(2_000),
-            &"y".repeat(4_000),
-        ] {
+        for words in &with_absent_words() {
             assert_eq!(
                 bob.finds(scope, words).await,
                 Vec::<String>::new(),

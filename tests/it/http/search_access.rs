@@ -1,6 +1,8 @@
 //! Search finds only what the user may read.
 
-use crate::support::{databases::Kind, harness::TestServer};
+use serde_json::Value;
+
+use crate::support::{databases::Kind, harness::TestServer, person::Person};
 
 #[tokio::test]
 async fn search_finds_nothing_in_rooms_of_others() {
@@ -34,6 +36,24 @@ async fn search_finds_nothing_in_rooms_of_others() {
         .get(&format!("/room/{room}/search?q=word"))
         .await
         .refused(400, "No access token provided");
+}
+
+/// Returns the answers to requests with this cursor, in which `ID` stands for each of the ids.
+async fn answers_to_cursors(
+    reader: &Person,
+    path: &str,
+    cursor: &str,
+    ids: [&str; 4],
+) -> Vec<Value> {
+    let mut answers = Vec::new();
+    for cursor in ids.map(|id| cursor.replace("ID", id)) {
+        let answer = reader
+            .get(&format!("{path}&before={cursor}&after={cursor}"))
+            .await
+            .ok();
+        answers.push(answer);
+    }
+    answers
 }
 
 #[tokio::test]
@@ -72,17 +92,8 @@ async fn a_cursor_reveals_nothing_about_unreadable_messages() {
                 format!("/room/{room}/search?q=word"),
                 format!("/room/{room}?limit=5"),
             ] {
-                let mut answers = Vec::new();
-                for id in [nobody, secret, regretted, &private] {
-                    let answer = bob
-                        .get(&format!(
-                            "{path}&before={}&after={0}",
-                            cursor.replace("ID", id)
-                        ))
-                        .await
-                        .ok();
-                    answers.push(answer);
-                }
+                let ids = [nobody, secret, regretted, &private];
+                let answers = answers_to_cursors(&bob, &path, &cursor, ids).await;
                 assert!(
                     answers.iter().all(|answer| answer == &answers[0]),
                     "{path} before {cursor}: {answers:?}"

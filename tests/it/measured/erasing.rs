@@ -11,7 +11,11 @@ use tempfile::TempDir;
 
 use crate::{
     measured::TURN,
-    support::{harness::PATIENCE, person::new_person, program::Program},
+    support::{
+        harness::PATIENCE,
+        person::{Person, new_person},
+        program::Program,
+    },
 };
 
 /// The number of three-letter words in a text of 100 KB.
@@ -118,6 +122,41 @@ async fn a_server_stops_in_time_while_another_program_blocks_writes() {
     }
 }
 
+/// Posts long messages of distinct words in two rooms and edits them, then deletes those of the first
+/// room one by one and the others with their room.
+async fn post_edit_and_delete(mallory: Person, rooms: [String; 2]) {
+    let mut messages = Vec::new();
+    for (n, text) in long_texts(50).enumerate() {
+        messages.push((
+            rooms[n % 2].clone(),
+            mallory.says(&rooms[n % 2], &text).await["postId"].clone(),
+        ));
+    }
+    for ((room, message), text) in messages.iter().zip(long_texts(60).skip(40)) {
+        mallory.edits(room, message, &text).await.ok();
+    }
+    for (_, message) in messages.iter().filter(|(room, _)| *room == rooms[0]) {
+        mallory.deletes(message).await;
+    }
+    mallory
+        .calls(
+            Method::DELETE,
+            &format!("/delete/room/{}", rooms[1]),
+            json!({}),
+        )
+        .await
+        .ok();
+}
+
+/// Whether any data of deleted rooms or any long messages are left.
+fn has_long_messages(database: &Connection) -> bool {
+    let left = "SELECT (SELECT count(*) FROM purges) + (SELECT count(*) FROM entries WHERE length(text) > 50000)";
+    database
+        .query_row(left, [], |row| row.get::<_, u64>(0))
+        .unwrap()
+        > 0
+}
+
 /// Posts, edits and deletes long messages of distinct words, one by one and with their room, while
 /// the search index follows. Other users post meanwhile, and none of them waits long.
 #[ignore = "slow"]
@@ -135,39 +174,10 @@ async fn posts_are_not_delayed_while_long_messages_are_edited_and_deleted() {
         mallory.named_room("another", &[&mallory]).await,
     ];
     let quiet = alice.room_with(&[]).await;
-    let busy = tokio::spawn(async move {
-        let mut messages = Vec::new();
-        for (n, text) in long_texts(50).enumerate() {
-            messages.push((
-                rooms[n % 2].clone(),
-                mallory.says(&rooms[n % 2], &text).await["postId"].clone(),
-            ));
-        }
-        for ((room, message), text) in messages.iter().zip(long_texts(60).skip(40)) {
-            mallory.edits(room, message, &text).await.ok();
-        }
-        for (_, message) in messages.iter().filter(|(room, _)| *room == rooms[0]) {
-            mallory.deletes(message).await;
-        }
-        mallory
-            .calls(
-                Method::DELETE,
-                &format!("/delete/room/{}", rooms[1]),
-                json!({}),
-            )
-            .await
-            .ok();
-    });
+    let busy = tokio::spawn(post_edit_and_delete(mallory, rooms));
     let database = Connection::open(folder.path().join("c.db")).unwrap();
     let (begun, mut longest, mut posts) = (Instant::now(), Duration::ZERO, 0);
-    let is_left = |database: &Connection| {
-        let left = "SELECT (SELECT count(*) FROM purges) + (SELECT count(*) FROM entries WHERE length(text) > 50000)";
-        database
-            .query_row(left, [], |row| row.get::<_, u64>(0))
-            .unwrap()
-            > 0
-    };
-    while !busy.is_finished() || is_left(&database) {
+    while !busy.is_finished() || has_long_messages(&database) {
         assert!(begun.elapsed() < 3 * PATIENCE, "it is not erased");
         let asked = Instant::now();
         alice.says(&quiet, "hello").await;

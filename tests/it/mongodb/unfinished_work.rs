@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use causerie::{
-    model::{EntryKind, Seq, Timestamp},
+    model::{EntryKind, Room, Seq, Timestamp},
     store::{Appended, NewEntryKind},
 };
 use mongodb::bson::{DateTime, Document, doc};
@@ -106,6 +106,16 @@ async fn nothing_is_appended_to_a_deleted_room(
     assert_eq!(append(&third, draft(&room, 1, 11)).await, Appended::NoRoom);
 }
 
+/// Returns an edit of message 20,000, the first one of the room, that is to be applied.
+fn pending_edit(room: &Room) -> Document {
+    let at = DateTime::from_millis(20_000);
+    doc! {
+        "_id": uuid::Uuid::new_v4().simple().to_string(), "chatRoomId": room.id.to_string(), "seq": 2_i64, "type": "edit",
+        "target": id(20_000).to_string(), "newText": "edited", "deleted": true, "pending": true,
+        "postedByUser": user_id(1).to_string(), "createdAt": at, "updatedAt": at,
+    }
+}
+
 /// Each batch of a large room takes time to delete. Meanwhile the server processes other pending
 /// work.
 #[ignore = "slow"]
@@ -140,12 +150,10 @@ async fn other_work_continues_while_a_large_room_is_deleted() {
         )
         .await;
     store.rooms.delete(large.id).await.unwrap();
-    let mongodb = mongodb::Client::with_uri_str(&database.url)
+    let messages = database
+        .documents()
         .await
-        .unwrap()
-        .default_database()
-        .unwrap();
-    let messages = mongodb.collection::<Document>("chatmessages");
+        .collection::<Document>("chatmessages");
     let left = async || {
         messages
             .count_documents(doc! { "chatRoomId": large.id.to_string() })
@@ -157,13 +165,7 @@ async fn other_work_continues_while_a_large_room_is_deleted() {
         assert!(Instant::now() < deadline, "it is not taken away");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let at = DateTime::from_millis(20_000);
-    let edit = doc! {
-        "_id": uuid::Uuid::new_v4().simple().to_string(), "chatRoomId": other.id.to_string(), "seq": 2_i64, "type": "edit",
-        "target": id(20_000).to_string(), "newText": "edited", "deleted": true, "pending": true,
-        "postedByUser": user_id(1).to_string(), "createdAt": at, "updatedAt": at,
-    };
-    messages.insert_one(edit).await.unwrap();
+    messages.insert_one(pending_edit(&other)).await.unwrap();
     while text(&store, 20_000).await.as_deref() != Some("edited") {
         assert!(left().await > 1, "it has waited until all was taken away");
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -52,6 +52,17 @@ async fn everything_is_served_under_the_base_path_only() {
     assert!(wrong_method.headers.contains_key("allow"));
 }
 
+/// Returns the route and the status of each request in a log of JSON lines.
+fn logged_requests(log: &str) -> Vec<String> {
+    let lines = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let requests = lines.filter(|line| line["route"].is_string());
+    requests
+        .map(|line| format!("{} {}", line["route"].as_str().unwrap(), line["status"]))
+        .collect()
+}
+
 #[tokio::test]
 async fn health_checks_work_under_the_base_path_and_are_not_logged() {
     let folder = TempDir::new().unwrap();
@@ -74,45 +85,25 @@ async fn health_checks_work_under_the_base_path_and_are_not_logged() {
     };
     assert_eq!((asked(b"/chat"), asked(b"/other")), (Some(0), Some(1)));
     let http = reqwest::Client::new();
+    let status = async |method: Method, path: &str| {
+        let request = http.request(method, format!("{}{path}", program.base));
+        request.send().await.unwrap().status()
+    };
     for path in ["/health", "/ready", "/health/"] {
         for method in [Method::GET, Method::HEAD] {
-            assert_eq!(
-                http.request(method, format!("{}{path}", program.base))
-                    .send()
-                    .await
-                    .unwrap()
-                    .status(),
-                200
-            );
+            assert_eq!(status(method, path).await, 200);
         }
     }
-    http.post(format!("{}/health", program.base))
-        .send()
-        .await
-        .unwrap();
+    status(Method::POST, "/health").await;
     let behind_its_back =
         rusqlite::Connection::open(folder.path().join("data/causerie.db")).unwrap();
     behind_its_back.execute_batch("DROP TABLE secrets").unwrap();
-    assert_eq!(
-        http.get(format!("{}/ready", program.base))
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        503
-    );
+    assert_eq!(status(Method::GET, "/ready").await, 503);
     program.signal("TERM");
     assert!(program.ended().await.success());
     let log = fs::read_to_string(folder.path().join("log")).unwrap();
-    let lines = log
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let requests = lines.filter(|line| line["route"].is_string());
-    let requests: Vec<_> = requests
-        .map(|line| format!("{} {}", line["route"].as_str().unwrap(), line["status"]))
-        .collect();
     assert_eq!(
-        requests,
+        logged_requests(&log),
         ["- 404", "/health 405", "/ready 503"],
         "beside the path, and what fails"
     );

@@ -180,65 +180,72 @@ async fn a_user_can_be_created_before_the_first_start() {
     assert_eq!(log_in(&program.base, "sue").await.ok()["user"]["_id"], *id);
 }
 
+/// Runs the command with these arguments changed.
+fn run_with(folder: &Path, changes: &[(&str, &str)], input: &str) -> Output {
+    let mut arguments = arguments("sue.support");
+    for (name, value) in changes {
+        let at = arguments
+            .iter()
+            .position(|argument| argument == name)
+            .unwrap();
+        arguments[at + 1] = value;
+    }
+    run(folder, &arguments, "sqlite:chat.db", input)
+}
+
 #[test]
-fn create_user_refuses_what_registration_refuses_in_one_line() {
+fn create_user_refuses_the_fields_that_registration_refuses_in_one_line() {
     let folder = TempDir::new().unwrap();
-    let with = |changes: &[(&str, &str)], input: &str| {
-        let mut arguments = arguments("sue.support");
-        for (name, value) in changes {
-            let at = arguments
-                .iter()
-                .position(|argument| argument == name)
-                .unwrap();
-            arguments[at + 1] = value;
-        }
-        run(folder.path(), &arguments, "sqlite:chat.db", input)
-    };
+    let with = |changes: &[(&str, &str)]| run_with(folder.path(), changes, PASSWORD);
     refused(
-        &with(&[("--username", "s ue")], PASSWORD),
+        &with(&[("--username", "s ue")]),
         "username: please provide 3 to 32 of a-z 0-9 . _ -",
     );
-    refused(&with(&[("--type", "admin")], PASSWORD), "type: ");
-    refused(&with(&[("--first-name", " ")], PASSWORD), "first-name: ");
-    refused(&with(&[("--last-name", "")], PASSWORD), "last-name: ");
-    refused(
-        &with(&[("--last-name", "\u{200b}\u{3164}")], PASSWORD),
-        "last-name: ",
-    );
+    refused(&with(&[("--type", "admin")]), "type: ");
+    refused(&with(&[("--first-name", " ")]), "first-name: ");
+    refused(&with(&[("--last-name", "")]), "last-name: ");
+    refused(&with(&[("--last-name", "\u{200b}\u{3164}")]), "last-name: ");
     let characters = "please leave out control characters, line breaks and characters that override the direction of text";
     refused(
-        &with(&[("--first-name", "S\u{202e}ue")], PASSWORD),
+        &with(&[("--first-name", "S\u{202e}ue")]),
         &format!("first-name: {characters}"),
     );
     refused(
-        &with(&[], "tall green\tkettle\n"),
+        &with(&[("--last-name", &"é".repeat(201))]),
+        "last-name: please provide 1 to 200 characters",
+    );
+    assert!(!folder.path().join("chat.db").exists(), "nothing is begun");
+}
+
+#[test]
+fn create_user_refuses_the_passwords_that_registration_refuses_in_one_line() {
+    let folder = TempDir::new().unwrap();
+    let with = |password: &str| run_with(folder.path(), &[], password);
+    refused(
+        &with("tall green\tkettle\n"),
         "password: this password has control characters in it",
     );
     refused(
-        &with(&[("--last-name", &"é".repeat(201))], PASSWORD),
-        "last-name: please provide 1 to 200 characters",
-    );
-    refused(
-        &with(&[], "7 chars\n"),
+        &with("7 chars\n"),
         "password: please provide 8 to 256 characters",
     );
     refused(
-        &with(&[], &"é".repeat(257)),
+        &with(&"é".repeat(257)),
         "password: please provide 8 to 256 characters",
     );
     refused(
-        &with(&[], "\t \u{a0}\u{2003}\t\u{3000}\u{2009} \n"),
+        &with("\t \u{a0}\u{2003}\t\u{3000}\u{2009} \n"),
         "password: this password is nothing but white space",
     );
     refused(
-        &with(&[], "password1\n"),
+        &with("password1\n"),
         "password: this password is too easy to guess",
     );
     refused(
-        &with(&[], "suesupport\n"),
+        &with("suesupport\n"),
         "password: this password is too easy to guess",
     );
-    refused(&with(&[], ""), "password: ");
+    refused(&with(""), "password: ");
     assert!(!folder.path().join("chat.db").exists(), "nothing is begun");
 }
 

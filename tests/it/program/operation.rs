@@ -105,6 +105,16 @@ fn the_health_command_reports_a_server_that_hangs_up() {
     assert!(hanging_up.join().unwrap() > 0);
 }
 
+/// Returns the method, the route and the status of a log line.
+fn routed(line: &Value) -> String {
+    format!(
+        "{} {} {}",
+        line["method"].as_str().unwrap(),
+        line["route"].as_str().unwrap(),
+        line["status"]
+    )
+}
+
 #[tokio::test]
 async fn every_request_is_one_log_line_without_secrets() {
     let (folder, database) = (TempDir::new().unwrap(), Database::new(Kind::Sqlite).await);
@@ -137,19 +147,8 @@ async fn every_request_is_one_log_line_without_secrets() {
         .iter()
         .filter(|line| line["level"] == "INFO" && line["route"].is_string())
         .collect();
-    let routes: Vec<_> = requests
-        .iter()
-        .map(|line| {
-            format!(
-                "{} {} {}",
-                line["method"].as_str().unwrap(),
-                line["route"].as_str().unwrap(),
-                line["status"]
-            )
-        })
-        .collect();
     assert_eq!(
-        routes,
+        requests.iter().map(|line| routed(line)).collect::<Vec<_>>(),
         [
             "POST /users 200",
             "POST /login/{userId} 200",
@@ -218,6 +217,38 @@ async fn shutdown_loses_no_acknowledged_message() {
     shutdown_with_stalled_clients(Kind::Sqlite, "500").await;
 }
 
+/// Opens connections with half a head, half a body, and nothing at all.
+async fn stalled_clients(address: &str) -> Vec<tokio::net::TcpStream> {
+    let mut clients = Vec::new();
+    for beginning in [
+        "GET / HT",
+        "POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{",
+        "",
+    ] {
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.write_all(beginning.as_bytes()).await.unwrap();
+        clients.push(client);
+    }
+    clients
+}
+
+/// Posts this number until a post is not acknowledged. Returns how many posts were acknowledged.
+async fn post_until_refused(alice: Person, room: String, n: u32) -> u64 {
+    let mut acknowledged = 0;
+    let request = || {
+        alice
+            .request(reqwest::Method::POST, &format!("/room/{room}/message"))
+            .json(&json!({ "messageText": format!("{n}") }))
+    };
+    while let Ok(answer) = request().send().await {
+        if answer.status() != 200 {
+            break;
+        }
+        acknowledged += 1;
+    }
+    acknowledged
+}
+
 /// Stops the program while clients stall and others post. Checks that it ends in time with all that
 /// it has acknowledged.
 async fn shutdown_with_stalled_clients(kind: Kind, timeout_ms: &str) {
@@ -230,38 +261,10 @@ async fn shutdown_with_stalled_clients(kind: Kind, timeout_ms: &str) {
     let alice = new_person(&program.base, "Alice").await;
     let room = alice.room_with(&[]).await;
     let address = program.base.strip_prefix("http://").unwrap().to_owned();
-    // Half a head, half a body, nothing at all, a waiting poll, and a websocket that answers
-    // nothing.
-    let mut clients = Vec::new();
-    for beginning in [
-        "GET / HT",
-        "POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{",
-        "",
-    ] {
-        let mut client = tokio::net::TcpStream::connect(&address).await.unwrap();
-        client.write_all(beginning.as_bytes()).await.unwrap();
-        clients.push(client);
-    }
+    let _clients = stalled_clients(&address).await;
     let mut socket = Socket::of(&alice, &room).await;
     let posting: Vec<_> = (0..8)
-        .map(|n| {
-            let (alice, room) = (alice.clone(), room.clone());
-            tokio::spawn(async move {
-                let mut acknowledged = 0;
-                let request = || {
-                    alice
-                        .request(reqwest::Method::POST, &format!("/room/{room}/message"))
-                        .json(&json!({ "messageText": format!("{n}") }))
-                };
-                while let Ok(answer) = request().send().await {
-                    if answer.status() != 200 {
-                        break;
-                    }
-                    acknowledged += 1;
-                }
-                acknowledged
-            })
-        })
+        .map(|n| tokio::spawn(post_until_refused(alice.clone(), room.clone(), n)))
         .collect();
     for _ in 0..50 {
         socket.hears_post().await;

@@ -22,6 +22,7 @@ use crate::support::{
     answer::Answer,
     databases::Kind,
     harness::{PATIENCE, TestServer},
+    person::Person,
     program::Program,
     wire::Socket,
 };
@@ -56,6 +57,23 @@ fn logs(path: &Path) -> Vec<PathBuf> {
         .into_iter()
         .filter(|path| path.exists())
         .collect()
+}
+
+/// Waits for the warning, because log lines are written in the background.
+#[cfg(target_os = "linux")]
+async fn until_warned_of_links(program: &Program) {
+    let warned = async {
+        while !program
+            .log()
+            .lines()
+            .any(|line| line.contains("WARN") && line.contains("links"))
+        {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, warned)
+        .await
+        .expect("the names of the file are warned of");
 }
 
 #[cfg(target_os = "linux")]
@@ -101,19 +119,8 @@ async fn a_second_server_is_refused_under_any_path_of_the_file() {
     ends(&start_on(folder.path(), &at("data/c.db")), 2, "in use");
     program.kill();
     let program = Program::start(folder.path(), &[("CAUSERIE_DATABASE", "sqlite:hard/c.db")]);
-    // A killed server holds no lock. Log lines are written in the background.
-    let warned = async {
-        while !program
-            .log()
-            .lines()
-            .any(|line| line.contains("WARN") && line.contains("links"))
-        {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, warned)
-        .await
-        .expect("the names of the file are warned of");
+    // A killed server holds no lock.
+    until_warned_of_links(&program).await;
 }
 
 #[tokio::test]
@@ -171,6 +178,25 @@ impl Unprivileged {
     }
 }
 
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Checks that a start is refused while one of the log files of the database cannot be written.
+fn check_start_on_logs_of_another_user(unprivileged: &Unprivileged, path: &Path) {
+    let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", path.display()));
+    for suffix in ["-wal", "-shm"] {
+        set_mode(&beside("-wal"), 0o666);
+        set_mode(&beside("-shm"), 0o666);
+        set_mode(&beside(suffix), 0o400);
+        ends(
+            &unprivileged.start_on(path),
+            2,
+            &format!("c.db{suffix}: Permission denied"),
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_start_without_permission_does_not_break_the_next_one() {
     let unprivileged = Unprivileged::new();
@@ -180,8 +206,6 @@ async fn a_start_without_permission_does_not_break_the_next_one() {
     let settings = settings
         .each_ref()
         .map(|(name, value)| (*name, value.as_str()));
-    let mode =
-        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let program = Program::start(unprivileged.folder.path(), &settings);
     program.signal("TERM");
     assert!(program.ended().await.success());
@@ -195,35 +219,26 @@ async fn a_start_without_permission_does_not_break_the_next_one() {
         (0o555, 0o444, 0o666, "c.db: Permission denied"),
         (0o000, 0o666, 0o666, "c.db: Permission denied"),
     ] {
-        mode(&path, file_mode);
-        mode(&beside("-lock"), lock_mode);
-        mode(&data, folder_mode);
+        set_mode(&path, file_mode);
+        set_mode(&beside("-lock"), lock_mode);
+        set_mode(&data, folder_mode);
         let output = unprivileged.start_on(&path);
-        mode(&data, 0o755);
+        set_mode(&data, 0o755);
         ends(&output, 2, mention);
         assert_eq!(
             logs(&path),
             Vec::<PathBuf>::new(),
             "{folder_mode:o} {file_mode:o}"
         );
-        mode(&path, 0o600);
-        mode(&beside("-lock"), 0o600);
+        set_mode(&path, 0o600);
+        set_mode(&beside("-lock"), 0o600);
     }
     // Files that a killed server has left, owned by another user.
     Program::start(unprivileged.folder.path(), &settings).kill();
     assert_eq!(logs(&path).len(), 2);
-    mode(&data, 0o777);
-    mode(&path, 0o666);
-    for suffix in ["-wal", "-shm"] {
-        mode(&beside("-wal"), 0o666);
-        mode(&beside("-shm"), 0o666);
-        mode(&beside(suffix), 0o400);
-        ends(
-            &unprivileged.start_on(&path),
-            2,
-            &format!("c.db{suffix}: Permission denied"),
-        );
-    }
+    set_mode(&data, 0o777);
+    set_mode(&path, 0o666);
+    check_start_on_logs_of_another_user(&unprivileged, &path);
     let program = Program::start(unprivileged.folder.path(), &settings);
     Answer::of(reqwest::Client::new().get(format!("{}/ready", program.base)))
         .await
@@ -257,6 +272,49 @@ async fn a_database_path_that_is_not_a_file_is_refused() {
     }
 }
 
+/// Checks that no read of the room waits for another program.
+async fn check_reads(alice: &Person, room: &str) {
+    let own = format!("/users/{}", alice.id);
+    let (page, sync) = (
+        format!("/room/{room}"),
+        format!("/room/{room}/sync?since=0"),
+    );
+    let (members, search) = (
+        format!("/room/{room}/members"),
+        format!("/room/{room}/search?q=again"),
+    );
+    for path in [
+        page.as_str(),
+        &sync,
+        "/room",
+        "/room/unread",
+        "/users",
+        &own,
+        "/ready",
+        "/health",
+        &members,
+        "/room/search?q=hello",
+        &search,
+    ] {
+        let answer = timeout(PATIENCE, alice.get(path)).await;
+        answer
+            .unwrap_or_else(|_| panic!("{path} waits for another program"))
+            .ok();
+    }
+    let mut socket = timeout(PATIENCE, Socket::of(alice, room))
+        .await
+        .expect("subscribing waits for another program");
+    let synced = timeout(
+        PATIENCE,
+        socket.asks("sync", json!([{ "rooms": { room: 0 } }])),
+    )
+    .await;
+    assert_eq!(
+        synced.expect("sync waits for another program")["success"],
+        true
+    );
+}
+
 #[tokio::test]
 async fn reads_continue_while_another_program_writes() {
     let mut server = TestServer::start(Kind::Sqlite).await;
@@ -270,15 +328,6 @@ async fn reads_continue_while_another_program_writes() {
     alice.says(&room, "and again").await;
     let url = server.database().url;
     let other = Connection::open(url.strip_prefix("sqlite:").unwrap()).unwrap();
-    let own = format!("/users/{}", alice.id);
-    let (page, sync) = (
-        format!("/room/{room}"),
-        format!("/room/{room}/sync?since=0"),
-    );
-    let (members, search) = (
-        format!("/room/{room}/members"),
-        format!("/room/{room}/search?q=again"),
-    );
     for starts_meanwhile in [false, true] {
         if starts_meanwhile {
             other.execute_batch("ROLLBACK").unwrap();
@@ -295,42 +344,16 @@ async fn reads_continue_while_another_program_writes() {
                 .expect("a start waits for another program");
             alice.base.clone_from(&server.base);
         }
-        for path in [
-            page.as_str(),
-            &sync,
-            "/room",
-            "/room/unread",
-            "/users",
-            &own,
-            "/ready",
-            "/health",
-            &members,
-            "/room/search?q=hello",
-            &search,
-        ] {
-            let answer = timeout(PATIENCE, alice.get(path)).await;
-            answer
-                .unwrap_or_else(|_| panic!("{path} waits for another program"))
-                .ok();
-        }
-        let mut socket = timeout(PATIENCE, Socket::of(&alice, &room))
-            .await
-            .expect("subscribing waits for another program");
-        let synced = timeout(
-            PATIENCE,
-            socket.asks("sync", json!([{ "rooms": { &room: 0 } }])),
-        )
-        .await;
-        assert_eq!(
-            synced.expect("sync waits for another program")["success"],
-            true
-        );
+        check_reads(&alice, &room).await;
     }
     // A write needs the lock, and a write that waits for it does not block reads.
     let (poster, to) = (bob.at(&server), room.clone());
     let posting = tokio::spawn(async move { poster.posts(&to, "when it is over").await });
-    for path in [page.as_str(), &sync] {
-        timeout(PATIENCE, alice.get(path))
+    for path in [
+        format!("/room/{room}"),
+        format!("/room/{room}/sync?since=0"),
+    ] {
+        timeout(PATIENCE, alice.get(&path))
             .await
             .unwrap_or_else(|_| panic!("{path} waits for a post"))
             .ok();

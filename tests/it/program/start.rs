@@ -1,6 +1,6 @@
 //! The start of the program: arguments, output, and what it refuses.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use tempfile::TempDir;
 
@@ -108,7 +108,6 @@ fn the_printed_settings_are_a_valid_settings_file() {
 #[test]
 fn a_failed_start_is_explained_in_one_line() {
     let folder = TempDir::new().unwrap();
-    let at = |name: &str| folder.path().join(name);
     refuses(
         folder.path(),
         &[("CAUSERIE_LISTNE", "127.0.0.1:0")],
@@ -139,37 +138,44 @@ fn a_failed_start_is_explained_in_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     refuses(folder.path(), &[("CAUSERIE_LISTEN", &address)], &address);
+}
 
-    let open = |path: &str| format!("sqlite:{path}");
-    let starts_on = |path: &str, mention: &str| {
-        refuses(
-            folder.path(),
-            &[
-                ("CAUSERIE_DATABASE", &open(path)),
-                ("CAUSERIE_LISTEN", "127.0.0.1:0"),
-            ],
-            mention,
-        );
-    };
+/// Checks that a start on this database fails with an explanation that contains `mention`.
+#[track_caller]
+fn refuses_database(folder: &Path, path: &str, mention: &str) {
+    refuses(
+        folder,
+        &[
+            ("CAUSERIE_DATABASE", &format!("sqlite:{path}")),
+            ("CAUSERIE_LISTEN", "127.0.0.1:0"),
+        ],
+        mention,
+    );
+}
+
+#[test]
+fn an_unusable_database_is_explained_in_one_line() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
     fs::write(
         at("text.db"),
         "this is not a database, just a long enough text to look at. ".repeat(100),
     )
     .unwrap();
-    starts_on("text.db", "text.db");
+    refuses_database(folder.path(), "text.db", "text.db");
     fs::write(at("a-file"), "").unwrap();
-    starts_on("a-file/causerie.db", "a-file");
-    starts_on("/proc/nowhere/causerie.db", "/proc/nowhere");
+    refuses_database(folder.path(), "a-file/causerie.db", "a-file");
+    refuses_database(folder.path(), "/proc/nowhere/causerie.db", "/proc/nowhere");
     let foreign = rusqlite::Connection::open(at("foreign.db")).unwrap();
     foreign.execute_batch("CREATE TABLE theirs (x)").unwrap();
-    starts_on("foreign.db", "Causerie");
+    refuses_database(folder.path(), "foreign.db", "Causerie");
     let newer = rusqlite::Connection::open(at("newer.db")).unwrap();
     newer
         .execute_batch(
             "PRAGMA application_id = 0x43617573; PRAGMA user_version = 99; CREATE TABLE later (x)",
         )
         .unwrap();
-    starts_on("newer.db", "newer");
+    refuses_database(folder.path(), "newer.db", "newer");
 }
 
 #[tokio::test]

@@ -84,6 +84,13 @@ async fn allowed(
         .collect()
 }
 
+/// Whether one of the headers has this name and this part in its value.
+fn has(headers: &[(String, String)], name: &str, part: &str) -> bool {
+    headers
+        .iter()
+        .any(|(header, value)| header == name && value.contains(part))
+}
+
 #[tokio::test]
 async fn only_listed_origins_can_call_the_api() {
     let listed = "https://chat.example.com";
@@ -107,11 +114,6 @@ async fn only_listed_origins_can_call_the_api() {
             }
         }
     }
-    let has = |headers: &[(String, String)], name: &str, part: &str| {
-        headers
-            .iter()
-            .any(|(header, value)| header == name && value.contains(part))
-    };
     for asked in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
         let headers = allowed(&some, Method::OPTIONS, "/room/x", listed, asked).await;
         assert!(

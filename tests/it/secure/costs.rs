@@ -17,36 +17,30 @@ async fn spends(person: &Person, method: Method, path: &str, body: &Value) -> An
     person.calls(method, path, body).await
 }
 
+/// Creates a room of another user with this member.
+async fn group_with(server: &TestServer, member: &Person) -> String {
+    let founder = server.member(&format!("founder{}", &member.id[20..])).await;
+    founder.named_room("group", &[member]).await
+}
+
 #[tokio::test]
 async fn every_change_of_a_room_counts_as_a_post() {
     let server =
         TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "1")]).await;
     let host = server.member("host").await;
     let room = host.room_with(&[]).await;
-    let mut helpers = Vec::new();
-    for name in [
-        "renamer",
-        "adder",
-        "leaver",
-        "remover",
-        "deleter",
-        "destroyer",
-    ] {
-        helpers.push(server.support(name).await);
-    }
-    let [renamer, adder, leaver, remover, deleter, destroyer] = &helpers[..] else {
-        unreachable!()
-    };
+    let [renamer, adder, leaver, other] = [
+        server.support("renamer").await,
+        server.support("adder").await,
+        server.support("leaver").await,
+        server.support("other").await,
+    ];
     // Each bucket holds one token and refills after a minute at the earliest, so each step uses
     // another user.
-    limited(host.adds(&room, &[renamer]).await);
-    let group = async |who: &Person| {
-        let founder = server.member(&format!("founder{}", &who.id[20..])).await;
-        founder.named_room("group", &[who]).await
-    };
-    let path = format!("/room/{}", group(renamer).await);
-    limited(spends(renamer, Method::PUT, &path, &json!({ "name": "other" })).await);
-    let path = format!("/room/{}/members", group(adder).await);
+    limited(host.adds(&room, &[&renamer]).await);
+    let path = format!("/room/{}", group_with(&server, &renamer).await);
+    limited(spends(&renamer, Method::PUT, &path, &json!({ "name": "other" })).await);
+    let path = format!("/room/{}/members", group_with(&server, &adder).await);
     adder
         .calls(Method::POST, &path, &json!({ "userIds": [adder.id] }))
         .await
@@ -69,24 +63,42 @@ async fn every_change_of_a_room_counts_as_a_post() {
         .ok();
     limited(
         adder
-            .calls(Method::POST, &path, &json!({ "userIds": [remover.id] }))
+            .calls(Method::POST, &path, &json!({ "userIds": [other.id] }))
             .await,
     );
-    let path = format!("/room/{}/members/{}", group(leaver).await, leaver.id);
+    let path = format!(
+        "/room/{}/members/{}",
+        group_with(&server, &leaver).await,
+        leaver.id
+    );
     leaver.calls(Method::DELETE, &path, &json!({})).await.ok();
     limited(leaver.calls(Method::DELETE, &path, &json!({})).await);
+}
+
+#[tokio::test]
+async fn every_removal_and_deletion_counts_as_a_post() {
+    let server =
+        TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_LIMITS__POSTS_PER_MINUTE", "1")]).await;
+    let host = server.member("host").await;
+    let room = host.room_with(&[]).await;
+    let [remover, deleter, destroyer, other] = [
+        server.support("remover").await,
+        server.support("deleter").await,
+        server.support("destroyer").await,
+        server.support("other").await,
+    ];
     limited(
         spends(
-            remover,
+            &remover,
             Method::DELETE,
-            &format!("/room/{room}/members/{}", adder.id),
+            &format!("/room/{room}/members/{}", other.id),
             &json!({}),
         )
         .await,
     );
     limited(
         spends(
-            deleter,
+            &deleter,
             Method::DELETE,
             &format!("/delete/message/{room}"),
             &json!({}),
@@ -95,7 +107,7 @@ async fn every_change_of_a_room_counts_as_a_post() {
     );
     limited(
         spends(
-            destroyer,
+            &destroyer,
             Method::DELETE,
             &format!("/delete/room/{room}"),
             &json!({}),

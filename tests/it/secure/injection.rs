@@ -164,24 +164,27 @@ fn request(method: &str, path: &str, headers: &str) -> String {
     )
 }
 
+/// Requests with an id in the path: the method, and what is before and behind the id.
+const PATHS_WITH_AN_ID: [(&str, &str, &str); 11] = [
+    ("GET", "/room/", ""),
+    ("POST", "/room/", "/message"),
+    ("PUT", "/room/", "/mark-read"),
+    ("GET", "/users/", ""),
+    ("PATCH", "/users/", ""),
+    ("PUT", "/users/", "/password"),
+    ("DELETE", "/users/", ""),
+    ("DELETE", "/delete/room/", ""),
+    ("DELETE", "/delete/message/", ""),
+    ("DELETE", "/sessions/", ""),
+    ("POST", "/login/", ""),
+];
+
 #[tokio::test]
 async fn ids_with_special_characters_are_refused() {
     let server = TestServer::secure(Kind::Sqlite).await;
     let (alice, _, room) = server.two_members().await;
     let header = format!("authorization: Bearer {}\r\n", alice.token);
-    for (method, before, after) in [
-        ("GET", "/room/", ""),
-        ("POST", "/room/", "/message"),
-        ("PUT", "/room/", "/mark-read"),
-        ("GET", "/users/", ""),
-        ("PATCH", "/users/", ""),
-        ("PUT", "/users/", "/password"),
-        ("DELETE", "/users/", ""),
-        ("DELETE", "/delete/room/", ""),
-        ("DELETE", "/delete/message/", ""),
-        ("DELETE", "/sessions/", ""),
-        ("POST", "/login/", ""),
-    ] {
+    for (method, before, after) in PATHS_WITH_AN_ID {
         for id in [
             "..",
             "%2e%2e",

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use causerie::{
     clock::Clock,
     config::Config,
-    model::{Credentials, RefreshKey, Session, SessionId, Timestamp},
+    model::{Credentials, RefreshKey, Session, SessionId, Timestamp, UserId},
     operator::NewUser,
-    store::MAX_SESSIONS,
+    store::{MAX_SESSIONS, Store},
 };
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
@@ -255,6 +255,38 @@ async fn secrets_are_neither_in_the_log_nor_in_the_database(kind: Kind) {
     }
 }
 
+/// Adds as many sessions of the user as one may have.
+async fn add_most_sessions(store: &Store, user: UserId, credentials: &Credentials) {
+    let (now, later) = (
+        Timestamp(machine_time()),
+        Timestamp(machine_time() + 1_000_000),
+    );
+    for n in 0..MAX_SESSIONS {
+        let n = u8::try_from(n).unwrap();
+        let id = SessionId::from_bytes([n; 16]);
+        let session = Session {
+            id,
+            user,
+            user_agent: String::new(),
+            created_at: now,
+            used_at: now,
+            expires_at: later,
+        };
+        let key = RefreshKey {
+            line: [n; 32],
+            secret: [n; 32],
+        };
+        assert_eq!(
+            store
+                .sessions
+                .add(session, key, credentials.password.clone())
+                .await
+                .unwrap(),
+            Some(Vec::new())
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_login_that_ends_the_oldest_session_is_logged() {
     let (folder, database) = (TempDir::new().unwrap(), Database::new(Kind::Sqlite).await);
@@ -269,35 +301,8 @@ async fn a_login_that_ends_the_oldest_session_is_logged() {
         .await
         .unwrap();
     let store = database.open().await;
-    let Credentials { password, .. } = store.accounts.credentials(alice).await.unwrap().unwrap();
-    let (now, later) = (
-        Timestamp(machine_time()),
-        Timestamp(machine_time() + 1_000_000),
-    );
-    for n in 0..MAX_SESSIONS {
-        let n = u8::try_from(n).unwrap();
-        let id = SessionId::from_bytes([n; 16]);
-        let session = Session {
-            id,
-            user: alice,
-            user_agent: String::new(),
-            created_at: now,
-            used_at: now,
-            expires_at: later,
-        };
-        let key = RefreshKey {
-            line: [n; 32],
-            secret: [n; 32],
-        };
-        assert_eq!(
-            store
-                .sessions
-                .add(session, key, password.clone())
-                .await
-                .unwrap(),
-            Some(Vec::new())
-        );
-    }
+    let credentials = store.accounts.credentials(alice).await.unwrap().unwrap();
+    add_most_sessions(&store, alice, &credentials).await;
     store.database.close().await;
     let program = Program::start(
         folder.path(),

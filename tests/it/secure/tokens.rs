@@ -9,6 +9,7 @@ use crate::support::{
     databases::{Database, Kind},
     harness::{TestServer, machine_time},
     people::{ENDED, NO_TOKEN, NOBODY, SECURE},
+    person::Person,
     wire::{Shown, Socket},
 };
 
@@ -77,41 +78,57 @@ impl TestServer {
     }
 }
 
-#[tokio::test]
-async fn forged_tokens_are_refused_with_the_reason() {
-    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_TOKEN_SECRET", KEY)]).await;
-    let [alice, bob] = [server.member("alice").await, server.member("bob").await];
-    let sessions = alice.get("/sessions").await.ok();
+fn hs256(claims: &Value) -> String {
+    token(&header("HS256"), claims, KEY, Algorithm::HS256)
+}
+
+/// Returns claims with which a token of the user is accepted, so that others are refused because of
+/// their defects.
+async fn accepted_claims(user: &Person) -> Value {
+    let sessions = user.get("/sessions").await.ok();
     let now = machine_time() / 1_000;
     let claims = json!({
-        "userId": alice.id, "userType": "consumer", "sessionId": sessions["sessions"][0]["_id"], "iat": now, "exp": now + 900,
+        "userId": user.id, "userType": "consumer", "sessionId": sessions["sessions"][0]["_id"], "iat": now, "exp": now + 900,
     });
-    let hs256 = |claims: &Value| token(&header("HS256"), claims, KEY, Algorithm::HS256);
-    // A valid token passes, so the following ones are refused because of their defects.
-    alice.get("/room").await.ok();
-    Answer::of(
-        server
-            .request(Method::GET, "/room")
-            .header("authorization", format!("Bearer {}", hs256(&claims))),
-    )
-    .await
-    .ok();
+    user.get("/room").await.ok();
+    let accepted = Person {
+        token: hs256(&claims),
+        ..user.clone()
+    };
+    accepted.get("/room").await.ok();
+    claims
+}
 
+#[tokio::test]
+async fn tokens_without_a_signature_are_refused() {
+    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_TOKEN_SECRET", KEY)]).await;
+    let alice = server.member("alice").await;
+    let claims = accepted_claims(&alice).await;
     let right = hs256(&claims);
     let (signed, signature) = right.rsplit_once('.').unwrap();
-    let (head, body) = signed.split_once('.').unwrap();
+    let (_, body) = signed.split_once('.').unwrap();
     let unsigned = |algorithm: &str| {
         format!(
             "{}.{body}.",
             base64url(header(algorithm).to_string().as_bytes())
         )
     };
-    let (_, of_bob) = bob.token.split_once('.').unwrap();
     for (token, message) in [
         (unsigned("none"), "jwt signature is required"),
         (unsigned("HS256"), "jwt signature is required"),
         (format!("{}{signature}", unsigned("none")), "invalid token"),
         (format!("{}{signature}", unsigned("None")), "invalid token"),
+    ] {
+        server.turns_away(&token, message).await;
+    }
+}
+
+#[tokio::test]
+async fn tokens_of_other_algorithms_are_refused() {
+    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_TOKEN_SECRET", KEY)]).await;
+    let alice = server.member("alice").await;
+    let claims = accepted_claims(&alice).await;
+    for (token, message) in [
         (
             token(&header("HS512"), &claims, KEY, Algorithm::HS512),
             "invalid algorithm",
@@ -128,6 +145,21 @@ async fn forged_tokens_are_refused_with_the_reason() {
             token(&header("ES256"), &claims, KEY, Algorithm::HS256),
             "invalid algorithm",
         ),
+    ] {
+        server.turns_away(&token, message).await;
+    }
+}
+
+#[tokio::test]
+async fn tokens_with_another_signature_are_refused() {
+    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_TOKEN_SECRET", KEY)]).await;
+    let [alice, bob] = [server.member("alice").await, server.member("bob").await];
+    let claims = accepted_claims(&alice).await;
+    let right = hs256(&claims);
+    let (signed, signature) = right.rsplit_once('.').unwrap();
+    let (head, body) = signed.split_once('.').unwrap();
+    let (_, of_bob) = bob.token.split_once('.').unwrap();
+    for (token, message) in [
         (
             token(
                 &header("HS256"),
@@ -158,6 +190,17 @@ async fn forged_tokens_are_refused_with_the_reason() {
             ),
             "invalid signature",
         ),
+    ] {
+        server.turns_away(&token, message).await;
+    }
+}
+
+#[tokio::test]
+async fn tokens_of_another_form_are_refused() {
+    let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_TOKEN_SECRET", KEY)]).await;
+    let alice = server.member("alice").await;
+    let claims = accepted_claims(&alice).await;
+    for (token, message) in [
         (
             token(&json!({}), &claims, KEY, Algorithm::HS256),
             "invalid token",
@@ -186,17 +229,13 @@ async fn forged_tokens_are_refused_with_the_reason() {
 async fn claims_that_do_not_hold_are_refused_with_the_reason() {
     let server = TestServer::secure_with(Kind::Sqlite, &[("CAUSERIE_TOKEN_SECRET", KEY)]).await;
     let [alice, bob] = [server.member("alice").await, server.member("bob").await];
-    let sessions = alice.get("/sessions").await.ok();
-    let now = machine_time() / 1_000;
-    let claims = json!({
-        "userId": alice.id, "userType": "consumer", "sessionId": sessions["sessions"][0]["_id"], "iat": now, "exp": now + 900,
-    });
-    let hs256 = |claims: &Value| token(&header("HS256"), claims, KEY, Algorithm::HS256);
+    let claims = accepted_claims(&alice).await;
     let with = |field: &str, value: Value| {
         let mut claims = claims.clone();
         claims[field] = value;
         hs256(&claims)
     };
+    let now = machine_time() / 1_000;
     for (token, message) in [
         (with("exp", json!(now - 1)), "jwt expired"),
         (with("exp", json!("never")), "invalid token"),

@@ -11,6 +11,7 @@ use crate::{
         databases::Kind,
         harness::TestServer,
         people::{NOT_A_MEMBER, three_people},
+        person::Person,
         wire::Socket,
     },
 };
@@ -45,6 +46,16 @@ async fn an_added_member_joins_and_all_members_are_told() {
         "though this socket is subscribed to nothing"
     );
     bobs.hears_nothing_more().await;
+}
+
+#[tokio::test]
+async fn an_added_member_reads_all_history_and_is_counted() {
+    let server = TestServer::start(Kind::Sqlite).await;
+    let [alice, bob, carol] = three_people(&server).await;
+    let room = alice.named_room("room", &[&bob]).await;
+    alice.says(&room, "before Carol").await;
+    bob.adds(&room, &[&carol, &alice]).await.ok();
+    let mut bobs = Socket::of(&bob, &room).await;
     assert_eq!(
         carol.reads(&room, "").await,
         ["before Carol"],
@@ -77,7 +88,7 @@ async fn a_former_member_sees_and_hears_nothing_more() {
     let server = TestServer::start(Kind::Sqlite).await;
     let [alice, bob, carol] = three_people(&server).await;
     let room = alice.named_room("room", &[&bob, &carol]).await;
-    let said = bob.says(&room, "findable before").await;
+    bob.says(&room, "findable before").await;
     let (mut alices, mut bobs, mut transient) = (
         Socket::of(&alice, &room).await,
         Socket::of(&bob, &room).await,
@@ -97,50 +108,6 @@ async fn a_former_member_sees_and_hears_nothing_more() {
     for socket in [&mut bobs, &mut transient] {
         socket.hears_nothing_more().await;
     }
-    for path in [
-        "",
-        "?before=99",
-        "?after=0",
-        "/sync",
-        "/search?q=findable",
-        "/members",
-        "/presence",
-    ] {
-        bob.get(&format!("/room/{room}{path}"))
-            .await
-            .refused(403, NOT_A_MEMBER);
-    }
-    bob.posts(&room, "hello?").await.refused(403, NOT_A_MEMBER);
-    bob.edits(&room, &said["postId"], "hello?")
-        .await
-        .refused(403, NOT_A_MEMBER);
-    bob.adds(&room, &[&bob]).await.refused(403, NOT_A_MEMBER);
-    bob.removes(&room, &bob).await.refused(403, NOT_A_MEMBER);
-    bob.calls(
-        Method::PUT,
-        &format!("/room/{room}"),
-        &json!({ "name": "mine" }),
-    )
-    .await
-    .refused(403, NOT_A_MEMBER);
-    Answer::of(bob.request(Method::PUT, &format!("/room/{room}/mark-read")))
-        .await
-        .refused(403, NOT_A_MEMBER);
-    for (event, payload) in [
-        (
-            "send message",
-            json!([{ "chatRoomId": room, "messageText": "hello?" }]),
-        ),
-        ("mark read", json!([{ "chatRoomId": room }])),
-        ("typing", json!([room])),
-    ] {
-        assert_eq!(bobs.is_refused(event, payload).await, NOT_A_MEMBER);
-    }
-    let answer = bobs.asks("sync", json!([{ "rooms": { &room: 0 } }])).await;
-    assert_eq!(
-        answer["rooms"][&room],
-        json!({ "success": false, "code": "not_a_member", "message": NOT_A_MEMBER })
-    );
     assert_eq!(
         bobs.asks("subscribe", json!([])).await,
         json!({ "success": true, "rooms": [] })
@@ -156,6 +123,83 @@ async fn a_former_member_sees_and_hears_nothing_more() {
     assert_eq!(carol.reads(&room, "").await.len(), 3, "what he wrote stays");
     alice.adds(&room, &[&bob]).await.ok();
     assert_eq!(bob.reads(&room, "").await.len(), 3);
+}
+
+/// Checks that a person who is not a member of a room can neither read nor change it; the message
+/// is their own.
+async fn is_refused_all_requests(person: &Person, room: &str, message: &Value) {
+    for path in [
+        "",
+        "?before=99",
+        "?after=0",
+        "/sync",
+        "/search?q=findable",
+        "/members",
+        "/presence",
+    ] {
+        person
+            .get(&format!("/room/{room}{path}"))
+            .await
+            .refused(403, NOT_A_MEMBER);
+    }
+    person
+        .posts(room, "hello?")
+        .await
+        .refused(403, NOT_A_MEMBER);
+    person
+        .edits(room, message, "hello?")
+        .await
+        .refused(403, NOT_A_MEMBER);
+    person
+        .adds(room, &[person])
+        .await
+        .refused(403, NOT_A_MEMBER);
+    person
+        .removes(room, person)
+        .await
+        .refused(403, NOT_A_MEMBER);
+    person
+        .calls(
+            Method::PUT,
+            &format!("/room/{room}"),
+            &json!({ "name": "mine" }),
+        )
+        .await
+        .refused(403, NOT_A_MEMBER);
+    Answer::of(person.request(Method::PUT, &format!("/room/{room}/mark-read")))
+        .await
+        .refused(403, NOT_A_MEMBER);
+}
+
+#[tokio::test]
+async fn a_former_member_is_refused_everything_in_the_room() {
+    let server = TestServer::start(Kind::Sqlite).await;
+    let [alice, bob, carol] = three_people(&server).await;
+    let room = alice.named_room("room", &[&bob, &carol]).await;
+    let said = bob.says(&room, "findable before").await;
+    let mut bobs = Socket::of(&bob, &room).await;
+    bob.removes(&room, &bob).await.ok();
+    bobs.hears_of("member removed").await;
+    is_refused_all_requests(&bob, &room, &said["postId"]).await;
+    for (event, payload) in [
+        (
+            "send message",
+            json!([{ "chatRoomId": room, "messageText": "hello?" }]),
+        ),
+        ("mark read", json!([{ "chatRoomId": room }])),
+        ("typing", json!([room])),
+    ] {
+        assert_eq!(bobs.is_refused(event, payload).await, NOT_A_MEMBER);
+    }
+    let answer = bobs.asks("sync", json!([{ "rooms": { &room: 0 } }])).await;
+    assert_eq!(
+        answer["rooms"][&room],
+        json!({ "success": false, "code": "not_a_member", "message": NOT_A_MEMBER })
+    );
+    alice.says(&room, "still nothing for Bob").await;
+    bobs.hears_nothing_more().await;
+    let texts = ["findable before", "still nothing for Bob"];
+    assert_eq!(carol.reads(&room, "").await, texts, "nothing was done");
 }
 
 #[apply(each_store)]

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use rstest_reuse::apply;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     each_store,
     support::{
         databases::Kind,
         harness::TestServer,
+        people::Member,
         person::Person,
         wire::{Socket, with_presence},
     },
@@ -179,72 +180,133 @@ async fn in_secure_mode_a_user_is_offline_after_the_connection() {
     assert_eq!(alices.hears_of("user offline").await["userId"], *bob.id);
 }
 
+/// A secure server that shows the presence of writers only, with Bob and two people he shares a
+/// room with: one whom he has not answered, and a friend to whom he has written.
+struct Writers {
+    _server: TestServer,
+    mallory: Member,
+    bob: Member,
+    friend: Member,
+    /// Mallory's room with Bob.
+    room: String,
+    /// The friend's room with Bob.
+    other: String,
+}
+
+impl Writers {
+    async fn start() -> Self {
+        let settings = [("CAUSERIE_ROOMS__PRESENCE", "writers")];
+        let server = TestServer::secure_with(Kind::Sqlite, &settings).await;
+        let [mallory, bob, friend] = [
+            server.member("mallory").await,
+            server.member("bob").await,
+            server.member("friend").await,
+        ];
+        let (room, other) = (
+            mallory.room_with(&[&bob]).await,
+            friend.room_with(&[&bob]).await,
+        );
+        mallory.says(&room, "hello?").await;
+        bob.says(&other, "hello").await;
+        Self {
+            _server: server,
+            mallory,
+            bob,
+            friend,
+            room,
+            other,
+        }
+    }
+
+    /// Connects Mallory and the friend.
+    async fn connect(&self) -> [Socket; 2] {
+        let mut sockets = [
+            Socket::signed_in_to(&self.mallory, &self.room).await,
+            Socket::signed_in_to(&self.friend, &self.other).await,
+        ];
+        for socket in &mut sockets {
+            socket.hears_presence = true;
+        }
+        sockets
+    }
+}
+
+/// Returns the presence of a member of a room as another member sees it.
+async fn seen_of(member: &Person, viewer: &Person, room: &str) -> Value {
+    viewer
+        .sees(room)
+        .await
+        .into_iter()
+        .find(|seen| seen["_id"] == *member.id)
+        .unwrap()
+}
+
 /// A client that knows a user's id can open a room with that user; with this setting the room
 /// reveals nothing about the user's presence.
 #[ignore = "slow"]
 #[tokio::test]
 async fn presence_of_writers_is_shown_only_where_they_have_written() {
-    let settings = [("CAUSERIE_ROOMS__PRESENCE", "writers")];
-    let server = TestServer::secure_with(Kind::Sqlite, &settings).await;
-    let [mallory, bob, friend] = [
-        server.member("mallory").await,
-        server.member("bob").await,
-        server.member("friend").await,
-    ];
-    let (room, other) = (
-        mallory.room_with(&[&bob]).await,
-        friend.room_with(&[&bob]).await,
-    );
-    mallory.says(&room, "hello?").await;
-    bob.says(&other, "hello").await;
-    let of_bob = async |person: &Person, room: &str| {
-        person
-            .sees(room)
-            .await
-            .into_iter()
-            .find(|seen| seen["_id"] == *bob.id)
-            .unwrap()
-    };
+    let writers = Writers::start().await;
+    let Writers {
+        mallory,
+        bob,
+        friend,
+        room,
+        other,
+        ..
+    } = &writers;
     let nothing = json!({ "_id": bob.id, "online": false, "lastSeenAt": null });
-    let mut mallorys = Socket::signed_in_to(&mallory, &room).await;
-    let mut friends = Socket::signed_in_to(&friend, &other).await;
-    (mallorys.hears_presence, friends.hears_presence) = (true, true);
-    let bobs = Socket::signed_in(&bob).await;
+    let [mut mallorys, mut friends] = writers.connect().await;
+    let bobs = Socket::signed_in(bob).await;
     assert_eq!(
         friends.hears_of("user online").await,
         json!({ "userId": bob.id })
     );
-    assert_eq!(of_bob(&friend, &other).await["online"], true);
+    assert_eq!(seen_of(bob, friend, other).await["online"], true);
     assert_eq!(
-        of_bob(&bob, &room).await["online"],
+        seen_of(bob, bob, room).await["online"],
         true,
         "everybody knows of themselves"
     );
     drop(bobs);
     let offline = friends.hears_of("user offline").await;
     assert_eq!(
-        of_bob(&friend, &other).await["lastSeenAt"],
+        seen_of(bob, friend, other).await["lastSeenAt"],
         offline["lastSeenAt"]
     );
-    assert_eq!(of_bob(&mallory, &room).await, nothing);
-    let other_way = bob
-        .sees(&room)
-        .await
-        .into_iter()
-        .find(|seen| seen["_id"] == *mallory.id)
-        .unwrap();
-    assert_eq!(other_way["online"], true, "who writes is seen");
+    assert_eq!(seen_of(bob, mallory, room).await, nothing);
+    assert_eq!(
+        seen_of(mallory, bob, room).await["online"],
+        true,
+        "who writes is seen"
+    );
     mallorys.hears_nothing_more().await;
+}
 
-    // Bob's presence is visible once he has written in the room, until he leaves and is added
-    // again.
-    bob.says(&room, "who are you?").await;
+/// Bob's presence is visible once he has written in the room, until he leaves and is added again.
+#[ignore = "slow"]
+#[tokio::test]
+async fn presence_of_a_writer_is_shown_until_they_leave_the_room() {
+    let writers = Writers::start().await;
+    let Writers {
+        mallory,
+        bob,
+        room,
+        ..
+    } = &writers;
+    let nothing = json!({ "_id": bob.id, "online": false, "lastSeenAt": null });
+    let [mut mallorys, mut friends] = writers.connect().await;
+    let bobs = Socket::signed_in(bob).await;
+    friends.hears_of("user online").await;
+    drop(bobs);
+    let offline = friends.hears_of("user offline").await;
+    bob.says(room, "who are you?").await;
     mallorys.hears_post().await;
     assert_eq!(
-        of_bob(&mallory, &room).await["lastSeenAt"],
+        seen_of(bob, mallory, room).await["lastSeenAt"],
         offline["lastSeenAt"]
     );
-    let bobs = Socket::signed_in(&bob).await;
+    let bobs = Socket::signed_in(bob).await;
     assert_eq!(
         mallorys.hears_of("user online").await,
         json!({ "userId": bob.id })
@@ -253,12 +315,12 @@ async fn presence_of_writers_is_shown_only_where_they_have_written() {
     drop(bobs);
     mallorys.hears_of("user offline").await;
     friends.hears_of("user offline").await;
-    bob.removes(&room, &bob).await.ok();
-    mallory.adds(&room, &[&bob]).await.ok();
-    assert_eq!(of_bob(&mallory, &room).await, nothing);
+    bob.removes(room, bob).await.ok();
+    mallory.adds(room, &[bob]).await.ok();
+    assert_eq!(seen_of(bob, mallory, room).await, nothing);
     assert_eq!(mallorys.hears_of("member removed").await["userId"], *bob.id);
     assert_eq!(mallorys.hears_of("member added").await["userId"], *bob.id);
-    let _bobs = Socket::signed_in(&bob).await;
+    let _bobs = Socket::signed_in(bob).await;
     friends.hears_of("user online").await;
     mallorys.hears_nothing_more().await;
 }

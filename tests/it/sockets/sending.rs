@@ -1,7 +1,7 @@
 //! Messages that are sent over sockets.
 
 use rstest_reuse::apply;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     each_store,
@@ -61,29 +61,35 @@ async fn a_refused_post_is_reported_in_the_acknowledgement() {
     let server = TestServer::start(Kind::Sqlite).await;
     let (_, bob, room) = server.two_in_a_room().await;
     let stranger = server.person("Stranger").await;
-    let event = |room: &str, text: Value| json!([{ "chatRoomId": room, "messageText": text }]);
+    let event = |room: &str| json!([{ "chatRoomId": room, "messageText": "hi" }]);
     let mut nobody = Socket::connect(&server.base).await;
     assert_eq!(
-        nobody
-            .is_refused("send message", event(&room, json!("hi")))
-            .await,
+        nobody.is_refused("send message", event(&room)).await,
         "Please say who you are with identity first"
     );
     let mut strangers = Socket::of(&stranger, &room).await;
     assert_eq!(
-        strangers
-            .is_refused("send message", event(&room, json!("hi")))
-            .await,
+        strangers.is_refused("send message", event(&room)).await,
         "You are not a member of this room"
     );
     let mut bobs = Socket::by(&bob).await;
     for nowhere in ["nope", "", "0199d1f0c0de7aaa8bbbccccddddeeee"] {
         assert_eq!(
-            bobs.is_refused("send message", event(nowhere, json!("hi")))
-                .await,
+            bobs.is_refused("send message", event(nowhere)).await,
             "No room exists for this id"
         );
     }
+    assert_eq!(bob.reads(&room, "").await, Vec::<String>::new());
+    server.delete(&format!("/users/{}", bob.id)).await.ok();
+    // The sockets of the deleted user were closed.
+    while bobs.receive().await.is_some_and(|packet| packet != "41") {}
+}
+
+#[tokio::test]
+async fn an_invalid_post_is_refused_in_the_acknowledgement() {
+    let server = TestServer::start(Kind::Sqlite).await;
+    let (_, bob, room) = server.two_in_a_room().await;
+    let mut bobs = Socket::by(&bob).await;
     for text in [
         json!(""),
         json!(" \n"),
@@ -93,9 +99,12 @@ async fn a_refused_post_is_reported_in_the_acknowledgement() {
         json!(["a"]),
     ] {
         assert!(
-            bobs.is_refused("send message", event(&room, text))
-                .await
-                .contains("send message takes")
+            bobs.is_refused(
+                "send message",
+                json!([{ "chatRoomId": room, "messageText": text }])
+            )
+            .await
+            .contains("send message takes")
         );
     }
     for wrong in [
@@ -113,7 +122,4 @@ async fn a_refused_post_is_reported_in_the_acknowledgement() {
         );
     }
     assert_eq!(bob.reads(&room, "").await, Vec::<String>::new());
-    server.delete(&format!("/users/{}", bob.id)).await.ok();
-    // The sockets of the deleted user were closed.
-    while bobs.receive().await.is_some_and(|packet| packet != "41") {}
 }

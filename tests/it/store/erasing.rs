@@ -12,6 +12,7 @@ use crate::{
         databases::{Database, Kind},
         entries::edit,
         harness::{PATIENCE, TestServer},
+        person::Person,
         search::{found, in_room, says, with_room},
         store::{append, change, delete, draft, with_messages},
     },
@@ -176,26 +177,36 @@ async fn erased_texts_soon_disappear_from_all_database_files() {
         .await
         .ok();
     server.delete(&format!("/users/{}", user.id)).await.ok();
-    let erased = async {
-        while !words_in_files(folder, &[&ERASED[..], &["falcon"]].concat()).is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, erased)
-        .await
-        .unwrap_or_else(|_| panic!("{:?} are still there", words_in_files(folder, &ERASED)));
+    until_erased(folder, &[&ERASED[..], &["falcon"]].concat()).await;
     assert_eq!(
         words_in_files(folder, &["sparrow", "eagle"]),
         ["sparrow", "eagle"],
         "and nothing else is gone"
     );
 
-    // Data is erased from a room that is still in use, too.
-    let crane = alice.says(&room, "crane").await;
+    check_room_in_use(folder, &alice, &room).await;
+}
+
+/// Waits until the words are in none of the files in the folder.
+async fn until_erased(folder: &Path, words: &[&str]) {
+    let erased = async {
+        while !words_in_files(folder, words).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, erased)
+        .await
+        .unwrap_or_else(|_| panic!("{:?} are still there", words_in_files(folder, words)));
+}
+
+/// Checks that a deleted text also disappears from the files in the folder while others are posted
+/// in its room.
+async fn check_room_in_use(folder: &Path, alice: &Person, room: &str) {
+    let crane = alice.says(room, "crane").await;
     alice.deletes(&crane["postId"]).await;
     let erased = async {
         while !words_in_files(folder, &["crane"]).is_empty() {
-            alice.says(&room, "sparrow").await;
+            alice.says(room, "sparrow").await;
         }
     };
     tokio::time::timeout(PATIENCE, erased)

@@ -2,7 +2,7 @@
 
 use causerie::{
     model::{Room, Seq, Timestamp, UserId},
-    store::{NewEntry, NewEntryKind},
+    store::{Appended, NewEntry, NewEntryKind, Store},
 };
 use mongodb::bson::{Document, doc};
 use reqwest::Method;
@@ -42,14 +42,21 @@ async fn members_who_are_added_at_once_share_commits() {
     assert_eq!(in_order.collect::<Vec<_>>(), ids);
 }
 
+fn remove(n: u8) -> NewEntryKind {
+    NewEntryKind::RemoveMember {
+        user: user_id(n),
+        required_members: Vec::new(),
+    }
+}
+
+fn are_placed(appended: &[Appended]) -> bool {
+    appended.iter().all(|appended| appended.placed().is_some())
+}
+
 #[tokio::test]
 async fn concurrent_member_changes_rewrite_the_room_once() {
     let database = Database::new(Kind::ReplicaSet).await;
     let (store, room) = with_messages(&database, 0).await;
-    let remove = |n| NewEntryKind::RemoveMember {
-        user: user_id(n),
-        required_members: Vec::new(),
-    };
     append(
         &store,
         change(&room, 1, NewEntryKind::AddMember(user_id(3))),
@@ -63,12 +70,7 @@ async fn concurrent_member_changes_rewrite_the_room_once() {
         store.log.append(coming.chain(going).collect()),
     )
     .await;
-    assert!(
-        appended
-            .unwrap()
-            .iter()
-            .all(|appended| appended.placed().is_some())
-    );
+    assert!(are_placed(&appended.unwrap()));
     let rewritten = |done: &&Document| {
         done.get_str("op").unwrap() == "update" && done.to_string().contains("changedSeq")
     };
@@ -92,15 +94,7 @@ async fn concurrent_member_changes_rewrite_the_room_once() {
         change(&room, 1, NewEntryKind::AddMember(user_id(4))),
         change(&room, 1, remove(5)),
     ];
-    assert!(
-        store
-            .log
-            .append(again.into())
-            .await
-            .unwrap()
-            .iter()
-            .all(|appended| appended.placed().is_some())
-    );
+    assert!(are_placed(&store.log.append(again.into()).await.unwrap()));
     let now = store.rooms.find(room.id).await.unwrap().unwrap();
     assert_eq!(
         (now.visible_from(user_id(4)), now.has_member(user_id(5))),
@@ -127,12 +121,7 @@ async fn a_post_in_a_large_room_looks_up_only_its_author() {
         .map(|n| draft(&room, 149 + u8::try_from(n % 2).unwrap(), n))
         .collect();
     let (appended, done) = done_with("chatrooms", &database, store.log.append(posts)).await;
-    assert!(
-        appended
-            .unwrap()
-            .iter()
-            .all(|appended| appended.placed().is_some())
-    );
+    assert!(are_placed(&appended.unwrap()));
     let looked_through = |done: &&Document| {
         done.get_document("command")
             .unwrap()
@@ -147,6 +136,15 @@ async fn a_post_in_a_large_room_looks_up_only_its_author() {
         "{done:?}"
     );
     assert_eq!(done.iter().filter(looked_through).count(), 0, "{done:?}");
+}
+
+/// Appends a change of this time, in milliseconds, and checks that it was placed.
+async fn change_at(store: &Store, room: &Room, at: i64, what: NewEntryKind) {
+    let entry = NewEntry {
+        created_at: Timestamp(at),
+        ..change(room, 1, what)
+    };
+    assert!(append(store, entry).await.placed().is_some());
 }
 
 #[tokio::test]
@@ -175,59 +173,17 @@ async fn member_changes_in_a_large_room_do_not_rewrite_its_activity() {
                 .map(|at| at.timestamp_millis()),
         )
     };
-    let at = |at, what| NewEntry {
-        created_at: Timestamp(at),
-        ..change(&room, 1, what)
-    };
     let (large, before) = said().await;
     assert!(large);
-    assert!(
-        append(&store, at(20_000, NewEntryKind::AddMember(user_id(102))))
-            .await
-            .placed()
-            .is_some()
-    );
-    assert!(
-        append(
-            &store,
-            at(
-                30_000,
-                NewEntryKind::RemoveMember {
-                    user: user_id(102),
-                    required_members: Vec::new()
-                }
-            )
-        )
-        .await
-        .placed()
-        .is_some()
-    );
+    change_at(&store, &room, 20_000, NewEntryKind::AddMember(user_id(102))).await;
+    change_at(&store, &room, 30_000, remove(102)).await;
     assert_eq!(said().await, (true, before));
-    assert!(
-        append(
-            &store,
-            at(
-                40_000,
-                NewEntryKind::RemoveMember {
-                    user: user_id(101),
-                    required_members: Vec::new()
-                }
-            )
-        )
-        .await
-        .placed()
-        .is_some()
-    );
+    change_at(&store, &room, 40_000, remove(101)).await;
     assert_eq!(
         said().await,
         (false, Some(40_000)),
         "nobody would find it among what is recent"
     );
-    assert!(
-        append(&store, at(50_000, NewEntryKind::AddMember(user_id(101))))
-            .await
-            .placed()
-            .is_some()
-    );
+    change_at(&store, &room, 50_000, NewEntryKind::AddMember(user_id(101))).await;
     assert!(said().await.0);
 }

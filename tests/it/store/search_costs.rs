@@ -1,13 +1,15 @@
 //! How much the databases read for a page or a search.
 
 use causerie::{
-    model::{Room, Seq},
+    model::Room,
     store::{Limit, NewEntry, NewEntryKind, Page, Scope, SearchQuery},
 };
+use mongodb::bson::Document;
 
 use crate::support::{
     costs::done_by,
     databases::{Database, Kind},
+    search::{in_room, in_rooms_of, says},
     store::{append, change, draft, room, seqs, user_id, with_messages},
 };
 
@@ -45,6 +47,22 @@ async fn a_page_behind_many_deletions_is_found_by_a_few_counts() {
     );
 }
 
+fn query(scope: Scope, words: &str, most: u64) -> SearchQuery {
+    SearchQuery {
+        scope,
+        words: words.into(),
+        before: None,
+        limit: Limit::items(most),
+    }
+}
+
+/// Returns the sum of a field of the profiled operations.
+fn sum(done: &[Document], field: &str) -> i32 {
+    done.iter()
+        .filter_map(|done| done.get_i32(field).ok())
+        .sum()
+}
+
 #[tokio::test]
 async fn a_search_reads_the_messages_with_its_rarest_word() {
     let database = Database::new(Kind::ReplicaSet).await;
@@ -56,30 +74,12 @@ async fn a_search_reads_the_messages_with_its_rarest_word() {
             format!("common and often {n}")
         }
     };
-    let says = |n| NewEntry {
-        change: NewEntryKind::Message {
-            text: text(n),
-            client_id: None,
-        },
-        ..draft(&room, 1, n)
-    };
     store
         .log
-        .append((1..=1_500).map(says).collect())
+        .append((1..=1_500).map(|n| says(&room, n, &text(n))).collect())
         .await
         .unwrap();
-    let search = |words: &str| {
-        let scope = Scope::Room {
-            room: room.id,
-            after: Seq(0),
-        };
-        store.search.search(SearchQuery {
-            scope,
-            words: words.into(),
-            before: None,
-            limit: Limit::items(10),
-        })
-    };
+    let search = |words: &str| store.search.search(query(in_room(&room), words, 10));
     database.indexed().await;
     for words in [
         "common rare often",
@@ -88,10 +88,7 @@ async fn a_search_reads_the_messages_with_its_rarest_word() {
     ] {
         let (found, done) = done_by(&database, search(words)).await;
         assert_eq!(seqs(&found.unwrap().messages), [7], "{words}");
-        let read: i32 = done
-            .iter()
-            .filter_map(|done| done.get_i32("docsExamined").ok())
-            .sum();
+        let read = sum(&done, "docsExamined");
         assert!(
             (1..=10).contains(&read),
             "{read} messages were read for {words}"
@@ -101,23 +98,25 @@ async fn a_search_reads_the_messages_with_its_rarest_word() {
     assert_eq!(found.unwrap().messages.len(), 10);
 }
 
+/// Returns message `n` of the room's first member.
+fn common_word(room: &Room, n: u64) -> NewEntry {
+    let change = NewEntryKind::Message {
+        text: format!("common word {n}"),
+        client_id: None,
+    };
+    NewEntry {
+        change,
+        ..draft(room, room.members[0].as_bytes()[0], n)
+    }
+}
+
 #[tokio::test]
 async fn a_search_reads_nothing_of_rooms_of_others() {
     let database = Database::new(Kind::ReplicaSet).await;
     let (store, theirs) = with_messages(&database, 0).await;
-    let says = |room: &Room, n| {
-        let change = NewEntryKind::Message {
-            text: format!("common word {n}"),
-            client_id: None,
-        };
-        NewEntry {
-            change,
-            ..draft(room, room.members[0].as_bytes()[0], n)
-        }
-    };
     store
         .log
-        .append((1..=2_000).map(|n| says(&theirs, n)).collect())
+        .append((1..=2_000).map(|n| common_word(&theirs, n)).collect())
         .await
         .unwrap();
     let rooms: Vec<_> = (101..=220).map(|n| room(n, &[9, n])).collect();
@@ -128,7 +127,7 @@ async fn a_search_reads_nothing_of_rooms_of_others() {
         };
         store.rooms.find_or_add(room.clone()).await.unwrap();
         if n % 8 == 0 {
-            append(&store, says(&room, n)).await;
+            append(&store, common_word(&room, n)).await;
         }
     }
     database.indexed().await;
@@ -138,31 +137,11 @@ async fn a_search_reads_nothing_of_rooms_of_others() {
         ("missing", 0),
         ("common missing", 0),
     ] {
-        let search = SearchQuery {
-            scope: Scope::RoomsOf {
-                user: user_id(9),
-                since_joined: false,
-            },
-            words: words.into(),
-            before: None,
-            limit: Limit::items(100),
-        };
+        let search = query(in_rooms_of(user_id(9)), words, 100);
         let (found, done) = done_by(&database, store.search.search(search)).await;
         assert_eq!(found.unwrap().messages.len(), count, "{words}");
-        let sum = |what| {
-            done.iter()
-                .filter_map(|done| done.get_i32(what).ok())
-                .sum::<i32>()
-        };
-        assert!(
-            sum("docsExamined") <= 500,
-            "{} messages were read for {words}",
-            sum("docsExamined")
-        );
-        assert!(
-            sum("keysExamined") <= 3_000,
-            "{} keys were read for {words}",
-            sum("keysExamined")
-        );
+        let (messages, keys) = (sum(&done, "docsExamined"), sum(&done, "keysExamined"));
+        assert!(messages <= 500, "{messages} messages were read for {words}");
+        assert!(keys <= 3_000, "{keys} keys were read for {words}");
     }
 }

@@ -1,8 +1,8 @@
 //! The search index: how it follows the messages.
 
 use causerie::{
-    model::MessageId,
-    store::{Limit, NewEntryKind, SearchQuery},
+    model::{MessageId, Room},
+    store::{Limit, NewEntry, NewEntryKind, SearchQuery, Store},
 };
 use mongodb::bson::{Document, doc};
 use rstest_reuse::apply;
@@ -55,28 +55,7 @@ async fn post_edit_and_delete_long_messages(kind: Kind, count: u64) {
     }
     append(&store, says(&room, 100, "behind them 上海")).await;
     for _ in 0..2 {
-        for (words, expected) in [
-            ("behind", vec![100]),
-            ("before", vec![1]),
-            ("海", vec![100]),
-            ("them", vec![100, 1]),
-        ] {
-            assert_eq!(
-                numbers(&store, in_rooms_of(user_id(2)), words).await,
-                expected,
-                "{words}"
-            );
-        }
-        assert_eq!(
-            numbers(&store, in_room(&room), "aaa baa").await.len() as u64,
-            count,
-            "the first words of each"
-        );
-        assert_eq!(
-            numbers(&store, in_room(&room), "zzz").await,
-            [0_u64; 0],
-            "which is behind those that count"
-        );
+        check_all_are_found(&store, &room, count).await;
         database.indexed().await;
     }
     check_index_size(
@@ -85,22 +64,8 @@ async fn post_edit_and_delete_long_messages(kind: Kind, count: u64) {
         usize::try_from(count).unwrap() * text.len() / 4,
     )
     .await;
-    let edit = |n: u64, text: &str| {
-        let message = MessageId::from_bytes(u128::from(n).to_be_bytes());
-        change(
-            &room,
-            1,
-            NewEntryKind::Edit {
-                message,
-                text: text.into(),
-            },
-        )
-    };
-    store
-        .log
-        .append((2..=last_edited).map(|n| edit(n, "short now")).collect())
-        .await
-        .unwrap();
+    let edits = (2..=last_edited).map(|n| edit(&room, n, "short now"));
+    store.log.append(edits.collect()).await.unwrap();
     for n in last_edited + 1..=last {
         assert!(delete(&store, &room, n).await);
     }
@@ -112,23 +77,65 @@ async fn post_edit_and_delete_long_messages(kind: Kind, count: u64) {
         );
         database.indexed().await;
     }
-    let count_postings = |condition: &str| {
-        let count = format!("SELECT count(*) FROM search_postings WHERE {condition}");
-        let file = database.file();
-        file.query_row(&count, [], |row| row.get::<_, i64>(0))
-            .unwrap()
-    };
     if kind == Kind::Sqlite {
         assert_eq!(
-            count_postings("length(term) = 3 AND term NOT IN ('now')"),
+            count_postings(&database, "length(term) = 3 AND term NOT IN ('now')"),
             0
         );
     }
     store.rooms.delete(room.id).await.unwrap();
     if kind == Kind::Sqlite {
         database.indexed().await;
-        assert_eq!(count_postings("true"), 0);
+        assert_eq!(count_postings(&database, "true"), 0);
     }
+}
+
+/// Checks that the messages around `count` messages of very many words are found, and those by their
+/// first words only.
+async fn check_all_are_found(store: &Store, room: &Room, count: u64) {
+    for (words, expected) in [
+        ("behind", vec![100]),
+        ("before", vec![1]),
+        ("海", vec![100]),
+        ("them", vec![100, 1]),
+    ] {
+        assert_eq!(
+            numbers(store, in_rooms_of(user_id(2)), words).await,
+            expected,
+            "{words}"
+        );
+    }
+    assert_eq!(
+        numbers(store, in_room(room), "aaa baa").await.len() as u64,
+        count,
+        "the first words of each"
+    );
+    assert_eq!(
+        numbers(store, in_room(room), "zzz").await,
+        [0_u64; 0],
+        "which is behind those that count"
+    );
+}
+
+fn edit(room: &Room, n: u64, text: &str) -> NewEntry {
+    let message = MessageId::from_bytes(u128::from(n).to_be_bytes());
+    change(
+        room,
+        1,
+        NewEntryKind::Edit {
+            message,
+            text: text.into(),
+        },
+    )
+}
+
+/// Returns the number of entries of the index on SQLite that meet the condition.
+fn count_postings(database: &Database, condition: &str) -> i64 {
+    let count = format!("SELECT count(*) FROM search_postings WHERE {condition}");
+    database
+        .file()
+        .query_row(&count, [], |row| row.get(0))
+        .unwrap()
 }
 
 /// Checks that the index of the database has at most this many bytes on SQLite, and that no message
