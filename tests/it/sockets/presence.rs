@@ -289,10 +289,7 @@ async fn presence_of_writers_is_shown_only_where_they_have_written() {
 async fn presence_of_a_writer_is_shown_until_they_leave_the_room() {
     let writers = Writers::start().await;
     let Writers {
-        mallory,
-        bob,
-        room,
-        ..
+        mallory, bob, room, ..
     } = &writers;
     let nothing = json!({ "_id": bob.id, "online": false, "lastSeenAt": null });
     let [mut mallorys, mut friends] = writers.connect().await;
