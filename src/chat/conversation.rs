@@ -172,7 +172,7 @@ impl Chat {
         };
         hide_edits_of(&mut entries, hidden);
         let shown = self
-            .shown(room, entries.iter().filter_map(message_of))
+            .shown(room, entries.iter().filter_map(Entry::current_message))
             .await?;
         let (written, _) = fitting(&entries, limit.items, bytes, |entry| {
             raw(&EntryView::new(entry, &shown))
@@ -255,17 +255,5 @@ fn hide_edits_of(entries: &mut [Entry], hidden: Seq) {
         if let EntryKind::Edit { current, .. } = &mut entry.what {
             current.take_if(|message| message.seq <= hidden);
         }
-    }
-}
-
-/// Returns the message of an entry, if it still exists.
-fn message_of(entry: &Entry) -> Option<&Message> {
-    match &entry.what {
-        EntryKind::Message(message)
-        | EntryKind::Edit {
-            current: Some(message),
-            ..
-        } => Some(message),
-        _ => None,
     }
 }

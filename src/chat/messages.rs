@@ -124,7 +124,7 @@ impl Chat {
         let by = sender
             .caller
             .as_ref()
-            .map_or(UserId::NOBODY, |caller| caller.user.id);
+            .map_or(UserId::UNKNOWN, |caller| caller.user.id);
         match self.timeline.delete(message.room, message.id, by).await {
             Ok(deleted) => Ok(deleted.is_some()),
             // The message was deleted with its room.

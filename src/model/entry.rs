@@ -11,7 +11,7 @@ pub struct NewEntry {
     pub id: MessageId,
     /// The room to whose log the entry is appended.
     pub room: RoomId,
-    /// The user who causes the entry; [`NOBODY`](UserId::NOBODY) if unknown.
+    /// The user who causes the entry; [`UNKNOWN`](UserId::UNKNOWN) if unknown.
     pub author: UserId,
     /// When the entry was created. The store uses the time of the log's last entry if that is
     /// later.
@@ -36,7 +36,7 @@ pub struct Entry {
     pub room: RoomId,
     /// The sequence number in the log.
     pub seq: Seq,
-    /// The user who caused the entry; [`NOBODY`](UserId::NOBODY) if unknown.
+    /// The user who caused the entry; [`UNKNOWN`](UserId::UNKNOWN) if unknown.
     pub author: UserId,
     /// When the entry was created; within a room never before the previous entry.
     pub created_at: Timestamp,
@@ -53,6 +53,9 @@ pub struct Entry {
 /// - MongoDB: its effect and when it has none in `changes.rs`, its format in `entries.rs`.
 /// - Clients: its view in `view/entry.rs`, its event in `sockets/events.rs`.
 /// - `timeline/mod.rs`: the method that appends it.
+/// - Export and import, which keep what `Entry` leaves out (the entry's own id, the client id of a
+///   deleted message): `ChangeRecord` in `store/transfer.rs`, its format in `operator/format.rs`, in
+///   SQLite `export.rs` and `import.rs`, in MongoDB `records.rs`.
 ///
 /// If the entry changes a stored property of the room, also: the property in `model/mod.rs`, in
 /// SQLite a migration and `rooms.rs`, in MongoDB `documents.rs` and the projections in `checks.rs`
@@ -251,22 +254,30 @@ impl NewEntry {
 }
 
 impl Entry {
-    /// Returns the message that the entry posts or edits, in its current state, and without its
-    /// text if it has been deleted since; the deletion is a later entry. `None` for entries of
-    /// other kinds.
-    pub(crate) fn message(&self) -> Option<Cow<'_, Message>> {
+    /// Returns the message that the entry posts or edits, in its current state; `None` if it has been
+    /// deleted since, and for entries of other kinds.
+    pub(crate) fn current_message(&self) -> Option<&Message> {
         match &self.what {
             EntryKind::Message(message)
             | EntryKind::Edit {
                 current: Some(message),
                 ..
-            } => Some(Cow::Borrowed(message)),
+            } => Some(message),
+            _ => None,
+        }
+    }
+
+    /// Returns the message that the entry posts or edits, in its current state, and without its
+    /// text if it has been deleted since; the deletion is a later entry. `None` for entries of
+    /// other kinds.
+    pub(crate) fn message(&self) -> Option<Cow<'_, Message>> {
+        match &self.what {
             EntryKind::Deleted(id)
             | EntryKind::Edit {
                 message: id,
                 current: None,
             } => Some(Cow::Owned(self.without_text(*id))),
-            _ => None,
+            _ => self.current_message().map(Cow::Borrowed),
         }
     }
 

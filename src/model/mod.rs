@@ -87,7 +87,7 @@ id!(
 );
 impl UserId {
     /// The id of an unknown user, such as a caller who deletes a message without authenticating.
-    pub const NOBODY: Self = Self(Uuid::nil());
+    pub const UNKNOWN: Self = Self(Uuid::nil());
 }
 
 id!(

@@ -151,7 +151,7 @@ fn other_user(argument: Option<&Value>) -> Result<Option<UserId>> {
     match argument {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(id)) if id.is_empty() => Ok(None),
-        Some(Value::String(id)) => Ok(Some(UserId::parse(id).unwrap_or(UserId::NOBODY))),
+        Some(Value::String(id)) => Ok(Some(UserId::parse(id).unwrap_or(UserId::UNKNOWN))),
         Some(_) => Err(Error::BadEvent(
             "the second argument of subscribe is the id of a user, a string",
         )),

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::model::RoomType;
 
-    const ALICE: UserId = UserId::NOBODY;
+    const ALICE: UserId = UserId::UNKNOWN;
 
     fn room(members: Vec<UserId>) -> Room {
         Room {

@@ -1,7 +1,7 @@
 //! The maximum size of a page, and collecting a page up to it.
 
 use super::ListedRoom;
-use crate::model::{Entry, EntryKind, Message};
+use crate::model::{Entry, Message};
 
 /// The maximum size of a page, in items and in bytes of their texts. A deleted message and an item
 /// without a message count as 0 bytes.
@@ -47,14 +47,7 @@ impl PageItem for Message {
 
 impl PageItem for Entry {
     fn message(&self) -> Option<&Message> {
-        match &self.what {
-            EntryKind::Message(message)
-            | EntryKind::Edit {
-                current: Some(message),
-                ..
-            } => Some(message),
-            _ => None,
-        }
+        self.current_message()
     }
 }
 
@@ -137,7 +130,7 @@ mod tests {
             id: MessageId::from_bytes([1; 16]),
             room: RoomId::from_bytes([2; 16]),
             seq: Seq(1),
-            author: UserId::NOBODY,
+            author: UserId::UNKNOWN,
             text: "x".repeat(length),
             created_at: Timestamp(0),
             edited_at: None,

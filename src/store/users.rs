@@ -23,7 +23,10 @@ pub type UserCursor = (Timestamp, UserId);
 #[async_trait]
 pub trait Users: Send + Sync {
     /// Returns the user with this id, or `None` if there is no such user or the user was deleted.
-    async fn find(&self, id: UserId) -> Result<Option<Arc<User>>>;
+    async fn find(&self, id: UserId) -> Result<Option<Arc<User>>> {
+        let user = self.find_many(&[id]).await?.pop();
+        Ok(user.filter(|user| !user.deleted))
+    }
 
     /// Returns the users with these ids, including deleted ones, in the order of `ids`. Unknown ids
     /// are skipped.

@@ -109,7 +109,7 @@ async fn check_block(
     authors.sort_unstable();
     authors.dedup();
     // Of entries without a valid author, none are stored.
-    authors.retain(|author| *author != UserId::NOBODY);
+    authors.retain(|author| *author != UserId::UNKNOWN);
     for author in authors {
         let of = |counts: &HashMap<UserId, u64>| counts.get(&author).copied().unwrap_or_default();
         if of(&stored) != of(counted) {

@@ -168,9 +168,9 @@ pub fn joined(room: &RawDocument) -> Vec<(UserId, Seq)> {
     joined
 }
 
-/// Returns the user in a field, or [`UserId::NOBODY`] if there is none.
+/// Returns the user in a field, or [`UserId::UNKNOWN`] if there is none.
 pub fn user_in(document: &RawDocument, field: &str) -> UserId {
-    UserId::parse(text_in(document, field)).unwrap_or(UserId::NOBODY)
+    UserId::parse(text_in(document, field)).unwrap_or(UserId::UNKNOWN)
 }
 
 /// Returns the member key of a room, in hex digits.

@@ -30,11 +30,6 @@ const BATCH_SIZE: usize = 1_000;
 
 #[async_trait]
 impl Users for Mongo {
-    async fn find(&self, id: UserId) -> Result<Option<Arc<User>>> {
-        let user = self.find_many(&[id]).await?.pop();
-        Ok(user.filter(|user| !user.deleted))
-    }
-
     async fn find_many(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
         let connection = &self.connection;
         let found = connection

@@ -202,7 +202,7 @@ fn marks(
     after: Option<(UserId, Seq)>,
     limit: u64,
 ) -> rusqlite::Result<Vec<ReadMark>> {
-    let (user, up_to) = after.unwrap_or((UserId::NOBODY, Seq(0)));
+    let (user, up_to) = after.unwrap_or((UserId::UNKNOWN, Seq(0)));
     connection
         .prepare_cached(
             "SELECT user, up_to_seq, read_at FROM read_marks

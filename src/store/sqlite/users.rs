@@ -16,11 +16,6 @@ use crate::{
 
 #[async_trait]
 impl Users for Sqlite {
-    async fn find(&self, id: UserId) -> Result<Option<Arc<User>>> {
-        let user = self.find_many(&[id]).await?.pop();
-        Ok(user.filter(|user| !user.deleted))
-    }
-
     async fn find_many(&self, ids: &[UserId]) -> Result<Vec<Arc<User>>> {
         let ids = ids.to_vec();
         let users = self

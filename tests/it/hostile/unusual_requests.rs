@@ -48,6 +48,16 @@ const UNUSUAL_REQUESTS: &[(&str, u16)] = &[
     ),
 ];
 
+/// Checks that the server answers these bytes with this status.
+async fn check_status(loaded: &LoadedServer, bytes: &str, status: u16) {
+    assert_eq!(
+        loaded.answer_to(bytes).await.0,
+        status,
+        "{}",
+        beginning(bytes.as_bytes())
+    );
+}
+
 #[tokio::test]
 async fn unusual_requests_are_answered_with_json() {
     let loaded = LoadedServer::begins(Kind::Sqlite).await;
@@ -96,12 +106,7 @@ async fn unusual_headers_of_a_body_are_answered_with_json() {
             415,
         ),
     ] {
-        assert_eq!(
-            loaded.answer_to(&bytes).await.0,
-            status,
-            "{}",
-            beginning(bytes.as_bytes())
-        );
+        check_status(&loaded, &bytes, status).await;
     }
     loaded.ends_well().await;
 }
@@ -144,12 +149,7 @@ async fn unusual_paths_and_queries_are_answered_with_json() {
         (get("/users/{userId}"), 404),
         (get("/users/*"), 404),
     ] {
-        assert_eq!(
-            loaded.answer_to(&bytes).await.0,
-            status,
-            "{}",
-            beginning(bytes.as_bytes())
-        );
+        check_status(&loaded, &bytes, status).await;
     }
     loaded.ends_well().await;
 }

@@ -103,14 +103,7 @@ async fn a_room_deleted_under_load_leaves_no_messages(kind: Kind) {
         let room = alice.room_with(&[&bob]).await;
         alice.posts(&room, "there is a room").await.ok();
         let posting = (0..16).map(|n| {
-            let (person, room) = (
-                if n % 2 == 0 {
-                    alice.clone()
-                } else {
-                    bob.clone()
-                },
-                room.clone(),
-            );
+            let (person, room) = ([&alice, &bob][n % 2].clone(), room.clone());
             tokio::spawn(async move {
                 let mut posted = 0;
                 loop {

@@ -5,7 +5,12 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::support::{databases::Kind, harness::TestServer, raw::Connection};
+use crate::support::{
+    databases::Kind,
+    harness::TestServer,
+    polling::{polling_session, post_packets},
+    raw::Connection,
+};
 
 const KEEP_ALIVE: &str = "CAUSERIE_HTTP__KEEP_ALIVE_TIMEOUT_MS";
 const HEADER: &str = "CAUSERIE_HTTP__HEADER_TIMEOUT_MS";
@@ -108,44 +113,12 @@ async fn slow_responses_and_websockets_do_not_count_as_idle() {
         Connection::websocket(&server.base, "/socket.io/?EIO=4&transport=websocket").await;
     assert!(socket.frame().await.is_some(), "the handshake");
     // The poll is answered when there is a packet to send, which is after the idle timeout.
-    let text = server
-        .http
-        .get(format!(
-            "{}/socket.io/?EIO=4&transport=polling",
-            server.base
-        ))
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
-    let sid = serde_json::from_str::<serde_json::Value>(&text[1..]).unwrap()["sid"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let session = polling_session(&server, "EIO=4").await;
     let mut poll = Connection::open(&server.base).await;
-    poll.send(
-        format!("GET /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: x\r\n\r\n")
-            .as_bytes(),
-    )
-    .await;
+    poll.send(format!("GET {session} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+        .await;
     sleep(Duration::from_millis(500)).await;
-    let url = format!(
-        "{}/socket.io/?EIO=4&transport=polling&sid={sid}",
-        server.base
-    );
-    assert_eq!(
-        server
-            .http
-            .post(url)
-            .body("40")
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(post_packets(&server, &session, "40").await, 200);
     assert!(answered(&mut poll).await);
     assert!(socket.send(&crate::support::raw::frame(0x81, b"40")).await);
     socket.hears("40").await;

@@ -85,14 +85,7 @@ async fn unread_counts_are_exact_under_concurrent_changes(kind: Kind) {
     let (alice, bob, room) = server.two_in_a_room().await;
     let tasks: Vec<_> = (0..4)
         .map(|n| {
-            let (person, room) = (
-                if n % 2 == 0 {
-                    alice.clone()
-                } else {
-                    bob.clone()
-                },
-                room.clone(),
-            );
+            let (person, room) = ([&alice, &bob][n % 2].clone(), room.clone());
             tokio::spawn(async move {
                 for k in 0..40_u64 {
                     let post = person.says(&room, &format!("{n}:{k}")).await;

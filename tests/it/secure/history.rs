@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::{
     each_store,
-    support::{databases::Kind, harness::TestServer, person::Person, wire::Socket},
+    support::{databases::Kind, harness::TestServer, person::Person, search::texts, wire::Socket},
 };
 
 /// Creates a room of Alice in which messages were posted, edited and deleted before Carol joined,
@@ -28,19 +28,7 @@ async fn with_a_latecomer(server: &TestServer) -> (Person, Person, String) {
 }
 
 async fn finds(person: &Person, path: &str) -> Vec<String> {
-    let body = person.get(path).await.ok();
-    let text = |message: &serde_json::Value| {
-        message["message"]["messageText"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
-    body["messages"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(text)
-        .collect()
+    texts(&person.get(path).await.ok())
 }
 
 #[tokio::test]

@@ -195,14 +195,7 @@ async fn clients_that_sync_under_load_miss_and_repeat_nothing(kind: Kind) {
     let (alice, bob, room) = server.two_in_a_room().await;
     let posting: Vec<_> = (0..4)
         .map(|n| {
-            let (person, room) = (
-                if n % 2 == 0 {
-                    alice.clone()
-                } else {
-                    bob.clone()
-                },
-                room.clone(),
-            );
+            let (person, room) = ([&alice, &bob][n % 2].clone(), room.clone());
             tokio::spawn(async move {
                 for k in 0..100 {
                     let post = person.says(&room, &format!("{n}:{k}")).await;
@@ -218,14 +211,7 @@ async fn clients_that_sync_under_load_miss_and_repeat_nothing(kind: Kind) {
     let last = 4 * 120;
     let syncing: Vec<_> = (0..6)
         .map(|n| {
-            let (person, room) = (
-                if n % 2 == 0 {
-                    alice.clone()
-                } else {
-                    bob.clone()
-                },
-                room.clone(),
-            );
+            let (person, room) = ([&alice, &bob][n % 2].clone(), room.clone());
             tokio::spawn(async move {
                 let mut view = View {
                     seq: 0,
@@ -241,7 +227,7 @@ async fn clients_that_sync_under_load_miss_and_repeat_nothing(kind: Kind) {
                         view.takes(&entry["seq"], entry["messageId"].clone());
                     }
                     assert_eq!(answer["rooms"][&room]["lastSeq"], view.seq);
-                    let until = last.min(view.seq + 1 + n * 5);
+                    let until = last.min(view.seq + 1 + n as u64 * 5);
                     while view.seq < until {
                         let event = socket.hears().await;
                         match event[0].as_str().unwrap() {

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use reqwest::Method;
 use rstest::rstest;
 use serde_json::json;
 
@@ -10,6 +9,7 @@ use crate::support::{
     databases::Kind,
     harness::{PATIENCE, TestServer},
     person::Person,
+    polling::{poll_packets, polling_session, post_packets},
     raw::{Connection, TEXT, frame},
 };
 
@@ -127,26 +127,8 @@ async fn events_sent_before_a_polling_session_ended_are_processed(
             let room = alice
                 .named_room(&format!("{version} {way:?}"), &[&bob])
                 .await;
-            let path = format!(
-                "/socket.io/?EIO={version}&transport=polling&token={}",
-                alice.token
-            );
-            let opening = server
-                .http
-                .get(format!("{}{path}", server.base))
-                .send()
-                .await
-                .unwrap()
-                .text()
-                .await
-                .unwrap();
-            let sid = opening
-                .split("\"sid\":\"")
-                .nth(1)
-                .unwrap()
-                .split('"')
-                .next()
-                .unwrap();
+            let session =
+                polling_session(&server, &format!("EIO={version}&token={}", alice.token)).await;
             let sends = async |packets: &[String]| {
                 let payload = match version {
                     3 => packets
@@ -157,26 +139,14 @@ async fn events_sent_before_a_polling_session_ended_are_processed(
                         .collect::<String>(),
                     _ => packets.join("\x1e"),
                 };
-                let request = server
-                    .http
-                    .request(Method::POST, format!("{}{path}&sid={sid}", server.base))
-                    .body(payload);
-                assert_eq!(request.send().await.unwrap().status(), 200);
+                assert_eq!(post_packets(&server, &session, payload).await, 200);
             };
             if version == 4 {
                 sends(&["40".to_owned()]).await;
             }
             let mut heard = String::new();
             while !heard.contains("40") {
-                heard = server
-                    .http
-                    .get(format!("{}{path}&sid={sid}", server.base))
-                    .send()
-                    .await
-                    .unwrap()
-                    .text()
-                    .await
-                    .unwrap();
+                heard = poll_packets(&server, &session).await.1;
             }
             sends(&packets(&alice, &room, mode, way)).await;
             are_posted(&alice, &room).await;

@@ -33,14 +33,7 @@ async fn sockets_receive_messages_in_order_and_once() {
     }
     let posting: Vec<_> = (0..8)
         .map(|n| {
-            let (person, room) = (
-                if n % 2 == 0 {
-                    alice.clone()
-                } else {
-                    bob.clone()
-                },
-                room.clone(),
-            );
+            let (person, room) = ([&alice, &bob][n % 2].clone(), room.clone());
             tokio::spawn(async move {
                 for k in 0..50 {
                     person.posts(&room, &format!("{n}:{k}")).await.ok();

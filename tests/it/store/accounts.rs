@@ -114,27 +114,14 @@ async fn usernames_are_unique_and_passwords_are_replaced_only_with_the_old_one(k
         .unwrap();
     assert_eq!((found, password.0), (user(1).id, hash("old").0));
 
-    assert!(
-        !store
-            .accounts
-            .set_password(user(1).id, hash("a guess"), hash("new"))
-            .await
-            .unwrap()
-    );
-    assert!(
-        store
-            .accounts
-            .set_password(user(1).id, hash("old"), hash("new"))
-            .await
-            .unwrap()
-    );
-    assert!(
-        !store
-            .accounts
-            .set_password(user(1).id, hash("old"), hash("newer"))
-            .await
-            .unwrap()
-    );
+    let set = async |former: &str, password: &str| {
+        let accounts = &store.accounts;
+        let changed = accounts.set_password(user(1).id, hash(former), hash(password));
+        changed.await.unwrap()
+    };
+    assert!(!set("a guess", "new").await);
+    assert!(set("old", "new").await);
+    assert!(!set("old", "newer").await);
     assert_eq!(
         store
             .accounts

@@ -246,7 +246,7 @@ async fn the_log_returns_all_entries_with_current_messages(kind: Kind) {
         );
     }
     let nobody = NewEntry {
-        author: UserId::NOBODY,
+        author: UserId::UNKNOWN,
         ..change(&room, 1, NewEntryKind::Deletion(id(1)))
     };
     let current = store.history.message(id(1)).await.unwrap();
@@ -296,7 +296,7 @@ async fn the_log_returns_all_entries_with_current_messages(kind: Kind) {
     assert_eq!(
         (last.author, last.what, last.created_at),
         (
-            UserId::NOBODY,
+            UserId::UNKNOWN,
             EntryKind::Deletion(id(1)),
             Timestamp(10_002)
         )

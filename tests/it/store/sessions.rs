@@ -215,39 +215,12 @@ async fn only_the_user_can_end_sessions(kind: Kind) {
         // Read before, since it may be cached.
         store.sessions.find(id(n)).await.unwrap().unwrap();
     }
-    assert_eq!(
-        store
-            .sessions
-            .end(user(1).id, SessionSelector::One(id(4)))
-            .await
-            .unwrap(),
-        []
-    );
+    let end = async |which| store.sessions.end(user(1).id, which).await.unwrap();
+    assert_eq!(end(SessionSelector::One(id(4))).await, []);
     assert!(store.sessions.find(id(4)).await.unwrap().is_some());
-    assert_eq!(
-        store
-            .sessions
-            .end(user(1).id, SessionSelector::One(id(2)))
-            .await
-            .unwrap(),
-        [id(2)]
-    );
-    assert_eq!(
-        store
-            .sessions
-            .end(user(1).id, SessionSelector::One(id(2)))
-            .await
-            .unwrap(),
-        []
-    );
-    assert_eq!(
-        store
-            .sessions
-            .end(user(1).id, SessionSelector::AllBut(id(3)))
-            .await
-            .unwrap(),
-        [id(1)]
-    );
+    assert_eq!(end(SessionSelector::One(id(2))).await, [id(2)]);
+    assert_eq!(end(SessionSelector::One(id(2))).await, []);
+    assert_eq!(end(SessionSelector::AllBut(id(3))).await, [id(1)]);
     assert_eq!(
         ids(&store
             .sessions
@@ -256,14 +229,7 @@ async fn only_the_user_can_end_sessions(kind: Kind) {
             .unwrap()),
         [id(3)]
     );
-    assert_eq!(
-        store
-            .sessions
-            .end(user(1).id, SessionSelector::All)
-            .await
-            .unwrap(),
-        [id(3)]
-    );
+    assert_eq!(end(SessionSelector::All).await, [id(3)]);
     for n in [1, 2, 3] {
         assert_eq!(store.sessions.find(id(n)).await.unwrap(), None);
     }

@@ -21,16 +21,9 @@ impl LoadedServer {
         let path = format!("/socket.io/?EIO={version}&transport=polling");
         let (status, opening) = self.polls(Method::GET, &path, "text/plain", "").await;
         assert_eq!(status, 200, "{opening}");
-        let sid = opening
-            .split("\"sid\":\"")
-            .nth(1)
-            .unwrap()
-            .split('"')
-            .next()
-            .unwrap();
         Session {
             loaded: self,
-            path: format!("{path}&sid={sid}"),
+            path: format!("{path}&sid={}", sid_in(&opening)),
         }
     }
 
@@ -93,7 +86,13 @@ impl Session<'_> {
     }
 }
 
-/// Returns the id of a new polling session.
+/// Returns the id of the session in an opening packet.
+fn sid_in(opening: &str) -> &str {
+    let after = opening.split("\"sid\":\"").nth(1).unwrap();
+    after.split('"').next().unwrap()
+}
+
+/// Opens a polling session, and returns its path. `query` has at least the version of Engine.IO.
 pub async fn polling_session(server: &TestServer, query: &str) -> String {
     let path = format!("/socket.io/?transport=polling&{query}");
     let opening = server
@@ -105,14 +104,7 @@ pub async fn polling_session(server: &TestServer, query: &str) -> String {
         .text()
         .await
         .unwrap();
-    let sid = opening
-        .split("\"sid\":\"")
-        .nth(1)
-        .unwrap()
-        .split('"')
-        .next()
-        .unwrap();
-    format!("{path}&sid={sid}")
+    format!("{path}&sid={}", sid_in(&opening))
 }
 
 pub async fn post_packets(server: &TestServer, session: &str, payload: impl Into<String>) -> u16 {

@@ -1,6 +1,5 @@
 //! Searches messages by the index.
 
-use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Document, doc};
 
 use super::{
@@ -23,8 +22,6 @@ use crate::{
 /// How many rooms one query searches. MongoDB merges the messages of this many rooms in order; with
 /// more, it would read all of them first.
 const ROOMS_PER_QUERY: usize = 100;
-/// How many queries run at once.
-const CONCURRENT_QUERIES: usize = 4;
 /// How many messages with the rarest term one query examines for the other terms.
 const MAX_CANDIDATES: u64 = 2_000;
 /// The limit when counting the messages with a term. A term with more is treated as common.
@@ -44,11 +41,7 @@ pub async fn find(
         .chunks(ROOMS_PER_QUERY)
         .map(|logs| find_in_logs(connection, logs, query.terms(), before, limit))
         .collect();
-    let found: Vec<_> = stream::iter(queries)
-        .buffer_unordered(CONCURRENT_QUERIES)
-        .try_collect()
-        .await?;
-    Ok(Matches::merge(found))
+    Matches::of_all(queries).await
 }
 
 /// Finds messages in as many logs as one query searches.

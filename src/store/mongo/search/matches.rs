@@ -1,14 +1,18 @@
 //! The results of search queries, merged and ordered.
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Document, RawDocument, doc};
 
 use crate::{
     model::{RoomId, Seq, Timestamp},
     store::{
-        EntryPosition,
+        EntryPosition, Result,
         mongo::documents::{date, seq_in, text_in, time_in},
     },
 };
+
+/// How many queries run at once.
+const CONCURRENT_QUERIES: usize = 4;
 
 /// The position and the id of a message.
 pub type Match = (EntryPosition, String);
@@ -29,13 +33,14 @@ impl Matches {
         self.cutoff = self.cutoff.max(more.cutoff);
     }
 
-    /// Returns the results of all these queries.
-    pub fn merge(all: Vec<Self>) -> Self {
-        let mut merged = Self::default();
-        for matches in all {
-            merged.add(matches);
+    /// Runs these queries, a few at once, and returns the results of all.
+    pub async fn of_all(queries: Vec<impl Future<Output = Result<Self>>>) -> Result<Self> {
+        let mut results = stream::iter(queries).buffer_unordered(CONCURRENT_QUERIES);
+        let mut all = Self::default();
+        while let Some(matches) = results.try_next().await? {
+            all.add(matches);
         }
-        merged
+        Ok(all)
     }
 
     /// Returns the newest results, and the position from which the next page continues.

@@ -1,6 +1,5 @@
 //! Searches messages that are not indexed yet, by reading their texts.
 
-use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{RawDocument, doc};
 
 use super::{
@@ -22,8 +21,6 @@ use crate::store::{
 const MAX_TEXTS: usize = 500;
 /// How many of these texts one search reads at least per room.
 const MIN_TEXTS_PER_ROOM: usize = 5;
-/// How many queries run at once.
-const CONCURRENT_QUERIES: usize = 4;
 
 /// Finds messages that are not indexed yet by reading their texts, up to the limit of one search.
 pub async fn find(
@@ -43,11 +40,7 @@ pub async fn find(
         .into_iter()
         .map(|log| find_in_log(connection, log, query, before, limit))
         .collect();
-    let found: Vec<_> = stream::iter(queries)
-        .buffer_unordered(CONCURRENT_QUERIES)
-        .try_collect()
-        .await?;
-    Ok(Matches::merge(found))
+    Matches::of_all(queries).await
 }
 
 async fn find_in_log(
